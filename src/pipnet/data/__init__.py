@@ -1,0 +1,1 @@
+"""Labelled faces: samples, readers of the official collections, cached crops, augmentation."""

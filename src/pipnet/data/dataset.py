@@ -1,0 +1,65 @@
+"""Labelled faces as training and validation examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from torch.utils.data import Dataset, Sampler
+
+from pipnet.data.crops import FaceCrops
+from pipnet.data.samples import FaceSample
+from pipnet.data.transforms import Augmentation, training_crop
+from pipnet.geometry import CropRule
+from pipnet.scheme import LandmarkScheme
+
+Example = tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "landmarks 2"]]
+
+
+class FaceDataset(Dataset[Example]):
+    """(crop, landmarks as fractions of it), varied anew for each pass over the faces.
+
+    An example depends on the seed, the face and the pass alone, never on which process makes it or on
+    what came before: that is what makes resuming exact. An index is ``pass * len(faces) + face``.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[FaceSample],
+        scheme: LandmarkScheme,
+        rule: CropRule,
+        size: int,
+        augmentation: Augmentation,
+        seed: int = 0,
+    ) -> None:
+        self.rule, self.size, self.scheme = rule, size, scheme
+        self.augmentation, self.seed = augmentation, seed
+        # Room for the crop to be shifted, scaled and turned (a square turns within its diagonal).
+        reach = rule.scale * (1 + augmentation.scale_by + 2 * augmentation.translate_by)
+        self.crops = FaceCrops(samples, reach * 1.2, int(size / rule.scale))
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, index: int) -> Example:
+        turn, face = divmod(index, len(self.crops))
+        image, points = self.crops[face]
+        rng = np.random.default_rng([self.seed, turn, face])
+        return training_crop(
+            image, points, self.rule, self.size, self.scheme, self.augmentation, rng
+        )
+
+
+class ShuffledPasses(Sampler[int]):
+    """All faces once, in an order that depends on the seed and the pass alone."""
+
+    def __init__(self, faces: int, seed: int) -> None:
+        self.faces, self.seed, self.turn = faces, seed, 0
+
+    def __len__(self) -> int:
+        return self.faces
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng([self.seed, self.turn]).permutation(self.faces)
+        return iter((self.turn * self.faces + order).tolist())

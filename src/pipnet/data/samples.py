@@ -1,0 +1,59 @@
+"""One labelled face, and how a collection of them is split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from pipnet.geometry import Box, Points
+from pipnet.scheme import SchemeMapping
+
+
+@dataclass(frozen=True, eq=False)
+class FaceSample:
+    """A face in a picture, with its landmarks."""
+
+    image: Path
+    """Where the picture is."""
+    points: Points
+    """Landmarks in pixels of the picture; NaN where a landmark is unknown."""
+    name: str
+    """Unique in its collection, such as ``lfpw/testset/image_0007``."""
+    group: str
+    """Faces with the same group come from one photo and must not be split apart."""
+    box: Box | None = None
+    """The face box the collection came with, if any."""
+    attributes: frozenset[str] = field(default_factory=frozenset)
+    """Subsets the face belongs to, such as ``pose``."""
+
+
+def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[FaceSample]:
+    """The same faces with their points in another scheme."""
+    return [
+        FaceSample(
+            s.image, mapping(s.points).astype(np.float32), s.name, s.group, s.box, s.attributes
+        )
+        for s in samples
+    ]
+
+
+def split_by_group(
+    samples: Sequence[FaceSample], share: float, seed: int
+) -> tuple[list[FaceSample], list[FaceSample]]:
+    """(training, validation), with about ``share`` of the faces in the validation part.
+
+    Whole photos go to one side or the other. A photo's place depends on its name and the seed alone,
+    so that it stays where it is when other pictures come or go.
+    """
+
+    def place(sample: FaceSample) -> float:
+        digest = hashlib.sha256(f"{seed}/{sample.group}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    training = [s for s in samples if place(s) >= share]
+    validation = [s for s in samples if place(s) < share]
+    return training, validation

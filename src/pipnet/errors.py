@@ -1,0 +1,52 @@
+"""Everything that pipnet raises on purpose.
+
+::
+
+    PipnetError                 catch this to catch them all
+    ├── ImageError              a picture is missing, unreadable, of a wrong kind or too large
+    ├── BoxError                a face box is empty, NaN or outside the picture
+    ├── ModelError              a model file is missing, damaged, hostile or of another kind
+    ├── DataError               an annotation or a data folder is not what it should be
+    ├── RecipeError             a recipe has an unknown key or an impossible value
+    ├── DownloadError           a file could not be fetched, or its checksum is wrong
+    └── MissingExtraError       an optional dependency is not installed; names the pip command
+
+Each message is one line that says what is wrong and, where there is one, what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class PipnetError(Exception):
+    """Base of all errors raised by pipnet."""
+
+
+class ImageError(PipnetError):
+    """A picture is missing, unreadable, of a wrong kind or too large."""
+
+
+class BoxError(PipnetError):
+    """A face box is empty, not finite or outside the picture."""
+
+
+class ModelError(PipnetError):
+    """A model file is missing, damaged, hostile or of another kind."""
+
+
+class DataError(PipnetError):
+    """An annotation file or a data folder is not what it should be."""
+
+
+class RecipeError(PipnetError):
+    """A recipe has an unknown key or an impossible value."""
+
+
+class DownloadError(PipnetError):
+    """A file could not be fetched, or what came has another checksum."""
+
+
+class MissingExtraError(PipnetError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed: pip install 'pipnet[{extra}]'")

@@ -1,0 +1,197 @@
+"""THE coordinate convention, and every step between a picture and a crop.
+
+* Pixels: (0, 0) is the **centre** of the top-left pixel, x to the right, y down. A picture of width W
+  thus spans x from -0.5 to W - 0.5.
+* Boxes: float32 ``[x0, y0, x1, y1]`` in those pixels. The tight box of some points is their minimum
+  and maximum.
+* Fractions: (0, 0) is the box's top-left corner and (1, 1) its bottom-right corner. The model speaks
+  fractions of its crop; nothing else does.
+* A crop of S x S pixels is its box cut into S x S equal parts: the centre of crop pixel k lies at the
+  fraction (k + 0.5) / S. This is the only place where that half pixel is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, Float64, UInt8
+
+from pipnet.errors import BoxError
+
+Image = UInt8[np.ndarray, "height width 3"]
+Points = Float32[np.ndarray, "landmarks 2"]
+Box = Float32[np.ndarray, "4"]
+Affine = Float64[np.ndarray, "2 3"]
+
+
+@dataclass(frozen=True)
+class CropRule:
+    """How the model's crop follows from the tight box of the landmarks.
+
+    A model must be shown the crop that it learnt, so this rule travels with the weights.
+    """
+
+    scale: float = 1.2
+    """Side of the crop over side of the landmark box (the papers: 1.1 on 300W, 1.2 on WFLW)."""
+    square: bool = True
+    """True: a square around the longer side, so that faces keep their proportions.
+    False: width and height apart, stretched to a square (the papers)."""
+    clip: bool = False
+    """Cut the box at the picture's border instead of padding with black (the papers)."""
+
+    def __call__(self, landmark_box: Box, width: int, height: int) -> Box:
+        """The crop's box for a tight landmark box in a picture of width x height pixels."""
+        centre = (landmark_box[:2] + landmark_box[2:]) / 2
+        half = (landmark_box[2:] - landmark_box[:2]) / 2 * self.scale
+        if self.square:
+            half = np.repeat(half.max(), 2)
+        corners = np.concatenate([centre - half, centre + half])
+        if self.clip:
+            corners = corners.clip(-0.5, np.tile([width - 0.5, height - 0.5], 2))
+        return corners.astype(np.float32)
+
+
+def tight_box(points: Float[np.ndarray, "landmarks 2"]) -> Box:
+    """The smallest box around the points that are known (not NaN), in their own frame.
+
+    Raises:
+        BoxError: no point is known.
+    """
+    known = points[np.isfinite(points).all(axis=1)]
+    if not len(known):
+        raise BoxError("no box: not one landmark is known")
+    return np.concatenate([known.min(axis=0), known.max(axis=0)]).astype(np.float32)
+
+
+def check_boxes(boxes: object, width: int, height: int) -> Float32[np.ndarray, "faces 4"]:
+    """Boxes of a user or a detector as float32 xyxy, each checked against the picture.
+
+    Raises:
+        BoxError: wrong shape, NaN, no area, or no overlap with the picture.
+    """
+    try:
+        array = np.asarray(boxes, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise BoxError(f"boxes are not numbers: {boxes!r:.80}") from None
+    if array.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise BoxError(f"boxes must have shape (faces, 4), x0 y0 x1 y1, not {array.shape}")
+    for x0, y0, x1, y1 in array.tolist():
+        text = f"box {x0:g},{y0:g} to {x1:g},{y1:g}"
+        if not np.isfinite([x0, y0, x1, y1]).all():
+            raise BoxError(f"{text} is not finite")
+        if x1 <= x0 or y1 <= y0:
+            raise BoxError(f"{text} is empty")
+        if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
+            raise BoxError(f"{text} lies outside the picture ({width} x {height})")
+    return array
+
+
+def box_iou(
+    boxes: Float32[np.ndarray, "faces 4"], other: Box
+) -> Float32[np.ndarray, " faces"]:
+    """Intersection over union of each box with another box."""
+    low = np.maximum(boxes[:, :2], other[:2])
+    high = np.minimum(boxes[:, 2:], other[2:])
+    overlap = (high - low).clip(0).prod(axis=1)
+    union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (other[2:] - other[:2]).prod() - overlap
+    return (overlap / np.maximum(union, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarray, "*n 2"]:
+    """Pixels of the picture -> fractions of the box."""
+    box64 = box.astype(np.float64)
+    return (points - box64[:2]) / (box64[2:] - box64[:2])
+
+
+def from_fraction(
+    fractions: Float[np.ndarray, "*n 2"], box: Float[np.ndarray, "*n 4"]
+) -> Float32[np.ndarray, "*n 2"]:
+    """Fractions of the box -> pixels of the picture. The boxes broadcast against the fractions."""
+    box64 = box.astype(np.float64)
+    return (box64[..., :2] + fractions * (box64[..., 2:] - box64[..., :2])).astype(np.float32)
+
+
+def affine(points: Float[np.ndarray, "*n 2"], matrix: Affine) -> Float64[np.ndarray, "*n 2"]:
+    """Points through a 2 x 3 affine map."""
+    return np.asarray(points @ matrix[:, :2].T + matrix[:, 2], dtype=np.float64)
+
+
+def compose(*maps: Affine) -> Affine:
+    """One affine map that applies the given maps, the first one first."""
+    full = np.eye(3)
+    for matrix in maps:
+        full = np.vstack([matrix, [0, 0, 1]]) @ full
+    return full[:2]
+
+
+def box_to_crop(box: Box, size: int) -> Affine:
+    """Affine map from pixels of the picture to pixels of the S x S crop of a box."""
+    x0, y0, x1, y1 = box.astype(np.float64)
+    sx, sy = size / (x1 - x0), size / (y1 - y0)
+    return np.array([[sx, 0, -x0 * sx - 0.5], [0, sy, -y0 * sy - 0.5]])
+
+
+def similarity(
+    source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]
+) -> Affine:
+    """The rotation, uniform scale and shift that bring source nearest to target.
+
+    Least squares in closed form (Umeyama 1991), without reflection.
+    """
+    mean_s, mean_t = source.mean(axis=0), target.mean(axis=0)
+    s, t = source - mean_s, target - mean_t
+    norm = float((s**2).sum()) or 1.0
+    cos = float((s * t).sum()) / norm
+    sin = float((s[:, 0] * t[:, 1] - s[:, 1] * t[:, 0]).sum()) / norm
+    linear = np.array([[cos, -sin], [sin, cos]])
+    return np.hstack([linear, (mean_t - linear @ mean_s)[:, None]])
+
+
+def warp(image: Image, matrix: Affine, size: int) -> Image:
+    """One bilinear warp of a picture to size x size pixels; black outside the picture.
+
+    Where the map shrinks by 2 or more, what it covers is first averaged by a whole factor, so that
+    large faces do not alias into another texture than the training crops have.
+    """
+    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-9))
+    if shrink >= 2:
+        image, matrix = _shrink_covered(image, matrix, size, shrink)
+    warped = cv2.warpAffine(
+        image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+    )
+    return np.asarray(warped, dtype=np.uint8)
+
+
+def _shrink_covered(
+    image: Image, matrix: Affine, size: int, shrink: int
+) -> tuple[Image, Affine]:
+    """The part of a picture that a warp covers, averaged by a whole factor, and the map from it."""
+    height, width = image.shape[:2]
+    inverse = np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float64)
+    corners = affine(np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5, inverse)
+    x0, y0 = np.floor(corners.min(axis=0)).astype(int).clip(0, [width - 1, height - 1])
+    x1, y1 = np.ceil(corners.max(axis=0)).astype(int).clip([x0 + 1, y0 + 1], [width, height])
+    part = image[y0:y1, x0:x1]
+    small = (max((x1 - x0) // shrink, 1), max((y1 - y0) // shrink, 1))
+    fx, fy = part.shape[1] / small[0], part.shape[0] / small[1]
+    back = np.array([[fx, 0, x0 + fx / 2 - 0.5], [0, fy, y0 + fy / 2 - 0.5]])
+    averaged = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+    return np.asarray(averaged, dtype=np.uint8), compose(back, matrix)
+
+
+def crop(image: Image, box: Box, size: int) -> Image:
+    """The S x S crop of a box: one bilinear warp, black outside the picture."""
+    return warp(image, box_to_crop(box, size), size)
+
+
+def xywh_to_xyxy(box: Sequence[float]) -> Box:
+    """A box given as corner, width and height -> xyxy."""
+    x, y, w, h = box
+    return np.array([x, y, x + w, y + h], dtype=np.float32)

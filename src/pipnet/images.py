@@ -1,0 +1,116 @@
+"""Reading and writing pictures: always RGB uint8, upright, and never a surprise in size.
+
+Pillow reads them: it knows a picture's size before decoding it, and says when a file is truncated.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from pipnet.errors import ImageError
+from pipnet.geometry import Image
+
+MAX_PIXELS = 100_000_000
+"""Pictures with more pixels than this are refused before they are decoded, unless told otherwise."""
+
+
+def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
+    """A picture file as RGB: EXIF orientation applied, alpha dropped, 16 bits scaled to 8.
+
+    Of an animated picture the first frame is read.
+
+    Raises:
+        ImageError: missing, empty, truncated, not a picture, or more than ``max_pixels``.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # bombs are refused below, odd EXIF does not matter
+            with PIL.Image.open(path) as picture:
+                width, height = picture.size
+                if width * height > max_pixels:
+                    raise ImageError(
+                        f"{path}: {width} x {height} pixels, more than the limit of {max_pixels}"
+                    )
+                return to_rgb(PIL.ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except PIL.UnidentifiedImageError:
+        empty = path.stat().st_size == 0
+        raise ImageError(f"{path}: {'empty file' if empty else 'not a picture'}") from None
+    except PIL.Image.DecompressionBombError:
+        raise ImageError(f"{path}: more pixels than the limit of {max_pixels}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise ImageError(f"{path}: cannot be read: {error or type(error).__name__}") from None
+
+
+def to_rgb(picture: PIL.Image.Image) -> Image:
+    """A Pillow image of any mode as RGB uint8."""
+    if picture.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
+        values = np.asarray(picture, dtype=np.float32)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        grey = np.nan_to_num(values / top * 255).clip(0, 255).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+    return np.array(picture.convert("RGB"))
+
+
+def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
+    """Whatever a user calls a picture as RGB: a path, a Pillow image, or an array.
+
+    Arrays are taken as RGB (height, width, 3), RGBA (height, width, 4) or grey (height, width), of
+    uint8, uint16 (scaled) or bool; floats are refused, since nobody can tell their range.
+
+    Raises:
+        ImageError: none of these, or no pixels, or more than ``max_pixels``.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read_image(source, max_pixels)
+    if isinstance(source, PIL.Image.Image):
+        picture: np.ndarray = to_rgb(PIL.ImageOps.exif_transpose(source))
+    elif isinstance(source, np.ndarray):
+        picture = _array_to_rgb(source)
+    else:
+        raise ImageError(
+            f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}"
+        )
+    if picture.size == 0:
+        raise ImageError(f"the picture has no pixels: shape {picture.shape}")
+    if picture.shape[0] * picture.shape[1] > max_pixels:
+        raise ImageError(
+            f"{picture.shape[1]} x {picture.shape[0]} pixels, more than the limit of {max_pixels}"
+        )
+    return picture
+
+
+def _array_to_rgb(array: np.ndarray) -> Image:
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        raise ImageError(f"a picture array must be uint8 (or uint16 or bool), not {array.dtype}")
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ImageError(f"a picture array must have shape (height, width, 3), not {array.shape}")
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def write_image(path: str | os.PathLike[str], image: Image) -> None:
+    """Write a picture; the ending decides the format.
+
+    Raises:
+        ImageError: the format is unknown or the file cannot be written.
+    """
+    try:
+        PIL.Image.fromarray(image).save(path, quality=92)
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: cannot be written: {error}") from None

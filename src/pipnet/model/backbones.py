@@ -1,0 +1,69 @@
+"""Backbones from timm, tapped where the papers tap them: the last feature map, stride 32."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import timm
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pipnet.errors import ModelError, RecipeError
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier: picture -> feature map."""
+
+    def __init__(self, name: str, pretrained: bool = False, weights: Path | None = None) -> None:
+        """Build a network by its timm name.
+
+        Args:
+            name: such as ``mobilenetv2_100`` or ``resnet18``.
+            pretrained: start from timm's ImageNet weights instead of random ones.
+            weights: a ``.safetensors`` file in timm's key layout to take them from; fetched if None.
+
+        Raises:
+            RecipeError: timm has no such network, or its features are no map of stride 32.
+            ModelError: the weights are missing or do not fit.
+        """
+        super().__init__()
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), 3)
+            raise RecipeError(f"timm has no network {name!r}; near: {', '.join(near) or 'none'}")
+        if weights is not None and not weights.is_file():
+            raise ModelError(f"{weights}: no such file of backbone weights")
+        overlay = {"file": str(weights)} if weights else None
+        try:
+            self.net = timm.create_model(
+                name,
+                pretrained=pretrained,
+                pretrained_cfg_overlay=overlay,
+                num_classes=0,
+                global_pool="",
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"backbone {name!r}: weights cannot be loaded: {reason}") from None
+        config = self.net.pretrained_cfg
+        self.mean: tuple[float, ...] = tuple(config["mean"])
+        self.std: tuple[float, ...] = tuple(config["std"])
+        self.out_channels = self._probe(name)
+
+    def _probe(self, name: str) -> int:
+        training = self.net.training
+        with torch.no_grad():
+            out = self.net.eval()(torch.zeros(1, 3, 64, 64))
+        self.net.train(training)
+        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[2:] != (2, 2):
+            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            raise RecipeError(
+                f"backbone {name!r} gives {shape} for a 64 px picture, not a map (1, F, 2, 2) of stride 32"
+            )
+        return int(out.shape[1])
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f h/32 w/32"]:
+        """Normalised pictures -> features."""
+        features: Tensor = self.net(image)
+        return features

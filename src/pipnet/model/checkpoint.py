@@ -1,0 +1,78 @@
+"""Checkpoints: safetensors, with what the model is in the metadata. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+from pipnet.errors import ModelError, RecipeError
+from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model_info import ModelInfo
+
+
+def save_checkpoint(path: Path, model: PIPNet, info: ModelInfo) -> None:
+    """Write weights and description; the file appears whole or not at all."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    safetensors.torch.save_file(tensors, partial, {"pipnet": info.to_json()})
+    os.replace(partial, path)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:
+    """Weights by name, and the description.
+
+    Raises:
+        ModelError: missing, damaged, or no checkpoint of pipnet.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path}: no such checkpoint")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
+    if "pipnet" not in metadata:
+        raise ModelError(f"{path}: weights of something else, not a checkpoint of pipnet")
+    return tensors, ModelInfo.from_json(metadata["pipnet"], str(path))
+
+
+def load_checkpoint(path: Path) -> tuple[PIPNet, ModelInfo]:
+    """The model of a checkpoint, ready to predict.
+
+    Raises:
+        ModelError: missing, damaged, or weights that do not fit their own description.
+    """
+    tensors, info = read_checkpoint(path)
+    try:
+        model = PIPNet(ModelConfig(**info.config), info.mean_face)
+        model.load_state_dict(tensors)
+    except (RuntimeError, TypeError, RecipeError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path}: weights and description disagree: {reason:.200}") from None
+    return model.eval(), info
+
+
+def start_from(model: PIPNet, path: Path) -> list[str]:
+    """Take over from a checkpoint what fits; a head for other landmarks starts anew.
+
+    Returns:
+        The names of the weights that were not taken over.
+
+    Raises:
+        ModelError: the backbone is another one.
+    """
+    tensors, info = read_checkpoint(path)
+    own = model.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    backbone = [k for k in own if k.startswith("backbone.")]
+    if any(k not in fitting for k in backbone):
+        raise ModelError(
+            f"{path}: its backbone is {info.config.get('backbone')}, not {model.config.backbone}"
+        )
+    model.load_state_dict(fitting, strict=False)
+    return [k for k in own if k not in fitting]

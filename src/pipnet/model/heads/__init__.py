@@ -1,0 +1,1 @@
+"""Heads: each owns its layers, targets, loss and decode."""

@@ -1,0 +1,42 @@
+"""What every head offers, so that trainer, evaluation and export never ask which head it is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Landmarks(NamedTuple):
+    """Decoded landmarks of a batch of crops."""
+
+    points: Float[Tensor, "b landmarks 2"]
+    """x, y as fractions of the crop."""
+    scores: Float[Tensor, "b landmarks"]
+    """Confidence in [0, 1]."""
+    spread: Float[Tensor, "b landmarks"]
+    """How far the votes lie apart, as a fraction of the crop; 0 where there is no vote."""
+
+
+class Head(nn.Module, ABC):
+    """Layers, encode, loss and decode of one representation of landmarks."""
+
+    @abstractmethod
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor:
+        """Features -> raw output, whatever it is for this head."""
+
+    @abstractmethod
+    def encode(
+        self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]
+    ) -> Any:
+        """Points as fractions of the crop -> targets; unknown points have no say in the loss."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, targets: Any) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms of the loss, by name. Their sum is what is minimised."""
+
+    @abstractmethod
+    def decode(self, output: Tensor) -> Landmarks:
+        """Raw output -> landmarks."""

@@ -1,0 +1,110 @@
+"""The network as a whole: uint8 crops in, landmarks out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, UInt8
+from torch import Tensor, nn
+
+from pipnet.errors import RecipeError
+from pipnet.model.backbones import Backbone
+from pipnet.model.heads.base import Head, Landmarks
+from pipnet.model.heads.pip import PipHead
+from pipnet.model.neck import Neck
+from pipnet.model.neighbors import Merge
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the network is made of."""
+
+    backbone: str = "mobilenetv2_100"
+    """A timm network."""
+    input_size: int = 256
+    """Side of the crop in pixels; divisible by the stride."""
+    stride: int = 32
+    """Side of a grid cell in pixels: 16, 32, 64 or 128."""
+    head: Literal["pip"] = "pip"
+    """How landmarks are represented."""
+    neighbors: int = 10
+    """C, how many neighbours each landmark votes for; 0 to L - 1."""
+    merge: Merge = "mean"
+    """How votes are merged: ``mean``, or ``official`` for the authors' weights."""
+
+
+class PIPNet(nn.Module):
+    """Backbone, neck and head, with the input's normalisation inside."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mean_face: Float64[np.ndarray, "landmarks 2"],
+        pretrained: bool = False,
+        weights: Path | None = None,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            config: what it is made of.
+            mean_face: mean of the training labels, as fractions of the crop.
+            pretrained: start the backbone from timm's ImageNet weights instead of random ones.
+            weights: a ``.safetensors`` file in timm's key layout to take them from.
+
+        Raises:
+            RecipeError: a setting is out of range.
+            ModelError: backbone weights do not load.
+        """
+        super().__init__()
+        step = max(config.stride, 32)
+        if config.input_size < step or config.input_size % step:
+            near = max(round(config.input_size / step), 1) * step
+            raise RecipeError(
+                f"input_size must be divisible by {step}: {config.input_size}, try {near}"
+            )
+        self.config = config
+        self.mean_face = mean_face
+        self.backbone = Backbone(config.backbone, pretrained, weights)
+        self.neck = Neck(self.backbone.out_channels, config.stride)
+        self.head: Head = PipHead(
+            self.neck.out_channels,
+            config.input_size // config.stride,
+            mean_face,
+            config.neighbors,
+            config.merge,
+        )
+        self.mean: Tensor
+        self.std: Tensor
+        for name, value in (("mean", self.backbone.mean), ("std", self.backbone.std)):
+            constant = torch.tensor(value).reshape(1, 3, 1, 1) * 255
+            self.register_buffer(name, constant, persistent=False)
+
+    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor:
+        """RGB crops -> the head's raw output, to be trained on or decoded."""
+        normalised = (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        output: Tensor = self.head(self.neck(self.backbone(normalised)))
+        return output
+
+    @torch.no_grad()
+    def predict(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
+        """RGB crops -> landmarks as fractions of the crop."""
+        return self.head.decode(self(image))
+
+    def loss(
+        self, output: Tensor, points: Float[Tensor, "b landmarks 2"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the loss for labels as fractions of the crop; NaN where unknown."""
+        known = points.isfinite().all(dim=2)
+        return self.head.loss(output, self.head.encode(points, known))
+
+    def describe(self) -> dict[str, Any]:
+        """Parameters in all and by part."""
+
+        def count(module: nn.Module) -> int:
+            return sum(p.numel() for p in module.parameters())
+
+        return {"parameters": count(self), "backbone": count(self.backbone), "head": count(self.head)}

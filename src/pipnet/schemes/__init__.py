@@ -1,0 +1,1 @@
+"""The landmark schemes that come with pipnet, one TOML each; see `pipnet.scheme`."""

@@ -1,0 +1,90 @@
+"""What a training says while it runs: a bar on a terminal, lines elsewhere, rows and a picture on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import Progress
+
+from pipnet.errors import MissingExtraError
+
+
+class TrainingLog:
+    """``metrics.jsonl``, one row an epoch, and the progress of the epoch that runs."""
+
+    def __init__(self, run: Path, epochs: int, quiet: bool = False) -> None:
+        self.path = run / "metrics.jsonl"
+        self.epochs = epochs
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.progress = Progress(
+            console=self.console, transient=True, disable=quiet or not self.console.is_terminal
+        )
+
+    def __enter__(self) -> Self:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def track(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The batches of an epoch, counted on the bar."""
+        yield from self.progress.track(batches, description=f"of {self.epochs} epochs, this one")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All epochs written so far."""
+        if not self.path.is_file():
+            return []
+        return [json.loads(line) for line in self.path.read_text().splitlines()]
+
+    def keep(self, epochs: int) -> None:
+        """Forget rows beyond an epoch: they were written, but their state was not."""
+        rows = [row for row in self.rows() if row["epoch"] <= epochs]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        os.replace(partial, self.path)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row, say it, and draw the curves anew."""
+        self.keep(row["epoch"] - 1)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        nme = "" if row["nme"] is None else f"  validation NME {row['nme']:.3f} %"
+        self.console.print(
+            f"{time.strftime('%H:%M:%S')} epoch {row['epoch']}/{self.epochs}"
+            f"  loss {row['loss']:.4f}{nme}  lr {row['lr']:.2g}  {row['seconds']:.0f} s"
+        )
+        draw_curves(self.rows(), self.path.with_name("curves.png"))
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Loss terms and validation NME over epochs, as a picture."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "train") from None
+    epochs = [row["epoch"] for row in rows]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name in ("loss", "score", "x", "y", "nb_x", "nb_y"):
+        if name in rows[-1]:
+            left.plot(epochs, [row[name] for row in rows], label=name)
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    left.legend()
+    right.plot(epochs, [row["nme"] for row in rows], color="black")
+    right.set(xlabel="epoch", ylabel="validation NME, %", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)

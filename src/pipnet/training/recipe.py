@@ -1,0 +1,139 @@
+"""A recipe: everything that decides a training's result. YAML -> these dataclasses -> command line.
+
+``load_recipe(path, ["--optim.lr", "2e-4"])`` is what ``pipnet train path --optim.lr 2e-4`` reads. Unknown
+keys are errors that name the nearest known one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+import yaml
+from cyclopts import Parameter
+
+from pipnet.data.transforms import Augmentation
+from pipnet.errors import RecipeError
+from pipnet.geometry import CropRule
+from pipnet.model.pipnet import ModelConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The labelled faces."""
+
+    root: Path | None = None
+    """Folder of the collection, in its official layout; ``--data`` on the command line."""
+    subset: str = "train"
+    """Which part of it to train on."""
+    scheme: str | None = None
+    """Train on these points instead of the collection's own, by a mapping such as WFLW's to 300w."""
+    validation: float = 0.05
+    """Share of the faces kept out of training, whole photos at a time; 0 for none."""
+    limit: int | None = None
+    """Use only this many faces, the first ones in a shuffle by the seed."""
+
+
+@dataclass(frozen=True)
+class InitialConfig:
+    """What training starts from."""
+
+    pretrained: bool = True
+    """ImageNet weights in the backbone; False: random ones."""
+    folder: Path | None = None
+    """Folder looked in first for ``BACKBONE.safetensors``; else timm fetches them."""
+    checkpoint: Path | None = None
+    """A checkpoint of pipnet to go on from: all of it where it fits, else its backbone."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule."""
+
+    name: Literal["adamw", "adam"] = "adamw"
+    """The papers: adam."""
+    lr: float = 1e-3
+    """Learning rate; the peak of one-cycle (the papers: 1e-4, constant)."""
+    weight_decay: float = 0.05
+    """Weight decay (the papers: none, or 5e-4 without pretraining)."""
+    batch_size: int = 32
+    """Faces a step, over all processes."""
+    epochs: int = 40
+    """Passes over the training faces."""
+    schedule: Literal["one-cycle", "step"] = "one-cycle"
+    """``step``: a tenth at each milestone (the papers)."""
+    warmup: float = 0.1
+    """Share of a one-cycle schedule spent on the way up."""
+    milestones: tuple[int, ...] = ()
+    """Epochs after which the step schedule divides by ten (the papers: 30, 50 of 60)."""
+    clip: float | None = 5.0
+    """Largest norm of the gradient."""
+    ema: float | None = 0.998
+    """Decay of the moving average of the weights that is kept as the result; None: the last weights."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. One YAML file is one row of a results table."""
+
+    name: str = "pipnet"
+    """What the result is called."""
+    seed: int = 0
+    """All chance comes from it."""
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """``auto``: bf16 where the machine computes in it, else float32."""
+    workers: int = 1
+    """Processes that prepare faces; 0: the training process itself."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    initial: InitialConfig = field(default_factory=InitialConfig)
+    crop: CropRule = field(default_factory=CropRule)
+    augment: Augmentation = field(default_factory=Augmentation)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        positive = {
+            "optim.batch_size": self.optim.batch_size,
+            "optim.epochs": self.optim.epochs,
+            "optim.lr": self.optim.lr,
+            "crop.scale": self.crop.scale,
+        }
+        for key, value in positive.items():
+            if not value > 0:
+                raise RecipeError(f"{key} must be above 0, not {value}")
+        if not 0 <= self.data.validation < 1:
+            raise RecipeError(f"data.validation must be in [0, 1), not {self.data.validation}")
+
+
+def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file, changed by command-line flags such as ``--optim.lr 2e-4``.
+
+    Raises:
+        RecipeError: missing or no YAML, an unknown key or flag, a value of the wrong type.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: recipe cannot be read: {error}") from None
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a table of keys, not a {type(content).__name__}")
+    source = cyclopts.config.Dict(content, source=str(path))
+    app = cyclopts.App(config=source, help_flags=[], version_flags=[], result_action="return_value")
+
+    @app.default
+    def build(*, recipe: Annotated[Recipe | None, Parameter(name="*")] = None) -> Recipe:
+        return recipe or Recipe()
+
+    try:
+        recipe = app(list(flags), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise RecipeError(" ".join(str(error).split())) from None
+    assert isinstance(recipe, Recipe)
+    return recipe

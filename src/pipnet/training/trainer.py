@@ -1,0 +1,364 @@
+"""The training loop: set up, then for each epoch train, validate, save. Read it from the top.
+
+Killed at any moment and resumed, a training ends with the same weights as if it had never stopped, on the
+same machine: every example depends only on (seed, pass, face), and the state is written whole after each
+epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator, DataLoaderConfiguration
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader
+
+import pipnet
+from pipnet.data.dataset import FaceDataset, ShuffledPasses
+from pipnet.data.samples import FaceSample, split_by_group
+from pipnet.data.sources import Source, load_faces
+from pipnet.data.transforms import Augmentation
+from pipnet.errors import ModelError, RecipeError
+from pipnet.evaluation.metrics import norm_distance, point_errors
+from pipnet.geometry import tight_box, to_fraction
+from pipnet.model.checkpoint import save_checkpoint, start_from
+from pipnet.model.neighbors import mean_face
+from pipnet.model.pipnet import PIPNet
+from pipnet.model_info import ModelInfo
+from pipnet.scheme import LandmarkScheme
+from pipnet.training.progress import TrainingLog
+from pipnet.training.recipe import OptimConfig, Recipe
+
+STATE = "last.pt"
+"""The file in a run folder from which it resumes."""
+
+
+@dataclass
+class Faces:
+    """The labelled faces of a recipe, split."""
+
+    training: list[FaceSample]
+    validation: list[FaceSample]
+    scheme: LandmarkScheme
+    source: Source
+
+
+def train(
+    recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None = None
+) -> Path:
+    """Train a model and leave everything about it in the run folder.
+
+    Args:
+        recipe: what to do.
+        run: its folder: merged recipe, environment, ``metrics.jsonl``, curves, last and best weights.
+        resume: go on with what the folder holds; without it the folder must hold no training.
+        max_steps: stop after so many steps, for trying things out.
+
+    Returns:
+        The path of the best weights (the last ones where nothing is validated).
+
+    Raises:
+        RecipeError, DataError, ModelError: see there; nothing is lost.
+    """
+    return Trainer(recipe, run, resume).fit(max_steps)
+
+
+class Trainer:
+    """One training: data, model and optimiser, and the loop over them."""
+
+    def __init__(self, recipe: Recipe, run: Path, resume: bool = False) -> None:
+        if (run / STATE).exists() and not resume:
+            raise RecipeError(f"{run} holds a training: --resume it, or choose another folder")
+        torch.manual_seed(recipe.seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self.recipe, self.run = recipe, run
+        self.accelerator = Accelerator(
+            mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
+        self.faces = load_training_faces(recipe)
+        self.model, self.info = self._build_model()
+        self.optimizer = build_optimizer(recipe.optim, self.model)
+        self.sampler = ShuffledPasses(len(self.faces.training), recipe.seed)
+        self.model_on_device, self.optimizer, self.loader = self.accelerator.prepare(
+            self.model, self.optimizer, self._training_loader()
+        )
+        self.scheduler = build_scheduler(recipe.optim, self.optimizer, len(self.loader))
+        self.average = self._moving_average()
+        self.epoch, self.step, self.best = 0, 0, float("inf")
+        self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
+        if resume:
+            self._resume()
+        self._write_setup()
+
+    # -- set up ----------------------------------------------------------------------------------
+
+    def _build_model(self) -> tuple[PIPNet, ModelInfo]:
+        recipe, faces = self.recipe, self.faces
+        initial, config = recipe.initial, recipe.model
+        # Crops that reach beyond the photo count as they are, so the photo's size plays no part here.
+        boxes = [recipe.crop(tight_box(s.points), 10**6, 10**6) for s in faces.training]
+        pairs = zip(faces.training, boxes, strict=True)
+        face = mean_face([to_fraction(s.points, box) for s, box in pairs])
+        weights = initial.folder and initial.folder / f"{config.backbone}.safetensors"
+        weights = weights if weights and weights.is_file() else None
+        pretrained = initial.pretrained and initial.checkpoint is None
+        model = PIPNet(config, face, pretrained, weights if pretrained else None)
+        if initial.checkpoint is not None:
+            fresh = start_from(model, initial.checkpoint)
+            self.accelerator.print(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
+        info = ModelInfo(
+            name=recipe.name,
+            scheme=faces.scheme,
+            crop=recipe.crop,
+            input_size=config.input_size,
+            mean_face=face,
+            config=asdict(config),
+            licence=faces.source.licence,
+            training=(
+                f"{faces.source.title} {recipe.data.subset}: {len(faces.training):,} faces, "
+                f"{recipe.optim.epochs} epochs, seed {recipe.seed}, pipnet {pipnet.__version__}"
+            ),
+        )
+        return model.to(memory_format=torch.channels_last), info  # type: ignore[call-overload]
+
+    def _training_loader(self) -> DataLoader[Any]:
+        recipe, count = self.recipe, len(self.faces.training)
+        if count < recipe.optim.batch_size:
+            raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
+        return DataLoader(
+            self._dataset(self.faces.training, recipe.augment),  # type: ignore[arg-type]
+            batch_size=recipe.optim.batch_size,
+            sampler=self.sampler,
+            drop_last=True,
+            num_workers=recipe.workers,
+            persistent_workers=recipe.workers > 0,
+        )
+
+    def _dataset(self, samples: list[FaceSample], augmentation: Augmentation) -> FaceDataset:
+        recipe = self.recipe
+        size = recipe.model.input_size
+        return FaceDataset(samples, self.faces.scheme, recipe.crop, size, augmentation, recipe.seed)
+
+    def _moving_average(self) -> AveragedModel | None:
+        decay = self.recipe.optim.ema
+        if decay is None:
+            return None
+        return AveragedModel(
+            self.accelerator.unwrap_model(self.model_on_device),
+            multi_avg_fn=get_ema_multi_avg_fn(decay),
+            use_buffers=True,
+        )
+
+    def _write_setup(self) -> None:
+        if self.accelerator.is_main_process:
+            self.run.mkdir(parents=True, exist_ok=True)
+            plain = json.loads(json.dumps(asdict(self.recipe), default=str))
+            (self.run / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
+            (self.run / "environment.json").write_text(json.dumps(environment(), indent=1))
+
+    # -- fit -------------------------------------------------------------------------------------
+
+    def fit(self, max_steps: int | None = None) -> Path:
+        """Train what is left to train."""
+        with self.log:
+            while self.epoch < self.recipe.optim.epochs:
+                started = time.perf_counter()
+                losses = self._train_epoch(max_steps)
+                row = {"epoch": self.epoch + 1, "step": self.step, **losses}
+                row["lr"] = self.scheduler.get_last_lr()[0]
+                row["nme"] = self._validate()
+                row["seconds"] = round(time.perf_counter() - started, 1)
+                self.epoch += 1
+                self._save(row)
+                if max_steps is not None and self.step >= max_steps:
+                    break
+        return self.run / ("best.safetensors" if self.faces.validation else "last.safetensors")
+
+    def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
+        self.model_on_device.train()
+        self.sampler.turn = self.epoch
+        totals: dict[str, Tensor] = {}
+        batches = 0
+        for image, points in self.log.track(self.loader):
+            output = self.model_on_device(image)
+            terms = self.model.loss(output, points)
+            loss = torch.stack(list(terms.values())).sum()
+            self.accelerator.backward(loss)
+            if self.recipe.optim.clip is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip)
+            self.optimizer.step()
+            self.scheduler.step()
+            self.optimizer.zero_grad()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            self.step += 1
+            batches += 1
+            for name, term in {"loss": loss, **terms}.items():
+                totals[name] = totals.get(name, torch.zeros(())) + term.detach().cpu()
+            if max_steps is not None and self.step >= max_steps:
+                break
+        means = {name: float(total) / batches for name, total in totals.items()}
+        if not np.isfinite(means["loss"]):
+            raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
+        return means
+
+    @property
+    def result(self) -> PIPNet:
+        """The weights that count: the moving average where there is one."""
+        if self.average is None:
+            return self.model
+        averaged: nn.Module = self.average.module
+        assert isinstance(averaged, PIPNet)
+        return averaged
+
+    def _validate(self) -> float | None:
+        """Mean NME of the validation faces in percent, measured as in `pipnet.evaluation`."""
+        if not self.faces.validation:
+            return None
+        dataset = self._dataset(self.faces.validation, Augmentation.none())
+        model = self.result.eval()
+        errors: list[float] = []
+        size = self.recipe.model.input_size
+        for chunk in _chunks(list(range(len(dataset))), self.recipe.optim.batch_size):
+            crops, labels = zip(*(dataset[i] for i in chunk), strict=True)
+            with self.accelerator.autocast():
+                batch = torch.from_numpy(np.stack(crops)).to(self.accelerator.device)
+                points = model.predict(batch).points.float().cpu().numpy()
+            for i, predicted, true in zip(chunk, points, labels, strict=True):
+                errors.append(self._face_error(dataset.crops.samples[i], predicted, true, size))
+        model.train()
+        return 100 * float(np.mean(errors))
+
+    def _face_error(
+        self, sample: FaceSample, predicted: np.ndarray, true: np.ndarray, size: int
+    ) -> float:
+        """NME of one face; crops may be stretched, so distances are taken in the picture's pixels."""
+        box = self.recipe.crop(tight_box(sample.points), 10**6, 10**6)
+        unit = box[2:] - box[:2]
+        norm = norm_distance(sample.points, self.faces.scheme, sample.box)
+        return float(np.nanmean(point_errors(predicted * unit, true * unit, norm)))
+
+    # -- save and resume ---------------------------------------------------------------------------
+
+    def _save(self, row: dict[str, Any]) -> None:
+        """Leave a whole state behind; what a kill can cut short is never what is resumed from."""
+        if not self.accelerator.is_main_process:
+            return
+        nme = row["nme"] if row["nme"] is not None else -float(self.epoch)
+        if nme < self.best:
+            self.best = nme
+            if self.faces.validation:
+                save_checkpoint(self.run / "best.safetensors", self.result, self.info)
+        save_checkpoint(self.run / "last.safetensors", self.result, self.info)
+        self.log.write(row)
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "recipe": json.dumps(asdict(self.recipe), default=str),
+        }
+        partial = self.run / (STATE + ".partial")
+        torch.save(state, partial)
+        os.replace(partial, self.run / STATE)
+
+    def _resume(self) -> None:
+        path = self.run / STATE
+        if not path.is_file():
+            return  # killed before its first epoch ended: nothing to go on from, so start
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"{path}: cannot be resumed from: {reason:.160}") from None
+        if state["recipe"] != json.dumps(asdict(self.recipe), default=str):
+            raise RecipeError(f"{self.run} was trained with another recipe: see its recipe.yaml")
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.log.keep(self.epoch)
+
+
+# -- the parts ---------------------------------------------------------------------------------------
+
+
+def load_training_faces(recipe: Recipe) -> Faces:
+    """The recipe's faces, limited and split as it says.
+
+    Raises:
+        RecipeError: no data folder given.
+        DataError: see `load_faces`.
+    """
+    data = recipe.data
+    if data.root is None:
+        raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
+    samples, scheme, source = load_faces(data.root, data.subset, data.scheme)
+    if data.limit is not None:
+        order = np.random.default_rng(recipe.seed).permutation(len(samples))
+        samples = [samples[i] for i in sorted(order[: data.limit])]
+    training, validation = split_by_group(samples, data.validation, seed=0)
+    return Faces(training, validation, scheme, source)
+
+
+def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW, fused: one pass over all weights a step."""
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def build_scheduler(
+    config: OptimConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> lr_scheduler.LRScheduler:
+    """The learning rate of each step, for ``steps`` of them an epoch."""
+    if config.schedule == "step":
+        milestones = [epoch * steps for epoch in config.milestones]
+        return lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
+    total = steps * config.epochs
+    return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=config.warmup)
+
+
+def computes_in_bf16(precision: str) -> bool:
+    """Whether to use bf16: asked for, or ``auto`` on a machine that has instructions for it."""
+    if precision != "auto":
+        return precision == "bf16"
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def environment() -> dict[str, Any]:
+    """Where this runs, for the record."""
+    return {
+        "pipnet": pipnet.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.platform(),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name"),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
