@@ -23,17 +23,11 @@ import numpy as np
 from pipnet.data.samples import FaceSample
 from pipnet.errors import PipnetError
 from pipnet.geometry import Image, Points, tight_box
+from pipnet.hub import cache_folder
 from pipnet.images import read_image
 
 _VERSION = 1
 _LIMIT = int(os.environ.get("PIPNET_CACHE_LIMIT_GB", "8")) * 2**30
-
-
-def cache_folder() -> Path:
-    """``$PIPNET_CACHE``, else ``pipnet`` in the user's cache folder."""
-    given = os.environ.get("PIPNET_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-    return Path(given) if given else Path(base) / "pipnet"
 
 
 class FaceCrops:

@@ -22,7 +22,7 @@ import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 
 import pipnet
@@ -152,15 +152,10 @@ class Trainer:
         size = recipe.model.input_size
         return FaceDataset(samples, self.faces.scheme, recipe.crop, size, augmentation, recipe.seed)
 
-    def _moving_average(self) -> AveragedModel | None:
+    def _moving_average(self) -> ModelEmaV3 | None:
         decay = self.recipe.optim.ema
-        if decay is None:
-            return None
-        return AveragedModel(
-            self.accelerator.unwrap_model(self.model_on_device),
-            multi_avg_fn=get_ema_multi_avg_fn(decay),
-            use_buffers=True,
-        )
+        # Warmed up, so that the first weights, which know nothing, are soon forgotten.
+        return None if decay is None else ModelEmaV3(self.model, decay, use_warmup=True)
 
     def _write_setup(self) -> None:
         if self.accelerator.is_main_process:
@@ -203,7 +198,7 @@ class Trainer:
             self.scheduler.step()
             self.optimizer.zero_grad()
             if self.average is not None:
-                self.average.update_parameters(self.model)
+                self.average.update(self.model, self.step)
             self.step += 1
             batches += 1
             for name, term in {"loss": loss, **terms}.items():
@@ -266,7 +261,7 @@ class Trainer:
         self.log.write(row)
         state = {
             "model": self.model.state_dict(),
-            "average": self.average and self.average.state_dict(),
+            "average": self.average and self.average.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
@@ -291,7 +286,7 @@ class Trainer:
             raise RecipeError(f"{self.run} was trained with another recipe: see its recipe.yaml")
         self.model.load_state_dict(state["model"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]

