@@ -93,9 +93,7 @@ def check_boxes(boxes: object, width: int, height: int) -> Float32[np.ndarray, "
     return array
 
 
-def box_iou(
-    boxes: Float32[np.ndarray, "faces 4"], other: Box
-) -> Float32[np.ndarray, " faces"]:
+def box_iou(boxes: Float32[np.ndarray, "faces 4"], other: Box) -> Float32[np.ndarray, " faces"]:
     """Intersection over union of each box with another box."""
     low = np.maximum(boxes[:, :2], other[:2])
     high = np.minimum(boxes[:, 2:], other[2:])
@@ -138,9 +136,7 @@ def box_to_crop(box: Box, size: int) -> Affine:
     return np.array([[sx, 0, -x0 * sx - 0.5], [0, sy, -y0 * sy - 0.5]])
 
 
-def similarity(
-    source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]
-) -> Affine:
+def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]) -> Affine:
     """The rotation, uniform scale and shift that bring source nearest to target.
 
     Least squares in closed form (Umeyama 1991), without reflection.
@@ -169,9 +165,7 @@ def warp(image: Image, matrix: Affine, size: int) -> Image:
     return np.asarray(warped, dtype=np.uint8)
 
 
-def _shrink_covered(
-    image: Image, matrix: Affine, size: int, shrink: int
-) -> tuple[Image, Affine]:
+def _shrink_covered(image: Image, matrix: Affine, size: int, shrink: int) -> tuple[Image, Affine]:
     """The part of a picture that a warp covers, averaged by a whole factor, and the map from it."""
     height, width = image.shape[:2]
     inverse = np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float64)

@@ -16,6 +16,7 @@ import numpy as np
 from pipnet.data.pts import read_pts
 from pipnet.data.samples import FaceSample, map_scheme
 from pipnet.errors import DataError
+from pipnet.geometry import CropRule
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
@@ -79,9 +80,13 @@ def read_wflw(root: Path, subset: str) -> list[FaceSample]:
         DataError: the list is missing or a line of it is damaged.
     """
     part = "train" if subset == "train" else "test"
-    path = root / "WFLW_annotations/list_98pt_rect_attr_train_test" / f"list_98pt_rect_attr_{part}.txt"
+    path = (
+        root / "WFLW_annotations/list_98pt_rect_attr_train_test" / f"list_98pt_rect_attr_{part}.txt"
+    )
     if not path.is_file():
-        raise DataError(f"WFLW {subset!r} needs the file {path}; get it from https://wywu.github.io/projects/LAB/WFLW.html")
+        raise DataError(
+            f"WFLW {subset!r} needs the file {path}; get it from https://wywu.github.io/projects/LAB/WFLW.html"
+        )
     samples = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if line.strip():
@@ -127,6 +132,8 @@ class Source:
     read: Callable[[Path, str], list[FaceSample]]
     scheme: str
     subsets: tuple[str, ...]
+    official_box: CropRule
+    """The papers' crop, in whose stretched square their NME is measured."""
     licence: str
     """What weights trained on it may be used for."""
 
@@ -137,6 +144,7 @@ SOURCES = {
         read_300w,
         "300w",
         (*_300W_FOLDERS, "common-deduplicated"),
+        CropRule(scale=1.1, square=False, clip=True),
         "research use only: trained on 300-W, whose pictures are for research",
     ),
     "wflw": Source(
@@ -144,6 +152,7 @@ SOURCES = {
         read_wflw,
         "wflw",
         ("train", "test", *_WFLW_ATTRIBUTES),
+        CropRule(scale=1.2, square=False, clip=True),
         "research use only: trained on WFLW, whose pictures are for research",
     ),
 }

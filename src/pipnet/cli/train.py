@@ -1,0 +1,46 @@
+"""``pipnet train``: from a recipe to weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipnet.cli import say
+from pipnet.errors import MissingExtraError
+
+
+def train(
+    recipe: Path,
+    /,
+    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    data: Path | None = None,
+    run: Annotated[Path | None, Parameter(alias="-o")] = None,
+    resume: bool = False,
+    max_steps: int | None = None,
+) -> None:
+    """Train a model as a recipe says; any setting of the recipe can be changed, as in --optim.lr 2e-4.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file; see recipes/.
+    data
+        Folder of the collection in its official layout.
+    run
+        Folder for weights, metrics and curves; runs/NAME if not given.
+    resume
+        Go on with a training that was stopped or killed.
+    max_steps
+        Stop after so many steps, to try things out.
+    """
+    try:
+        from pipnet.training.recipe import load_recipe
+        from pipnet.training.trainer import train as fit
+    except ImportError as error:
+        raise MissingExtraError(str(error.name), "train") from None
+    flags = [*(["--data.root", str(data)] if data else []), *settings]
+    loaded = load_recipe(recipe, flags)
+    weights = fit(loaded, run or Path("runs") / loaded.name, resume, max_steps)
+    say(f"{weights}\nmake it runnable: pipnet export {weights}")

@@ -1,0 +1,156 @@
+"""Measuring a model on labelled faces, as the papers do and end to end.
+
+Two frames, side by side, since published numbers differ in it: ``pixels`` takes distances in the picture,
+``official`` in the papers' crop stretched to a unit square. Two ways to the crop: the true landmark box
+with the model's own crop rule, or a face detector run on the whole picture. In the latter the face is
+matched by the highest overlap with the true box before any landmark is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from pipnet.data.samples import FaceSample
+from pipnet.errors import DataError
+from pipnet.evaluation.metrics import (
+    area_under_curve,
+    bootstrap_mean,
+    failure_rate,
+    norm_distance,
+    point_errors,
+)
+from pipnet.geometry import CropRule, Image, Points, tight_box, to_fraction
+from pipnet.images import read_image
+from pipnet.inference.faces import best_match
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.scheme import LandmarkScheme
+
+LabelledPicture = tuple[Image, FaceSample]
+"""A decoded picture, and a face whose points are in pixels of it."""
+
+
+@dataclass(frozen=True, eq=False)
+class FaceErrors:
+    """What was measured on each face that was found."""
+
+    samples: list[FaceSample]
+    """The faces that were found."""
+    predicted: list[Points]
+    """Their predicted landmarks, in pixels of the picture."""
+    pixels: Float64[np.ndarray, "faces landmarks"]
+    """Error of each point in units of the norm, in the picture."""
+    official: Float64[np.ndarray, "faces landmarks"]
+    """The same in the papers' stretched square."""
+    missed: list[FaceSample]
+    """Faces that the detector did not find."""
+
+    @property
+    def nmes(self) -> Float64[np.ndarray, " faces"]:
+        """NME of each found face, in the picture."""
+        return np.asarray(np.nanmean(self.pixels, axis=1))
+
+    def worst(self, count: int) -> list[int]:
+        """The found faces with the largest NME, worst first, by number."""
+        return [int(i) for i in np.argsort(-self.nmes)[:count]]
+
+    def summary(self, scheme: LandmarkScheme) -> dict[str, Any]:
+        """Plain data for reports: errors in percent, over the faces that were found."""
+        return {
+            "faces": len(self.samples) + len(self.missed),
+            "missed": len(self.missed),
+            "pixels": _summary(self.pixels, scheme),
+            "official": _summary(self.official, scheme),
+        }
+
+
+def evaluate(
+    landmarker: FaceLandmarker,
+    pictures: Iterable[LabelledPicture],
+    official_box: CropRule,
+    true_boxes: bool = True,
+) -> FaceErrors:
+    """Measure a landmarker on labelled faces.
+
+    Args:
+        landmarker: model and detector.
+        pictures: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
+        official_box: the papers' crop of this collection.
+        true_boxes: give the model the true landmark boxes; False: let the detector find the faces.
+
+    Raises:
+        DataError: there are no faces, the detector found none of them, or they have another number
+            of landmarks than the model.
+    """
+    scheme = landmarker.model.info.scheme
+    samples, predicted, pixels, official, missed = [], [], [], [], []
+    for image, sample in pictures:
+        if len(sample.points) != scheme.landmarks:
+            raise DataError(
+                f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}"
+            )
+        points = _predict(landmarker, image, sample, true_boxes)
+        if points is None:
+            missed.append(sample)
+            continue
+        samples.append(sample)
+        predicted.append(points)
+        norm = norm_distance(sample.points, scheme, sample.box)
+        pixels.append(point_errors(points, sample.points, norm))
+        official.append(_official_errors(points, sample, official_box, scheme, image))
+    if not samples:
+        raise DataError(f"nothing to measure: {len(missed)} faces, none found")
+    return FaceErrors(samples, predicted, np.array(pixels), np.array(official), missed)
+
+
+def decoded(samples: Iterable[FaceSample]) -> Iterator[LabelledPicture]:
+    """Each face with its picture."""
+    for sample in samples:
+        yield read_image(sample.image), sample
+
+
+def _predict(
+    landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool
+) -> Points | None:
+    true = tight_box(sample.points)
+    if true_boxes:
+        return landmarker(image, boxes=true, box_kind="landmarks").points[0]
+    faces = landmarker(image)
+    match = best_match(landmarker.to_landmark_boxes(faces.boxes, landmarker.detector.kind), true)
+    return None if match is None else faces.points[match]
+
+
+def _official_errors(
+    points: Points, sample: FaceSample, rule: CropRule, scheme: LandmarkScheme, image: Image
+) -> Float64[np.ndarray, " landmarks"]:
+    """Errors in the papers' crop, where x and y are fractions of its width and height."""
+    face = tight_box(sample.points) if sample.box is None else sample.box
+    crop = rule(face, image.shape[1], image.shape[0])
+    true = to_fraction(sample.points, crop)
+    stretched_face = to_fraction(face.reshape(2, 2), crop).ravel().astype(np.float32)
+    return point_errors(
+        to_fraction(points, crop), true, norm_distance(true, scheme, stretched_face)
+    )
+
+
+def _summary(
+    errors: Float64[np.ndarray, "faces landmarks"], scheme: LandmarkScheme
+) -> dict[str, Any]:
+    nmes = np.asarray(np.nanmean(errors, axis=1))
+    regions = {
+        name: round(100 * float(np.nanmean(errors[:, list(members)])), 4)
+        for name, members in scheme.regions.items()
+    }
+    return {
+        "nme": round(100 * float(nmes.mean()), 4),
+        "nme_ci": [round(100 * end, 4) for end in bootstrap_mean(nmes)],
+        "fr10": round(100 * failure_rate(nmes), 4),
+        "auc10": round(100 * area_under_curve(nmes), 4),
+        "median": round(100 * float(np.median(nmes)), 4),
+        "p95": round(100 * float(np.percentile(nmes, 95)), 4),
+        "regions": regions,
+    }

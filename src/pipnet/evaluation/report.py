@@ -1,0 +1,107 @@
+"""Results as people look at them: a table, the CED curve, the worst faces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+from rich.table import Table
+
+from pipnet.errors import MissingExtraError
+from pipnet.evaluation.evaluate import FaceErrors, LabelledPicture
+from pipnet.evaluation.metrics import cumulative_errors
+from pipnet.geometry import CropRule, Image, Points, affine, box_to_crop, crop, tight_box
+from pipnet.images import write_image
+from pipnet.inference.draw import draw_faces
+from pipnet.scheme import LandmarkScheme
+
+_SHOWN = 200
+"""Side of a face on the contact sheet in pixels."""
+
+
+def results_table(summary: Mapping[str, Any], title: str) -> Table:
+    """A summary (see `FaceErrors.summary`) as a table: one column a frame, one row a number."""
+    table = Table(title=title)
+    table.add_column("% of the norm")
+    for frame in ("pixels", "official"):
+        table.add_column(frame, justify="right")
+    frames = [summary["pixels"], summary["official"]]
+    rows: dict[str, Callable[[Any], str]] = {
+        "NME": lambda s: f"{s['nme']:.3f}",
+        "  95 % interval": lambda s: "{:.2f} to {:.2f}".format(*s["nme_ci"]),
+        "failures above 10 %": lambda s: f"{s['fr10']:.2f}",
+        "AUC up to 10 %": lambda s: f"{s['auc10']:.2f}",
+        "median": lambda s: f"{s['median']:.3f}",
+        "95th percentile": lambda s: f"{s['p95']:.3f}",
+    }
+    for name, text in rows.items():
+        table.add_row(name, *(text(s) for s in frames))
+    for region in frames[0]["regions"]:
+        table.add_row(f"  {region}", *(f"{s['regions'][region]:.3f}" for s in frames))
+    table.caption = f"{summary['faces']} faces, {summary['missed']} missed (no part of the errors)"
+    return table
+
+
+def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) -> None:
+    """Draw cumulative error distributions: NMEs as fractions, one curve a name.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "report") from None
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, nmes in curves.items():
+        errors, shares = cumulative_errors(nmes)
+        axes.plot(100 * errors, 100 * shares, label=f"{name}: {100 * nmes.mean():.2f} %")
+    axes.set(xlabel="NME, %", ylabel="faces at or below, %", xlim=(0, 10), ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def contact_sheet(
+    errors: FaceErrors,
+    pictures: Iterable[LabelledPicture],
+    scheme: LandmarkScheme,
+    path: Path,
+    count: int = 12,
+) -> None:
+    """The worst faces: of each pair, true landmarks on the left and predicted ones on the right.
+
+    Args:
+        errors: what was measured.
+        pictures: the same pictures once more, in any order.
+        scheme: what to draw.
+        path: the picture to write.
+        count: how many faces.
+    """
+    worst = {errors.samples[i].name: errors.predicted[i] for i in errors.worst(count)}
+    pairs = {
+        sample.name: _pair(image, sample.points, worst[sample.name], scheme)
+        for image, sample in pictures
+        if sample.name in worst
+    }
+    ordered = [pairs[name] for name in worst]
+    columns = min(3, len(ordered))
+    ordered += [np.zeros_like(ordered[0])] * (-len(ordered) % columns)
+    rows = [np.hstack(ordered[i : i + columns]) for i in range(0, len(ordered), columns)]
+    write_image(path, np.vstack(rows))
+
+
+def _pair(image: Image, true: Points, predicted: Points, scheme: LandmarkScheme) -> Image:
+    height, width = image.shape[:2]
+    box = CropRule(scale=1.5)(tight_box(true), width, height)
+    shown, matrix = crop(image, box, _SHOWN), box_to_crop(box, _SHOWN)
+    no_boxes = np.zeros((0, 4), np.float32)
+    halves = [
+        draw_faces(shown, affine(points, matrix).astype(np.float32)[None], no_boxes, scheme)
+        for points in (true, predicted)
+    ]
+    return np.hstack(halves)
