@@ -99,7 +99,7 @@ def box_iou(boxes: Float32[np.ndarray, "faces 4"], other: Box) -> Float32[np.nda
     high = np.minimum(boxes[:, 2:], other[2:])
     overlap = (high - low).clip(0).prod(axis=1)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) + (other[2:] - other[:2]).prod() - overlap
-    return (overlap / np.maximum(union, np.finfo(np.float32).tiny)).astype(np.float32)
+    return np.asarray(overlap / np.maximum(union, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
 def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarray, "*n 2"]:

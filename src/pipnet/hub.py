@@ -62,9 +62,7 @@ def find_model(name: str | Path) -> Path:
         return _only_onnx(path)
     if path.is_file():
         if path.suffix == ".safetensors":
-            raise ModelError(
-                f"{path}: a checkpoint for training; make it runnable: pipnet export {path}"
-            )
+            raise ModelError(f"{path}: a checkpoint for training; make it runnable: pipnet export {path}")
         return path
     if path.suffix != ".onnx" and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
         return _from_hub(str(name))
@@ -92,9 +90,7 @@ def cached_download(file: RemoteFile) -> Path:
             f"{file.name} cannot be fetched ({reason}); get it from {file.url} and put it at {target}"
         ) from None
     if _sha256(content) != file.sha256:
-        raise DownloadError(
-            f"{file.url} gave another file than expected (checksum); nothing was kept"
-        )
+        raise DownloadError(f"{file.url} gave another file than expected (checksum); nothing was kept")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}")
     partial.write_bytes(content)
@@ -118,9 +114,7 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "model.onnx"))
     except LocalEntryNotFoundError:
-        raise DownloadError(
-            f"{name}: the model hub cannot be reached, and it is not cached"
-        ) from None
+        raise DownloadError(f"{name}: the model hub cannot be reached, and it is not cached") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{name}: no model.onnx to be had from the hub: {reason}") from None

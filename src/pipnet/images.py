@@ -76,9 +76,7 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
     elif isinstance(source, np.ndarray):
         picture = _array_to_rgb(source)
     else:
-        raise ImageError(
-            f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}"
-        )
+        raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}")
     if picture.size == 0:
         raise ImageError(f"the picture has no pixels: shape {picture.shape}")
     if picture.shape[0] * picture.shape[1] > max_pixels:

@@ -212,9 +212,7 @@ def _parse_box(text: str) -> list[float]:
     try:
         x, y, w, h = (float(part) for part in text.split(","))
     except ValueError:
-        raise PipnetError(
-            f"--box {text}: expected x,y,w,h in pixels, such as --box 10,20,200,250"
-        ) from None
+        raise PipnetError(f"--box {text}: expected x,y,w,h in pixels, such as --box 10,20,200,250") from None
     return [float(v) for v in xywh_to_xyxy((x, y, w, h))]
 
 

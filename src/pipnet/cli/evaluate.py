@@ -6,7 +6,6 @@ import json as jsonlib
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 
@@ -101,7 +100,7 @@ def evaluate(
             missed = [s.name for s in errors.missed]
             kept: dict[str, Any] = {**facts, **summary, "missed_faces": missed, "per_face": rows}
             (output / "evaluation.json").write_text(jsonlib.dumps(kept, indent=1))
-            plot_ced({facts["model"]: np.asarray(errors.nmes)}, output / "ced.png")
+            plot_ced({landmarker.model.info.name: errors.nmes}, output / "ced.png")
             contact_sheet(errors, pictures(samples), scheme, output / "worst.jpg")
         except OSError as error:
             raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None

@@ -46,9 +46,7 @@ class FaceDataset(Dataset[Example]):
         turn, face = divmod(index, len(self.crops))
         image, points = self.crops[face]
         rng = np.random.default_rng([self.seed, turn, face])
-        return training_crop(
-            image, points, self.rule, self.size, self.scheme, self.augmentation, rng
-        )
+        return training_crop(image, points, self.rule, self.size, self.scheme, self.augmentation, rng)
 
 
 class ShuffledPasses(Sampler[int]):

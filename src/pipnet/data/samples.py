@@ -34,9 +34,7 @@ class FaceSample:
 def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[FaceSample]:
     """The same faces with their points in another scheme."""
     return [
-        FaceSample(
-            s.image, mapping(s.points).astype(np.float32), s.name, s.group, s.box, s.attributes
-        )
+        FaceSample(s.image, mapping(s.points).astype(np.float32), s.name, s.group, s.box, s.attributes)
         for s in samples
     ]
 

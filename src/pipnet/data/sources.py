@@ -80,9 +80,7 @@ def read_wflw(root: Path, subset: str) -> list[FaceSample]:
         DataError: the list is missing or a line of it is damaged.
     """
     part = "train" if subset == "train" else "test"
-    path = (
-        root / "WFLW_annotations/list_98pt_rect_attr_train_test" / f"list_98pt_rect_attr_{part}.txt"
-    )
+    path = root / "WFLW_annotations/list_98pt_rect_attr_train_test" / f"list_98pt_rect_attr_{part}.txt"
     if not path.is_file():
         raise DataError(
             f"WFLW {subset!r} needs the file {path}; get it from https://wywu.github.io/projects/LAB/WFLW.html"

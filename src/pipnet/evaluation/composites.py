@@ -14,7 +14,7 @@ import numpy as np
 
 from pipnet.data.samples import FaceSample
 from pipnet.evaluation.evaluate import LabelledPicture
-from pipnet.geometry import compose, affine
+from pipnet.geometry import affine
 from pipnet.images import read_image
 
 WIDTH, HEIGHT = 1280, 960
@@ -39,9 +39,7 @@ def composites(samples: Sequence[FaceSample], seed: int = 0) -> Iterator[Labelle
         factor = SCALES[number % len(SCALES)] * min(1.0, HEIGHT / height, WIDTH / width)
         size = (max(round(width * factor), 1), max(round(height * factor), 1))
         x, y = (int(rng.integers(0, room + 1)) for room in (WIDTH - size[0], HEIGHT - size[1]))
-        canvas[y : y + size[1], x : x + size[0]] = cv2.resize(
-            face, size, interpolation=cv2.INTER_AREA
-        )
+        canvas[y : y + size[1], x : x + size[0]] = cv2.resize(face, size, interpolation=cv2.INTER_AREA)
         fx, fy = size[0] / width, size[1] / height
         place = np.array([[fx, 0, x + fx / 2 - 0.5], [0, fy, y + fy / 2 - 0.5]])
         points = affine(sample.points, place).astype(np.float32)

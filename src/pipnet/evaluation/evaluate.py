@@ -90,9 +90,7 @@ def evaluate(
     samples, predicted, pixels, official, missed = [], [], [], [], []
     for image, sample in pictures:
         if len(sample.points) != scheme.landmarks:
-            raise DataError(
-                f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}"
-            )
+            raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
         points = _predict(landmarker, image, sample, true_boxes)
         if points is None:
             missed.append(sample)
@@ -113,15 +111,13 @@ def decoded(samples: Iterable[FaceSample]) -> Iterator[LabelledPicture]:
         yield read_image(sample.image), sample
 
 
-def _predict(
-    landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool
-) -> Points | None:
+def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
     true = tight_box(sample.points)
     if true_boxes:
-        return landmarker(image, boxes=true, box_kind="landmarks").points[0]
+        return landmarker(image, boxes=true, box_kind="landmarks")[0].points
     faces = landmarker(image)
     match = best_match(landmarker.to_landmark_boxes(faces.boxes, landmarker.detector.kind), true)
-    return None if match is None else faces.points[match]
+    return None if match is None else faces[match].points
 
 
 def _official_errors(
@@ -132,14 +128,10 @@ def _official_errors(
     crop = rule(face, image.shape[1], image.shape[0])
     true = to_fraction(sample.points, crop)
     stretched_face = to_fraction(face.reshape(2, 2), crop).ravel().astype(np.float32)
-    return point_errors(
-        to_fraction(points, crop), true, norm_distance(true, scheme, stretched_face)
-    )
+    return point_errors(to_fraction(points, crop), true, norm_distance(true, scheme, stretched_face))
 
 
-def _summary(
-    errors: Float64[np.ndarray, "faces landmarks"], scheme: LandmarkScheme
-) -> dict[str, Any]:
+def _summary(errors: Float64[np.ndarray, "faces landmarks"], scheme: LandmarkScheme) -> dict[str, Any]:
     nmes = np.asarray(np.nanmean(errors, axis=1))
     regions = {
         name: round(100 * float(np.nanmean(errors[:, list(members)])), 4)

@@ -70,9 +70,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_mean(
-    values: Float[np.ndarray, " faces"], draws: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap_mean(values: Float[np.ndarray, " faces"], draws: int = 2000, seed: int = 0) -> Interval:
     """95 % bootstrap interval of the mean over faces."""
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(draws)]

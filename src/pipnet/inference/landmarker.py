@@ -97,7 +97,7 @@ class FaceLandmarker:
         )
 
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str
         self, image: Picture, boxes: object = None, box_kind: str = "face"
     ) -> FaceLandmarks: ...
     @overload
@@ -127,9 +127,7 @@ class FaceLandmarker:
         else:
             given = check_boxes(boxes, picture.shape[1], picture.shape[0])
             found = Detections(given, np.ones(len(given), np.float32))
-        points, scores, spread = self._landmarks(
-            picture, self.to_landmark_boxes(found.boxes, box_kind)
-        )
+        points, scores, spread = self._landmarks(picture, self.to_landmark_boxes(found.boxes, box_kind))
         mean_face = self.model.info.mean_face.astype(np.float32)
         scheme = self.model.info.scheme
         return FaceLandmarks(points, scores, spread, *found, scheme, picture, mean_face)

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -71,16 +71,12 @@ class FaceLandmarks:
         points, scores, spread = self.points[key], self.scores[key], self.spread[key]
         if isinstance(key, slice):
             boxes, sure = self.boxes[key], self.box_scores[key]
-            return FaceLandmarks(
-                points, scores, spread, boxes, sure, self.scheme, self.image, self.mean_face
-            )
+            return FaceLandmarks(points, scores, spread, boxes, sure, self.scheme, self.image, self.mean_face)
         return Face(points, scores, spread, self.boxes[key], float(self.box_scores[key]))
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
-        return (
-            f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
-        )
+        return f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -153,9 +149,7 @@ class FaceLandmarks:
             write_pts(file, face.points)
         return files
 
-    def aligned(
-        self, size: int = 256, margin: float = 0.25
-    ) -> UInt8[np.ndarray, "faces size size 3"]:
+    def aligned(self, size: int = 256, margin: float = 0.25) -> UInt8[np.ndarray, "faces size size 3"]:
         """Each face turned upright, at one size and place.
 
         The least-squares similarity from its landmarks to the model's mean face; black beyond the
@@ -171,12 +165,10 @@ class FaceLandmarks:
         crops = [warp(self.image, similarity(face.points, target), size) for face in self]
         return np.array(crops, np.uint8).reshape(-1, size, size, 3)
 
-    @cached_property
+    @property
     def _segments(self) -> list[tuple[int, int]]:
-        return [
-            (a, b) for chain in self.scheme.edges for a, b in zip(chain, chain[1:], strict=False)
-        ]
+        return [pair for chain in self.scheme.edges for pair in pairwise(chain)]
 
 
-def _rounded(values: Float32[np.ndarray, "..."], digits: int) -> Any:
+def _rounded(values: Float32[np.ndarray, ...], digits: int) -> Any:
     return np.round(values.astype(np.float64), digits).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -46,7 +47,7 @@ class Backbone(nn.Module):
         except (RuntimeError, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"backbone {name!r}: weights cannot be loaded: {reason}") from None
-        config = self.net.pretrained_cfg
+        config: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
         self.out_channels = self._probe(name)

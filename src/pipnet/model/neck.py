@@ -30,8 +30,9 @@ class Neck(nn.Sequential):
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g i j"]:
         """Features of stride 32 -> features of the head's stride."""
-        out: Tensor = super().forward(features)
-        return out
+        for layer in self:
+            features = layer(features)
+        return features
 
 
 def _block(convolution: nn.Conv2d | nn.ConvTranspose2d) -> list[nn.Module]:

@@ -34,9 +34,7 @@ def nearest_neighbors(
         RecipeError: C is not between 0 and L - 1.
     """
     if not 0 <= neighbors < len(face):
-        raise RecipeError(
-            f"{neighbors} neighbours: choose 0 to {len(face) - 1} for {len(face)} landmarks"
-        )
+        raise RecipeError(f"{neighbors} neighbours: choose 0 to {len(face) - 1} for {len(face)} landmarks")
     distance = np.linalg.norm(face[:, None] - face[None], axis=2)
     np.fill_diagonal(distance, -1)  # a landmark is its own nearest, even among equal points
     return np.argsort(distance, axis=1, kind="stable")[:, 1 : neighbors + 1]
@@ -67,4 +65,4 @@ def merge_matrix(
         weights[n, n] = 1
         for k in range(length):
             weights[n, votes[k % len(votes)]] += 1
-    return weights / weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

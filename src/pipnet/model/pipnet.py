@@ -63,9 +63,7 @@ class PIPNet(nn.Module):
         step = max(config.stride, 32)
         if config.input_size < step or config.input_size % step:
             near = max(round(config.input_size / step), 1) * step
-            raise RecipeError(
-                f"input_size must be divisible by {step}: {config.input_size}, try {near}"
-            )
+            raise RecipeError(f"input_size must be divisible by {step}: {config.input_size}, try {near}")
         self.config = config
         self.mean_face = mean_face
         self.backbone = Backbone(config.backbone, pretrained, weights)
@@ -94,9 +92,7 @@ class PIPNet(nn.Module):
         """RGB crops -> landmarks as fractions of the crop."""
         return self.head.decode(self(image))
 
-    def loss(
-        self, output: Tensor, points: Float[Tensor, "b landmarks 2"]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, output: Tensor, points: Float[Tensor, "b landmarks 2"]) -> dict[str, Float[Tensor, ""]]:
         """The terms of the loss for labels as fractions of the crop; NaN where unknown."""
         known = points.isfinite().all(dim=2)
         return self.head.loss(output, self.head.encode(points, known))

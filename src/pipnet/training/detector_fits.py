@@ -25,9 +25,7 @@ def fit_detectors(
     chosen = samples[:: max(len(samples) // _FACES, 1)]
     fits = {}
     for detector in _available():
-        pictures = track(
-            (read_image(s.image) for s in chosen), len(chosen), f"fitting {detector.kind}"
-        )
+        pictures = track((read_image(s.image) for s in chosen), len(chosen), f"fitting {detector.kind}")
         try:
             fits[detector.kind], _ = fit_boxes(
                 [detector(image) for image in pictures], [tight_box(s.points) for s in chosen]

@@ -20,9 +20,9 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
-from timm.utils import ModelEmaV3
 from torch.utils.data import DataLoader
 
 import pipnet
@@ -132,16 +132,14 @@ class Trainer:
                 f"{recipe.optim.epochs} epochs, seed {recipe.seed}, pipnet {pipnet.__version__}"
             ),
         )
-        return model.to(memory_format=torch.channels_last), info  # type: ignore[call-overload]
+        return model.to(memory_format=torch.channels_last), info
 
     def _training_loader(self) -> DataLoader[Any]:
         recipe, count = self.recipe, len(self.faces.training)
         if count < recipe.optim.batch_size:
-            raise RecipeError(
-                f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}"
-            )
+            raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
         return DataLoader(
-            self._dataset(self.faces.training, recipe.augment),  # type: ignore[arg-type]
+            self._dataset(self.faces.training, recipe.augment),
             batch_size=recipe.optim.batch_size,
             sampler=self.sampler,
             drop_last=True,
@@ -174,7 +172,7 @@ class Trainer:
             while self.epoch < self.recipe.optim.epochs:
                 started = time.perf_counter()
                 losses = self._train_epoch(max_steps)
-                row = {"epoch": self.epoch + 1, "step": self.step, **losses}
+                row: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step, **losses}
                 row["lr"] = self.scheduler.get_last_lr()[0]
                 row["nme"] = self._validate()
                 row["seconds"] = round(time.perf_counter() - started, 1)
@@ -209,9 +207,7 @@ class Trainer:
                 break
         means = {name: float(total) / batches for name, total in totals.items()}
         if not np.isfinite(means["loss"]):
-            raise ModelError(
-                f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr"
-            )
+            raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
         return means
 
     @property
@@ -230,20 +226,17 @@ class Trainer:
         dataset = self._dataset(self.faces.validation, Augmentation.none())
         model = self.result.eval()
         errors: list[float] = []
-        size = self.recipe.model.input_size
         for chunk in _chunks(list(range(len(dataset))), self.recipe.optim.batch_size):
             crops, labels = zip(*(dataset[i] for i in chunk), strict=True)
             with self.accelerator.autocast():
                 batch = torch.from_numpy(np.stack(crops)).to(self.accelerator.device)
                 points = model.predict(batch).points.float().cpu().numpy()
             for i, predicted, true in zip(chunk, points, labels, strict=True):
-                errors.append(self._face_error(dataset.crops.samples[i], predicted, true, size))
+                errors.append(self._face_error(dataset.crops.samples[i], predicted, true))
         model.train()
         return 100 * float(np.mean(errors))
 
-    def _face_error(
-        self, sample: FaceSample, predicted: np.ndarray, true: np.ndarray, size: int
-    ) -> float:
+    def _face_error(self, sample: FaceSample, predicted: np.ndarray, true: np.ndarray) -> float:
         """NME of one face; crops may be stretched, so distances are taken in the picture's pixels."""
         box = self.recipe.crop(tight_box(sample.points), 10**6, 10**6)
         unit = box[2:] - box[:2]
@@ -340,7 +333,7 @@ def computes_in_bf16(precision: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     able = torch.cpu.get_capabilities()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 

@@ -28,9 +28,7 @@ class Head(nn.Module, ABC):
         """Features -> raw output, whatever it is for this head."""
 
     @abstractmethod
-    def encode(
-        self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]
-    ) -> Any:
+    def encode(self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]) -> Any:
         """Points as fractions of the crop -> targets; unknown points have no say in the loss."""
 
     @abstractmethod

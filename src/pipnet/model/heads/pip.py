@@ -99,7 +99,7 @@ class PipHead(Head):
         maps: Tensor = self.conv(features)
         return maps
 
-    def split(self, output: Float[Tensor, "b k h w"]) -> PipMaps:
+    def take_apart(self, output: Float[Tensor, "b k h w"]) -> PipMaps:
         """The maps by what they mean."""
         n, c = self.neighbors.shape
         # The batch is the only size left open, so that the exported graph takes any number of faces.
@@ -128,8 +128,8 @@ class PipHead(Head):
 
     def loss(self, output: Tensor, targets: PipTargets) -> dict[str, Float[Tensor, ""]]:
         """L2 on the score maps, L1 on the offsets at the true cells; means over what is valid."""
-        maps = self.split(output.float())
-        n, c = self.neighbors.shape
+        maps = self.take_apart(output.float())
+        c = self.neighbors.shape[1]
         cell = targets.cell[..., None]
         score_target = torch.zeros_like(maps.score).scatter_(2, cell, 1.0)
         offset = maps.offset.gather(3, cell[..., None].expand(-1, -1, 2, 1))[..., 0]
@@ -157,11 +157,9 @@ class PipHead(Head):
         spread = (away @ self.spread_weights.T).sqrt()
         return Landmarks(points, peak.clamp(0, 1), spread)
 
-    def predictions(
-        self, output: Tensor
-    ) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
+    def predictions(self, output: Tensor) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
         """All predictions as fractions of the crop (N own, then N C votes), and the peak scores."""
-        maps = self.split(output.float())
+        maps = self.take_apart(output.float())
         n, c = self.neighbors.shape
         peak, cell = maps.score.max(dim=2)
         corner = torch.stack([cell % self.grid, cell // self.grid], dim=2).to(peak.dtype)
