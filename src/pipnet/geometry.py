@@ -21,7 +21,7 @@ from jaxtyping import Float, Float32, Float64, UInt8
 
 from pipnet.errors import BoxError
 
-Image = UInt8[np.ndarray, "height width 3"]
+Image = UInt8[np.ndarray, "_height _width 3"]
 Points = Float32[np.ndarray, "landmarks 2"]
 Box = Float32[np.ndarray, "4"]
 Affine = Float64[np.ndarray, "2 3"]
@@ -109,7 +109,7 @@ def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarr
 
 
 def from_fraction(
-    fractions: Float[np.ndarray, "*n 2"], box: Float[np.ndarray, "*n 4"]
+    fractions: Float[np.ndarray, "*n 2"], box: Float[np.ndarray, "*#n 4"]
 ) -> Float32[np.ndarray, "*n 2"]:
     """Fractions of the box -> pixels of the picture. The boxes broadcast against the fractions."""
     box64 = box.astype(np.float64)
@@ -156,7 +156,8 @@ def warp(image: Image, matrix: Affine, size: int) -> Image:
     Where the map shrinks by 2 or more, what it covers is first averaged by a whole factor, so that
     large faces do not alias into another texture than the training crops have.
     """
-    shrink = int(1 / max(np.sqrt(abs(np.linalg.det(matrix[:, :2]))), 1e-9))
+    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    shrink = int(1 / max(scale, 1e-9) + 1e-6)
     if shrink >= 2:
         image, matrix = _shrink_covered(image, matrix, size, shrink)
     warped = cv2.warpAffine(

@@ -21,13 +21,19 @@ app = cyclopts.App(
     help="Facial landmarks: fast, accurate and robust in the wild.",
     version=pipnet.__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
+    default_parameter=cyclopts.Parameter(negative=()),
 )
-app.command("pipnet.cli.detect:detect", name="detect")
-app.command("pipnet.cli.evaluate:evaluate", name="evaluate")
-app.command("pipnet.cli.train:train", name="train")
-app.command("pipnet.cli.models:export", name="export")
-app.command("pipnet.cli.models:info", name="info")
-app.command("pipnet.cli.models:doctor", name="doctor")
+# By name, so that each command imports what it needs and no more.
+for _name, _where, _help in (
+    ("detect", "detect:detect", "Find faces and their landmarks in pictures."),
+    ("evaluate", "evaluate:evaluate", "Measure a model on labelled faces."),
+    ("train", "train:train", "Train a model as a recipe says."),
+    ("export", "models:export", "Turn a checkpoint into an ONNX file."),
+    ("info", "models:info", "Say what a model is."),
+    ("doctor", "models:doctor", "Say what is installed and what is missing."),
+):
+    app.command(f"pipnet.cli.{_where}", name=_name, help=_help)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

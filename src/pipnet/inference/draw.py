@@ -17,7 +17,7 @@ _BOX, _EDGE, _POINT = (255, 200, 0), (70, 170, 255), (120, 255, 120)
 def draw_faces(
     image: Image,
     points: Float32[np.ndarray, "faces landmarks 2"],
-    boxes: Float32[np.ndarray, "faces 4"],
+    boxes: Float32[np.ndarray, "boxes 4"],
     scheme: LandmarkScheme,
 ) -> Image:
     """A copy of the picture with boxes, edges and points, as thick as the face is large."""

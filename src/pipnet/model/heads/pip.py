@@ -105,7 +105,7 @@ class PipHead(Head):
         # The batch is the only size left open, so that the exported graph takes any number of faces.
         cells = self.grid * self.grid
         flat = output.reshape(-1, n * (3 + 2 * c), cells)
-        score, offset, neighbor_offset = flat.split([n, 2 * n, 2 * n * c], dim=1)
+        score, offset, neighbor_offset = torch.split(flat, [n, 2 * n, 2 * n * c], dim=1)
         return PipMaps(
             score,
             offset.reshape(-1, 2, n, cells).transpose(1, 2),

@@ -1,0 +1,75 @@
+"""What tests share: real pictures, a small real collection, the shipped model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipnet import FaceLandmarker
+from pipnet.data.pts import write_pts
+from pipnet.images import read_image, write_image
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("PIPNET_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Tests neither use nor fill the user's cache."""
+    os.environ["PIPNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared data; tests of it skip where it is not."""
+    if not SHARED.is_dir():
+        pytest.skip(f"the shared data is not here: {SHARED} (set PIPNET_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def portrait() -> Path:
+    """A real photo with one face."""
+    return ROOT / "examples" / "astronaut.jpg"
+
+
+@pytest.fixture(scope="session")
+def landmarker() -> FaceLandmarker:
+    """The model that ships, with the default detector."""
+    return FaceLandmarker.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def small_300w(tmp_path_factory: pytest.TempPathFactory, portrait: Path, landmarker: FaceLandmarker) -> Path:
+    """300-W's folders with all parts, made of one real photo: shifted crops with landmarks."""
+    root = tmp_path_factory.mktemp("300w")
+    image = read_image(portrait)
+    points = landmarker(image)[0].points
+    rng = np.random.default_rng(0)
+    folders = {
+        "afw": ".jpg",
+        "helen/trainset": ".jpg",
+        "lfpw/trainset": ".png",
+        "helen/testset": ".jpg",
+        "lfpw/testset": ".png",
+        "ibug": ".jpg",
+    }
+    for folder, suffix in folders.items():
+        (root / folder).mkdir(parents=True)
+        for number in range(4):
+            x, y = (int(v) for v in rng.integers(60, 120, 2) * [1, 0.3])
+            name = f"image {number}_1" if folder == "ibug" else f"image_{number}_1"
+            write_image(root / folder / f"{name}{suffix}", image[y : y + 230, x : x + 260])
+            write_pts(root / folder / f"{name}.pts", points - np.float32([x, y]))
+    return root
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, portrait: Path) -> Path:
+    """A folder with one good picture."""
+    shutil.copy(portrait, tmp_path / "good.jpg")
+    return tmp_path

@@ -1,0 +1,245 @@
+"""The command line as a shell sees it: output, errors, exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from pipnet.cli import main
+from pipnet.data.pts import read_pts
+from pipnet.hub import DEFAULT_MODEL, find_model
+from pipnet.images import read_image
+
+
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "pipnet", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def rows(output: str) -> list[dict]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_detect_writes_json_overlay_and_pts(portrait, tmp_path, capsys):
+    assert main(["detect", str(portrait), "--json", "--pts", "-o", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    (row,) = rows(captured.out)
+    assert set(row) == {"image", "width", "height", "faces"}
+    assert (row["image"], row["width"], row["height"]) == (str(portrait), 512, 512)
+    (face,) = row["faces"]
+    assert set(face) == {"box", "score", "points", "scores"}
+    assert len(face["points"]) == len(face["scores"]) == 68
+    points = read_pts(tmp_path / "out" / "astronaut.pts", 68)
+    assert abs(points - face["points"]).max() < 2e-3
+    assert read_image(tmp_path / "out" / "astronaut.jpg").shape == (512, 512, 3)
+
+
+def test_one_picture_into_one_file(portrait, tmp_path):
+    assert main(["detect", str(portrait), "-o", str(tmp_path / "new" / "face.png")]) == 0
+    assert (tmp_path / "new" / "face.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_process_says_json_on_stdout_and_the_rest_on_stderr(portrait):
+    result = run("detect", portrait, "--json")
+    assert result.returncode == 0
+    assert len(rows(result.stdout)) == 1
+    assert result.stderr == ""
+    result = run("detect", portrait)
+    assert (result.stdout, result.stderr) == ("", f"{portrait}: 1 face\n")
+
+
+def test_files_folders_and_globs(pictures, tmp_path, capsys):
+    (pictures / "sub").mkdir()
+    shutil.copy(pictures / "good.jpg", pictures / "sub" / "good.jpg")
+    shutil.copy(pictures / "good.jpg", pictures / "sub" / "not a picture.txt")
+    names = [str(pictures), str(pictures / "*.jpg"), str(pictures / "good.jpg")]
+    assert main(["detect", *names, "--json", "-o", str(tmp_path / "out")]) == 0
+    found = [Path(row["image"]) for row in rows(capsys.readouterr().out)]
+    good = pictures / "good.jpg"
+    assert found == [good, pictures / "sub" / "good.jpg", good, good]
+    written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.jpg"))
+    assert written == ["good-2.jpg", "good-3.jpg", "good.jpg", "sub/good.jpg"]
+
+
+def test_a_given_box(portrait, capsys):
+    assert main(["detect", str(portrait), "--json", "--box", "178,63,89,112", "--box", "1,1,99,99"]) == 0
+    (row,) = rows(capsys.readouterr().out)
+    assert [face["score"] for face in row["faces"]] == [1, 1]
+    assert row["faces"][0]["box"] == [178, 63, 267, 175]
+
+
+def test_no_face_is_all_right(tmp_path, capsys):
+    PIL.Image.new("RGB", (300, 200), "grey").save(tmp_path / "grey.png")
+    assert main(["detect", str(tmp_path / "grey.png"), "--json"]) == 0
+    assert rows(capsys.readouterr().out)[0]["faces"] == []
+
+
+BAD = ["missing", "empty", "truncated", "text", "huge", "folder", "glob"]
+
+
+@pytest.fixture
+def bad(pictures) -> dict[str, Path]:
+    good = (pictures / "good.jpg").read_bytes()
+    files = {kind: pictures / f"{kind}.jpg" for kind in BAD}
+    files["empty"].write_bytes(b"")
+    files["truncated"].write_bytes(good[: len(good) // 2])
+    files["text"].write_text("not a picture\n" * 100)
+    PIL.Image.new("1", (20_000, 20_000)).save(files["huge"], "PNG")
+    files["folder"].mkdir()
+    files["glob"] = pictures / "*.nothing"
+    return files
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_picture_is_one_line_and_the_rest_goes_on(bad, pictures, kind, capsys):
+    assert main(["detect", str(bad[kind]), str(pictures / "good.jpg"), "--json"]) == 1
+    captured = capsys.readouterr()
+    first, second = rows(captured.out)
+    assert set(first) == {"image", "error"}
+    assert len(second["faces"]) == 1
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert str(bad[kind]) in errors[0]
+
+
+def test_a_hundred_pictures_with_three_bad_ones(tmp_path, capsys):
+    folder = tmp_path / "hundred"
+    folder.mkdir()
+    for number in range(97):
+        PIL.Image.new("RGB", (64, 48), (number, 99, 30)).save(folder / f"{number:03}.png")
+    (folder / "a.jpg").write_bytes(b"")
+    (folder / "b.jpg").write_text("text")
+    (folder / "c.jpg").write_bytes((folder / "001.png").read_bytes()[:60])
+    assert main(["detect", str(folder), "--json", "-o", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    done = [row for row in rows(captured.out) if "faces" in row]
+    assert len(done) == len(list((tmp_path / "out").iterdir())) == 97
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        assert sum(str(folder / name) in line for line in captured.err.splitlines()) == 1
+    assert captured.err.splitlines()[-1] == "97 of 100 pictures done, 3 failed"
+
+
+def test_an_unreadable_folder(pictures, capsys):
+    locked = pictures / "locked"
+    locked.mkdir()
+    locked.chmod(0)
+    try:
+        if os.access(locked, os.R_OK):  # root may read everything
+            pytest.skip("this user may read every folder")
+        assert main(["detect", str(locked), str(pictures / "good.jpg"), "--json"]) == 1
+        assert "cannot be read" in rows(capsys.readouterr().out)[0]["error"]
+    finally:
+        locked.chmod(0o700)
+
+
+def test_a_folder_that_the_system_refuses_to_list(pictures, capsys, monkeypatch):
+    """The same as above where tests run as root, who may read everything."""
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    (pictures / "locked").mkdir()
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert main(["detect", str(pictures), "--json"]) == 1
+    failed = [row for row in rows(capsys.readouterr().out) if "error" in row]
+    assert len(failed) == 1
+    assert "Permission denied" in failed[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--box", "1,2,3"], "expected x,y,w,h"),
+        (["--box", "0,0,nan,5"], "not finite"),
+        (["--box", "0,0,0,5"], "empty"),
+        (["--box", "900,900,10,10"], "outside"),
+        (["--box", "0,0,9,9", "--box-kind", "retina"], "retina"),
+        (["--model", "nothing"], "no such model"),
+        (["--model", "README.md"], "not a usable ONNX model"),
+        (["--detector", "haar"], "no detector"),
+        (["--device", "cuda"], "cannot run on cuda"),
+        (["--pts"], "--pts needs -o"),
+        (["--max-pixels", "100"], "limit of 100"),
+        (["-o", "/dev/null/x"], "cannot be made"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_1(portrait, arguments, words, capsys):
+    assert main(["detect", str(portrait), *arguments]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["detect"], ["detct", "a"], ["detect", "a", "--jsn"], ["train"]])
+def test_wrong_usage_is_exit_2_without_a_traceback(arguments):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(portrait, tmp_path):
+    for number in range(30):
+        shutil.copy(portrait, tmp_path / f"{number}.jpg")
+    command = f"{sys.executable} -m pipnet detect {tmp_path} --json | head -n 1"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=300)
+    assert len(rows(result.stdout)) == 1
+    assert "Traceback" not in result.stderr
+
+
+def test_ctrl_c_is_exit_130(portrait, tmp_path):
+    for number in range(200):
+        shutil.copy(portrait, tmp_path / f"{number}.jpg")
+    command = [sys.executable, "-m", "pipnet", "detect", str(tmp_path), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(2)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+
+
+def test_detect_never_imports_torch(portrait):
+    code = (
+        "import sys\n"
+        "from pipnet.cli import main\n"
+        f"assert main(['detect', {str(portrait)!r}, '--json']) == 0\n"
+        "heavy = {'torch', 'timm', 'matplotlib', 'onnx', 'yaml', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_info(capsys):
+    assert main(["info", DEFAULT_MODEL]) == 0
+    text = capsys.readouterr().err
+    assert "research use only" in text
+    assert "1.2 x the landmark box" in text
+    assert main(["info", str(find_model(DEFAULT_MODEL)), "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["scheme"]["landmarks"] == 68
+
+
+def test_doctor(capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().err
+    assert "onnxruntime" in text
+    assert "works" in text
+
+
+@pytest.mark.parametrize("command", ["detect", "evaluate", "train", "export", "info", "doctor"])
+def test_every_command_has_help(command, capsys):
+    assert main([command, "--help"]) == 0
+    assert "Usage: pipnet" in capsys.readouterr().out

@@ -1,0 +1,206 @@
+"""Readers, .pts files, splits, cached crops, augmentation."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from pipnet.data.crops import FaceCrops
+from pipnet.data.pts import read_pts, write_pts
+from pipnet.data.samples import split_by_group
+from pipnet.data.sources import load_faces, recognise
+from pipnet.data.transforms import Augmentation, training_crop
+from pipnet.errors import DataError, PipnetError
+from pipnet.geometry import CropRule, crop, tight_box, to_fraction
+from pipnet.hub import cache_folder
+from pipnet.images import read_image
+from pipnet.scheme import LandmarkScheme
+
+COUNTS = {
+    "train": 24 - 12,
+    "common": 8,
+    "challenging": 4,
+    "full": 12,
+    "afw": 4,
+    "helen+lfpw": 8,
+}
+
+
+@pytest.mark.parametrize(("subset", "count"), COUNTS.items())
+def test_300w_parts(small_300w, subset, count):
+    samples, scheme, source = load_faces(small_300w, subset)
+    assert (len(samples), scheme.name, source.title) == (count, "300w", "300-W")
+    assert len({s.name for s in samples}) == count
+    assert all(s.image.is_file() and s.points.shape == (68, 2) for s in samples)
+
+
+def test_300w_at_hand(shared):
+    root = shared / "data" / "300w"
+    for subset, count in {"train": 2012, "common": 554, "common-deduplicated": 552, "afw": 337}.items():
+        assert len(load_faces(root, subset)[0]) == count
+
+
+def test_afw_faces_of_one_photo_stay_together(shared):
+    samples, _, _ = load_faces(shared / "data" / "300w", "afw")
+    assert len({s.group for s in samples}) <= 185
+    training, validation = split_by_group(samples, 0.3, seed=0)
+    assert len(training) + len(validation) == len(samples)
+    assert not {s.group for s in training} & {s.group for s in validation}
+    assert 0.15 < len(validation) / len(samples) < 0.45
+
+
+@pytest.mark.parametrize("subset", ["challenging", "full"])
+def test_a_missing_folder_is_named(shared, subset):
+    with pytest.raises(DataError, match=r"ibug.*ibug\.doc\.ic\.ac\.uk"):
+        load_faces(shared / "data" / "300w", subset)
+
+
+def test_wflw_at_hand(shared):
+    root = shared / "data" / "wflw"
+    counts = {"test": 114, "pose": 19, "expression": 16, "illumination": 45, "make-up": 12}
+    counts |= {"occlusion": 29, "blur": 43}
+    for subset, count in counts.items():
+        samples, scheme, _ = load_faces(root, subset)
+        assert len(samples) == count
+        assert scheme.landmarks == 98
+    mapped, scheme, _ = load_faces(root, "test", "300w")
+    assert mapped[0].points.shape == (68, 2)
+    assert scheme.name == "300w"
+
+
+@pytest.mark.parametrize("line", ["1 2 3", " ".join(["x"] * 207), " ".join(["nan"] * 206) + " a.jpg"])
+def test_a_damaged_wflw_line_is_named(tmp_path, line):
+    folder = tmp_path / "WFLW_annotations" / "list_98pt_rect_attr_train_test"
+    folder.mkdir(parents=True)
+    (folder / "list_98pt_rect_attr_test.txt").write_text(line + "\n")
+    with pytest.raises(DataError, match=r"test\.txt:1"):
+        load_faces(tmp_path, "test")
+
+
+def test_unknown_folders_and_parts(tmp_path, small_300w):
+    with pytest.raises(DataError, match="no such folder"):
+        recognise(tmp_path / "none")
+    with pytest.raises(DataError, match="neither"):
+        recognise(tmp_path)
+    with pytest.raises(DataError, match="no subset 'commn'"):
+        load_faces(small_300w, "commn")
+
+
+def test_pts_there_and_back(tmp_path):
+    points = np.float32([[1.5, 2], [-3.25, 1000.125]])
+    write_pts(tmp_path / "a.pts", points)
+    np.testing.assert_allclose(read_pts(tmp_path / "a.pts", 2), points)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no points between"),
+        ("version: 1\nn_points: 2\n{\n1 2\n", "no points between"),
+        ("version: 1\nn_points: 2\n{\n1 2\n}", "says 2 points, holds 1"),
+        ("version: 1\nn_points: 1\n{\n1 two\n}", "two"),
+        ("version: 1\nn_points: 1\n{\n1 nan\n}", "finite"),
+        ("version: 1\nn_points: 1\n{\n1 2 3\n}", "pairs"),
+        ("version: 1\nn_points: 1\n{\n1 2\n}", "1 points, expected 68"),
+    ],
+)
+def test_bad_pts_are_refused(tmp_path, text, words):
+    path = tmp_path / "bad.pts"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_pts(path, 68)
+
+
+def test_a_pts_file_that_is_no_text(tmp_path, portrait):
+    shutil.copy(portrait, tmp_path / "a.pts")
+    with pytest.raises(DataError):
+        read_pts(tmp_path / "a.pts")
+
+
+# -- crops -------------------------------------------------------------------------------------------
+
+
+def test_cached_crops_are_the_pictures(small_300w):
+    samples, _, _ = load_faces(small_300w, "train")
+    crops = FaceCrops(samples, reach=1.5, resolution=200)
+    assert len(crops) == len(samples)
+    for i, sample in enumerate(samples):
+        image, points = crops[i]
+        whole = read_image(sample.image)
+        box, part_box = tight_box(sample.points), tight_box(points)
+        np.testing.assert_allclose(crop(image, part_box, 64), crop(whole, box, 64), atol=1)
+
+
+def test_large_faces_are_shrunk_in_the_cache_and_stay_in_place(small_300w):
+    samples, _, _ = load_faces(small_300w, "train")
+    small, large = FaceCrops(samples, 1.5, 30), FaceCrops(samples, 1.5, 200)
+    assert small[0][0].shape[0] < large[0][0].shape[0] / 2
+    a = crop(small[0][0], tight_box(small[0][1]), 32).astype(int)
+    b = crop(large[0][0], tight_box(large[0][1]), 32).astype(int)
+    assert np.abs(a - b).mean() < 5  # half a shrunk pixel of shift would give 9
+
+
+def test_the_cache_may_be_deleted_and_follows_the_labels(small_300w):
+    samples, _, _ = load_faces(small_300w, "afw")
+    first = FaceCrops(samples, 1.5, 200)[0][0].copy()
+    shutil.rmtree(cache_folder())
+    np.testing.assert_array_equal(FaceCrops(samples, 1.5, 200)[0][0], first)
+    before = len(list((cache_folder() / "crops").iterdir()))
+    FaceCrops(samples[:2], 1.5, 200)
+    assert len(list((cache_folder() / "crops").iterdir())) == before + 1
+
+
+def test_all_unreadable_pictures_are_named_at_once(small_300w, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(small_300w, root)
+    samples, _, _ = load_faces(root, "afw")
+    for sample in samples[:2]:
+        sample.image.write_bytes(b"no picture")
+    with pytest.raises(PipnetError, match=r"2 pictures.*image_0_1.*image_1_1"):
+        FaceCrops(samples, 1.5, 200)
+
+
+# -- augmentation -------------------------------------------------------------------------------------
+
+ALWAYS = Augmentation(translate=1, scale=1, rotate=1, flip=0.5, occlude=0, blur=0, grey=0, light=0)
+
+
+def example(portrait, landmarker, augmentation, seed):
+    image = read_image(portrait)
+    points = landmarker(image)[0].points
+    rng = np.random.default_rng(seed)
+    scheme = LandmarkScheme.load("300w")
+    return image, points, training_crop(image, points, CropRule(), 128, scheme, augmentation, rng)
+
+
+def test_without_augmentation_it_is_the_crop(portrait, landmarker):
+    image, points, (out, fractions) = example(portrait, landmarker, Augmentation.none(), 0)
+    box = CropRule()(tight_box(points), 512, 512)
+    np.testing.assert_array_equal(out, crop(image, box, 128))
+    np.testing.assert_allclose(fractions, to_fraction(points, box), atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_labels_move_with_the_picture(portrait, landmarker, seed):
+    """What the model finds in a varied crop is where the labels went, also when mirrored."""
+    _, _, (out, fractions) = example(portrait, landmarker, ALWAYS, seed)
+    found = landmarker(out, boxes=tight_box(fractions * 128), box_kind="landmarks")[0].points
+    width = np.ptp(fractions[:, 0]) * 128
+    distance = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean() / width
+    assert distance < 0.05
+
+
+def test_chance_comes_from_the_seed_alone(portrait, landmarker):
+    a, b, c = (example(portrait, landmarker, Augmentation(), seed)[2] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+    assert not np.array_equal(a[0], c[0])
+
+
+def test_unknown_points_stay_unknown(portrait, landmarker):
+    image = read_image(portrait)
+    points = landmarker(image)[0].points.copy()
+    points[5] = np.nan
+    scheme, rng = LandmarkScheme.load("300w"), np.random.default_rng(0)
+    _, fractions = training_crop(image, points, CropRule(), 64, scheme, Augmentation.none(), rng)
+    assert np.isnan(fractions).any(axis=1).nonzero()[0].tolist() == [5]

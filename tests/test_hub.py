@@ -1,0 +1,141 @@
+"""Where model files come from, with a real server and without a network."""
+
+import functools
+import hashlib
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+
+import onnx
+import pytest
+
+from pipnet.errors import DownloadError, ModelError
+from pipnet.hub import DEFAULT_MODEL, RemoteFile, cache_folder, cached_download, find_model
+from pipnet.inference.backends import OnnxModel
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on this machine that hands out a folder."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    handler.log_message = lambda *_: None
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+
+
+def remote(name: str, base: str, content: bytes) -> RemoteFile:
+    return RemoteFile(name, f"{base}/{name}", hashlib.sha256(content).hexdigest())
+
+
+def test_a_download_is_checked_and_kept(server):
+    folder, base = server
+    (folder / "a.bin").write_bytes(b"content")
+    file = remote("a.bin", base, b"content")
+    assert cached_download(file).read_bytes() == b"content"
+    (folder / "a.bin").unlink()
+    assert cached_download(file).read_bytes() == b"content"  # from the cache
+
+
+def test_another_content_is_refused_and_not_kept(server):
+    folder, base = server
+    (folder / "b.bin").write_bytes(b"something else")
+    with pytest.raises(DownloadError, match="checksum"):
+        cached_download(remote("b.bin", base, b"content"))
+    assert not (cache_folder() / "downloads" / "b.bin").exists()
+
+
+def test_offline_is_one_line_with_the_way_out():
+    file = remote("c.bin", "http://127.0.0.1:9", b"")
+    with pytest.raises(DownloadError, match=r"cannot be fetched.*get it from http.*put it at") as error:
+        cached_download(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_damaged_cache_is_fetched_again(server):
+    folder, base = server
+    (folder / "d.bin").write_bytes(b"content")
+    file = remote("d.bin", base, b"content")
+    cached_download(file).write_bytes(b"damaged")
+    assert cached_download(file).read_bytes() == b"content"
+
+
+def test_models_by_name_path_and_folder(tmp_path):
+    packaged = find_model(DEFAULT_MODEL)
+    shutil.copy(packaged, tmp_path / "model.onnx")
+    assert find_model(tmp_path / "model.onnx") == find_model(tmp_path) == tmp_path / "model.onnx"
+    shutil.copy(packaged, tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="2 .onnx files"):
+        find_model(tmp_path)
+
+
+def test_unknown_models_are_answered_with_known_ones():
+    with pytest.raises(ModelError, match=DEFAULT_MODEL):
+        find_model("pipnet-500w")
+
+
+def test_a_checkpoint_is_pointed_to_export(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match="pipnet export"):
+        find_model(tmp_path / "a.safetensors")
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch):
+    """In a process of its own: the hub's client reads its settings when it is imported."""
+    code = (
+        "import os; os.environ.update(HF_ENDPOINT='http://127.0.0.1:9', HF_HUB_DOWNLOAD_TIMEOUT='2')\n"
+        "from pipnet.hub import find_model\n"
+        "from pipnet import PipnetError\n"
+        "try: find_model('someone/some-model')\n"
+        "except PipnetError as error: print(type(error).__name__, error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.startswith("DownloadError someone/some-model"), run.stdout + run.stderr
+    assert run.stdout.count("\n") == 1
+
+
+# -- what is in the file -------------------------------------------------------------------------------
+
+
+def broken(kind: str, path) -> None:
+    whole = find_model(DEFAULT_MODEL).read_bytes()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a model\n" * 50)
+    elif kind == "truncated":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        model = onnx.load_from_string(whole)
+        properties = {p.key: p for p in model.metadata_props}
+        if kind == "foreign":
+            del model.metadata_props[:]
+        elif kind == "damaged":
+            properties["pipnet"].value = '{"format": 1, "name": 3}'
+        elif kind == "newer":
+            properties["pipnet"].value = '{"format": 99}'
+        onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty", "not a usable"),
+        ("text", "not a usable"),
+        ("truncated", "not a usable"),
+        ("foreign", "not one exported by pipnet"),
+        ("damaged", "damaged"),
+        ("newer", "newer pipnet"),
+    ],
+)
+def test_broken_models_are_refused(tmp_path, kind, words):
+    path = tmp_path / "model.onnx"
+    broken(kind, path)
+    with pytest.raises(ModelError, match=words) as error:
+        OnnxModel(path)
+    assert "\n" not in str(error.value)

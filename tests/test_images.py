@@ -1,0 +1,151 @@
+"""Every picture that people have, and every file that is none."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pipnet.errors import ImageError
+from pipnet.images import as_image, read_image, write_image
+
+BAD = {
+    "missing": None,
+    "empty": b"",
+    "text": b"this is no picture at all\n" * 20,
+    "zeros": bytes(5000),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_files_that_are_no_pictures(tmp_path, kind):
+    path = tmp_path / f"{kind}.jpg"
+    if BAD[kind] is not None:
+        path.write_bytes(BAD[kind])
+    with pytest.raises(ImageError, match=str(path)) as error:
+        read_image(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_truncated_pictures_are_refused(tmp_path, portrait, suffix, share):
+    whole = io.BytesIO()
+    image = PIL.Image.open(portrait)
+    image.save(whole, {".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:].upper()))
+    path = tmp_path / f"cut{suffix}"
+    path.write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
+    with pytest.raises(ImageError):
+        read_image(path)
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(ImageError):
+        read_image(tmp_path)
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
+    path = tmp_path / "huge.png"
+    PIL.Image.new("1", (20_000, 20_000)).save(path)  # 400 megapixels in 50 kilobytes
+    with pytest.raises(ImageError, match="20000 x 20000|more pixels"):
+        read_image(path)
+
+
+def test_the_limit_is_a_setting(portrait):
+    with pytest.raises(ImageError, match="512 x 512 pixels, more than the limit of 1000"):
+        read_image(portrait, max_pixels=1000)
+    with pytest.raises(ImageError, match="limit"):
+        as_image(np.zeros((50, 50, 3), np.uint8), max_pixels=1000)
+
+
+def test_one_pixel(tmp_path):
+    path = tmp_path / "one.png"
+    PIL.Image.new("RGB", (1, 1), (1, 2, 3)).save(path)
+    assert read_image(path).tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+def test_every_mode_looks_like_the_photo(portrait, mode, tmp_path):
+    grey = PIL.Image.open(portrait).convert("L").resize((64, 64))
+    if mode == "I;16":
+        picture = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    elif mode == "CMYK":
+        picture = grey.convert("RGB").convert("CMYK")
+    else:
+        picture = grey.convert(mode)
+    path = tmp_path / ("p.jpg" if mode in ("CMYK", "YCbCr") else "p.tif")
+    picture.save(path)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    assert image.shape == (64, 64, 3)
+    difference = np.abs(image.mean(axis=2) - np.asarray(grey)).mean()
+    assert difference < {"1": 90, "CMYK": 8, "YCbCr": 8}.get(mode, 2)
+
+
+def test_16_bit_colour_png(tmp_path, portrait):
+    import cv2
+
+    rgb = read_image(portrait)
+    cv2.imwrite(str(tmp_path / "deep.png"), rgb[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_allclose(read_image(tmp_path / "deep.png"), rgb, atol=1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, portrait, orientation):
+    upright = PIL.Image.open(portrait).crop((100, 0, 400, 250))
+    stored = {
+        1: upright,
+        2: upright.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT),
+        3: upright.transpose(PIL.Image.Transpose.ROTATE_180),
+        4: upright.transpose(PIL.Image.Transpose.FLIP_TOP_BOTTOM),
+        5: upright.transpose(PIL.Image.Transpose.TRANSPOSE),
+        6: upright.transpose(PIL.Image.Transpose.ROTATE_90),
+        7: upright.transpose(PIL.Image.Transpose.TRANSVERSE),
+        8: upright.transpose(PIL.Image.Transpose.ROTATE_270),
+    }[orientation]
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    stored.save(path, exif=exif)
+    np.testing.assert_array_equal(read_image(path), np.asarray(upright))
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [PIL.Image.new("RGB", (20, 10), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "a.gif")[5, 5].tolist() == [255, 0, 0]
+
+
+def test_arrays_and_pil_images(portrait):
+    rgb = read_image(portrait)
+    np.testing.assert_array_equal(as_image(PIL.Image.open(portrait)), rgb)
+    np.testing.assert_array_equal(as_image(rgb), rgb)
+    np.testing.assert_array_equal(as_image(str(portrait)), rgb)
+    np.testing.assert_array_equal(as_image(np.dstack([rgb, rgb[..., :1]])), rgb)
+    np.testing.assert_array_equal(as_image(rgb.astype(np.uint16) * 257), rgb)
+    assert as_image(rgb[..., 0]).shape == rgb.shape
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, 3, [1], np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 5, 3), np.uint8), b"x"],
+)
+def test_what_is_no_picture(source):
+    with pytest.raises(ImageError):
+        as_image(source)
+
+
+def test_writing_where_one_cannot(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    for path in (tmp_path / "none" / "a.jpg", tmp_path / "a.nosuchformat"):
+        with pytest.raises(ImageError, match="cannot be written"):
+            write_image(path, image)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path, portrait):
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    with pytest.raises(ImageError, match="No space left"):
+        write_image(tmp_path / "full.png", read_image(portrait))

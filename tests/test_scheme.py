@@ -1,0 +1,96 @@
+import json
+
+import numpy as np
+import pytest
+
+from pipnet.errors import DataError
+from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
+
+SIZES = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106}
+MIDDLE = {"300w": 10, "wflw": 10, "cofw": 7, "aflw": 3, "lapa": 12}
+"""Landmarks on the symmetry axis: each scheme's other points come in pairs."""
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_schemes(name):
+    scheme = LandmarkScheme.load(name)
+    assert scheme.landmarks == SIZES[name]
+    assert len(set(scheme.point_names)) == scheme.landmarks
+    members = sorted(i for region in scheme.regions.values() for i in region)
+    assert members == list(range(scheme.landmarks))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_flipping_twice_changes_nothing(name):
+    order = LandmarkScheme.load(name).flip_permutation
+    np.testing.assert_array_equal(order[order], np.arange(len(order)))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_flip_pairs_mirror_the_mean_face(name, shared):
+    """On the golden mean faces, each landmark's partner lies where a mirror puts it."""
+    scheme = LandmarkScheme.load(name)
+    face = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"]
+    mirrored = face[scheme.flip_permutation] * [-1, 1] + [2 * face[:, 0].mean(), 0]
+    # Collections are not quite symmetric; a wrong pair would be several times further off.
+    assert np.linalg.norm(mirrored - face, axis=1).max() < 0.06
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_scheme_survives_json(name):
+    scheme = LandmarkScheme.load(name)
+    assert LandmarkScheme.from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
+
+
+def test_98_to_68_commutes_with_flips():
+    mapping = SchemeMapping.load("wflw", "300w")
+    source, target = (LandmarkScheme.load(n).flip_permutation for n in ("wflw", "300w"))
+    points = np.random.default_rng(0).normal(size=(98, 2))
+    np.testing.assert_allclose(mapping(points)[target], mapping(points[source]))
+
+
+def test_98_to_68_by_hand():
+    points = np.random.default_rng(0).normal(size=(98, 2))
+    out = SchemeMapping.load("wflw", "300w")(points)
+    np.testing.assert_allclose(out[8], points[16])
+    np.testing.assert_allclose(out[37], (2 * points[61] + points[62]) / 3)
+    np.testing.assert_allclose(out[19], [points[35, 0], (points[35, 1] + points[40, 1]) / 2])
+    np.testing.assert_allclose(out[67], points[95])
+
+
+def test_own_scheme_from_a_file(tmp_path):
+    path = tmp_path / "five.toml"
+    path.write_text(
+        'title = "five points"\nlandmarks = 5\nnorm = [0, 1]\nflip = [[0, 1], [3, 4]]\n'
+        'edges = ["3,2,4"]\n[regions]\neyes = "0-1"\nrest = "2-4"\n'
+    )
+    scheme = LandmarkScheme.load(path)
+    assert scheme.name == "five"
+    assert scheme.edges == ((3, 2, 4),)
+    assert scheme.point_names[2] == "rest_0"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("title = [", "not a landmark scheme"),
+        ('title = "x"', "has no 'landmarks'"),
+        ('title="x"\nlandmarks=2\nnorm=[0,5]\nflip=[]\nedges=[]\n[regions]\n', r"\[5\]"),
+        ('title="x"\nlandmarks=3\nnorm=[0,1]\nflip=[[0,1],[1,2]]\nedges=[]\n[regions]\n', "two flip"),
+        ('title="x"\nlandmarks=3\nnorm="eye"\nflip=[]\nedges=[]\n[regions]\n', "norm is"),
+    ],
+)
+def test_bad_schemes_are_refused(tmp_path, text, words):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words):
+        LandmarkScheme.load(path)
+
+
+def test_unknown_names_are_answered_with_known_ones(tmp_path):
+    with pytest.raises(DataError, match="did you mean 'wflw'"):
+        LandmarkScheme.load("wfwl")
+    with pytest.raises(DataError, match="no such scheme file"):
+        LandmarkScheme.load(tmp_path / "none.toml")
+    with pytest.raises(DataError, match="no mapping"):
+        SchemeMapping.load("300w", "wflw")
