@@ -53,16 +53,20 @@ class Backbone(nn.Module):
         self.out_channels = self._probe(name)
 
     def _probe(self, name: str) -> int:
+        """Channels of the features, found by trying the network on an empty picture."""
         training = self.net.training
-        with torch.no_grad():
-            out = self.net.eval()(torch.zeros(1, 3, 64, 64))
+        try:
+            with torch.no_grad():
+                out = self.net.eval()(torch.zeros(1, 3, 64, 64))
+            seen = tuple(out.shape)
+        except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+            seen = (str(error).splitlines()[0],)
         self.net.train(training)
-        if not isinstance(out, Tensor) or out.ndim != 4 or out.shape[2:] != (2, 2):
-            shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        if len(seen) != 4 or seen[2:] != (2, 2):
             raise RecipeError(
-                f"backbone {name!r} gives {shape} for a 64 px picture, not a map (1, F, 2, 2) of stride 32"
+                f"backbone {name!r} answers a 64 px picture with {seen}, not a map (1, F, 2, 2) of stride 32"
             )
-        return int(out.shape[1])
+        return int(seen[1])
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f h/32 w/32"]:
         """Normalised pictures -> features."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -27,7 +27,7 @@ class TrainingLog:
             console=self.console, transient=True, disable=quiet or not self.console.is_terminal
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> TrainingLog:
         self.progress.start()
         return self
 

@@ -101,15 +101,13 @@ class PipHead(Head):
 
     def take_apart(self, output: Float[Tensor, "b k h w"]) -> PipMaps:
         """The maps by what they mean."""
-        n, c = self.neighbors.shape
-        # The batch is the only size left open, so that the exported graph takes any number of faces.
-        cells = self.grid * self.grid
-        flat = output.reshape(-1, n * (3 + 2 * c), cells)
+        b, (n, c), cells = output.shape[0], self.neighbors.shape, self.grid**2
+        flat = output.reshape(b, n * (3 + 2 * c), cells)
         score, offset, neighbor_offset = torch.split(flat, [n, 2 * n, 2 * n * c], dim=1)
         return PipMaps(
             score,
-            offset.reshape(-1, 2, n, cells).transpose(1, 2),
-            neighbor_offset.reshape(-1, 2, n, c, cells).permute(0, 2, 3, 1, 4),
+            offset.reshape(b, 2, n, cells).transpose(1, 2),
+            neighbor_offset.reshape(b, 2, n, c, cells).permute(0, 2, 3, 1, 4),
         )
 
     def encode(self, points: Float[Tensor, "b n 2"], known: Bool[Tensor, "b n"]) -> PipTargets:

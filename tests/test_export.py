@@ -1,0 +1,84 @@
+"""The ONNX file gives what the network gives."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from pipnet import ModelError
+from pipnet.cli import main
+from pipnet.export.onnx import export_onnx
+from pipnet.inference.backends import OnnxModel
+from pipnet.model.checkpoint import save_checkpoint
+from pipnet.model.pipnet import ModelConfig, PIPNet
+from test_model import described, face
+
+
+@pytest.fixture(scope="module", params=[("mean", 10), ("official", 10), ("mean", 0)], ids=str)
+def exported(request, tmp_path_factory):
+    merge, neighbors = request.param
+    torch.manual_seed(0)
+    config = ModelConfig("lcnet_050", 128, neighbors=neighbors, merge=merge)
+    model = PIPNet(config, face()).eval()
+    with torch.no_grad():
+        model.head.conv.weight.mul_(30)  # an untrained head's scores nearly tie; trained ones do not
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    export_onnx(model, described(config, face()), path)
+    return model, path
+
+
+def crops(count: int, size: int = 128) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_onnx_equals_torch_for_any_batch(exported, batch):
+    model, path = exported
+    image = crops(batch)
+    out, expected = OnnxModel(path)(image), model.predict(torch.from_numpy(image))
+    np.testing.assert_allclose(out.points, expected.points, atol=1e-4)
+    np.testing.assert_allclose(out.scores, expected.scores, atol=1e-4)
+    np.testing.assert_allclose(out.spread, expected.spread, atol=1e-4)
+
+
+def test_the_interface_that_others_build_on(exported):
+    _, path = exported
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [128, 128, 3])
+    assert [o.name for o in session.get_outputs()] == ["landmarks", "scores", "spread"]
+    assert isinstance(image.shape[0], str), "the batch is open"
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert set(metadata) == {"pipnet", "licence"}
+    assert OnnxModel(path).info.config["backbone"] == "lcnet_050"
+
+
+def test_no_crops_are_no_landmarks(exported):
+    out = OnnxModel(exported[1])(crops(0))
+    assert out.points.shape == (0, 68, 2)
+
+
+def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path):
+    model, path = exported
+    info = OnnxModel(path).info
+    export_onnx(model, info, tmp_path / "half.onnx", half=True)
+    assert (tmp_path / "half.onnx").stat().st_size < 0.62 * path.stat().st_size
+    a, b = OnnxModel(path)(crops(8)), OnnxModel(tmp_path / "half.onnx")(crops(8))
+    assert np.median(np.abs(a.points - b.points)) < 1e-3
+
+
+def test_the_command(exported, tmp_path, capsys):
+    model, path = exported
+    checkpoint = tmp_path / "a.safetensors"
+    save_checkpoint(checkpoint, model, OnnxModel(path).info)
+    assert main(["export", str(checkpoint)]) == 0
+    image = crops(2)
+    np.testing.assert_array_equal(OnnxModel(tmp_path / "a.onnx")(image).points, OnnxModel(path)(image).points)
+    assert main(["export", str(tmp_path / "none.safetensors")]) == 1
+    assert main(["export", str(checkpoint), "-o", "/dev/null/a.onnx"]) == 1
+    assert capsys.readouterr().err.count("error: ") == 2
+
+
+def test_damaged_files_are_model_errors(tmp_path):
+    with pytest.raises(ModelError):
+        OnnxModel(tmp_path / "none.onnx")

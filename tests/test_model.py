@@ -1,0 +1,257 @@
+"""Network, neighbours, head and checkpoints."""
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pipnet.errors import ModelError, RecipeError
+from pipnet.geometry import CropRule
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint, start_from
+from pipnet.model.heads.pip import SCORE_WEIGHT, PipHead
+from pipnet.model.neck import STRIDES
+from pipnet.model.neighbors import mean_face, merge_matrix, nearest_neighbors
+from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model_info import ModelInfo
+from pipnet.scheme import LandmarkScheme
+
+SMALL = ModelConfig(backbone="lcnet_050", input_size=64)
+
+
+def face(landmarks: int = 68, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(0.1, 0.9, (landmarks, 2))
+
+
+def described(config: ModelConfig, landmarks: np.ndarray) -> ModelInfo:
+    scheme = LandmarkScheme.load("300w")
+    return ModelInfo("small", scheme, CropRule(), config.input_size, landmarks, vars(config))
+
+
+@pytest.fixture(scope="module")
+def small() -> PIPNet:
+    torch.manual_seed(0)
+    return PIPNet(SMALL, face()).eval()
+
+
+# -- neighbours ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("landmarks", [1, 2, 4, 5, 19])
+def test_any_number_of_neighbours(landmarks):
+    for count in range(landmarks):
+        nbr = nearest_neighbors(face(landmarks), count)
+        assert nbr.shape == (landmarks, count)
+        assert not (nbr == np.arange(landmarks)[:, None]).any()
+        for merge in ("mean", "official"):
+            np.testing.assert_allclose(merge_matrix(nbr, merge).sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("count", [-1, 5, 6])
+def test_too_many_neighbours_are_refused(count):
+    with pytest.raises(RecipeError, match="choose 0 to 4 for 5 landmarks"):
+        nearest_neighbors(face(5), count)
+
+
+def test_equal_points_are_not_their_own_neighbours():
+    nbr = nearest_neighbors(np.zeros((4, 2)), 3)
+    assert not (nbr == np.arange(4)[:, None]).any()
+
+
+def test_mean_merge_weighs_all_alike():
+    nbr = nearest_neighbors(face(19), 5)
+    weights = merge_matrix(nbr, "mean")
+    votes = np.bincount(nbr.ravel(), minlength=19)
+    for n in range(19):
+        np.testing.assert_allclose(weights[n][weights[n] > 0], 1 / (1 + votes[n]))
+
+
+def test_mean_face_leaves_unknown_points_out():
+    a, b = face(3, 1), face(3, 2)
+    b[1] = np.nan
+    np.testing.assert_allclose(mean_face([a, b])[1], a[1])
+
+
+# -- head ----------------------------------------------------------------------------------------------
+
+
+def random_points(head: PipHead, batch: int = 4) -> torch.Tensor:
+    return torch.rand(batch, head.landmarks, 2, generator=torch.Generator().manual_seed(1))
+
+
+def ideal_output(head: PipHead, points: torch.Tensor) -> torch.Tensor:
+    """Maps that say exactly what the targets ask for, and 7 everywhere else but in the scores."""
+    targets = head.encode(points, torch.ones(points.shape[:2], dtype=torch.bool))
+    b, n, c = targets.neighbor_offset.shape[:3]
+    cells = head.grid**2
+    at = targets.cell[..., None]
+    score = torch.zeros(b, n, cells).scatter(2, at, 1.0)
+    offset = torch.full((b, 2, n, cells), 7.0)
+    offset.scatter_(3, at[:, None].expand(b, 2, n, 1), targets.offset.permute(0, 2, 1)[..., None])
+    neighbor = torch.full((b, 2, n, c, cells), 7.0)
+    where = at[:, None, :, None].expand(b, 2, n, c, 1)
+    neighbor.scatter_(4, where, targets.neighbor_offset.permute(0, 3, 1, 2)[..., None])
+    flat = [score, offset.flatten(1, 2), neighbor.flatten(1, 3)]
+    return torch.cat(flat, dim=1).reshape(b, -1, head.grid, head.grid)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 8, 16])
+@pytest.mark.parametrize("neighbors", [0, 1, 18])
+@pytest.mark.parametrize("merge", ["mean", "official"])
+def test_decode_undoes_encode(grid, neighbors, merge):
+    head = PipHead(4, grid, face(19), neighbors, merge)
+    points = random_points(head)
+    output = ideal_output(head, points)
+    decoded = head.decode(output)
+    torch.testing.assert_close(decoded.points, points, atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded.scores, torch.ones_like(decoded.scores))
+    torch.testing.assert_close(decoded.spread, torch.zeros_like(decoded.spread), atol=1e-5, rtol=0)
+    targets = head.encode(points, torch.ones(points.shape[:2], dtype=torch.bool))
+    assert sum(head.loss(output, targets).values()).item() < 1e-5
+
+
+def test_points_outside_the_crop_and_unknown_ones_are_masked():
+    head = PipHead(4, 8, face(19), 5)
+    points = random_points(head, 1)
+    points[0, 3] = torch.tensor([1.2, 0.5])
+    points[0, 7] = torch.nan
+    known = points.isfinite().all(dim=2)
+    targets = head.encode(points, known)
+    assert targets.valid[0].logical_not().nonzero().flatten().tolist() == [3, 7]
+    votes_for_3 = targets.neighbor_valid[0][head.neighbors == 3]
+    assert votes_for_3.any(), "a known point outside is still a target of its neighbours' votes"
+    assert not targets.neighbor_valid[0][head.neighbors == 7].any()
+    output = ideal_output(head, torch.where(known[..., None], points, 0)).requires_grad_()
+    changed = output.detach().clone()
+    changed[:, [3, 7]] += 1.0  # the score maps of the masked points
+    a = sum(head.loss(output, targets).values())
+    b = sum(head.loss(changed, targets).values())
+    torch.testing.assert_close(a.detach(), b)
+    assert torch.isfinite(a)
+
+
+def test_no_valid_point_is_no_loss():
+    head = PipHead(4, 8, face(5), 2)
+    points = torch.full((2, 5, 2), torch.nan)
+    output = torch.randn(2, 35, 8, 8, requires_grad=True)
+    loss = sum(head.loss(output, head.encode(points, points.isfinite().all(dim=2))).values())
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.isfinite(output.grad).all()
+
+
+def test_the_papers_score_weights():
+    assert SCORE_WEIGHT == {16: 50, 8: 10, 4: 8, 2: 4}
+    assert PipHead(4, 16, face(5), 2).score_weight == 50
+
+
+# -- network -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_strides(stride):
+    config = ModelConfig(backbone="lcnet_050", input_size=128, stride=stride, neighbors=3)
+    model = PIPNet(config, face(5)).eval()
+    image = torch.zeros(2, 128, 128, 3, dtype=torch.uint8)
+    assert model(image).shape == (2, 5 * 9, 128 // stride, 128 // stride)
+    assert model.predict(image).points.shape == (2, 5, 2)
+
+
+def test_parameters_of_the_papers_network():
+    """12.333 M for ResNet-18, N = 98, C = 10 (pipnet.md section 2)."""
+    model = PIPNet(ModelConfig(backbone="resnet18"), face(98))
+    assert round(model.describe()["parameters"] / 1e6, 3) == 12.333
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"backbone": "resnet19"}, "resnet1"),
+        ({"input_size": 100}, "divisible by 32: 100, try 96"),
+        ({"stride": 24}, "stride must be one of"),
+        ({"neighbors": 68}, "choose 0 to 67"),
+        ({"backbone": "vit_tiny_patch16_224"}, "not a map .* of stride 32"),
+    ],
+)
+def test_settings_out_of_range_are_taught(settings, words):
+    with pytest.raises((RecipeError, ModelError), match=words):
+        PIPNet(ModelConfig(**{"backbone": "lcnet_050", **settings}), face())
+
+
+def test_normalisation_is_inside(small):
+    """A picture of the backbone's mean colour reaches it as zeros."""
+    seen = {}
+    hook = small.backbone.register_forward_pre_hook(lambda _, args: seen.update(image=args[0]))
+    image = torch.tensor(small.backbone.mean).mul(255).round().to(torch.uint8).expand(1, 64, 64, 3)
+    small(image)
+    hook.remove()
+    assert seen["image"].abs().max() < 0.02
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(small, tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(path, small, described(SMALL, small.mean_face))
+    return path
+
+
+def test_a_checkpoint_gives_the_same_model(small, checkpoint):
+    image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    again, info = load_checkpoint(checkpoint)
+    torch.testing.assert_close(again(image), small(image), atol=0, rtol=0)
+    assert info.scheme.landmarks == 68
+    np.testing.assert_array_equal(info.mean_face, small.mean_face)
+
+
+def test_damaged_checkpoints_are_refused(checkpoint, tmp_path):
+    whole = checkpoint.read_bytes()
+    damaged = {
+        "empty": b"",
+        "truncated": whole[: len(whole) // 2],
+        "text": b"not a checkpoint" * 100,
+        "no description": safetensors.torch.save({"a": torch.zeros(1)}),
+        "other description": safetensors.torch.save({"a": torch.zeros(1)}, {"pipnet": "{}"}),
+    }
+    for kind, content in damaged.items():
+        path = tmp_path / "damaged.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"damaged\.safetensors") as error:
+            load_checkpoint(path)
+        assert "\n" not in str(error.value), kind
+    with pytest.raises(ModelError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "missing.safetensors")
+
+
+def test_weights_that_contradict_their_description(small, tmp_path):
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, small, described(ModelConfig("lcnet_075", 64), small.mean_face))
+    with pytest.raises(ModelError, match="disagree"):
+        load_checkpoint(path)
+
+
+def test_a_pickle_that_runs_code_does_not_run(tmp_path):
+    """Neither as a checkpoint nor as the state of a training to resume."""
+    witness = tmp_path / "witness"
+
+    class Hostile:
+        def __reduce__(self):
+            return (exec, (f"open({str(witness)!r}, 'w').close()",))
+
+    torch.save(Hostile(), tmp_path / "hostile.safetensors")
+    with pytest.raises(ModelError):
+        load_checkpoint(tmp_path / "hostile.safetensors")
+    assert not witness.exists()
+
+
+def test_starting_from_a_checkpoint_takes_what_fits(small, checkpoint):
+    same = PIPNet(SMALL, small.mean_face)
+    assert start_from(same, checkpoint) == []
+    torch.testing.assert_close(same.head.conv.weight, small.head.conv.weight)
+    other = PIPNet(ModelConfig("lcnet_050", 64, neighbors=3), face(5))
+    assert start_from(other, checkpoint) == ["head.conv.weight", "head.conv.bias"]
+    first = next(iter(other.backbone.parameters()))
+    torch.testing.assert_close(first, next(iter(small.backbone.parameters())))
+    with pytest.raises(ModelError, match="its backbone is lcnet_050, not lcnet_075"):
+        start_from(PIPNet(ModelConfig("lcnet_075", 64), face()), checkpoint)

