@@ -1,0 +1,130 @@
+"""What users rely on: the public names, light imports, the README, the shipped weights."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import pipnet
+from pipnet.data.sources import load_faces
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.hub import DEFAULT_MODEL, find_model
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in blocks("bash")
+    for line in block.splitlines()
+    if line.startswith("pipnet ")
+]
+
+
+def test_public_names():
+    assert set(pipnet.__all__) == {
+        "BoxError", "DataError", "DownloadError", "Face", "FaceLandmarker", "FaceLandmarks",
+        "ImageError", "LandmarkScheme", "MissingExtraError", "ModelError", "PipnetError", "RecipeError",
+    }  # fmt: skip
+    assert all(hasattr(pipnet, name) for name in pipnet.__all__)
+    assert metadata.version("pipnet") == pipnet.__version__
+
+
+def test_importing_pipnet_imports_nothing_heavy():
+    code = "import pipnet, sys; print(*{'torch', 'timm', 'matplotlib', 'onnx', 'yaml'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
+
+
+def test_without_the_training_extra_one_line_says_what_to_install():
+    code = (
+        "import sys; sys.modules['torch'] = None\nfrom pipnet.cli import main\nsys.exit(main(sys.argv[1:]))"
+    )
+    for arguments in (["train", "recipes/300w_mbv2.yaml"], ["export", "a.safetensors"]):
+        command = [sys.executable, "-c", code, *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert result.returncode == 1
+        assert result.stderr == "error: torch is not installed: pip install 'pipnet[train]'\n"
+
+
+# -- README --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory, shared):
+    """A folder that looks like a checkout beside the shared data, for commands to write into."""
+    base = tmp_path_factory.mktemp("readme")
+    (base / "shared").symlink_to(shared)
+    (base / "main").mkdir()
+    for name in ("examples", "recipes", "checkpoints"):
+        (base / "main" / name).symlink_to(ROOT / name)
+    return base / "main"
+
+
+def test_every_command_of_the_readme_works(checkout):
+    assert len(COMMANDS) > 8
+    for line in COMMANDS:
+        words = shlex.split(line)
+        if words[1] == "train":  # a few steps on a few faces
+            words += ["--max-steps", "2", "--data.limit", "64", "--workers", "0"]
+        command = [sys.executable, "-m", *words]
+        result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, f"{line}\n{result.stderr}"
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
+def test_every_python_block_of_the_readme_works(block, checkout):
+    subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True, timeout=300)
+
+
+def test_the_annotated_tree_is_true():
+    tree = re.search(r"```\n(recipes/.*?)```", README, re.DOTALL)
+    assert tree
+    for line in tree[1].splitlines():
+        names = re.match(r" *((?:[\w/.]+(?:, )?)+)", line)
+        for name in names[1].split(", ") if names else []:
+            if "/" in name or name.endswith(".py"):
+                places = [ROOT, ROOT / "src/pipnet", ROOT / "src/pipnet/model"]
+                assert any((place / name).exists() for place in places), name
+
+
+# -- the shipped weights -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict:
+    return json.loads((ROOT / "benchmarks" / "shipped_weights.json").read_text())
+
+
+def test_sizes():
+    assert find_model(DEFAULT_MODEL).stat().st_size < 20e6
+    package = Path(pipnet.__file__).parent
+    assert sum(p.stat().st_size for p in package.rglob("*") if p.suffix != ".pyc") < 40e6
+
+
+def test_the_model_card_and_the_readme_say_what_was_measured(measured):
+    card = (find_model(DEFAULT_MODEL).with_suffix(".md")).read_text()
+    assert "research" in card
+    for name in ("300-W Common, true boxes", "WFLW test as 68 points, true boxes"):
+        nme = f"{measured['rows'][name]['pixels']['nme']:.2f}"
+        assert nme in card, name
+        assert nme in README, name
+
+
+def test_the_shipped_weights_score_what_was_measured(shared, landmarker, measured):
+    samples, scheme, source = load_faces(shared / "data" / "300w", "common")
+    summary = evaluate(landmarker, decoded(samples), source.official_box).summary(scheme)
+    expected = measured["rows"]["300-W Common, true boxes"]
+    assert summary["faces"] == expected["faces"] == 554
+    assert summary["pixels"]["nme"] == pytest.approx(expected["pixels"]["nme"], abs=0.005)
+    assert summary["official"]["nme"] == pytest.approx(expected["official"]["nme"], abs=0.005)
