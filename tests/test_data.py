@@ -150,6 +150,37 @@ def test_the_cache_may_be_deleted_and_follows_the_labels(small_300w):
     assert len(list((cache_folder() / "crops").iterdir())) == before + 1
 
 
+def test_a_set_larger_than_the_limit_is_decoded_each_time(small_300w, monkeypatch, tmp_path):
+    samples, _, _ = load_faces(small_300w, "afw")
+    expected = [FaceCrops(samples, 1.4, 100)[i] for i in range(4)]
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
+    monkeypatch.setenv("PIPNET_CACHE_GB", "0.0001")
+    crops = FaceCrops(samples, 1.4, 100)
+    assert not list((tmp_path / "crops").iterdir())
+    for i in range(4):
+        np.testing.assert_array_equal(crops[i][0], expected[i][0])
+        np.testing.assert_array_equal(crops[i][1], expected[i][1])
+
+
+def test_the_sets_not_used_for_longest_go_first(small_300w, monkeypatch, tmp_path):
+    samples, _, _ = load_faces(small_300w, "train")
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
+    FaceCrops(samples, 1.4, 100)
+    (first,) = (tmp_path / "crops").iterdir()
+    size = sum(f.stat().st_size for f in first.iterdir())
+    monkeypatch.setenv("PIPNET_CACHE_GB", str(1.5 * size / 2**30))
+    FaceCrops(samples, 1.41, 100)
+    (second,) = (tmp_path / "crops").iterdir()
+    assert second != first
+
+
+def test_a_cache_that_cannot_be_written_does_not_matter(small_300w, monkeypatch, tmp_path):
+    samples, _, _ = load_faces(small_300w, "afw")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path / "file"))
+    assert FaceCrops(samples, 1.4, 100)[3][0].size
+
+
 def test_all_unreadable_pictures_are_named_at_once(small_300w, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(small_300w, root)

@@ -2,8 +2,9 @@
 
 The cache is invisible: it holds what the pictures hold, is rebuilt when it is missing or when a picture
 or label changes, stays below a limit (the sets not used for longest go first), and may be deleted at any
-time. Parts of pictures are cut at whole pixels and shrunk only by whole factors, so that what the model
-sees is one bilinear warp away from the photo, with or without the cache.
+time. Where it cannot be kept, because the set is larger than the limit or the disk is full, faces are
+decoded each time. Parts of pictures are cut at whole pixels and shrunk only by whole factors, so that what
+the model sees is one bilinear warp away from the photo, with or without the cache.
 """
 
 from __future__ import annotations
@@ -15,19 +16,30 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from pipnet.data.samples import FaceSample
-from pipnet.errors import PipnetError
+from pipnet.errors import DataError, PipnetError
 from pipnet.geometry import Image, Points, tight_box
 from pipnet.hub import cache_folder
 from pipnet.images import read_image
 
 _VERSION = 1
-_LIMIT = int(os.environ.get("PIPNET_CACHE_LIMIT_GB", "8")) * 2**30
+_LIMIT_GB = 8.0
+_AT_ONCE = 256
+"""Faces decoded ahead of being written."""
+
+
+class Part(NamedTuple):
+    """The surroundings of a face: a part of its picture, perhaps shrunk by a whole factor."""
+
+    image: Image
+    left: int
+    top: int
+    shrink: int
 
 
 class FaceCrops:
@@ -38,31 +50,55 @@ class FaceCrops:
     box is shrunk by a whole factor.
 
     Raises:
-        PipnetError: a picture cannot be read. All such pictures are named at once.
+        DataError: a picture cannot be read. All such pictures are named at once.
     """
 
     def __init__(self, samples: Sequence[FaceSample], reach: float, resolution: int) -> None:
         self.samples = list(samples)
         self.reach = reach
         self.resolution = resolution
-        self._folder = cache_folder() / "crops" / self._key()
-        if not (self._folder / "index.json").is_file():
-            self._build()
-        else:
-            os.utime(self._folder)
-        self._index: list[dict[str, Any]] = json.loads((self._folder / "index.json").read_text())
-        self._pixels = np.memmap(self._folder / "pixels.bin", np.uint8, "r")
+        folder = cache_folder() / "crops" / self._key()
+        try:
+            if not (folder / "index.json").is_file():
+                self._build(folder)
+            os.utime(folder)
+            self._index = json.loads((folder / "index.json").read_text())
+            self._pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
+        except OSError:
+            self._index = None  # it cannot be kept here
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, i: int) -> tuple[Image, Points]:
-        entry = self._index[i]
-        height, width, start = entry["height"], entry["width"], entry["start"]
-        image = self._pixels[start : start + height * width * 3].reshape(height, width, 3)
-        origin, shrink = np.array(entry["origin"]), entry["shrink"]
-        points = (self.samples[i].points - origin - (shrink - 1) / 2) / shrink
-        return np.asarray(image), points.astype(np.float32)
+        part = self._cut(i) if self._index is None else self._cached(i)
+        corner = np.array([part.left, part.top])
+        points = (self.samples[i].points - corner - (part.shrink - 1) / 2) / part.shrink
+        return part.image, points.astype(np.float32)
+
+    def _cached(self, i: int) -> Part:
+        start, height, width, left, top, shrink = self._index[i]
+        flat = self._pixels[start : start + height * width * 3]
+        return Part(np.asarray(flat).reshape(height, width, 3), left, top, shrink)
+
+    def _cut(self, i: int) -> Part:
+        sample = self.samples[i]
+        image = read_image(sample.image)
+        box = tight_box(sample.points)
+        centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
+        low = np.floor(centre - side * self.reach / 2).astype(int).clip(0)
+        high = (np.ceil(centre + side * self.reach / 2).astype(int) + 1).clip(0)
+        part = image[low[1] : high[1], low[0] : high[0]]
+        if not part.size:
+            raise DataError(f"{sample.name}: the landmarks lie outside {sample.image}")
+        shrink = min(max(int(side / self.resolution), 1), *part.shape[:2])
+        if shrink > 1:
+            height, width = (n - n % shrink for n in part.shape[:2])
+            small = (width // shrink, height // shrink)
+            part = cv2.resize(part[:height, :width], small, interpolation=cv2.INTER_AREA)
+        return Part(np.ascontiguousarray(part, dtype=np.uint8), int(low[0]), int(low[1]), shrink)
+
+    # -- the cache ---------------------------------------------------------------------------------
 
     def _key(self) -> str:
         """A digest of all that the cached pixels depend on."""
@@ -76,57 +112,59 @@ class FaceCrops:
             digest.update(s.points.tobytes())
         return digest.hexdigest()[:24]
 
-    def _build(self) -> None:
-        parent = self._folder.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        building = parent / f"building-{os.getpid()}"
+    def _build(self, folder: Path) -> None:
+        """Decode all faces into a folder, which appears whole or not at all.
+
+        Raises:
+            OSError: it cannot be kept.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = folder.with_name(f"building-{os.getpid()}")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir()
         try:
-            index, bad, start = [], [], 0
-            with (building / "pixels.bin").open("wb") as file, ThreadPoolExecutor(2) as pool:
-                for part in pool.map(self._cut, self.samples):
+            index = self._write_pixels(building / "pixels.bin")
+            (building / "index.json").write_text(json.dumps(index))
+            _evict(folder.parent, keep=building)
+            if not folder.exists():  # another process may have been faster
+                building.rename(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+
+    def _write_pixels(self, path: Path) -> list[list[int]]:
+        index, bad, start = [], [], 0
+        with path.open("wb") as file, ThreadPoolExecutor(2) as pool:
+            for first in range(0, len(self), _AT_ONCE):
+                for part in pool.map(self._try_cut, range(first, min(first + _AT_ONCE, len(self)))):
                     if isinstance(part, PipnetError):
                         bad.append(str(part))
                         continue
-                    image, origin, shrink = part
-                    height, width = image.shape[:2]
-                    entry = {"start": start, "height": height, "width": width}
-                    index.append({**entry, "origin": origin, "shrink": shrink})
-                    file.write(image.tobytes())
-                    start += image.size
-            if bad:
-                raise PipnetError(f"{len(bad)} pictures cannot be used: {'; '.join(bad)}")
-            (building / "index.json").write_text(json.dumps(index))
-            if not self._folder.exists():
-                building.rename(self._folder)
-        finally:
-            shutil.rmtree(building, ignore_errors=True)
-        _evict(parent, keep=self._folder)
+                    height, width = part.image.shape[:2]
+                    index.append([start, height, width, part.left, part.top, part.shrink])
+                    file.write(part.image.data)
+                    start += part.image.size
+                    if start > _limit():
+                        raise OSError(f"larger than the limit of the cache, {_limit()} bytes")
+        if bad:
+            raise DataError(f"{len(bad)} pictures cannot be used: {'; '.join(bad)}")
+        return index
 
-    def _cut(self, sample: FaceSample) -> tuple[Image, list[int], int] | PipnetError:
+    def _try_cut(self, i: int) -> Part | PipnetError:
         try:
-            image = read_image(sample.image)
-            box = tight_box(sample.points)
+            return self._cut(i)
         except PipnetError as error:
             return error
-        centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
-        low = np.floor(centre - side * self.reach / 2).astype(int).clip(0)
-        high = np.ceil(centre + side * self.reach / 2).astype(int) + 1
-        part = image[low[1] : high[1], low[0] : high[0]]
-        if not part.size:
-            return PipnetError(f"{sample.name}: the landmarks lie outside {sample.image}")
-        shrink = max(int(side / self.resolution), 1)
-        if shrink > 1:
-            height, width = (n - n % shrink for n in part.shape[:2])
-            small = (width // shrink, height // shrink)
-            part = cv2.resize(part[:height, :width], small, interpolation=cv2.INTER_AREA)
-        return np.asarray(part, dtype=np.uint8), [int(v) for v in low], shrink
 
 
 def _evict(parent: Path, keep: Path) -> None:
     """Delete the sets not used for longest until the cache is below its limit."""
-    sets = sorted((p for p in parent.iterdir() if p != keep), key=lambda p: p.stat().st_mtime)
+    others = (p for p in parent.iterdir() if p != keep and (p / "index.json").is_file())
+    sets = sorted(others, key=lambda p: p.stat().st_mtime)
     sizes = {p: sum(f.stat().st_size for f in p.iterdir()) for p in [*sets, keep]}
-    while sets and sum(sizes[p] for p in [*sets, keep]) > _LIMIT:
+    while sets and sum(sizes[p] for p in [*sets, keep]) > _limit():
         shutil.rmtree(sets.pop(0), ignore_errors=True)
+
+
+def _limit() -> float:
+    """Bytes; ``$PIPNET_CACHE_GB`` sets another number of gigabytes."""
+    return float(os.environ.get("PIPNET_CACHE_GB", _LIMIT_GB)) * 2**30

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float32
 
-from pipnet.errors import ModelError
+from pipnet.errors import BoxError, ModelError, PipnetError
 from pipnet.geometry import Image, check_boxes, crop, from_fraction, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import MAX_PIXELS, as_image
@@ -64,6 +64,8 @@ class FaceLandmarker:
                 where boxes are rough, at twice the time.
             max_pixels: pictures with more pixels are refused before they are decoded.
         """
+        if passes < 1 or detector_size < 1:
+            raise PipnetError(f"passes ({passes}) and detector_size ({detector_size}) must be at least 1")
         self.model, self.passes, self.max_pixels = model, passes, max_pixels
         self._wanted = (detector, detector_size, box_kind)
         self._detector = None if isinstance(detector, str) else load_detector(*self._wanted)
@@ -120,6 +122,8 @@ class FaceLandmarker:
             ModelError: the model was not fitted to such boxes.
         """
         if isinstance(image, Sequence) and not isinstance(image, str):
+            if boxes is not None:
+                raise BoxError("boxes are given for one picture at a time, not for a list")
             return [self(one) for one in image]
         picture = as_image(image, self.max_pixels)
         if boxes is None:
