@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from pipnet.errors import ModelError, RecipeError
@@ -50,6 +51,11 @@ class Backbone(nn.Module):
         config: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
+        # MobileNetV3 has a layer between its features and its classifier. It would only be carried along,
+        # and distributed training stops on parameters that take no part.
+        for unused in ("conv_head", "norm_head"):
+            if isinstance(self.net, MobileNetV3) and hasattr(self.net, unused):
+                setattr(self.net, unused, nn.Identity())
         self.out_channels = self._probe(name)
 
     def _probe(self, name: str) -> int:
@@ -57,7 +63,7 @@ class Backbone(nn.Module):
         training = self.net.training
         try:
             with torch.no_grad():
-                out = self.net.eval()(torch.zeros(1, 3, 64, 64))
+                out = self.net.eval().forward_features(torch.zeros(1, 3, 64, 64))  # type: ignore[operator]
             seen = tuple(out.shape)
         except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
             seen = (str(error).splitlines()[0],)
@@ -70,5 +76,5 @@ class Backbone(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f h/32 w/32"]:
         """Normalised pictures -> features."""
-        features: Tensor = self.net(image)
+        features: Tensor = self.net.forward_features(image)  # type: ignore[operator]
         return features

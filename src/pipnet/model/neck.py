@@ -1,4 +1,8 @@
-"""From the backbone's stride of 32 to the head's: 16, 32, 64 or 128 (pipnet.md section 2)."""
+"""From the backbone's stride of 32 to the head's (pipnet.md section 2).
+
+Finer: one transposed convolution a halving of the stride (16 for the PIP head; 4, 2 and 1 for the papers'
+Map Net). Coarser: one strided convolution a doubling. One cell for the whole crop: the mean of all cells.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,37 @@ from torch import Tensor, nn
 
 from pipnet.errors import RecipeError
 
-STRIDES = (16, 32, 64, 128)
-_WIDTH = 512
+STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Strides of a neck, beside the input size itself, which leaves one cell."""
 
 
 class Neck(nn.Sequential):
-    """One transposed convolution up to stride 16, nothing at 32, one or two strided ones to 64 or 128."""
+    """Transposed convolutions up, strided convolutions down, or nothing at stride 32."""
 
-    def __init__(self, in_channels: int, stride: int) -> None:
-        if stride not in STRIDES:
-            raise RecipeError(f"stride must be one of {STRIDES}, not {stride}")
+    def __init__(self, in_channels: int, stride: int, input_size: int, width: int = 512) -> None:
+        """Build the neck.
+
+        Args:
+            in_channels: channels of the backbone's features.
+            stride: side of the head's cells in pixels.
+            input_size: side of the crop in pixels.
+            width: channels of each convolution (the papers: 512).
+
+        Raises:
+            RecipeError: no neck has this stride.
+        """
+        if stride not in (*STRIDES, input_size):
+            raise RecipeError(f"stride must be one of {STRIDES} or the input size, not {stride}")
         layers: list[nn.Module] = []
-        channels = in_channels
-        if stride == 16:
-            layers += _block(nn.ConvTranspose2d(channels, _WIDTH, 4, 2, 1, bias=False))
-            channels = _WIDTH
-        while stride > 32:
-            layers += _block(nn.Conv2d(channels, _WIDTH, 3, 2, 1, bias=False))
-            channels, stride = _WIDTH, stride // 2
+        channels, now = in_channels, 32
+        if stride == input_size and stride > 32:
+            layers, now = [nn.AdaptiveAvgPool2d(1)], stride
+        while now > stride:
+            layers += _block(nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False))
+            channels, now = width, now // 2
+        while now < stride:
+            layers += _block(nn.Conv2d(channels, width, 3, 2, 1, bias=False))
+            channels, now = width, now * 2
         super().__init__(*layers)
         self.out_channels = channels
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from pipnet.errors import RecipeError
 from pipnet.model.backbones import Backbone
 from pipnet.model.heads.base import Head, Landmarks
-from pipnet.model.heads.pip import PipHead
+from pipnet.model.heads.coord import CoordHead
+from pipnet.model.heads.heatmap import SIGMA, MapHead
+from pipnet.model.heads.pip import PipHead, PipLosses, Reduction
 from pipnet.model.neck import Neck
 from pipnet.model.neighbors import Merge
 
@@ -28,13 +30,48 @@ class ModelConfig:
     input_size: int = 256
     """Side of the crop in pixels; divisible by the stride."""
     stride: int = 32
-    """Side of a grid cell in pixels: 16, 32, 64 or 128."""
-    head: Literal["pip"] = "pip"
-    """How landmarks are represented."""
+    """Side of the head's cells in pixels: 16, 32, 64, 128 for pip; 32 for coord; 4, 2, 1 for map."""
+    head: Literal["pip", "coord", "map"] = "pip"
+    """How landmarks are represented: Pixel-in-Pixel, coordinates, or heat maps."""
+    neck_width: int = 512
+    """Channels of the convolutions that lead to another stride than 32."""
     neighbors: int = 10
     """C, how many neighbours each landmark votes for; 0 to L - 1."""
     merge: Merge = "mean"
     """How votes are merged: ``mean``, or ``official`` for the authors' weights."""
+    score_loss: Literal["l2", "l1", "focal"] = "l2"
+    """Loss of the score maps."""
+    offset_loss: Literal["l1", "l2"] = "l1"
+    """Loss of the offsets."""
+    score_weight: float | None = None
+    """Weight of the score loss; the papers' for the grid if none is given."""
+    reduction: Reduction = "none"
+    """What the pip head is reduced to: ``coordinates`` (one cell, no scores), ``heatmap`` (no offsets)."""
+
+
+def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndarray, "landmarks 2"]) -> Head:
+    """The head of a configuration.
+
+    Raises:
+        RecipeError: a setting does not fit the head.
+    """
+    grid = config.input_size // config.stride
+    if config.head == "coord":
+        return CoordHead(in_channels, grid, len(mean_face))
+    if config.head == "map":
+        if config.stride not in SIGMA:
+            raise RecipeError(f"a map head has stride {', '.join(map(str, SIGMA))}, not {config.stride}")
+        return MapHead(in_channels, grid, len(mean_face), SIGMA[config.stride])
+    return PipHead(
+        in_channels,
+        grid,
+        mean_face,
+        config.neighbors,
+        config.merge,
+        config.score_weight,
+        PipLosses(config.score_loss, config.offset_loss),
+        config.reduction,
+    )
 
 
 class PIPNet(nn.Module):
@@ -67,14 +104,8 @@ class PIPNet(nn.Module):
         self.config = config
         self.mean_face = mean_face
         self.backbone = Backbone(config.backbone, pretrained, weights)
-        self.neck = Neck(self.backbone.out_channels, config.stride)
-        self.head: Head = PipHead(
-            self.neck.out_channels,
-            config.input_size // config.stride,
-            mean_face,
-            config.neighbors,
-            config.merge,
-        )
+        self.neck = Neck(self.backbone.out_channels, config.stride, config.input_size, config.neck_width)
+        self.head = build_head(config, self.neck.out_channels, mean_face)
         self.mean: Tensor
         self.std: Tensor
         for name, value in (("mean", self.backbone.mean), ("std", self.backbone.std)):

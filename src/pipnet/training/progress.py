@@ -78,9 +78,8 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in ("loss", "score", "x", "y", "nb_x", "nb_y"):
-        if name in rows[-1]:
-            left.plot(epochs, [row[name] for row in rows], label=name)
+    for name in (key for key in rows[-1] if key not in ("epoch", "step", "lr", "nme", "seconds")):
+        left.plot(epochs, [row[name] for row in rows], label=name)
     left.set(xlabel="epoch", ylabel="training loss", yscale="log")
     left.legend()
     right.plot(epochs, [row["nme"] for row in rows], color="black")

@@ -38,3 +38,8 @@ class Head(nn.Module, ABC):
     @abstractmethod
     def decode(self, output: Tensor) -> Landmarks:
         """Raw output -> landmarks."""
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+    """The mean of the values that count; 0 if none does."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)

@@ -8,7 +8,10 @@ channel being C i + j.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +19,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipnet.model.heads.base import Head, Landmarks
+from pipnet.errors import RecipeError
+from pipnet.model.heads.base import Head, Landmarks, masked_mean
 from pipnet.model.neighbors import Merge, merge_matrix, nearest_neighbors
 
 SCORE_WEIGHT = {16: 50.0, 8: 10.0, 4: 8.0, 2: 4.0}
@@ -46,6 +50,20 @@ class PipMaps(NamedTuple):
     neighbor_offset: Float[Tensor, "b n c 2 cells"]
 
 
+@dataclass(frozen=True)
+class PipLosses:
+    """Kinds of loss. The released system and the defaults: L2 on scores, L1 on offsets; v1 ablates both."""
+
+    score: Literal["l2", "l1", "focal"] = "l2"
+    """``focal`` is CornerNet's (alpha 2, beta 4) on the sigmoid of the map; scores are then sigmoids too."""
+    offset: Literal["l1", "l2"] = "l1"
+    """On the offsets of the landmark and of its neighbours alike."""
+
+
+Reduction = Literal["none", "coordinates", "heatmap"]
+"""v1 3.1: one cell without scores is coordinate regression; cells without offsets are a heat map."""
+
+
 class PipHead(Head):
     """Score, offset and neighbour maps from one 1 x 1 convolution."""
 
@@ -57,6 +75,8 @@ class PipHead(Head):
         neighbors: int = 10,
         merge: Merge = "mean",
         score_weight: float | None = None,
+        losses: PipLosses | None = None,
+        reduction: Reduction = "none",
     ) -> None:
         """Build the head.
 
@@ -67,16 +87,23 @@ class PipHead(Head):
             neighbors: C, 0 to N - 1.
             merge: how votes are merged, see `merge_matrix`.
             score_weight: weight of the score loss; the papers' for this grid if None.
+            losses: kinds of loss; the papers' if None.
+            reduction: what the head is reduced to (v1 3.1), see `Reduction`.
 
         Raises:
-            RecipeError: C is out of range.
+            RecipeError: C is out of range, or the reduction does not fit the grid or C.
         """
         super().__init__()
+        if reduction == "coordinates" and grid != 1:
+            raise RecipeError(f"reduction 'coordinates' needs one cell (stride = input size), not {grid}")
+        if reduction == "heatmap" and neighbors:
+            raise RecipeError("reduction 'heatmap' has no offsets, so neighbors must be 0")
+        self.losses, self.reduction = losses or PipLosses(), reduction
         self.grid = grid
         self.landmarks = len(mean_face)
         self.score_weight = SCORE_WEIGHT.get(grid, 10.0) if score_weight is None else score_weight
         nbr = nearest_neighbors(np.asarray(mean_face, dtype=np.float64), neighbors)
-        self.conv = nn.Conv2d(in_channels, self.landmarks * (3 + 2 * neighbors), 1)
+        self.conv = nn.Conv2d(in_channels, sum(self._channels(neighbors)), 1)
         nn.init.normal_(self.conv.weight, std=0.001)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.neighbors: Tensor
@@ -99,11 +126,22 @@ class PipHead(Head):
         maps: Tensor = self.conv(features)
         return maps
 
+    def _channels(self, neighbors: int) -> tuple[int, int, int]:
+        """Channels of score, offset and neighbour maps."""
+        n = self.landmarks
+        scores, offsets = self.reduction != "coordinates", self.reduction != "heatmap"
+        return scores * n, offsets * 2 * n, offsets * 2 * n * neighbors
+
     def take_apart(self, output: Float[Tensor, "b k h w"]) -> PipMaps:
         """The maps by what they mean."""
         b, (n, c), cells = output.shape[0], self.neighbors.shape, self.grid**2
-        flat = output.reshape(b, n * (3 + 2 * c), cells)
-        score, offset, neighbor_offset = torch.split(flat, [n, 2 * n, 2 * n * c], dim=1)
+        channels = self._channels(c)
+        flat = output.reshape(b, sum(channels), cells)
+        score, offset, neighbor_offset = torch.split(flat, list(channels), dim=1)
+        if self.reduction == "coordinates":  # the only cell is the best one
+            score = flat.new_ones(b, n, cells)
+        if self.reduction == "heatmap":  # the middle of the cell
+            offset = flat.new_full((b, 2 * n, cells), 0.5)
         return PipMaps(
             score,
             offset.reshape(b, 2, n, cells).transpose(1, 2),
@@ -125,7 +163,7 @@ class PipHead(Head):
         )
 
     def loss(self, output: Tensor, targets: PipTargets) -> dict[str, Float[Tensor, ""]]:
-        """L2 on the score maps, L1 on the offsets at the true cells; means over what is valid."""
+        """The score loss on whole maps, the offset loss at the true cells; means over what is valid."""
         maps = self.take_apart(output.float())
         c = self.neighbors.shape[1]
         cell = targets.cell[..., None]
@@ -134,17 +172,18 @@ class PipHead(Head):
         at = cell[..., None, None].expand(-1, -1, c, 2, 1)
         neighbor_offset = maps.neighbor_offset.gather(4, at)[..., 0]
 
-        squared = F.mse_loss(maps.score, score_target, reduction="none").mean(dim=2)
-        absolute = (offset - targets.offset).abs()
-        neighbor_absolute = (neighbor_offset - targets.neighbor_offset).abs()
-        terms = {
-            "score": self.score_weight * _masked_mean(squared, targets.valid),
-            "x": _masked_mean(absolute[..., 0], targets.valid),
-            "y": _masked_mean(absolute[..., 1], targets.valid),
-        }
+        terms = {}
+        if self.reduction != "coordinates":
+            errors = _SCORE_LOSS[self.losses.score](maps.score, score_target).mean(dim=2)
+            terms["score"] = self.score_weight * masked_mean(errors, targets.valid)
+        if self.reduction != "heatmap":
+            errors = _OFFSET_LOSS[self.losses.offset](offset, targets.offset)
+            terms["x"] = masked_mean(errors[..., 0], targets.valid)
+            terms["y"] = masked_mean(errors[..., 1], targets.valid)
         if c:
-            terms["nb_x"] = _masked_mean(neighbor_absolute[..., 0], targets.neighbor_valid)
-            terms["nb_y"] = _masked_mean(neighbor_absolute[..., 1], targets.neighbor_valid)
+            errors = _OFFSET_LOSS[self.losses.offset](neighbor_offset, targets.neighbor_offset)
+            terms["nb_x"] = masked_mean(errors[..., 0], targets.neighbor_valid)
+            terms["nb_y"] = masked_mean(errors[..., 1], targets.neighbor_valid)
         return terms
 
     def decode(self, output: Tensor) -> Landmarks:
@@ -153,7 +192,8 @@ class PipHead(Head):
         points = torch.einsum("np,bpd->bnd", self.merge_weights, predictions)
         away = (predictions - points[:, self.voted]).square().sum(dim=2)
         spread = (away @ self.spread_weights.T).sqrt()
-        return Landmarks(points, peak.clamp(0, 1), spread)
+        sure = peak.sigmoid() if self.losses.score == "focal" else peak.clamp(0, 1)
+        return Landmarks(points, sure, spread)
 
     def predictions(self, output: Tensor) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
         """All predictions as fractions of the crop (N own, then N C votes), and the peak scores."""
@@ -171,6 +211,16 @@ class PipHead(Head):
         return predictions / self.grid, peak
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
-    """The mean of the values that count; 0 if none does."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+def _focal(score: Tensor, target: Tensor) -> Tensor:
+    """CornerNet's focal loss for a single hot cell; there beta plays no part, as no cell is near it."""
+    p = score.sigmoid().clamp(1e-4, 1 - 1e-4)
+    hot, cold = (1 - p) ** 2 * p.log(), p**2 * (1 - p).log()
+    return -torch.where(target > 0.5, hot, cold)
+
+
+_SCORE_LOSS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l2": partial(F.mse_loss, reduction="none"),
+    "l1": partial(F.l1_loss, reduction="none"),
+    "focal": _focal,
+}
+_OFFSET_LOSS = {kind: _SCORE_LOSS[kind] for kind in ("l1", "l2")}

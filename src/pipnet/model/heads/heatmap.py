@@ -1,0 +1,71 @@
+"""The Map Net of the papers' comparison: one Gaussian heat map a landmark, decoded by its peak."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from pipnet.model.heads.base import Head, Landmarks, masked_mean
+
+SIGMA = {4: 1.0, 2: 2.0, 1: 4.0}
+"""The papers' standard deviation of the target by net stride, in cells; cut off at 3 of them."""
+
+
+class MapTargets(NamedTuple):
+    """What the heat maps should be."""
+
+    maps: Float[Tensor, "b n cells"]
+    valid: Bool[Tensor, "b n"]
+    """The landmark is known and lies in the crop."""
+
+
+class MapHead(Head):
+    """A 1 x 1 convolution on the upsampled features of the neck (pipnet.md section 2)."""
+
+    def __init__(self, in_channels: int, grid: int, landmarks: int, sigma: float) -> None:
+        super().__init__()
+        self.grid, self.sigma = grid, sigma
+        self.conv = nn.Conv2d(in_channels, landmarks, 1)
+        nn.init.normal_(self.conv.weight, std=0.001)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b n h w"]:
+        """Features -> heat maps."""
+        maps: Tensor = self.conv(features)
+        return maps
+
+    def encode(self, points: Float[Tensor, "b n 2"], known: Bool[Tensor, "b n"]) -> MapTargets:
+        """A Gaussian of height 1 about the cell int(x W - 0.5), 0 beyond 3 sigma."""
+        valid = known & ((points >= 0) & (points < 1)).all(dim=2)
+        peak = (torch.where(valid[..., None], points, 0) * self.grid - 0.5).trunc()
+        cells = torch.arange(self.grid, device=points.device)
+        dx = (cells - peak[..., 0:1])[:, :, None, :]
+        dy = (cells - peak[..., 1:2])[:, :, :, None]
+        near = (dx.abs() <= 3 * self.sigma) & (dy.abs() <= 3 * self.sigma)
+        maps = torch.exp(-(dx**2 + dy**2) / (2 * self.sigma**2)) * near
+        return MapTargets(maps.flatten(2), valid)
+
+    def loss(self, output: Tensor, targets: MapTargets) -> dict[str, Float[Tensor, ""]]:
+        """Mean squared error over all cells of the valid landmarks' maps."""
+        squared = (output.float().flatten(2) - targets.maps).square().mean(dim=2)
+        return {"map": masked_mean(squared, targets.valid)}
+
+    def decode(self, output: Tensor) -> Landmarks:
+        """The peak's cell + 0.5, and a quarter of a cell towards the higher neighbour on each axis."""
+        maps = output.float().flatten(2)
+        peak, cell = maps.max(dim=2)
+        column, row = cell % self.grid, cell // self.grid
+        x = column + 0.5 + 0.25 * self._side(maps, cell, column, 1)
+        y = row + 0.5 + 0.25 * self._side(maps, cell, row, self.grid)
+        points = torch.stack([x, y], dim=2) / self.grid
+        return Landmarks(points, peak.clamp(0, 1), torch.zeros_like(peak))
+
+    def _side(self, maps: Tensor, cell: Tensor, place: Tensor, step: int) -> Float[Tensor, "b n"]:
+        """+1 or -1 towards the higher of a cell's two neighbours along an axis, 0 at the border."""
+        inside = (place > 0) & (place < self.grid - 1)
+        at = torch.where(inside, cell, torch.full_like(cell, step))  # any cell that has neighbours
+        higher = maps.gather(2, (at + step)[..., None]) - maps.gather(2, (at - step)[..., None])
+        return higher[..., 0].sign() * inside

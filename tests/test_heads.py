@@ -1,0 +1,168 @@
+"""Every head behind the one interface: shapes, targets, loss, decode, training, export."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipnet.errors import RecipeError
+from pipnet.export.onnx import export_onnx
+from pipnet.inference.backends import OnnxModel
+from pipnet.model.heads.coord import CoordHead
+from pipnet.model.heads.heatmap import SIGMA, MapHead
+from pipnet.model.heads.pip import PipHead, PipLosses
+from pipnet.model.pipnet import ModelConfig, PIPNet
+from test_model import described, face
+
+SMALL = {"backbone": "lcnet_050", "input_size": 64, "neck_width": 16}
+CONFIGS = {
+    "pip": {"neighbors": 4},
+    "pip stride 16": {"neighbors": 4, "stride": 16},
+    "pip focal, L2 offsets": {"neighbors": 4, "score_loss": "focal", "offset_loss": "l2"},
+    "pip L1 scores": {"neighbors": 4, "score_loss": "l1"},
+    "coordinates": {"neighbors": 4, "stride": 64, "reduction": "coordinates"},
+    "heatmap": {"neighbors": 0, "stride": 4, "reduction": "heatmap"},
+    "coord": {"head": "coord"},
+    "map 4": {"head": "map", "stride": 4},
+    "map 2": {"head": "map", "stride": 2},
+    "map 1": {"head": "map", "stride": 1},
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request) -> ModelConfig:
+    return ModelConfig(**SMALL, **CONFIGS[request.param])
+
+
+def network(config: ModelConfig) -> PIPNet:
+    torch.manual_seed(0)
+    return PIPNet(config, face())
+
+
+def images(count: int = 4) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 64, 64, 3), dtype=torch.uint8, generator=generator)
+
+
+def labels(count: int = 4) -> torch.Tensor:
+    return torch.rand(count, 68, 2, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
+
+
+def test_the_interface(config):
+    model = network(config).eval()
+    points, scores, spread = model.predict(images())
+    assert points.shape == (4, 68, 2)
+    assert scores.shape == spread.shape == (4, 68)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    terms = model.loss(model(images()), labels())
+    assert all(term.isfinite() and term >= 0 for term in terms.values())
+
+
+def test_it_learns(config):
+    """A few steps on one batch bring the loss down, for every head; heat maps are slow to start."""
+    model = network(config).train()
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    history = []
+    for _ in range(30):
+        loss = torch.stack(list(model.loss(model(images()), labels()).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    slow = config.head == "map" or config.reduction == "heatmap"
+    assert history[-1] < (0.95 if slow else 0.7) * history[0]
+
+
+def test_unknown_points_have_no_say(config):
+    model = network(config).eval()
+    output = model(images()).detach()
+    points = labels()
+    points[:, 5] = torch.nan
+    moved = points.clone()
+    moved[:, 5] = torch.nan
+    a, b = (model.loss(output, p) for p in (points, moved))
+    assert all(torch.isfinite(t) for t in a.values())
+    assert {k: v.item() for k, v in a.items()} == {k: v.item() for k, v in b.items()}
+
+
+@pytest.mark.parametrize("name", ["pip focal, L2 offsets", "coordinates", "heatmap", "coord", "map 4"])
+def test_export_knows_every_head(name, tmp_path):
+    config = ModelConfig(**SMALL, **CONFIGS[name])
+    model = network(config).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
+                module.running_mean.normal_()
+    info = described(config, face())
+    export_onnx(model, info, tmp_path / "model.onnx")
+    for count in (1, 3):
+        out = OnnxModel(tmp_path / "model.onnx")(images(count).numpy())
+        expected = model.predict(images(count))
+        near = np.abs(out.points - expected.points.numpy()).max(axis=2) < 1e-3
+        assert near.mean() > 0.97  # untrained maps may tie
+        np.testing.assert_allclose(out.scores, expected.scores, atol=1e-3)
+
+
+# -- by hand -------------------------------------------------------------------------------------------
+
+
+def test_coord_decodes_what_it_encodes():
+    head = CoordHead(4, 2, 68).eval()
+    output = labels().flatten(1)
+    torch.testing.assert_close(head.decode(output).points, labels())
+    known = torch.ones(4, 68, dtype=torch.bool)
+    assert sum(head.loss(output, head.encode(labels(), known)).values()).item() < 1e-6
+
+
+@pytest.mark.parametrize(("stride", "sigma"), SIGMA.items())
+def test_map_targets(stride, sigma):
+    grid = 64 // stride
+    head = MapHead(4, grid, 1, sigma)
+    point = torch.tensor([[[0.51, 0.3]]])
+    maps = head.encode(point, torch.ones(1, 1, dtype=torch.bool)).maps.reshape(grid, grid)
+    x, y = (int(v * grid - 0.5) for v in (0.51, 0.3))
+    assert maps[y, x] == 1
+    assert maps[y, x + 1].item() == pytest.approx(np.exp(-1 / (2 * sigma**2)))
+    beyond = x + int(3 * sigma) + 1
+    assert beyond >= grid or maps[y, beyond] == 0
+
+
+def test_map_decode_leans_a_quarter_towards_the_higher_neighbour():
+    head = MapHead(4, 8, 1, 1.0)
+    maps = torch.zeros(1, 1, 8, 8)
+    maps[0, 0, 3, 4], maps[0, 0, 3, 5], maps[0, 0, 2, 4] = 0.8, 0.3, 0.2
+    points, scores, _ = head.decode(maps)
+    torch.testing.assert_close(points[0, 0], torch.tensor([4.75, 3.25]) / 8)
+    torch.testing.assert_close(scores, torch.tensor([[0.8]]))
+    maps = torch.zeros(1, 1, 8, 8)
+    maps[0, 0, 0, 7] = 1  # a corner has no two neighbours on either axis
+    torch.testing.assert_close(head.decode(maps).points[0, 0], torch.tensor([7.5, 0.5]) / 8)
+
+
+@pytest.mark.parametrize("stride", [4, 2, 1])
+def test_map_decodes_its_own_targets_to_half_a_cell(stride):
+    head = MapHead(4, 64 // stride, 68, SIGMA[stride])
+    targets = head.encode(labels(), torch.ones(4, 68, dtype=torch.bool))
+    decoded = head.decode(targets.maps.reshape(4, 68, 64 // stride, 64 // stride))
+    assert (decoded.points - labels()).abs().max() <= 1.3 * stride / 64
+
+
+def test_focal_scores_are_sigmoids():
+    head = PipHead(4, 2, face(5), 0, losses=PipLosses(score="focal"))
+    output = torch.zeros(1, 15, 2, 2)
+    torch.testing.assert_close(head.decode(output).scores, torch.full((1, 5), 0.5))
+    targets = head.encode(labels()[:1, :5], torch.ones(1, 5, dtype=torch.bool))
+    # by hand: one hot and three cold cells of p = 0.5, each 0.25 * log 2, mean over cells, weight 4
+    assert head.loss(output, targets)["score"].item() == pytest.approx(4 * 0.25 * np.log(2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"reduction": "coordinates"}, "needs one cell"),
+        ({"reduction": "heatmap", "stride": 4}, "neighbors must be 0"),
+        ({"head": "map"}, "a map head has stride 4, 2, 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_taught(settings, words):
+    with pytest.raises(RecipeError, match=words):
+        network(ModelConfig(**SMALL, **settings))
