@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 
 from pipnet.cli import main
 from pipnet.data.pts import read_pts
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
+from pipnet.images import read_image, write_image
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -78,6 +79,65 @@ def test_no_face_is_all_right(tmp_path, capsys):
     PIL.Image.new("RGB", (300, 200), "grey").save(tmp_path / "grey.png")
     assert main(["detect", str(tmp_path / "grey.png"), "--json"]) == 0
     assert rows(capsys.readouterr().out)[0]["faces"] == []
+
+
+# -- nothing is lost -----------------------------------------------------------------------------------
+
+
+def test_json_reaches_standard_output_while_a_terminal_shows_progress(portrait, tmp_path):
+    """Progress bars like to take hold of standard output."""
+    for number in range(3):
+        shutil.copy(portrait, tmp_path / f"{number}.jpg")
+    code = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))"
+    shell = f"{sys.executable} -m pipnet detect {tmp_path} --json > {tmp_path}/out.jsonl"
+    subprocess.run(
+        [sys.executable, "-c", code, "sh", "-c", shell], check=True, capture_output=True, timeout=120
+    )
+    assert len(rows((tmp_path / "out.jsonl").read_text())) == 3
+
+
+@pytest.mark.parametrize("target", [".", "good.jpg", "../{name}"])
+def test_pictures_are_never_overwritten(pictures, target, capsys):
+    before = (pictures / "good.jpg").read_bytes()
+    output = pictures / target.format(name=pictures.name)
+    assert main(["detect", str(pictures / "good.jpg"), "-o", str(output), "--pts"]) == 1
+    assert "would overwrite the picture" in capsys.readouterr().err
+    assert (pictures / "good.jpg").read_bytes() == before
+    assert [p.name for p in pictures.iterdir()] == ["good.jpg"]
+
+
+def test_results_in_a_searched_folder_are_no_pictures(pictures, capsys):
+    for _ in range(2):
+        assert main(["detect", str(pictures), "--json", "-o", str(pictures / "out")]) == 0
+    assert len(rows(capsys.readouterr().out)) == 2
+    assert [p.name for p in (pictures / "out").iterdir()] == ["good.jpg"]
+
+
+def test_one_file_cannot_hold_two_pictures(pictures, capsys):
+    good = str(pictures / "good.jpg")
+    assert main(["detect", good, good, "-o", str(pictures / "two.png")]) == 1
+    assert "is one file" in capsys.readouterr().err
+
+
+def test_every_face_has_its_own_pts(portrait, tmp_path):
+    image = read_image(portrait)[:260, 100:360]
+    write_image(tmp_path / "a.png", np.hstack([image, image]))
+    write_image(tmp_path / "a_1.png", image)
+    write_image(tmp_path / "A.bmp", image)
+    assert main(["detect", str(tmp_path), "-o", str(tmp_path / "out"), "--pts"]) == 0
+    assert len(list((tmp_path / "out").glob("*.pts"))) == 4
+
+
+def test_a_box_may_begin_outside(portrait, capsys):
+    assert main(["detect", str(portrait), "--json", "--box", "-40,60,300,300"]) == 0
+    assert rows(capsys.readouterr().out)[0]["faces"][0]["box"][0] == -40
+
+
+def test_names_that_the_system_refuses(portrait, capsys):
+    assert main(["detect", "x" * 300 + ".jpg", str(portrait), "--json"]) == 1
+    first, second = rows(capsys.readouterr().out)
+    assert "error" in first
+    assert len(second["faces"]) == 1
 
 
 BAD = ["missing", "empty", "truncated", "text", "huge", "folder", "glob"]
@@ -169,6 +229,7 @@ def test_a_folder_that_the_system_refuses_to_list(pictures, capsys, monkeypatch)
         (["--device", "cuda"], "cannot run on cuda"),
         (["--pts"], "--pts needs -o"),
         (["--max-pixels", "100"], "limit of 100"),
+        (["--passes", "0"], "at least 1"),
         (["-o", "/dev/null/x"], "cannot be made"),
     ],
 )

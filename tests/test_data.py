@@ -1,5 +1,6 @@
 """Readers, .pts files, splits, cached crops, augmentation."""
 
+import pickle
 import shutil
 
 import numpy as np
@@ -160,6 +161,58 @@ def test_a_set_larger_than_the_limit_is_decoded_each_time(small_300w, monkeypatc
     for i in range(4):
         np.testing.assert_array_equal(crops[i][0], expected[i][0])
         np.testing.assert_array_equal(crops[i][1], expected[i][1])
+
+
+@pytest.mark.parametrize("damage", ["no pixels", "no index", "torn index", "short pixels"])
+def test_a_damaged_cache_is_built_again(small_300w, monkeypatch, tmp_path, damage):
+    samples, _, _ = load_faces(small_300w, "afw")
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
+    expected = FaceCrops(samples, 1.4, 100)[3][0].copy()
+    (folder,) = (tmp_path / "crops").iterdir()
+    pixels, index = folder / "pixels.bin", folder / "index.json"
+    if damage.startswith("no"):
+        (pixels if "pixels" in damage else index).unlink()
+    elif damage == "torn index":
+        index.write_text(index.read_text()[:20])
+    else:
+        pixels.write_bytes(pixels.read_bytes()[:-9])
+    np.testing.assert_array_equal(FaceCrops(samples, 1.4, 100)[3][0], expected)
+    assert index.exists()
+    assert pixels.exists()
+
+
+def test_workers_get_no_copy_of_the_pixels(small_300w):
+    samples, _, _ = load_faces(small_300w, "afw")
+    crops = FaceCrops(samples, 1.4, 100)
+    packed = pickle.dumps(crops)
+    assert len(packed) < 20_000
+    np.testing.assert_array_equal(pickle.loads(packed)[2][0], crops[2][0])
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_crop_boxes_are_those_of_the_whole_picture(small_300w, clip):
+    samples, _, _ = load_faces(small_300w, "train")
+    rule = CropRule(scale=1.3, square=False, clip=clip)
+    for resolution in (20, 200):
+        crops = FaceCrops(samples, 1.5, resolution)
+        for i, sample in enumerate(samples):
+            expected = rule(tight_box(sample.points), 260, 230)
+            np.testing.assert_allclose(
+                crops.crop_box(i, rule), expected, atol=4 if resolution == 20 else 0.01
+            )
+
+
+def test_labels_on_one_point_and_in_another_encoding_are_named(small_300w, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(small_300w, root)
+    (root / "afw" / "._image_0_1.pts").write_bytes(b"\x00\xff")  # macOS archives hold such
+    assert len(load_faces(root, "afw")[0]) == 4
+    write_pts(root / "afw" / "image_0_1.pts", np.ones((68, 2), np.float32))
+    with pytest.raises(DataError, match="afw/image_0_1: its landmarks lie on one"):
+        load_faces(root, "afw")
+    (root / "afw" / "image_0_1.pts").write_bytes("n_points: 68 \xe9 {1 2}".encode("latin-1"))
+    with pytest.raises(DataError, match="image_0_1"):
+        load_faces(root, "afw")
 
 
 def test_the_sets_not_used_for_longest_go_first(small_300w, monkeypatch, tmp_path):

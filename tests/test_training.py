@@ -97,6 +97,8 @@ def test_bad_flags_and_missing_recipes(recipe_file, tmp_path, small_300w, capsys
     flags = ["--optim.batch-size", "500"]
     assert main(["train", str(recipe_file), "--data", str(small_300w), *flags]) == 1
     assert "fewer than a batch" in capsys.readouterr().err
+    assert main(["train", str(recipe_file), "--data", str(small_300w), "--data.limit", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
 
 
 def test_the_papers_schedule():
@@ -123,7 +125,7 @@ def test_a_training_leaves_all_of_itself(recipe, tmp_path):
     names = {p.name for p in run.iterdir()}
     assert names == {
         "best.safetensors", "last.safetensors", "last.pt", "metrics.jsonl", "curves.png",
-        "recipe.yaml", "environment.json",
+        "recipe.yaml", "environment.jsonl",
     }  # fmt: skip
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -173,12 +175,83 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(recipe, recipe_file, sm
 
 def test_a_folder_with_a_training_is_not_overwritten(recipe, recipe_file, small_300w, tmp_path):
     run = tmp_path / "run"
-    train(recipe, run, max_steps=1)
+    train(recipe, run, max_steps=2)  # one epoch
     with pytest.raises(RecipeError, match="--resume"):
         train(recipe, run)
-    other = load_recipe(recipe_file, ["--data.root", str(small_300w), "--optim.lr", "1"])
-    with pytest.raises(RecipeError, match="another recipe"):
-        train(other, run, resume=True)
+    flags = ["--data.root", str(small_300w), "--workers", "1"]
+    with pytest.raises(RecipeError, match=r"another recipe; it differs in optim\.lr$"):
+        train(load_recipe(recipe_file, [*flags, "--optim.lr", "1"]), run, resume=True)
+    train(load_recipe(recipe_file, flags), run, resume=True)
+
+
+def test_stopped_within_an_epoch_starts_again(recipe, tmp_path):
+    """A part of an epoch is no state to go on from; nothing pretends that it is."""
+    run = tmp_path / "run"
+    train(recipe, run, max_steps=1)
+    assert not (run / "last.pt").exists()
+    assert (run / "last.safetensors").exists()
+    train(recipe, run)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "without keys"])
+def test_a_damaged_state_is_one_line(recipe, tmp_path, content):
+    run = tmp_path / "run"
+    run.mkdir()
+    if content is None:
+        torch.save({"epoch": 1}, run / "last.pt")
+    else:
+        (run / "last.pt").write_bytes(content)
+    with pytest.raises(ModelError, match="cannot be resumed from") as error:
+        train(recipe, run, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_a_torn_row_of_metrics_does_not_stop_a_resume(recipe, tmp_path):
+    run = tmp_path / "run"
+    train(recipe, run, max_steps=2)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "st')
+    train(recipe, run, resume=True)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+
+
+def test_without_validation_the_last_weights_count(recipe_file, small_300w, tmp_path):
+    flags = ["--data.root", str(small_300w), "--data.validation", "0", "--optim.epochs", "1"]
+    weights = train(load_recipe(recipe_file, flags), tmp_path / "run")
+    assert weights.name == "last.safetensors"
+    assert not (tmp_path / "run" / "best.safetensors").exists()
+
+
+def test_the_papers_crop_trains_too(recipe_file, small_300w, tmp_path):
+    flags = ["--data.root", str(small_300w), "--crop.scale", "1.1", "--crop.no-square", "--crop.clip"]
+    _, info = load_checkpoint(
+        train(load_recipe(recipe_file, [*flags, "--optim.epochs", "1"]), tmp_path / "run")
+    )
+    assert (info.crop.square, info.crop.clip) == (False, True)
+    # the tight box lies in the middle of a crop 1.1 times its size
+    np.testing.assert_allclose(info.mean_face.min(axis=0), 0.05 / 1.1, atol=0.03)
+    np.testing.assert_allclose(info.mean_face.max(axis=0), 1.05 / 1.1, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("head", "flags"),
+    [("coord", []), ("map", ["--model.stride", "4", "--model.neck-width", "16"])],
+)
+def test_other_heads_train_without_further_ado(head, flags, recipe_file, small_300w, tmp_path):
+    flags = ["--data.root", str(small_300w), "--model.head", head, *flags]
+    rows = tmp_path / "run" / "metrics.jsonl"
+    train(load_recipe(recipe_file, [*flags, "--optim.epochs", "2"]), tmp_path / "run")
+    assert all(np.isfinite(json.loads(line)["nme"]) for line in rows.read_text().splitlines())
+
+
+def test_a_run_folder_that_cannot_be_made(recipe_file, small_300w, capsys):
+    assert main(["train", str(recipe_file), "--data", str(small_300w), "-o", "/dev/null/run"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 def test_a_hostile_state_does_not_run(recipe, tmp_path):

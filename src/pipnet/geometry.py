@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from pipnet.errors import BoxError
 
@@ -25,6 +25,12 @@ Image = UInt8[np.ndarray, "_height _width 3"]
 Points = Float32[np.ndarray, "landmarks 2"]
 Box = Float32[np.ndarray, "4"]
 Affine = Float64[np.ndarray, "2 3"]
+
+
+_NARROWEST = 0.01
+"""Boxes with a shorter side, in pixels, count as empty."""
+_WIDEST = 100
+"""Boxes with a longer side, in sides of the picture, are a mistake."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +72,29 @@ def tight_box(points: Float[np.ndarray, "landmarks 2"]) -> Box:
     return np.concatenate([known.min(axis=0), known.max(axis=0)]).astype(np.float32)
 
 
-def check_boxes(boxes: object, width: int, height: int) -> Float32[np.ndarray, "faces 4"]:
+def overlaps(boxes: Float32[np.ndarray, "faces 4"], width: int, height: int) -> Bool[np.ndarray, " faces"]:
+    """Which boxes have a part of the picture in them."""
+    low = (boxes[:, :2] < [width - 0.5, height - 0.5]).all(axis=1)
+    return np.asarray(low & (boxes[:, 2:] > -0.5).all(axis=1))
+
+
+def check_boxes(
+    boxes: object, width: int, height: int, inside: bool = True
+) -> Float32[np.ndarray, "faces 4"]:
     """Boxes of a user or a detector as float32 xyxy, each checked against the picture.
+
+    Args:
+        boxes: (faces, 4), or (4,) for one face.
+        width: of the picture in pixels.
+        height: of the picture in pixels.
+        inside: whether a box that has no part of the picture in it is an error.
 
     Raises:
         BoxError: wrong shape, NaN, no area, or no overlap with the picture.
     """
     try:
         array = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BoxError(f"boxes are not numbers: {boxes!r:.80}") from None
     if array.size == 0:
         return np.zeros((0, 4), np.float32)
@@ -86,10 +106,12 @@ def check_boxes(boxes: object, width: int, height: int) -> Float32[np.ndarray, "
         text = f"box {x0:g},{y0:g} to {x1:g},{y1:g}"
         if not np.isfinite([x0, y0, x1, y1]).all():
             raise BoxError(f"{text} is not finite")
-        if x1 <= x0 or y1 <= y0:
+        if x1 - x0 < _NARROWEST or y1 - y0 < _NARROWEST:
             raise BoxError(f"{text} is empty")
-        if x1 <= -0.5 or y1 <= -0.5 or x0 >= width - 0.5 or y0 >= height - 0.5:
-            raise BoxError(f"{text} lies outside the picture ({width} x {height})")
+        if max(x1 - x0, y1 - y0) > _WIDEST * max(width, height):
+            raise BoxError(f"{text} is far larger than the picture ({width} x {height})")
+    if inside and not overlaps(array, width, height).all():
+        raise BoxError(f"a box lies outside the picture ({width} x {height}): {array.tolist()!s:.120}")
     return array
 
 

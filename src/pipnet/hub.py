@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
-import urllib.error
 import urllib.request
 from importlib import resources
 from pathlib import Path
@@ -16,6 +16,7 @@ from pipnet.errors import DownloadError, MissingExtraError, ModelError
 DEFAULT_MODEL = "pipnet-300w-mbv2"
 """The model used when none is named."""
 _TIMEOUT = 30
+_LARGEST = 2**30
 
 
 class RemoteFile(NamedTuple):
@@ -28,17 +29,18 @@ class RemoteFile(NamedTuple):
 
 YUNET = RemoteFile(
     "face_detection_yunet_2023mar.onnx",
-    "https://github.com/opencv/opencv_zoo/raw/main/models/face_detection_yunet/"
-    "face_detection_yunet_2023mar.onnx",
+    "https://huggingface.co/opencv/face_detection_yunet/resolve/"
+    "3cc26e7f1014a5ee5d74a42acee58bafc9d0a310/face_detection_yunet_2023mar.onnx",
     "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
 )
 
 
 def cache_folder() -> Path:
     """``$PIPNET_CACHE``, else ``pipnet`` in the user's cache folder."""
-    given = os.environ.get("PIPNET_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "pipnet"
+    for variable, below in (("PIPNET_CACHE", ""), ("XDG_CACHE_HOME", "pipnet")):
+        if os.environ.get(variable):
+            return Path(os.environ[variable], below)
+    return Path.home() / ".cache" / "pipnet"
 
 
 def packaged_models() -> dict[str, Path]:
@@ -64,7 +66,8 @@ def find_model(name: str | Path) -> Path:
         if path.suffix == ".safetensors":
             raise ModelError(f"{path}: a checkpoint for training; make it runnable: pipnet export {path}")
         return path
-    if path.suffix != ".onnx" and re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+    local = path.suffix in (".onnx", ".safetensors") or path.parent.is_dir()
+    if not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return _from_hub(str(name))
     raise ModelError(
         f"{name}: no such model; there are {', '.join(packaged) or 'none'}, an .onnx file, a folder"
@@ -72,35 +75,45 @@ def find_model(name: str | Path) -> Path:
     )
 
 
+def cached(file: RemoteFile) -> Path | None:
+    """Where a file was kept by an earlier download; None if it was not."""
+    target = cache_folder() / "downloads" / file.name
+    kept = target.is_file() and _sha256(target.read_bytes()) == file.sha256
+    return target if kept else None
+
+
 def cached_download(file: RemoteFile) -> Path:
     """Fetch a file once, check it, keep it.
 
     Raises:
-        DownloadError: offline, or the content is not what it should be.
+        DownloadError: offline, the content is not what it should be, or it cannot be kept.
     """
     target = cache_folder() / "downloads" / file.name
-    if target.is_file() and _sha256(target.read_bytes()) == file.sha256:
-        return target
     try:
+        kept = cached(file)
+        if kept:
+            return kept
         with urllib.request.urlopen(file.url, timeout=_TIMEOUT) as response:  # noqa: S310
-            content: bytes = response.read()
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+            content: bytes = response.read(_LARGEST)
+        if _sha256(content) != file.sha256:
+            raise DownloadError(f"{file.url} gave another file than expected (checksum); nothing was kept")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{os.getpid()}")
+        partial.write_bytes(content)
+        os.replace(partial, target)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
         raise DownloadError(
             f"{file.name} cannot be fetched ({reason}); get it from {file.url} and put it at {target}"
         ) from None
-    if _sha256(content) != file.sha256:
-        raise DownloadError(f"{file.url} gave another file than expected (checksum); nothing was kept")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, target)
     return target
 
 
 def _only_onnx(folder: Path) -> Path:
     files = sorted(folder.glob("*.onnx"))
-    if len(files) != 1:
+    if not files:
+        raise ModelError(f"{folder}: no .onnx file in it; make one of a training: pipnet export CHECKPOINT")
+    if len(files) > 1:
         raise ModelError(f"{folder}: {len(files)} .onnx files, expected one; name the file")
     return files[0]
 

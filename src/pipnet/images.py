@@ -17,7 +17,11 @@ from pipnet.errors import ImageError
 from pipnet.geometry import Image
 
 MAX_PIXELS = 100_000_000
-"""Pictures with more pixels than this are refused before they are decoded, unless told otherwise."""
+"""Pictures with more pixels than this are refused before they are decoded, unless told otherwise.
+
+Pillow has a limit of its own behind it, ``PIL.Image.MAX_IMAGE_PIXELS``, which is not ours to lift."""
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO", "AVIF", "ICO", "TGA")
+"""What is decoded. Others would be handed to interpreters such as Ghostscript."""
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
@@ -31,37 +35,44 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     path = Path(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # bombs are refused below, odd EXIF does not matter
-            with PIL.Image.open(path) as picture:
-                width, height = picture.size
-                if width * height > max_pixels:
-                    raise ImageError(
-                        f"{path}: {width} x {height} pixels, more than the limit of {max_pixels}"
-                    )
-                return to_rgb(PIL.ImageOps.exif_transpose(picture))
+            warnings.simplefilter("ignore")  # sizes are checked below, odd EXIF does not matter
+            with PIL.Image.open(path, formats=_FORMATS) as picture:
+                return _decode(picture, max_pixels)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except PIL.UnidentifiedImageError:
         empty = path.stat().st_size == 0
         raise ImageError(f"{path}: {'empty file' if empty else 'not a picture'}") from None
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
     except PIL.Image.DecompressionBombError:
-        raise ImageError(f"{path}: more pixels than the limit of {max_pixels}") from None
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise ImageError(f"{path}: cannot be read: {error or type(error).__name__}") from None
+        raise ImageError(f"{path}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
+    except Exception as error:  # decoders of damaged files raise whatever they like
+        raise ImageError(f"{path}: cannot be read: {_one_line(error)}") from None
 
 
-def to_rgb(picture: PIL.Image.Image) -> Image:
-    """A Pillow image of any mode as RGB uint8."""
-    if picture.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
-        values = np.asarray(picture, dtype=np.float32)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        grey = np.nan_to_num(values / top * 255).clip(0, 255).astype(np.uint8)
-        return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
-    return np.array(picture.convert("RGB"))
+def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
+    """A Pillow image, perhaps not decoded yet, as RGB uint8."""
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
+    upright = PIL.ImageOps.exif_transpose(picture)
+    if upright.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
+        values = np.nan_to_num(np.asarray(upright, dtype=np.float32))
+        highest = values.max(initial=0)
+        top = next(top for top in (1, 255, 65535, np.inf) if highest <= top)
+        grey = values / (highest if top == np.inf else top) * 255
+        rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        return np.ascontiguousarray(rgb)
+    return np.array(upright.convert("RGB"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
-    """Whatever a user calls a picture as RGB: a path, a Pillow image, or an array.
+    """Whatever a user calls a picture as RGB: a path, a Pillow image, or an array, which is copied.
 
     Arrays are taken as RGB (height, width, 3), RGBA (height, width, 4) or grey (height, width), of
     uint8, uint16 (scaled) or bool; floats are refused, since nobody can tell their range.
@@ -72,17 +83,20 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
     if isinstance(source, (str, os.PathLike)):
         return read_image(source, max_pixels)
     if isinstance(source, PIL.Image.Image):
-        picture: np.ndarray = to_rgb(PIL.ImageOps.exif_transpose(source))
-    elif isinstance(source, np.ndarray):
-        picture = _array_to_rgb(source)
-    else:
+        try:
+            return _decode(source, max_pixels)
+        except ImageError:
+            raise
+        except Exception as error:  # as in `read_image`: it may not be decoded yet
+            raise ImageError(f"the PIL image cannot be read: {_one_line(error)}") from None
+    if not isinstance(source, np.ndarray):
         raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}")
-    if picture.size == 0:
+    picture = _array_to_rgb(source)
+    height, width = picture.shape[:2]
+    if not picture.size:
         raise ImageError(f"the picture has no pixels: shape {picture.shape}")
-    if picture.shape[0] * picture.shape[1] > max_pixels:
-        raise ImageError(
-            f"{picture.shape[1]} x {picture.shape[0]} pixels, more than the limit of {max_pixels}"
-        )
+    if height * width > max_pixels:
+        raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
     return picture
 
 
@@ -99,7 +113,7 @@ def _array_to_rgb(array: np.ndarray) -> Image:
         raise ImageError(f"a picture array must have shape (height, width, 3), not {array.shape}")
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
-    return np.ascontiguousarray(array[..., :3])
+    return np.array(array[..., :3], order="C")
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:

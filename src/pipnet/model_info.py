@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from pipnet.errors import ModelError
+from pipnet.errors import DataError, ModelError
 from pipnet.geometry import CropRule
 from pipnet.scheme import LandmarkScheme
 
@@ -67,7 +67,7 @@ class ModelInfo:
             table = json.loads(text)
             if table["format"] > FORMAT:
                 raise ModelError(f"{where}: made by a newer pipnet: pip install -U pipnet")
-            return cls(
+            info = cls(
                 name=str(table["name"]),
                 scheme=LandmarkScheme.from_dict(table["scheme"]),
                 crop=CropRule(**table["crop"]),
@@ -78,8 +78,19 @@ class ModelInfo:
                 licence=str(table["licence"]),
                 training=str(table["training"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            info.scheme.check(where)
+            numbers = [info.crop.scale, *np.ravel([*info.detector_fits.values()])]
+            sound = (
+                info.mean_face.shape == (info.scheme.landmarks, 2)
+                and np.isfinite([*numbers, *info.mean_face.ravel()]).all()
+                and 0 < info.crop.scale < 100
+                and 0 < info.input_size <= 4096
+            )
+            if not sound:
+                raise ValueError("a value is out of range")
+        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ModelError(f"{where}: its description is damaged: {error!r}") from None
+        return info
 
 
 def _four(values: Any) -> tuple[float, float, float, float]:

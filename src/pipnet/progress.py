@@ -27,7 +27,7 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         yield from items
     elif console.is_terminal:
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
             yield from progress.track(items, total=total)
     else:
         said = time.monotonic()

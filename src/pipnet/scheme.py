@@ -53,7 +53,11 @@ class LandmarkScheme:
         if path.suffix == ".toml":
             if not path.is_file():
                 raise DataError(f"{path}: no such scheme file")
-            return cls.parse(path.stem, path.read_text(encoding="utf-8"), str(path))
+            try:
+                text = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}: cannot be read as text: {error}") from None
+            return cls.parse(path.stem, text, str(path))
         name = str(name_or_path)
         if name not in BUILT_IN:
             near = difflib.get_close_matches(name, BUILT_IN, 1)
@@ -83,10 +87,15 @@ class LandmarkScheme:
             raise DataError(f"{where}: the scheme has no {error}") from None
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{where}: not a landmark scheme: {error}") from None
-        scheme._check(where)
+        scheme.check(where)
         return scheme
 
-    def _check(self, where: str) -> None:
+    def check(self, where: str) -> None:
+        """Whether all that is said of landmarks is about landmarks there are.
+
+        Raises:
+            DataError: it is not; ``where`` is named.
+        """
         norm = () if isinstance(self.norm, str) else self.norm
         used = [*norm, *(i for chain in self.edges for i in chain)]
         used += [i for pair in self.flip for i in pair]

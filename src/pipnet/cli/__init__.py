@@ -14,7 +14,7 @@ import cyclopts
 from rich.console import Console
 
 import pipnet
-from pipnet.errors import PipnetError
+from pipnet.errors import MissingExtraError, PipnetError
 
 app = cyclopts.App(
     name="pipnet",
@@ -49,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except cyclopts.CycloptsError:
         return 2
     except PipnetError as error:
-        say(f"error: {error}")
+        # An error from a worker process comes with that process's traceback above its own line.
+        say(f"error: {str(error).splitlines()[-1]}")
         return 1
     except KeyboardInterrupt:
         say("interrupted")
@@ -58,7 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Nobody reads on: keep Python from complaining when it closes standard output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        say(f"error: {error.filename or 'system'}: {error.strerror or error}")
+        return 1
     return code if isinstance(code, int) else 0
+
+
+def cannot_import(error: ImportError | RuntimeError) -> PipnetError:
+    """Why the training part cannot be imported: not installed, or installed and broken."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return MissingExtraError(error.name, "train")
+    return PipnetError(f"the training packages cannot be imported: {' '.join(str(error).split()):.200}")
 
 
 def say(text: str) -> None:

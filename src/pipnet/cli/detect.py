@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import say
@@ -23,7 +24,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
 from pipnet.progress import track
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
 """What counts as a picture in a folder. A file named on the command line may have any ending."""
 _WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -38,7 +39,7 @@ def detect(
     model: str = DEFAULT_MODEL,
     detector: str = "auto",
     detector_size: int = DETECT_SIZE,
-    box: Annotated[list[str] | None, Parameter(negative=())] = None,
+    box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_kind: str = "face",
     passes: int = 1,
     device: Device = "auto",
@@ -75,6 +76,7 @@ def detect(
     max_pixels
         Pictures with more pixels are refused before they are decoded.
     """
+    PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
     boxes = [_parse_box(text) for text in box] if box else None
     landmarker = FaceLandmarker.from_pretrained(
         model,
@@ -86,7 +88,7 @@ def detect(
     )
     if boxes is None:
         _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
-    inputs = list(find_pictures(pictures))
+    inputs = list(find_pictures(pictures, skip=output))
     target = Target.choose(output, inputs, pts)
     failed = 0
     for item in track(inputs, len(inputs), "detecting"):
@@ -96,10 +98,12 @@ def detect(
             faces = landmarker(item.path, boxes, box_kind)
             target.write(item, faces)
             row: dict[str, Any] = {"image": str(item.path), **faces.to_dict()}
-        except PipnetError as error:
+        except Exception as error:  # whatever one picture does, the others are done
+            known = isinstance(error, PipnetError)
+            reason = str(error) if known else f"{item.path}: unexpected {type(error).__name__}: {error}"
             failed += 1
-            say(f"error: {error}")
-            row = {"image": str(item.path), "error": str(error)}
+            say(f"error: {reason}")
+            row = {"image": str(item.path), "error": reason}
         if json:
             _print_line(row)
         elif "faces" in row:
@@ -119,26 +123,34 @@ class Input:
     error: str | None = None
 
 
-def find_pictures(names: Sequence[str]) -> Iterator[Input]:
-    """The pictures that files, folders and globs mean, in a stable order."""
+def find_pictures(names: Sequence[str], skip: Path | None = None) -> Iterator[Input]:
+    """The pictures that files, folders and globs mean, in a stable order.
+
+    Args:
+        names: what the user named.
+        skip: a folder of results, which is left out where it lies in a named folder.
+    """
     for name in names:
         path = Path(name)
-        if path.is_dir():
-            yield from _pictures_below(path)
-        elif not path.exists() and glob.has_magic(name):
-            matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207
-            yield from (Input(m, m.parent) for m in matches if not m.is_dir())
-            if not matches:
-                yield Input(path, path.parent, f"{name}: nothing matches")
-        else:
-            yield Input(path, path.parent)
+        try:
+            if path.is_dir():
+                yield from _pictures_below(path, skip)
+            elif glob.has_magic(name) and not path.exists():
+                matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207
+                yield from (Input(m, m.parent) for m in matches if not m.is_dir())
+                if not matches:
+                    yield Input(path, path.parent, f"{name}: nothing matches")
+            else:
+                yield Input(path, path.parent)
+        except OSError as error:  # a name that the system refuses, such as one in a locked folder
+            yield Input(path, path.parent, f"{name}: {error.strerror}")
 
 
-def _pictures_below(folder: Path) -> Iterator[Input]:
+def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
     errors: list[OSError] = []
     found = False
     for parent, folders, files in os.walk(folder, onerror=errors.append):
-        folders.sort()
+        folders[:] = sorted(f for f in folders if skip is None or Path(parent, f) != skip)
         for file in sorted(files):
             if Path(file).suffix.lower() in SUFFIXES:
                 found = True
@@ -152,31 +164,39 @@ def _pictures_below(folder: Path) -> Iterator[Input]:
 
 @dataclass
 class Target:
-    """Where overlays and .pts files go. No two pictures share a file."""
+    """Where overlays and .pts files go. No picture is overwritten, and no two results share a file."""
 
-    folder: Path | None
-    file: Path | None = None
+    places: dict[int, Path]
+    """The overlay of each input, by the input's identity; empty where nothing is to be written."""
     pts: bool = False
-    taken: set[Path] = field(default_factory=set)
+    written: set[Path] = field(default_factory=set)
 
     @classmethod
     def choose(cls, output: Path | None, inputs: Sequence[Input], pts: bool) -> Target:
         """Read ``-o``: a folder, or for a single picture a file with a picture's ending.
 
         Raises:
-            PipnetError: ``--pts`` without ``-o``, or the folder cannot be made.
+            PipnetError: ``--pts`` without ``-o``, a file for several pictures, a result in the place of
+                a picture, or a folder that cannot be made.
         """
         if output is None:
             if pts:
                 raise PipnetError("--pts needs -o FOLDER to write to")
-            return cls(None)
-        single = len(inputs) == 1 and output.suffix.lower() in _WRITABLE and not output.is_dir()
-        folder = output.parent if single else output
+            return cls({})
+        is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
+        if is_file and len(inputs) > 1:
+            raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
+        places = {id(i): output for i in inputs} if is_file else _place(output, inputs)
+        pictures = {item.path.resolve() for item in inputs}
+        over = [path for path in places.values() if path.resolve() in pictures]
+        if over:
+            raise PipnetError(f"-o {output} would overwrite the picture {over[0]}: choose another")
+        folder = output.parent if is_file else output
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PipnetError(f"{folder}: cannot be made: {error.strerror}") from None
-        return cls(folder, output if single else None, pts)
+        return cls(places, pts)
 
     def write(self, item: Input, faces: FaceLandmarks) -> None:
         """Write what was asked for of one picture.
@@ -184,28 +204,36 @@ class Target:
         Raises:
             PipnetError: it cannot be written.
         """
-        if self.folder is None:
+        path = self.places.get(id(item))
+        if path is None:
             return
-        path = self.file or self._place(item)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             faces.save(path)
             if self.pts:
-                faces.to_pts(path.with_suffix(".pts"))
+                twice = self.written & set(faces.pts_files(path.with_suffix(".pts")))
+                if twice:
+                    raise PipnetError(f"{min(twice)} holds a face of another picture: rename one")
+                self.written |= set(faces.to_pts(path.with_suffix(".pts")))
         except OSError as error:
             raise PipnetError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def _place(self, item: Input) -> Path:
-        assert self.folder is not None
-        path = self.folder / item.path.relative_to(item.root)
+
+def _place(folder: Path, inputs: Sequence[Input]) -> dict[int, Path]:
+    """A place of its own for each input below a folder, also where names differ only in case or ending."""
+    taken: set[str] = set()
+    places = {}
+    for item in inputs:
+        path = folder / item.path.relative_to(item.root)
         if path.suffix.lower() not in _WRITABLE:
             path = path.with_name(path.name + ".png")
         stem, number = path.stem, 1
-        while path.with_suffix("") in self.taken:
+        while str(path.with_suffix("")).casefold() in taken:
             number += 1
             path = path.with_stem(f"{stem}-{number}")
-        self.taken.add(path.with_suffix(""))
-        return path
+        taken.add(str(path.with_suffix("")).casefold())
+        places[id(item)] = path
+    return places
 
 
 def _parse_box(text: str) -> list[float]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipnet.data.sources import load_faces
 from pipnet.errors import PipnetError
+from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.evaluate import evaluate as measure
@@ -38,7 +39,7 @@ def evaluate(
     """Measure a model on labelled faces: NME, failures, AUC, by region, in two frames.
 
     Without --detector the model is given the true landmark boxes. Faces that a detector misses are
-    counted and are no part of the errors.
+    counted as failures and are no part of the NME.
 
     Parameters
     ----------
@@ -69,9 +70,10 @@ def evaluate(
     scheme = landmarker.model.info.scheme
     samples, _, source = load_faces(data, subset, scheme.name)
     pictures = make_composites if composites else decoded
+    count = len(samples) * (len(SCALES) if composites else 1)
     errors = measure(
         landmarker,
-        track(pictures(samples), len(samples), "evaluating"),
+        track(pictures(samples), count, "evaluating"),
         source.official_box,
         true_boxes=detector is None,
     )

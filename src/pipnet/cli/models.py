@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pipnet.cli import say
-from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.cli import cannot_import, say
+from pipnet.errors import PipnetError
 from pipnet.hub import cache_folder, find_model, packaged_models
 
 
@@ -37,8 +37,8 @@ def export(
     try:
         from pipnet.export.onnx import export_onnx
         from pipnet.model.checkpoint import load_checkpoint
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "train") from None
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
     model, description = load_checkpoint(checkpoint)
     target = output or checkpoint.with_suffix(".onnx")
     try:
@@ -62,8 +62,8 @@ def info(model: str, /, *, json: bool = False) -> None:
     if path.suffix == ".safetensors" and path.is_file():
         try:
             from pipnet.model.checkpoint import read_checkpoint
-        except ImportError as error:
-            raise MissingExtraError(str(error.name), "train") from None
+        except (ImportError, RuntimeError) as error:
+            raise cannot_import(error) from None
         _, described = read_checkpoint(path)
     else:
         from pipnet.inference.backends import OnnxModel
@@ -124,7 +124,8 @@ def _version(package: str, extra: str | None) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return f"missing: {sys.executable} -m pip install 'pipnet[{extra}]'"
+        wanted = f"pipnet[{extra}]" if extra else package
+        return f"missing: {sys.executable} -m pip install '{wanted}'"
 
 
 def _try_default() -> dict[str, Any]:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipnet.cli import say
-from pipnet.errors import MissingExtraError
+from pipnet.cli import cannot_import, say
 
 
 def train(
@@ -38,8 +37,8 @@ def train(
     try:
         from pipnet.training.recipe import load_recipe
         from pipnet.training.trainer import train as fit
-    except ImportError as error:
-        raise MissingExtraError(str(error.name), "train") from None
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
     flags = [*(["--data.root", str(data)] if data else []), *settings]
     loaded = load_recipe(recipe, flags)
     weights = fit(loaded, run or Path("runs") / loaded.name, resume, max_steps)

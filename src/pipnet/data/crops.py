@@ -9,26 +9,32 @@ the model sees is one bilinear warp away from the photo, with or without the cac
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import sys
+import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError, PipnetError
-from pipnet.geometry import Image, Points, tight_box
+from pipnet.geometry import Box, CropRule, Image, Points, tight_box
 from pipnet.hub import cache_folder
 from pipnet.images import read_image
 
 _VERSION = 1
 _LIMIT_GB = 8.0
+_STALE = 3600
+"""Seconds after which a build that nobody finished is deleted."""
 _AT_ONCE = 256
 """Faces decoded ahead of being written."""
 
@@ -57,26 +63,42 @@ class FaceCrops:
         self.samples = list(samples)
         self.reach = reach
         self.resolution = resolution
-        folder = cache_folder() / "crops" / self._key()
-        try:
-            if not (folder / "index.json").is_file():
-                self._build(folder)
-            os.utime(folder)
-            self._index = json.loads((folder / "index.json").read_text())
-            self._pixels = np.memmap(folder / "pixels.bin", np.uint8, "r")
-        except OSError:
-            self._index = None  # it cannot be kept here
+        self._folder = cache_folder() / "crops" / self._key()
+        self._index, self._pixels = self._open()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, i: int) -> tuple[Image, Points]:
-        part = self._cut(i) if self._index is None else self._cached(i)
+        part = self._part(i)
         corner = np.array([part.left, part.top])
         points = (self.samples[i].points - corner - (part.shrink - 1) / 2) / part.shrink
         return part.image, points.astype(np.float32)
 
-    def _cached(self, i: int) -> Part:
+    def crop_box(self, i: int, rule: CropRule) -> Box:
+        """The crop of face i in pixels of its picture, cut at the picture's border where the rule says so.
+
+        The part reaches beyond every crop, so that only the picture's border can cut it.
+        """
+        part = self._part(i)
+        image, points = self[i]
+        box = rule(tight_box(points), image.shape[1], image.shape[0])
+        return (
+            box * part.shrink + (part.shrink - 1) / 2 + np.tile([part.left, part.top], 2).astype(np.float32)
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the pixels: a worker process opens them itself instead of getting a copy."""
+        return {**self.__dict__, "_pixels": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._index is not None:
+            self._index, self._pixels = self._open()
+
+    def _part(self, i: int) -> Part:
+        if self._index is None or self._pixels is None:
+            return self._cut(i)
         start, height, width, left, top, shrink = self._index[i]
         flat = self._pixels[start : start + height * width * 3]
         return Part(np.asarray(flat).reshape(height, width, 3), left, top, shrink)
@@ -112,22 +134,43 @@ class FaceCrops:
             digest.update(s.points.tobytes())
         return digest.hexdigest()[:24]
 
-    def _build(self, folder: Path) -> None:
-        """Decode all faces into a folder, which appears whole or not at all.
+    def _open(self) -> tuple[list[list[int]] | None, np.memmap | None]:
+        """Index and pixels, built where they are missing or damaged; None twice where they cannot be kept."""
+        for _ in range(2):
+            try:
+                if not self._folder.exists():
+                    self._build()
+            except OSError:
+                break
+            try:
+                index = json.loads((self._folder / "index.json").read_text())
+                pixels = np.memmap(self._folder / "pixels.bin", np.uint8, "r")
+                start, height, width = index[-1][:3]
+                if len(index) == len(self) and len(pixels) == start + height * width * 3:
+                    os.utime(self._folder)
+                    return index, pixels
+            except (OSError, ValueError, LookupError):
+                pass
+            shutil.rmtree(self._folder, ignore_errors=True)
+        print(f"faces are decoded anew each time: no room in {cache_folder()}", file=sys.stderr)  # noqa: T201
+        return None, None
+
+    def _build(self) -> None:
+        """Decode all faces into the folder, which appears whole or not at all.
 
         Raises:
+            DataError: a picture cannot be read.
             OSError: it cannot be kept.
         """
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        building = folder.with_name(f"building-{os.getpid()}")
-        shutil.rmtree(building, ignore_errors=True)
-        building.mkdir()
+        parent = self._folder.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix="building-", dir=parent))
         try:
             index = self._write_pixels(building / "pixels.bin")
             (building / "index.json").write_text(json.dumps(index))
-            _evict(folder.parent, keep=building)
-            if not folder.exists():  # another process may have been faster
-                building.rename(folder)
+            _evict(parent, keep=building)
+            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
+                building.rename(self._folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
@@ -157,9 +200,13 @@ class FaceCrops:
 
 
 def _evict(parent: Path, keep: Path) -> None:
-    """Delete the sets not used for longest until the cache is below its limit."""
-    others = (p for p in parent.iterdir() if p != keep and (p / "index.json").is_file())
-    sets = sorted(others, key=lambda p: p.stat().st_mtime)
+    """Delete what kills left behind, then the sets not used for longest until the rest fits the limit."""
+    old = time.time() - _STALE
+    for folder in parent.glob("building-*"):
+        if folder != keep and folder.stat().st_mtime < old:
+            shutil.rmtree(folder, ignore_errors=True)
+    sets = sorted((p for p in parent.iterdir() if p != keep), key=lambda p: p.stat().st_mtime)
+    sets = [p for p in sets if not p.name.startswith("building-")]
     sizes = {p: sum(f.stat().st_size for f in p.iterdir()) for p in [*sets, keep]}
     while sets and sum(sizes[p] for p in [*sets, keep]) > _limit():
         shutil.rmtree(sets.pop(0), ignore_errors=True)
@@ -167,4 +214,8 @@ def _evict(parent: Path, keep: Path) -> None:
 
 def _limit() -> float:
     """Bytes; ``$PIPNET_CACHE_GB`` sets another number of gigabytes."""
-    return float(os.environ.get("PIPNET_CACHE_GB", _LIMIT_GB)) * 2**30
+    given = os.environ.get("PIPNET_CACHE_GB", str(_LIMIT_GB))
+    try:
+        return float(given) * 2**30
+    except ValueError:
+        raise PipnetError(f"PIPNET_CACHE_GB is a number of gigabytes, not {given!r}") from None

@@ -35,9 +35,10 @@ class FaceDataset(Dataset[Example]):
     ) -> None:
         self.rule, self.size, self.scheme = rule, size, scheme
         self.augmentation, self.seed = augmentation, seed
-        # Room for the crop to be shifted, scaled and turned (a square turns within its diagonal).
-        reach = rule.scale * (1 + augmentation.scale_by + 2 * augmentation.translate_by)
-        self.crops = FaceCrops(samples, reach * 1.2, int(size / rule.scale))
+        # Room for the crop to be scaled, turned and shifted without black corners.
+        turn = np.deg2rad(min(augmentation.rotate_by, 45))
+        room = (1 + augmentation.scale_by) * (np.cos(turn) + np.sin(turn) + 2 * augmentation.translate_by)
+        self.crops = FaceCrops(samples, round(rule.scale * float(room), 3), int(size / rule.scale))
 
     def __len__(self) -> int:
         return len(self.crops)

@@ -55,7 +55,8 @@ def read_300w(root: Path, subset: str) -> list[FaceSample]:
 
 
 def _300w_folder(root: Path, folder: str) -> list[FaceSample]:
-    annotations = sorted((root / folder).glob("*.pts"))
+    # "._NAME" files are what macOS leaves in archives.
+    annotations = sorted(p for p in (root / folder).glob("*.pts") if not p.name.startswith("."))
     if not annotations:
         raise DataError(f"{root / folder}: no .pts files")
     samples = []
@@ -188,7 +189,13 @@ def load_faces(
     source = SOURCES[name]
     if subset not in source.subsets:
         raise DataError(f"{name} has no subset {subset!r}; it has {', '.join(source.subsets)}")
-    samples = source.read(root, subset)
+    try:
+        samples = source.read(root, subset)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{root}: an annotation is not text: {error}") from None
+    for sample in samples:
+        if min(np.ptp(sample.points, axis=0)) < 1:
+            raise DataError(f"{sample.name}: its landmarks lie on one line or point")
     if scheme is not None and scheme != source.scheme:
         samples = map_scheme(samples, SchemeMapping.load(source.scheme, scheme))
     return samples, LandmarkScheme.load(scheme or source.scheme), source

@@ -59,12 +59,35 @@ class FaceErrors:
         return [int(i) for i in np.argsort(-self.nmes)[:count]]
 
     def summary(self, scheme: LandmarkScheme) -> dict[str, Any]:
-        """Plain data for reports: errors in percent, over the faces that were found."""
+        """Plain data for reports, in percent.
+
+        Faces that were missed count as failures in FR and AUC; the other errors are over the faces that
+        were found.
+        """
         return {
             "faces": len(self.samples) + len(self.missed),
             "missed": len(self.missed),
-            "pixels": _summary(self.pixels, scheme),
-            "official": _summary(self.official, scheme),
+            "pixels": self._frame(self.pixels, scheme),
+            "official": self._frame(self.official, scheme),
+        }
+
+    def _frame(
+        self, errors: Float64[np.ndarray, "faces landmarks"], scheme: LandmarkScheme
+    ) -> dict[str, Any]:
+        nmes = np.asarray(np.nanmean(errors, axis=1))
+        with_missed = np.concatenate([nmes, np.full(len(self.missed), np.inf)])
+        regions = {
+            name: round(100 * float(np.nanmean(errors[:, list(members)])), 4)
+            for name, members in scheme.regions.items()
+        }
+        return {
+            "nme": round(100 * float(nmes.mean()), 4),
+            "nme_ci": [round(100 * end, 4) for end in bootstrap_mean(nmes)],
+            "fr10": round(100 * failure_rate(with_missed), 4),
+            "auc10": round(100 * area_under_curve(with_missed), 4),
+            "median": round(100 * float(np.median(nmes)), 4),
+            "p95": round(100 * float(np.percentile(nmes, 95)), 4),
+            "regions": regions,
         }
 
 
@@ -129,20 +152,3 @@ def _official_errors(
     true = to_fraction(sample.points, crop)
     stretched_face = to_fraction(face.reshape(2, 2), crop).ravel().astype(np.float32)
     return point_errors(to_fraction(points, crop), true, norm_distance(true, scheme, stretched_face))
-
-
-def _summary(errors: Float64[np.ndarray, "faces landmarks"], scheme: LandmarkScheme) -> dict[str, Any]:
-    nmes = np.asarray(np.nanmean(errors, axis=1))
-    regions = {
-        name: round(100 * float(np.nanmean(errors[:, list(members)])), 4)
-        for name, members in scheme.regions.items()
-    }
-    return {
-        "nme": round(100 * float(nmes.mean()), 4),
-        "nme_ci": [round(100 * end, 4) for end in bootstrap_mean(nmes)],
-        "fr10": round(100 * failure_rate(nmes), 4),
-        "auc10": round(100 * area_under_curve(nmes), 4),
-        "median": round(100 * float(np.median(nmes)), 4),
-        "p95": round(100 * float(np.percentile(nmes, 95)), 4),
-        "regions": regions,
-    }

@@ -41,7 +41,7 @@ def results_table(summary: Mapping[str, Any], title: str) -> Table:
         table.add_row(name, *(text(s) for s in frames))
     for region in frames[0]["regions"]:
         table.add_row(f"  {region}", *(f"{s['regions'][region]:.3f}" for s in frames))
-    table.caption = f"{summary['faces']} faces, {summary['missed']} missed (no part of the errors)"
+    table.caption = f"{summary['faces']} faces, {summary['missed']} missed (failures; no part of the NME)"
     return table
 
 

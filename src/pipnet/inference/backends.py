@@ -46,20 +46,19 @@ class OnnxModel:
         """
         if not path.is_file():
             raise ModelError(f"{path}: no such model file")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        providers = _providers(device)
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers)
-        except Exception as error:  # onnxruntime has its own unrelated exception for each cause
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{path}: not a usable ONNX model: {reason:.160}") from None
+        self._session = _session(path, device)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if "pipnet" not in metadata:
             raise ModelError(f"{path}: an ONNX model, but not one exported by pipnet")
         self.path = path
         self.info = ModelInfo.from_json(metadata["pipnet"], str(path))
         self.provider = self._session.get_providers()[0]
+        size, landmarks = self.info.input_size, self.info.scheme.landmarks
+        shapes = {n.name: n.shape[1:] for n in (*self._session.get_inputs(), *self._session.get_outputs())}
+        each = [landmarks]
+        expected = {"image": [size, size, 3], "landmarks": [landmarks, 2], "scores": each, "spread": each}
+        if shapes != expected:
+            raise ModelError(f"{path}: its graph takes and gives {shapes}, its description says {expected}")
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
@@ -67,22 +66,40 @@ class OnnxModel:
             landmarks = self.info.scheme.landmarks
             empty = np.zeros((0, landmarks), np.float32)
             return CropLandmarks(np.zeros((0, landmarks, 2), np.float32), empty, empty)
-        batches = [
-            self._session.run(None, {"image": crops[start : start + _BATCH]})
-            for start in range(0, len(crops), _BATCH)
-        ]
+        try:
+            batches = [
+                self._session.run(["landmarks", "scores", "spread"], {"image": crops[i : i + _BATCH]})
+                for i in range(0, len(crops), _BATCH)
+            ]
+        except Exception as error:  # onnxruntime has its own unrelated exception for each cause
+            raise ModelError(f"{self.path}: cannot be run: {' '.join(str(error).split()):.160}") from None
         points, scores, spread = (np.concatenate(part) for part in zip(*batches, strict=True))
         return CropLandmarks(points, scores, spread)
 
 
-def _providers(device: Device) -> list[str]:
-    """The chosen provider with the CPU behind it; ``auto`` takes the first that is there."""
+def _session(path: Path, device: Device) -> onnxruntime.InferenceSession:
+    """The model on the wanted device; ``auto`` takes the first that works."""
     if device not in get_args(Device):
         raise PipnetError(f"no device {device!r}: {', '.join(get_args(Device))}")
     there = onnxruntime.get_available_providers()
-    if device == "auto":
-        return [p for p in _PROVIDERS.values() if p in there]
-    if _PROVIDERS[device] not in there:
+    # Not CoreML: whether it keeps the arg-max of the score maps has not been measured.
+    wanted = (
+        [d for d in ("cuda", "directml", "cpu") if _PROVIDERS[d] in there] if device == "auto" else [device]
+    )
+    if _PROVIDERS[wanted[0]] not in there:
         able = ", ".join(d for d, p in _PROVIDERS.items() if p in there)
         raise PipnetError(f"this onnxruntime cannot run on {device}, only on {able}")
-    return list(dict.fromkeys([_PROVIDERS[device], _PROVIDERS["cpu"]]))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    reason = ""
+    for name in wanted:
+        providers = list(dict.fromkeys([_PROVIDERS[name], _PROVIDERS["cpu"]]))
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers, enable_fallback=0)
+        except Exception as error:  # onnxruntime has its own unrelated exception for each cause
+            reason = " ".join(str(error).split())
+            continue
+        if device in ("auto", "cpu") or session.get_providers()[0] == _PROVIDERS[name]:
+            return session
+        raise PipnetError(f"onnxruntime could not start on {device}: see its installation notes")
+    raise ModelError(f"{path}: not a usable ONNX model: {reason:.160}")

@@ -31,7 +31,7 @@ def draw_faces(
         for chain in scheme.edges:
             line = np.array(_fixed(face[list(chain)]), np.int32)
             cv2.polylines(canvas, [line], False, _EDGE, thickness, cv2.LINE_AA, _SHIFT)
-        radius = int(max(float((extent[2:] - extent[:2]).max()) / 130, 1.0) * 2**_SHIFT)
+        radius = int(np.clip(float((extent[2:] - extent[:2]).max()) / 130, 1, 99) * 2**_SHIFT)
         for x, y in _fixed(face):
             cv2.circle(canvas, (x, y), radius, _POINT, -1, cv2.LINE_AA, _SHIFT)
     return canvas
@@ -43,5 +43,5 @@ def _fixed(points: Float32[np.ndarray, "n 2"]) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in fixed]
 
 
-def _thickness(box: Float32[np.ndarray, 4]) -> int:
-    return max(round(float((box[2:] - box[:2]).max()) / 350), 1)
+def _thickness(box: Float32[np.ndarray, "4"]) -> int:
+    return int(np.clip(float((box[2:] - box[:2]).max()) / 350, 1, 99))

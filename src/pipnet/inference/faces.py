@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.errors import BoxError, MissingExtraError, ModelError, PipnetError
-from pipnet.geometry import Box, Image, box_iou, check_boxes, to_fraction, xywh_to_xyxy
+from pipnet.geometry import Box, Image, box_iou, check_boxes, overlaps, to_fraction, xywh_to_xyxy
 from pipnet.hub import YUNET, cached_download
 
 DETECT_SIZE = 640
@@ -81,19 +81,22 @@ class YuNet:
     ) -> None:
         given = path or os.environ.get("PIPNET_YUNET")
         file = Path(given) if given else cached_download(YUNET)
-        if not file.is_file():
-            raise ModelError(f"{file}: no such YuNet file")
+        self.size = size
         level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(
-            cv2.utils.logging.LOG_LEVEL_ERROR
-        )  # OpenCV 5 warns of its own choice of engine, on standard error
+        # OpenCV 5 warns of its own choice of engine, on standard error.
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         try:
-            self._net = cv2.FaceDetectorYN.create(str(file), "", (320, 320), threshold)
+            # From memory: OpenCV cannot open every path that Python can.
+            content = np.frombuffer(file.read_bytes(), np.uint8)
+            nothing = np.zeros(0, np.uint8)
+            self._net = cv2.FaceDetectorYN.create("onnx", content, nothing, (320, 320), threshold)
+            self(np.zeros((320, 320, 3), np.uint8))  # another network fails here, not on a user's picture
+        except OSError as error:
+            raise ModelError(f"{file}: YuNet cannot be read: {error.strerror}") from None
         except cv2.error as error:
-            raise ModelError(f"{file}: not a YuNet model: {error.err or error}") from None
+            raise ModelError(f"{file}: not a YuNet model: {' '.join(str(error).split()):.120}") from None
         finally:
             cv2.utils.logging.setLogLevel(level)
-        self.size = size
 
     def __call__(self, image: Image) -> Detections:
         """The faces in an RGB picture, found on a reduced copy."""
@@ -119,7 +122,10 @@ class WholePicture:
 
 
 class Custom:
-    """A user's own detector: any callable that returns boxes, or ``(boxes, scores)``."""
+    """A user's own detector: any callable that returns boxes, or ``(boxes, scores)``.
+
+    None and anything empty mean no face; boxes outside the picture are left out.
+    """
 
     def __init__(self, function: Callable[[Image], object], kind: str) -> None:
         self.function, self.kind = function, kind
@@ -131,14 +137,14 @@ class Custom:
             BoxError: it returned something else than boxes.
         """
         result = self.function(image)
-        boxes, scores = result if isinstance(result, tuple) else (result, None)
-        checked = check_boxes(boxes, image.shape[1], image.shape[0])
-        if scores is None:
-            return Detections(checked, np.ones(len(checked), np.float32))
-        sure = np.asarray(scores, np.float32).reshape(-1)
-        if len(sure) != len(checked):
-            raise BoxError(f"the detector gave {len(checked)} boxes but {len(sure)} scores")
-        return Detections(checked, sure)
+        boxes, scores = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+        height, width = image.shape[:2]
+        checked = check_boxes([] if boxes is None else boxes, width, height, inside=False)
+        sure = np.asarray(scores) if len(checked) and scores is not None else np.ones(len(checked))
+        if sure.shape != (len(checked),):
+            raise BoxError(f"the detector gave {len(checked)} boxes but {sure.size} scores")
+        there = overlaps(checked, width, height)
+        return Detections(checked[there], sure.astype(np.float32)[there])
 
 
 Detector = str | FaceDetector | Callable[[Image], object]

