@@ -31,7 +31,7 @@ def draw_faces(
         for chain in scheme.edges:
             line = np.array(_fixed(face[list(chain)]), np.int32)
             cv2.polylines(canvas, [line], False, _EDGE, thickness, cv2.LINE_AA, _SHIFT)
-        radius = int(np.clip(float((extent[2:] - extent[:2]).max()) / 130, 1, 99) * 2**_SHIFT)
+        radius = int(np.clip(float((extent[2:] - extent[:2]).max()) / 100, 1, 99) * 2**_SHIFT)
         for x, y in _fixed(face):
             cv2.circle(canvas, (x, y), radius, _POINT, -1, cv2.LINE_AA, _SHIFT)
     return canvas

@@ -6,10 +6,10 @@ keys are errors that name the nearest known one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
 import yaml
@@ -137,3 +137,19 @@ def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
         raise RecipeError(" ".join(str(error).split())) from None
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Settings that decide the result and are not the same; where data lies and who decodes it do not."""
+    free = {"data.root", "workers", "initial.folder"}
+    flat = [dict(_flatten(recipe)) for recipe in (before, now)]
+    keys = sorted((flat[0].keys() | flat[1].keys()) - free)
+    return [key for key in keys if flat[0].get(key) != flat[1].get(key)]
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import PIL
-import timm
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -42,8 +38,9 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.detector_fits import fit_detectors
+from pipnet.training.machine import computes_in_bf16, environment
 from pipnet.training.progress import TrainingLog
-from pipnet.training.recipe import OptimConfig, Recipe
+from pipnet.training.recipe import OptimConfig, Recipe, differences
 
 STATE = "last.pt"
 """The file in a run folder from which it resumes."""
@@ -190,6 +187,7 @@ class Trainer:
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
         self.model_on_device.train()
         self.sampler.turn = self.epoch
+        torch.manual_seed(self.recipe.seed + 1_000_003 * self.epoch)  # for dropout, also after a resume
         totals: dict[str, Tensor] = {}
         batches = 0
         for image, points in self.log.track(self.loader, len(self.loader), self.epoch + 1):
@@ -283,7 +281,7 @@ class Trainer:
             return  # killed before its first epoch ended: nothing to go on from, so start
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            changed = _differences(json.loads(state["recipe"]), self._plain_recipe())
+            changed = differences(json.loads(state["recipe"]), self._plain_recipe())
             if not changed:
                 self._take_over(state)
         except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
@@ -348,55 +346,6 @@ def build_scheduler(
         return lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
     total = steps * config.epochs
     return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=config.warmup)
-
-
-def computes_in_bf16(precision: str) -> bool:
-    """Whether to use bf16: asked for, or ``auto`` on a machine that has instructions for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    able = _cpu()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-
-
-def environment() -> dict[str, Any]:
-    """Where this runs, for the record."""
-    return {
-        "pipnet": pipnet.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "machine": platform.platform(),
-        "cpu": _cpu().get("cpu_name"),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _cpu() -> dict[str, Any]:
-    """What torch knows of the processor; older ones cannot tell."""
-    tell = getattr(torch.cpu, "get_capabilities", dict)
-    return dict(tell())
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that decide the result and are not the same; where data lies and who decodes it do not."""
-    free = {"data.root", "workers", "initial.folder"}
-    flat = [dict(_flatten(recipe)) for recipe in (before, now)]
-    keys = sorted((flat[0].keys() | flat[1].keys()) - free)
-    return [key for key in keys if flat[0].get(key) != flat[1].get(key)]
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
