@@ -1,6 +1,6 @@
 """Measure the weights that ship: `benchmarks/shipped_weights.md`, `.json` and the CED figure.
 
-    python benchmarks/shipped_weights.py --shared ../shared --checkpoint RUN/best.safetensors
+    python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-300w-mbv2.safetensors
 
 Every number about the shipped model in the README and the model card comes from here. The checkpoint is
 only needed for what an ONNX file does not tell: float32 parity and the own predictions without neighbours.
@@ -81,7 +81,7 @@ def main() -> None:
         "training": model.info.training,
         "commit": _git("rev-parse", "--short", "HEAD"),
         "machine": _machine(),
-        "command": "python benchmarks/shipped_weights.py --checkpoint RUN/best.safetensors",
+        "command": "make bench",
         "file_mb": round(model.path.stat().st_size / 1e6, 2),
         "rows": {name: errors.summary(scheme) for name, errors in rows.items()},
         "network": network_facts(checkpoint, common),
