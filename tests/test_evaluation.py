@@ -121,7 +121,7 @@ def test_composites_are_real_faces_elsewhere(small_300w):
         assert image.shape == (HEIGHT, WIDTH, 3)
         np.testing.assert_array_equal(image, same)
         here, there = tight_box(sample.points), tight_box(original.points)
-        ratio = (here[2] - here[0]) / (there[2] - there[0])
+        ratio = (here[2] - here[0]) / (there[2] - there[0]) * 260 / HEIGHT
         sizes.add(min(SCALES, key=lambda scale: abs(scale - ratio)))
         pasted, plain = crop(image, here, 32).astype(int), crop(source, there, 32).astype(int)
         assert np.abs(pasted - plain).mean() < 12

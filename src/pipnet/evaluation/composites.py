@@ -19,8 +19,8 @@ from pipnet.images import read_image
 
 WIDTH, HEIGHT = 1280, 960
 """Size of the made pictures in pixels."""
-SCALES = (0.4, 0.7, 1.0)
-"""Sizes of the pasted crop, over its own size or over what just fits."""
+SCALES = (0.25, 0.45, 0.8)
+"""Longer sides of the pasted picture, over the height of the made one."""
 
 
 def composites(samples: Sequence[FaceSample], seed: int = 0) -> Iterator[LabelledPicture]:
@@ -47,9 +47,10 @@ def composites(samples: Sequence[FaceSample], seed: int = 0) -> Iterator[Labelle
 def _paste(face: Image, canvas: Image, scale: float, rng: np.random.Generator) -> Affine:
     """Put a picture somewhere on the canvas, and return the map from its pixels to the canvas's."""
     height, width = face.shape[:2]
-    factor = scale * min(1.0, HEIGHT / height, WIDTH / width)
+    factor = scale * HEIGHT / max(height, width)
     w, h = max(round(width * factor), 1), max(round(height * factor), 1)
     x, y = (int(rng.integers(0, room + 1)) for room in (WIDTH - w, HEIGHT - h))
-    canvas[y : y + h, x : x + w] = cv2.resize(face, (w, h), interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    canvas[y : y + h, x : x + w] = cv2.resize(face, (w, h), interpolation=how)
     fx, fy = w / width, h / height
     return np.array([[fx, 0, x + fx / 2 - 0.5], [0, fy, y + fy / 2 - 0.5]])
