@@ -1,5 +1,7 @@
 """Network, neighbours, head and checkpoints."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -185,6 +187,30 @@ def test_parameters_of_the_papers_networks(backbone, millions):
 def test_settings_out_of_range_are_taught(settings, words):
     with pytest.raises((RecipeError, ModelError), match=words):
         PIPNet(ModelConfig(**{"backbone": "lcnet_050", **settings}), face())
+
+
+def test_backbone_weights_that_are_no_weights(tmp_path):
+    for name, content in {"text": b"no weights" * 50, "empty": b""}.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="weights cannot be loaded") as error:
+            PIPNet(SMALL, face(), pretrained=True, weights=path)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match="no such file"):
+        PIPNet(SMALL, face(), pretrained=True, weights=tmp_path / "none.safetensors")
+
+
+def test_backbone_weights_offline():
+    """In a process of its own: the hub's client reads its settings when it is imported."""
+    code = (
+        "import os; os.environ.update(HF_HUB_OFFLINE='1', HF_HOME='/nonexistent')\n"
+        "from pipnet.model.backbones import Backbone\n"
+        "try: Backbone('lcnet_050', pretrained=True)\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.stdout.startswith("ModelError backbone 'lcnet_050'"), run.stdout + run.stderr
+    assert run.stdout.endswith("put lcnet_050.safetensors into initial.folder\n")
 
 
 def test_normalisation_is_inside(small):

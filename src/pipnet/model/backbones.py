@@ -47,8 +47,9 @@ class Backbone(nn.Module):
                 global_pool="",
             )
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ModelError(f"backbone {name!r}: weights cannot be loaded: {reason}") from None
+            reason = " ".join(str(error).split())
+            way_out = "" if weights else f"; offline, put {name}.safetensors into initial.folder"
+            raise ModelError(f"backbone {name!r}: weights cannot be loaded: {reason:.200}{way_out}") from None
         config: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
