@@ -6,7 +6,7 @@ import glob
 import json as jsonlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -88,15 +88,15 @@ def detect(
     )
     if boxes is None:
         _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
-    inputs = list(find_pictures(pictures, skip=output))
-    target = Target.choose(output, inputs, pts)
+    inputs = plan_outputs(list(find_pictures(pictures, skip=output)), output, pts)
+    written: set[Path] = set()
     failed = 0
     for item in track(inputs, len(inputs), "detecting"):
         try:
             if item.error:
                 raise ImageError(item.error)
             faces = landmarker(item.path, boxes, box_kind)
-            target.write(item, faces)
+            _write(item, faces, pts, written)
             row: dict[str, Any] = {"image": str(item.path), **faces.to_dict()}
         except Exception as error:  # whatever one picture does, the others are done
             known = isinstance(error, PipnetError)
@@ -121,6 +121,8 @@ class Input:
     root: Path
     """What the user named; results keep the path below it."""
     error: str | None = None
+    output: Path | None = None
+    """Where its overlay goes."""
 
 
 def find_pictures(names: Sequence[str], skip: Path | None = None) -> Iterator[Input]:
@@ -162,67 +164,42 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
         yield Input(folder, folder, f"{folder}: no pictures in this folder")
 
 
-@dataclass
-class Target:
-    """Where overlays and .pts files go. No picture is overwritten, and no two results share a file."""
+def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> list[Input]:
+    """Give each input the place of its overlay: no picture is overwritten, no two share a file.
 
-    places: dict[int, Path]
-    """The overlay of each input, by the input's identity; empty where nothing is to be written."""
-    pts: bool = False
-    written: set[Path] = field(default_factory=set)
+    Args:
+        inputs: what is worked on.
+        output: a folder, or for a single picture a file with a picture's ending; None for no overlays.
+        pts: whether landmark files are wanted too.
 
-    @classmethod
-    def choose(cls, output: Path | None, inputs: Sequence[Input], pts: bool) -> Target:
-        """Read ``-o``: a folder, or for a single picture a file with a picture's ending.
-
-        Raises:
-            PipnetError: ``--pts`` without ``-o``, a file for several pictures, a result in the place of
-                a picture, or a folder that cannot be made.
-        """
-        if output is None:
-            if pts:
-                raise PipnetError("--pts needs -o FOLDER to write to")
-            return cls({})
-        is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
-        if is_file and len(inputs) > 1:
-            raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
-        places = {id(i): output for i in inputs} if is_file else _place(output, inputs)
-        pictures = {item.path.resolve() for item in inputs}
-        over = [path for path in places.values() if path.resolve() in pictures]
-        if over:
-            raise PipnetError(f"-o {output} would overwrite the picture {over[0]}: choose another")
-        folder = output.parent if is_file else output
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PipnetError(f"{folder}: cannot be made: {error.strerror}") from None
-        return cls(places, pts)
-
-    def write(self, item: Input, faces: FaceLandmarks) -> None:
-        """Write what was asked for of one picture.
-
-        Raises:
-            PipnetError: it cannot be written.
-        """
-        path = self.places.get(id(item))
-        if path is None:
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            faces.save(path)
-            if self.pts:
-                twice = self.written & set(faces.pts_files(path.with_suffix(".pts")))
-                if twice:
-                    raise PipnetError(f"{min(twice)} holds a face of another picture: rename one")
-                self.written |= set(faces.to_pts(path.with_suffix(".pts")))
-        except OSError as error:
-            raise PipnetError(f"{path}: cannot be written: {error.strerror}") from None
+    Raises:
+        PipnetError: ``--pts`` without ``-o``, a file for several pictures, a result in the place of
+            a picture, or a folder that cannot be made.
+    """
+    if output is None:
+        if pts:
+            raise PipnetError("--pts needs -o FOLDER to write to")
+        return list(inputs)
+    is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
+    if is_file and len(inputs) > 1:
+        raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
+    places = [output] if is_file else _places(output, inputs)
+    pictures = {item.path.resolve() for item in inputs}
+    for place in places:
+        if place.resolve() in pictures:
+            raise PipnetError(f"-o {output} would overwrite the picture {place}: choose another")
+    folder = output.parent if is_file else output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PipnetError(f"{folder}: cannot be made: {error.strerror}") from None
+    return [replace(item, output=place) for item, place in zip(inputs, places, strict=True)]
 
 
-def _place(folder: Path, inputs: Sequence[Input]) -> dict[int, Path]:
+def _places(folder: Path, inputs: Sequence[Input]) -> list[Path]:
     """A place of its own for each input below a folder, also where names differ only in case or ending."""
     taken: set[str] = set()
-    places = {}
+    places = []
     for item in inputs:
         path = folder / item.path.relative_to(item.root)
         if path.suffix.lower() not in _WRITABLE:
@@ -232,8 +209,29 @@ def _place(folder: Path, inputs: Sequence[Input]) -> dict[int, Path]:
             number += 1
             path = path.with_stem(f"{stem}-{number}")
         taken.add(str(path.with_suffix("")).casefold())
-        places[id(item)] = path
+        places.append(path)
     return places
+
+
+def _write(item: Input, faces: FaceLandmarks, pts: bool, written: set[Path]) -> None:
+    """Write the overlay and, if wanted, a .pts file a face; ``written`` collects the latter.
+
+    Raises:
+        PipnetError: it cannot be written, or would replace a face of another picture.
+    """
+    path = item.output
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        faces.save(path)
+        if pts:
+            files = faces.pts_files(path.with_suffix(".pts"))
+            if written & set(files):
+                raise PipnetError(f"{files[0]}: a face of another picture has such a name: rename one")
+            written |= set(faces.to_pts(files[0])) if files else set()
+    except OSError as error:
+        raise PipnetError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _parse_box(text: str) -> list[float]:
