@@ -300,7 +300,7 @@ def test_doctor(capsys):
     assert "works" in text
 
 
-@pytest.mark.parametrize("command", ["detect", "evaluate", "train", "export", "info", "doctor"])
+@pytest.mark.parametrize("command", ["detect", "evaluate", "train", "export", "import", "info", "doctor"])
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert "Usage: pipnet" in capsys.readouterr().out

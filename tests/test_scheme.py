@@ -42,11 +42,27 @@ def test_a_scheme_survives_json(name):
     assert LandmarkScheme.from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
 
 
-def test_98_to_68_commutes_with_flips():
-    mapping = SchemeMapping.load("wflw", "300w")
-    source, target = (LandmarkScheme.load(n).flip_permutation for n in ("wflw", "300w"))
-    points = np.random.default_rng(0).normal(size=(98, 2))
-    np.testing.assert_allclose(mapping(points)[target], mapping(points[source]))
+@pytest.mark.parametrize(
+    ("source", "target"), [("wflw", "300w"), ("300w", "aflw"), ("cofw", "aflw"), ("wflw", "aflw")]
+)
+def test_mappings_commute_with_flips(source, target):
+    mapping = SchemeMapping.load(source, target)
+    here, there = (LandmarkScheme.load(name).flip_permutation for name in (source, target))
+    points = np.random.default_rng(0).normal(size=(len(here), 2))
+    np.testing.assert_allclose(mapping(points)[there], mapping(points[here]))
+    np.testing.assert_allclose(mapping.x_weights.sum(axis=1), 1)
+    np.testing.assert_allclose(mapping.y_weights.sum(axis=1), 1)
+
+
+def test_19_points_by_hand():
+    points = np.random.default_rng(0).normal(size=(68, 2))
+    out = SchemeMapping.load("300w", "aflw")(points)
+    np.testing.assert_allclose(out[7], points[36:42].mean(axis=0))
+    np.testing.assert_allclose(out[16], points[[62, 66]].mean(axis=0))
+    np.testing.assert_allclose(out[18], points[8])
+    wide = np.random.default_rng(1).normal(size=(98, 2))
+    through = SchemeMapping.load("300w", "aflw")(SchemeMapping.load("wflw", "300w")(wide))
+    np.testing.assert_allclose(SchemeMapping.load("wflw", "aflw")(wide), through)
 
 
 def test_98_to_68_by_hand():

@@ -176,6 +176,10 @@ class SchemeMapping:
         if not (resources.files("pipnet.schemes") / f"{name}.toml").is_file():
             raise DataError(f"no mapping from scheme {source!r} to {target!r}")
         table = tomllib.loads(_read_built_in(name))
+        if "via" in table:
+            first, second = cls.load(source, table["via"]), cls.load(table["via"], target)
+            x_weights, y_weights = second.x_weights @ first.x_weights, second.y_weights @ first.y_weights
+            return cls(source, target, x_weights, y_weights)
         columns = LandmarkScheme.load(source).landmarks
         x_weights = _mean_rows(table["points"], columns)
         y_weights = x_weights.copy()

@@ -1,4 +1,4 @@
-"""The command line: ``pipnet detect | evaluate | train | export | info | doctor``.
+"""The command line: ``pipnet detect | evaluate | train | export | import | info | doctor``.
 
 JSON on standard output, everything else on standard error. Exit codes: 0 all right (also where there is no
 face), 1 an error of ours in one line, 2 wrong usage, 130 interrupted, 141 the reader of our output left.
@@ -30,6 +30,7 @@ for _name, _where, _help in (
     ("evaluate", "evaluate:evaluate", "Measure a model on labelled faces."),
     ("train", "train:train", "Train a model as a recipe says."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
+    ("import", "models:import_official", "Read a checkpoint of the original authors."),
     ("info", "models:info", "Say what a model is."),
     ("doctor", "models:doctor", "Say what is installed and what is missing."),
 ):

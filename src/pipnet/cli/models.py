@@ -1,4 +1,4 @@
-"""``pipnet export``, ``pipnet info`` and ``pipnet doctor``: what models and machines are."""
+"""``pipnet export``, ``import``, ``info`` and ``doctor``: what models and machines are."""
 
 from __future__ import annotations
 
@@ -46,6 +46,44 @@ def export(
     except OSError as error:
         raise PipnetError(f"{target}: cannot be written: {error.strerror}") from None
     say(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+def import_official(
+    checkpoint: Path,
+    /,
+    *,
+    mean_face: Path,
+    scheme: str,
+    backbone: str = "resnet18",
+    crop_scale: float | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Read a checkpoint of the original authors into one of ours, with their merge.
+
+    Parameters
+    ----------
+    checkpoint
+        Their .pth file.
+    mean_face
+        Their meanface.txt of the data set.
+    scheme
+        The landmarks: 300w, wflw, cofw, aflw, lapa, or a TOML file.
+    backbone
+        resnet18, resnet50, resnet101 or mobilenetv2_100.
+    crop_scale
+        Crop over landmark box; theirs for the scheme if not given.
+    output
+        The checkpoint to write; beside theirs if not given.
+    """
+    try:
+        from pipnet.model.checkpoint import save_checkpoint
+        from pipnet.model.official import load_official
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    model, description = load_official(checkpoint, mean_face, scheme, backbone, crop_scale)
+    target = output or checkpoint.with_suffix(".safetensors")
+    save_checkpoint(target, model, description)
+    say(f"{target}\nmake it runnable: pipnet export {target}")
 
 
 def info(model: str, /, *, json: bool = False) -> None:
