@@ -153,7 +153,7 @@ def report() -> None:
         "lead to them (8x8 by one transposed convolution). The papers' numbers are of ResNet-18 at 256 px",
         "on 300W full, trained on all faces: compare orders only.",
         "",
-        "| row | NME | interval | own points | official merge | parameters | minutes, beside other work | papers |",
+        "| row | NME | interval | own points | official merge | parameters | minutes (not alone) | papers |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row, result in zip(ROWS, results, strict=True):
