@@ -71,9 +71,7 @@ class FaceCrops:
 
     def __getitem__(self, i: int) -> tuple[Image, Points]:
         part = self._part(i)
-        corner = np.array([part.left, part.top])
-        points = (self.samples[i].points - corner - (part.shrink - 1) / 2) / part.shrink
-        return part.image, points.astype(np.float32)
+        return part.image, self._points_in(part, i)
 
     def crop_box(self, i: int, rule: CropRule) -> Box:
         """The crop of face i in pixels of its picture, cut at the picture's border where the rule says so.
@@ -81,11 +79,16 @@ class FaceCrops:
         The part reaches beyond every crop, so that only the picture's border can cut it.
         """
         part = self._part(i)
-        image, points = self[i]
-        box = rule(tight_box(points), image.shape[1], image.shape[0])
-        return (
-            box * part.shrink + (part.shrink - 1) / 2 + np.tile([part.left, part.top], 2).astype(np.float32)
-        )
+        height, width = part.image.shape[:2]
+        box = rule(tight_box(self._points_in(part, i)), width, height)
+        corner = np.tile([part.left, part.top], 2).astype(np.float32)
+        return box * part.shrink + (part.shrink - 1) / 2 + corner
+
+    def _points_in(self, part: Part, i: int) -> Points:
+        """Landmarks of face i in pixels of its part."""
+        corner = np.array([part.left, part.top])
+        points = (self.samples[i].points - corner - (part.shrink - 1) / 2) / part.shrink
+        return np.asarray(points, dtype=np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the pixels: a worker process opens them itself instead of getting a copy."""
