@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipnet import FaceLandmarker
-from pipnet.data.pts import write_pts
+from pipnet.data.formats.pts import write_pts
 from pipnet.images import read_image, write_image
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from pipnet.cli import main
-from pipnet.data.pts import read_pts
+from pipnet.data.formats.pts import read_pts
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image, write_image
 

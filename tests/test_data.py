@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipnet.data.crops import FaceCrops
-from pipnet.data.pts import read_pts, write_pts
+from pipnet.data.formats.pts import read_pts, write_pts
 from pipnet.data.samples import split_by_group
 from pipnet.data.sources import load_faces, recognise
 from pipnet.data.transforms import Augmentation, training_crop

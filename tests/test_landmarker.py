@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from pipnet import BoxError, Face, FaceLandmarker, FaceLandmarks, ModelError, PipnetError
-from pipnet.data.pts import read_pts
+from pipnet.data.formats.pts import read_pts
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.images import read_image

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from pipnet.geometry import Box, Points
 from pipnet.scheme import SchemeMapping
@@ -29,6 +30,8 @@ class FaceSample:
     """The face box the collection came with, if any."""
     attributes: frozenset[str] = field(default_factory=frozenset)
     """Subsets the face belongs to, such as ``pose``."""
+    visible: Bool[np.ndarray, " landmarks"] | None = None
+    """Landmarks that can be seen; the others are labelled where they must be. None: nobody said."""
 
 
 def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[FaceSample]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.data.pts import read_pts
+from pipnet.data.formats.pts import read_pts
 from pipnet.data.samples import FaceSample, map_scheme
 from pipnet.errors import DataError
 from pipnet.geometry import CropRule

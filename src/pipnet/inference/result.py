@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipnet.data.pts import write_pts
+from pipnet.data.formats.pts import write_pts
 from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
 from pipnet.images import write_image
 from pipnet.inference.draw import draw_faces
