@@ -64,7 +64,7 @@ def main() -> None:
         landmarker = FaceLandmarker(model, detector or "auto")
         count = len(samples) * (len(SCALES) if "composites" in name else 1)
         shown = track(pictures, count, name)
-        rows[name] = evaluate(landmarker, shown, source.official_box, detector is None)
+        rows[name] = evaluate(landmarker, shown, source, detector is None)
 
     row("300-W Common, true boxes", common, decoded(common), w300, None)
     row("300-W Common without 2 duplicates, true boxes", unique, decoded(unique), w300, None)

@@ -254,7 +254,8 @@ def example(portrait, landmarker, augmentation, seed):
     points = landmarker(image)[0].points
     rng = np.random.default_rng(seed)
     scheme = LandmarkScheme.load("300w")
-    return image, points, training_crop(image, points, CropRule(), 128, scheme, augmentation, rng)
+    box = CropRule()(tight_box(points), 512, 512)
+    return image, points, training_crop(image, points, box, 128, scheme, augmentation, rng)
 
 
 def test_without_augmentation_it_is_the_crop(portrait, landmarker):
@@ -286,5 +287,6 @@ def test_unknown_points_stay_unknown(portrait, landmarker):
     points = landmarker(image)[0].points.copy()
     points[5] = np.nan
     scheme, rng = LandmarkScheme.load("300w"), np.random.default_rng(0)
-    _, fractions = training_crop(image, points, CropRule(), 64, scheme, Augmentation.none(), rng)
+    box = CropRule()(tight_box(points), 512, 512)
+    _, fractions = training_crop(image, points, box, 64, scheme, Augmentation.none(), rng)
     assert np.isnan(fractions).any(axis=1).nonzero()[0].tolist() == [5]

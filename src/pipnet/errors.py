@@ -7,6 +7,7 @@
     ├── BoxError                a face box is empty, NaN or outside the picture
     ├── ModelError              a model file is missing, damaged, hostile or of another kind
     ├── DataError               an annotation or a data folder is not what it should be
+    │   └── MissingDataError    a part of a collection is not there
     ├── RecipeError             a recipe has an unknown key or an impossible value
     ├── DownloadError           a file could not be fetched, or its checksum is wrong
     └── MissingExtraError       an optional dependency is not installed; names the pip command
@@ -35,6 +36,10 @@ class ModelError(PipnetError):
 
 class DataError(PipnetError):
     """An annotation file or a data folder is not what it should be."""
+
+
+class MissingDataError(DataError):
+    """A file or folder of a collection is not there."""
 
 
 class RecipeError(PipnetError):

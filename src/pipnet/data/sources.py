@@ -1,126 +1,33 @@
-"""Readers of the official collections, each in the folder layout it is handed out in.
+"""All collections by name, and `load_faces`, which reads whatever labelled faces a path holds.
 
-A reader takes the collection's root and a subset and returns its faces. It never guesses: a folder that
-is missing is an error which names it.
+Three kinds: the official collections (`SOURCES`) in the layout they are handed out in, the same prepared by
+``pipnet data prepare``, and faces that users labelled themselves, in any of `pipnet.data.formats`.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from pipnet.data.formats.pts import read_pts
+from pipnet.data.collections.aflw import read_aflw
+from pipnet.data.collections.cofw import unpack_cofw, unpack_cofw68
+from pipnet.data.collections.lapa import read_lapa
+from pipnet.data.collections.menpo import read_menpo_frontal, read_menpo_profile
+from pipnet.data.collections.vw300 import unpack_300vw
+from pipnet.data.collections.w300 import read_300w
+from pipnet.data.collections.wflw import read_wflw
+from pipnet.data.formats import read_annotations
 from pipnet.data.samples import FaceSample, map_scheme
-from pipnet.errors import DataError
+from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropRule
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
-
-_300W_FOLDERS = {
-    "train": ("afw", "helen/trainset", "lfpw/trainset"),
-    "common": ("helen/testset", "lfpw/testset"),
-    "challenging": ("ibug",),
-    "full": ("helen/testset", "lfpw/testset", "ibug"),
-    "afw": ("afw",),
-    "helen+lfpw": ("helen/trainset", "lfpw/trainset"),
-}
-_LFPW_DUPLICATES = ("lfpw/testset/image_0007", "lfpw/testset/image_0096")
-_WFLW_ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
-
-
-def read_300w(root: Path, subset: str) -> list[FaceSample]:
-    """300-W, 68 points: ``train``, ``common``, ``challenging``, ``full`` and parts of them.
-
-    ``common-deduplicated`` is Common without the two LFPW faces that LFPW's training part holds too.
-
-    Raises:
-        DataError: a folder is missing or holds no faces, or an annotation is damaged.
-    """
-    folders = _300W_FOLDERS[subset.removesuffix("-deduplicated")]
-    missing = [f for f in folders if not (root / f).is_dir()]
-    if missing:
-        raise DataError(
-            f"300-W {subset!r} needs the folder {', '.join(str(root / f) for f in missing)}"
-            "; get it from https://ibug.doc.ic.ac.uk/resources/300-W/"
-        )
-    samples = [sample for folder in folders for sample in _300w_folder(root, folder)]
-    if subset.endswith("-deduplicated"):
-        samples = [s for s in samples if s.name not in _LFPW_DUPLICATES]
-    return samples
-
-
-def _300w_folder(root: Path, folder: str) -> list[FaceSample]:
-    # "._NAME" files are what macOS leaves in archives.
-    annotations = sorted(p for p in (root / folder).glob("*.pts") if not p.name.startswith("."))
-    if not annotations:
-        raise DataError(f"{root / folder}: no .pts files")
-    samples = []
-    for path in annotations:
-        # AFW cuts several faces from one photo: NAME_1, NAME_2, ...
-        photo = re.sub(r"_\d+$", "", path.stem) if folder == "afw" else path.stem
-        samples.append(
-            FaceSample(
-                image=_picture_beside(path),
-                points=read_pts(path, 68),
-                name=f"{folder}/{path.stem}",
-                group=f"{folder}/{photo}",
-            )
-        )
-    return samples
-
-
-def read_wflw(root: Path, subset: str) -> list[FaceSample]:
-    """WFLW, 98 points: ``train``, ``test``, or one attribute of the test faces such as ``pose``.
-
-    Raises:
-        DataError: the list is missing or a line of it is damaged.
-    """
-    part = "train" if subset == "train" else "test"
-    path = root / "WFLW_annotations/list_98pt_rect_attr_train_test" / f"list_98pt_rect_attr_{part}.txt"
-    if not path.is_file():
-        raise DataError(
-            f"WFLW {subset!r} needs the file {path}; get it from https://wywu.github.io/projects/LAB/WFLW.html"
-        )
-    samples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            samples.append(_wflw_line(root, line, f"{path}:{number}", number))
-    return [s for s in samples if subset in ("train", "test") or subset in s.attributes]
-
-
-def _wflw_line(root: Path, line: str, where: str, number: int) -> FaceSample:
-    """One line: 196 coordinates, a rectangle, six attribute flags, the picture's path."""
-    words = line.split(maxsplit=206)
-    try:
-        values = np.array(words[:206], dtype=np.float32)
-        image = words[206].strip()
-    except (ValueError, IndexError):
-        raise DataError(f"{where}: expected 206 numbers and a path") from None
-    if not np.isfinite(values).all():
-        raise DataError(f"{where}: a number is not finite")
-    flags = values[200:206]
-    return FaceSample(
-        image=root / "WFLW_images" / image,
-        points=values[:196].reshape(98, 2),
-        name=f"{image}#{number}",
-        group=re.sub(r"^\d+_", "", Path(image).stem),
-        box=values[196:200],
-        attributes=frozenset(a for a, flag in zip(_WFLW_ATTRIBUTES, flags, strict=True) if flag),
-    )
-
-
-def _picture_beside(annotation: Path) -> Path:
-    """The picture of an annotation file: same name, any of the usual endings."""
-    for suffix in IMAGE_SUFFIXES:
-        for candidate in (annotation.with_suffix(suffix), annotation.with_suffix(suffix.upper())):
-            if candidate.is_file():
-                return candidate
-    raise DataError(f"{annotation}: no picture beside it ({', '.join(IMAGE_SUFFIXES)})")
+PREPARED = "pipnet.json"
+"""The file in a prepared folder that says which collection it holds."""
 
 
 @dataclass(frozen=True)
@@ -128,74 +35,297 @@ class Source:
     """A collection: how to read it, what it is labelled with, and its parts."""
 
     title: str
-    read: Callable[[Path, str], list[FaceSample]]
     scheme: str
-    subsets: tuple[str, ...]
+    """What it is labelled with, see `LandmarkScheme.load`."""
+    subsets: dict[str, int | None]
+    """Its parts, and how many faces were published in each (None: not known)."""
+    test: str
+    """The part to measure on if none is named."""
     official_box: CropRule
     """The papers' crop, in whose stretched square their NME is measured."""
+    v1_box: CropRule
+    """The crop of v1, whose width is the unit of its NME across collections."""
     licence: str
     """What weights trained on it may be used for."""
+    url: str
+    """Where it is handed out and what it may be used for is written."""
+    marks: tuple[str, ...] = ()
+    """A folder with any of these below it is this collection."""
+    read: Callable[[Path, str], list[FaceSample]] | None = None
+    """Reads a part where it lies."""
+    unpack: Callable[[Path, str, Path], list[FaceSample]] | None = None
+    """Reads a part out of an archive, and writes its pictures into a folder."""
+
+
+def _research(title: str) -> str:
+    return f"research use only: trained on {title}, whose pictures are for research"
+
+
+def _stretched(scale: float, given: bool = False) -> CropRule:
+    """The papers' crops: cut at the photo's border and stretched."""
+    return CropRule(scale=scale, square=False, clip=True, box="given" if given else "landmarks")
 
 
 SOURCES = {
     "300w": Source(
-        "300-W",
-        read_300w,
-        "300w",
-        (*_300W_FOLDERS, "common-deduplicated"),
-        CropRule(scale=1.1, square=False, clip=True),
-        "research use only: trained on 300-W, whose pictures are for research",
+        title="300-W",
+        scheme="300w",
+        subsets={
+            "train": 3148,
+            "common": 554,
+            "challenging": 135,
+            "full": 689,
+            "afw": 337,
+            "helen+lfpw": 2811,
+            "common-deduplicated": 552,
+        },
+        test="common",
+        official_box=_stretched(1.1),
+        v1_box=_stretched(1.3),
+        licence=_research("300-W"),
+        url="https://ibug.doc.ic.ac.uk/resources/300-W/",
+        marks=("afw", "helen/trainset", "helen/testset", "lfpw/trainset", "lfpw/testset", "ibug"),
+        read=read_300w,
     ),
     "wflw": Source(
-        "WFLW",
-        read_wflw,
-        "wflw",
-        ("train", "test", *_WFLW_ATTRIBUTES),
-        CropRule(scale=1.2, square=False, clip=True),
-        "research use only: trained on WFLW, whose pictures are for research",
+        title="WFLW",
+        scheme="wflw",
+        subsets={
+            "train": 7500,
+            "test": 2500,
+            "pose": 326,
+            "expression": 314,
+            "illumination": 698,
+            "make-up": 206,
+            "occlusion": 736,
+            "blur": 773,
+        },
+        test="test",
+        official_box=_stretched(1.2, given=True),
+        v1_box=_stretched(1.2),
+        licence=_research("WFLW"),
+        url="https://wywu.github.io/projects/LAB/WFLW.html",
+        marks=("WFLW_annotations",),
+        read=read_wflw,
+    ),
+    "cofw": Source(
+        title="COFW",
+        scheme="cofw",
+        subsets={"train": 1345, "test": 507},
+        test="test",
+        official_box=_stretched(1.0, given=True),
+        v1_box=_stretched(1.5),
+        licence=_research("COFW"),
+        url="https://data.caltech.edu/records/bc0bf-nc666",
+        marks=("COFW_train_color.mat", "COFW_test_color.mat"),
+        unpack=unpack_cofw,
+    ),
+    "cofw68": Source(
+        title="COFW-68",
+        scheme="300w",
+        subsets={"test": 507},
+        test="test",
+        official_box=_stretched(1.3, given=True),
+        v1_box=_stretched(1.5),
+        licence=_research("COFW"),
+        url="https://github.com/golnazghiasi/cofw68-benchmark",
+        unpack=unpack_cofw68,
+    ),
+    "aflw": Source(
+        title="AFLW",
+        scheme="aflw",
+        subsets={"train": 20_000, "test": 4386, "frontal": 1314},
+        test="test",
+        official_box=_stretched(1.0, given=True),
+        v1_box=_stretched(1.0, given=True),
+        licence=_research("AFLW"),
+        url="https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/aflw/ (pictures), "
+        "http://mmlab.ie.cuhk.edu.hk/projects/compositional.html (AFLWinfo_release.mat)",
+        marks=("AFLWinfo_release.mat",),
+        read=read_aflw,
+    ),
+    "lapa": Source(
+        title="LaPa",
+        scheme="lapa",
+        subsets={"train": 18_176, "val": 2000, "test": 2000},
+        test="test",
+        official_box=_stretched(1.2),
+        v1_box=_stretched(1.2),
+        licence=_research("LaPa"),
+        url="https://github.com/JDAI-CV/lapa-dataset",
+        marks=("train/landmarks", "val/landmarks", "test/landmarks"),
+        read=read_lapa,
+    ),
+    "menpo": Source(
+        title="Menpo 2D, frontal",
+        scheme="300w",
+        subsets={"all": None, "train": None, "test": None},
+        test="all",
+        official_box=_stretched(1.1),
+        v1_box=_stretched(1.3),
+        licence=_research("Menpo"),
+        url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
+        read=read_menpo_frontal,
+    ),
+    "menpo-profile": Source(
+        title="Menpo 2D, profile",
+        scheme="menpo39",
+        subsets={"all": None, "train": None, "test": None},
+        test="all",
+        official_box=_stretched(1.1),
+        v1_box=_stretched(1.3),
+        licence=_research("Menpo"),
+        url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
+        read=read_menpo_profile,
+    ),
+    "300vw": Source(
+        title="300-VW",
+        scheme="300w",
+        subsets={"train": 95_192, "category-1": 62_135, "category-2": 32_805, "category-3": 26_338},
+        test="category-3",
+        official_box=_stretched(1.1),
+        v1_box=_stretched(1.3),
+        licence=_research("300-VW"),
+        url="https://ibug.doc.ic.ac.uk/resources/300-VW/",
+        unpack=unpack_300vw,
     ),
 }
 
 
-def recognise(root: Path) -> str:
-    """The name of the collection in a folder, by its layout.
-
-    Raises:
-        DataError: not a folder, or none that we know.
-    """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    if (root / "WFLW_annotations").is_dir():
-        return "wflw"
-    if any((root / f).is_dir() for f in _300W_FOLDERS["train"] + _300W_FOLDERS["full"]):
-        return "300w"
-    raise DataError(f"{root}: neither 300-W (afw, helen, lfpw, ibug) nor WFLW (WFLW_annotations)")
-
-
 def load_faces(
-    root: Path, subset: str, scheme: str | None = None
+    root: Path,
+    subset: str | None = None,
+    scheme: str | LandmarkScheme | None = None,
+    measuring: bool = False,
 ) -> tuple[list[FaceSample], LandmarkScheme, Source]:
-    """The faces of one part of the collection in a folder, whichever it is.
+    """The labelled faces that a path holds, whatever kind they are of.
 
     Args:
-        root: the collection's folder, in its official layout.
-        subset: which part.
-        scheme: give the points in this scheme, by a mapping; the collection's own if None.
+        root: the folder of a collection in its official layout or prepared, or the file or folder of
+            users' own annotations.
+        subset: which part; if None, the one to train on, or to measure on.
+        scheme: give the points in this scheme, by a mapping; the collection's own if None. Users' own
+            annotations do not say what their points are: theirs must be given.
+        measuring: whether the faces are to be measured on.
 
     Raises:
         DataError: unknown collection, part or mapping, missing folders, damaged annotations.
     """
+    wanted = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
     name = recognise(root)
-    source = SOURCES[name]
+    source = SOURCES[name] if name else _own(root, wanted)
+    train = "train" if "train" in source.subsets else source.test
+    subset = subset or (source.test if measuring else train)
     if subset not in source.subsets:
-        raise DataError(f"{name} has no subset {subset!r}; it has {', '.join(source.subsets)}")
+        raise DataError(f"{source.title} has no subset {subset!r}; it has {', '.join(source.subsets)}")
     try:
-        samples = source.read(root, subset)
+        samples = _read(root, source, subset)
     except UnicodeDecodeError as error:
         raise DataError(f"{root}: an annotation is not text: {error}") from None
+    check_faces(samples)
+    if name is None:
+        assert wanted is not None
+        return samples, wanted, source
+    if wanted is not None and wanted.name != source.scheme:
+        samples = map_scheme(samples, SchemeMapping.load(source.scheme, wanted.name))
+    return samples, wanted or LandmarkScheme.load(source.scheme), source
+
+
+def recognise(root: Path) -> str | None:
+    """The name of the collection in a folder, by its layout; None for annotations of one's own.
+
+    Raises:
+        DataError: there is no such path, or nothing in it that we know.
+    """
+    if root.is_file():
+        return None
+    if not root.is_dir():
+        raise DataError(f"{root}: no such file or folder")
+    if (root / PREPARED).is_file():
+        return _prepared(root / PREPARED)
+    for name, source in SOURCES.items():
+        if any((root / mark).exists() for mark in source.marks):
+            return name
+    if next(root.rglob("*.pts"), None):
+        return None
+    known = "; ".join(f"{s.title}: {', '.join(s.marks)}" for s in SOURCES.values() if s.marks)
+    raise DataError(f"{root}: no faces that we know ({known}; your own: .pts files, or name a file)")
+
+
+def check_faces(samples: list[FaceSample]) -> None:
+    """Refuse labels that are none.
+
+    Raises:
+        DataError: a face's landmarks lie on one line or point, or none is known.
+    """
     for sample in samples:
-        if min(np.ptp(sample.points, axis=0)) < 1:
+        known = sample.points[np.isfinite(sample.points).all(axis=1)]
+        if len(known) < 2 or min(np.ptp(known, axis=0)) < 1:
             raise DataError(f"{sample.name}: its landmarks lie on one line or point")
-    if scheme is not None and scheme != source.scheme:
-        samples = map_scheme(samples, SchemeMapping.load(source.scheme, scheme))
-    return samples, LandmarkScheme.load(scheme or source.scheme), source
+
+
+def _read(root: Path, source: Source, subset: str) -> list[FaceSample]:
+    if (root / PREPARED).is_file():
+        file = root / f"{subset}.json"
+        if not file.is_file():
+            raise DataError(f"{root}: {subset!r} was not prepared; pipnet data prepare says what is missing")
+        return read_annotations(file).samples
+    if source.read is None:
+        name = next(key for key, value in SOURCES.items() if value is source)
+        raise DataError(f"{root}: first unpack it: pipnet data prepare {name} {root} FOLDER")
+    try:
+        return source.read(root, subset)
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; {source.title} is handed out at {source.url}") from None
+
+
+def _prepared(path: Path) -> str:
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["collection"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: not written by pipnet data prepare: {error!r}") from None
+    if name not in SOURCES:
+        raise DataError(f"{path}: no collection {name!r}; there are {', '.join(SOURCES)}")
+    return str(name)
+
+
+def _own(root: Path, scheme: LandmarkScheme | None) -> Source:
+    """What is known of annotations that users made themselves."""
+    if scheme is None:
+        raise DataError(
+            f"{root}: say what its landmarks are: --data.scheme FILE.toml"
+            f"; pipnet data scheme {root} proposes one"
+        )
+
+    def read(root: Path, _: str) -> list[FaceSample]:
+        annotations = read_annotations(root)
+        samples, names = annotations.samples, annotations.names
+        found = len(samples[0].points)
+        if found != scheme.landmarks:
+            raise DataError(
+                f"{root}: {found} landmarks a face, scheme {scheme.name!r} has {scheme.landmarks}"
+            )
+        if names and scheme.names and names != scheme.names:
+            if set(names) != set(scheme.names):
+                raise DataError(f"{root}: its landmarks are called {names}, the scheme's {scheme.names}")
+            order = [names.index(name) for name in scheme.names]
+            samples = [_in_order(sample, order) for sample in samples]
+        return samples
+
+    whole = CropRule()
+    return Source(
+        title=root.name,
+        scheme=scheme.name,
+        subsets={"all": None},
+        test="all",
+        official_box=whole,
+        v1_box=whole,
+        licence=f"as you decide: trained on {root.name}",
+        url="",
+        read=read,
+    )
+
+
+def _in_order(sample: FaceSample, order: list[int]) -> FaceSample:
+    visible = None if sample.visible is None else sample.visible[order]
+    return replace(sample, points=sample.points[order], visible=visible)

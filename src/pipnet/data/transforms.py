@@ -14,17 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.geometry import (
-    Affine,
-    CropRule,
-    Image,
-    Points,
-    affine,
-    box_to_crop,
-    compose,
-    tight_box,
-    warp,
-)
+from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose, warp
 from pipnet.scheme import LandmarkScheme
 
 
@@ -58,6 +48,8 @@ class Augmentation:
     """Probability of losing all colour (not in v1)."""
     light: float = 0.0
     """Probability of other brightness, contrast and colour balance (the papers: none)."""
+    black: bool = False
+    """Plain black pictures with the true labels, whatever else is set: v1's probe of the position prior."""
 
     @classmethod
     def none(cls) -> Augmentation:
@@ -68,7 +60,7 @@ class Augmentation:
 def training_crop(
     image: Image,
     points: Points,
-    rule: CropRule,
+    box: Box,
     size: int,
     scheme: LandmarkScheme,
     augmentation: Augmentation,
@@ -79,7 +71,7 @@ def training_crop(
     Args:
         image: a picture, or the part of it around the face.
         points: its landmarks in pixels of ``image``; NaN where unknown.
-        rule: from the landmarks' tight box to the crop.
+        box: the crop if nothing is varied.
         size: side of the crop in pixels, S.
         scheme: tells which landmarks change places in a mirror image.
         augmentation: what to vary, and how much.
@@ -88,15 +80,13 @@ def training_crop(
     Returns:
         The S x S crop, and the landmarks as fractions of it, also those that lie outside.
     """
-    height, width = image.shape[:2]
-    plain = box_to_crop(rule(tight_box(points), width, height), size)
     varied, mirrored = _random_affine(augmentation, size, rng)
-    matrix = compose(plain, varied)
+    matrix = compose(box_to_crop(box, size), varied)
     crop = warp(image, matrix, size)
     moved = affine(points, matrix)
     if mirrored:
         moved = moved[scheme.flip_permutation]
-    crop = _random_colours(crop, augmentation, rng)
+    crop = np.zeros_like(crop) if augmentation.black else _random_colours(crop, augmentation, rng)
     return crop, ((moved + 0.5) / size).astype(np.float32)
 
 

@@ -1,21 +1,22 @@
 """Measuring a model on labelled faces, as the papers do and end to end.
 
 Two frames, side by side, since published numbers differ in it: ``pixels`` takes distances in the picture,
-``official`` in the papers' crop stretched to a unit square. Two ways to the crop: the true landmark box
-with the model's own crop rule, or a face detector run on the whole picture. In the latter the face is
+``official`` in the papers' crop stretched to a unit square. Two ways to the crop: the true box with the
+model's own crop rule, or a face detector run on the whole picture. In the latter the face is
 matched by the highest overlap with the true box before any landmark is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64
 
 from pipnet.data.samples import FaceSample
+from pipnet.data.sources import Source
 from pipnet.errors import DataError
 from pipnet.evaluation.metrics import (
     area_under_curve,
@@ -24,11 +25,13 @@ from pipnet.evaluation.metrics import (
     norm_distance,
     point_errors,
 )
-from pipnet.geometry import CropRule, Image, Points, tight_box, to_fraction
+from pipnet.geometry import Box, Image, Points, tight_box, to_fraction
 from pipnet.images import read_image
 from pipnet.inference.faces import best_match
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.scheme import LandmarkScheme
+
+Norm = Literal["scheme", "box", "diagonal", "width"]
 
 LabelledPicture = tuple[Image, FaceSample]
 """A decoded picture, and a face whose points are in pixels of it."""
@@ -94,22 +97,30 @@ class FaceErrors:
 def evaluate(
     landmarker: FaceLandmarker,
     pictures: Iterable[LabelledPicture],
-    official_box: CropRule,
+    source: Source,
     true_boxes: bool = True,
+    norm: Norm = "scheme",
 ) -> FaceErrors:
     """Measure a landmarker on labelled faces.
 
     Args:
         landmarker: model and detector.
         pictures: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
-        official_box: the papers' crop of this collection.
-        true_boxes: give the model the true landmark boxes; False: let the detector find the faces.
+        source: the collection that they are from.
+        true_boxes: give the model the true boxes; False: let the detector find the faces.
+        norm: the unit of the errors: the scheme's own, the side of the face's box or its diagonal, or the
+            width of v1's crop ("image width", v1's norm across collections), whose stretched square then
+            is the official frame too.
 
     Raises:
         DataError: there are no faces, the detector found none of them, or they have another number
             of landmarks than the model.
+        BoxError: the model's crops are cut around the collection's boxes, and there are none.
     """
     scheme = landmarker.model.info.scheme
+    if norm in ("box", "diagonal"):
+        scheme = replace(scheme, norm=norm)
+    papers = source.v1_box if norm == "width" else source.official_box
     samples, predicted, pixels, official, missed = [], [], [], [], []
     for image, sample in pictures:
         if len(sample.points) != scheme.landmarks:
@@ -120,9 +131,12 @@ def evaluate(
             continue
         samples.append(sample)
         predicted.append(points)
-        norm = norm_distance(sample.points, scheme, sample.box)
-        pixels.append(point_errors(points, sample.points, norm))
-        official.append(_official_errors(points, sample, official_box, scheme, image))
+        box = papers.face_box(sample.points, sample.box)
+        frame = papers(box, image.shape[1], image.shape[0])
+        width = norm == "width"
+        unit = frame[2] - frame[0] if width else norm_distance(sample.points, scheme, sample.box)
+        pixels.append(point_errors(points, sample.points, float(unit)))
+        official.append(_official_errors(points, sample, frame, None if width else scheme))
     if not samples:
         raise DataError(f"nothing to measure: {len(missed)} faces, none found")
     return FaceErrors(samples, predicted, np.array(pixels), np.array(official), missed)
@@ -135,20 +149,25 @@ def decoded(samples: Iterable[FaceSample]) -> Iterator[LabelledPicture]:
 
 
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
-    true = tight_box(sample.points)
+    true = landmarker.model.info.crop.face_box(sample.points, sample.box)
     if true_boxes:
-        return landmarker(image, boxes=true, box_kind="landmarks")[0].points
+        return landmarker(image, boxes=true, box_kind="crop")[0].points
     faces = landmarker(image)
-    match = best_match(landmarker.to_landmark_boxes(faces.boxes, landmarker.detector.kind), true)
+    match = best_match(landmarker.to_face_boxes(faces.boxes, landmarker.detector.kind), true)
     return None if match is None else faces[match].points
 
 
 def _official_errors(
-    points: Points, sample: FaceSample, rule: CropRule, scheme: LandmarkScheme, image: Image
+    points: Points, sample: FaceSample, frame: Box, scheme: LandmarkScheme | None
 ) -> Float64[np.ndarray, " landmarks"]:
-    """Errors in the papers' crop, where x and y are fractions of its width and height."""
-    face = tight_box(sample.points) if sample.box is None else sample.box
-    crop = rule(face, image.shape[1], image.shape[0])
-    true = to_fraction(sample.points, crop)
-    stretched_face = to_fraction(face.reshape(2, 2), crop).ravel().astype(np.float32)
-    return point_errors(to_fraction(points, crop), true, norm_distance(true, scheme, stretched_face))
+    """Errors in the papers' crop, where x and y are fractions of its width and height.
+
+    The unit is the scheme's norm, or the crop's width without a scheme.
+    """
+    true = to_fraction(sample.points, frame)
+    unit = 1.0
+    if scheme is not None:
+        box = tight_box(sample.points) if sample.box is None else sample.box
+        stretched = to_fraction(box.reshape(2, 2), frame).ravel().astype(np.float32)
+        unit = norm_distance(true, scheme, stretched)
+    return point_errors(to_fraction(points, frame), true, unit)

@@ -20,12 +20,13 @@ def norm_distance(
 ) -> float:
     """The unit of a face's NME, in the frame of its points.
 
-    Either the distance of the scheme's two norm landmarks, or the side of a square with the area of the
-    face box (the tight box of the points where the collection gives none).
+    Either the distance of the scheme's two norm landmarks, or of the face box (the tight box of the points
+    where the collection gives none) the side of a square with its area, ``"box"``, or its ``"diagonal"``.
     """
     if isinstance(scheme.norm, str):
         x0, y0, x1, y1 = (tight_box(points) if box is None else box).tolist()
-        return float(np.sqrt((x1 - x0) * (y1 - y0)))
+        diagonal = scheme.norm == "diagonal"
+        return float(np.hypot(x1 - x0, y1 - y0) if diagonal else np.sqrt((x1 - x0) * (y1 - y0)))
     a, b = scheme.norm
     return float(np.linalg.norm(points[a] - points[b]))
 

@@ -1,9 +1,10 @@
-"""Face detectors behind one small protocol, and the step from their boxes to landmark boxes.
+"""Face detectors behind one small protocol, and the step from their boxes to the model's.
 
 A detector is any callable that takes an RGB picture and returns `Detections`. What a box means differs by
 detector: some include the forehead, some the ears. The model must be shown the crop that it learnt, so for
-each detector the landmark box is fitted on training pictures as fractions of the detector's box
-(`fit_boxes`) and travels with the weights under the detector's ``kind``.
+each detector the face's box (`CropRule.box`, for most models the tight box of the landmarks) is fitted on
+training pictures as fractions of the detector's box (`fit_boxes`) and travels with the weights under the
+detector's ``kind``.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ DETECT_SIZE = 640
 """Pictures are detected on at this longest side, unless told otherwise."""
 _SMALLEST = 8
 _SAME_FACE = 0.3
-"""Least overlap of a detector's box with a landmark box for both to be of one face."""
+"""Least overlap (intersection over union) of a predicted and a true box of one face."""
+_HOLDS = 0.6
+"""Least share of the smaller box in the larger one for a face's box and a detector's to be of one face."""
 
 
 class Detections(NamedTuple):
@@ -39,7 +42,7 @@ class Detections(NamedTuple):
 
 @runtime_checkable
 class FaceDetector(Protocol):
-    """Finds faces. ``kind`` names what its boxes mean, see `landmark_boxes`."""
+    """Finds faces. ``kind`` names what its boxes mean, see `fitted_boxes`."""
 
     kind: str
 
@@ -181,10 +184,10 @@ def load_detector(detector: Detector, size: int = DETECT_SIZE, box_kind: str = "
     )
 
 
-def landmark_boxes(
+def fitted_boxes(
     boxes: Float32[np.ndarray, "faces 4"], fit: Sequence[float]
 ) -> Float32[np.ndarray, "faces 4"]:
-    """Detector's boxes -> tight landmark boxes, by the fractions left, top, right, bottom of a fit."""
+    """Detector's boxes -> faces' boxes, by the fractions left, top, right, bottom of a fit."""
     corner, side = np.tile(boxes[:, :2], 2), np.tile(boxes[:, 2:] - boxes[:, :2], 2)
     return np.asarray(corner + np.asarray(fit, np.float32) * side, dtype=np.float32)
 
@@ -192,11 +195,12 @@ def landmark_boxes(
 def fit_boxes(
     found: Sequence[Detections], true: Sequence[Box]
 ) -> tuple[tuple[float, float, float, float], int]:
-    """Fit the step from a detector's boxes to landmark boxes.
+    """Fit the step from a detector's boxes to the boxes that crops are cut around.
 
     Args:
         found: what the detector found in each picture.
-        true: the tight landmark box of the labelled face of each picture.
+        true: the box of the labelled face of each picture. A few landmarks lie in a small part of the
+            face, so both are of one face if one holds most of the other, however large it is.
 
     Returns:
         The medians of (left, top, right, bottom) as fractions of the detector's box, and in how many
@@ -205,16 +209,26 @@ def fit_boxes(
     Raises:
         PipnetError: found in none.
     """
-    fractions = []
+    pairs = []
     for detections, target in zip(found, true, strict=True):
-        match = best_match(detections.boxes, target)
-        if match is not None:
-            box = detections.boxes[match]
-            fractions.append(to_fraction(target.reshape(2, 2), box).ravel())
-    if not fractions:
+        low = np.maximum(detections.boxes[:, :2], target[:2])
+        high = np.minimum(detections.boxes[:, 2:], target[2:])
+        sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+        smaller = np.minimum(sides.prod(axis=1), (target[2:] - target[:2]).prod())
+        held = (high - low).clip(0).prod(axis=1) / smaller
+        boxes = detections.boxes[held >= _HOLDS]
+        if len(boxes):
+            pairs.append((boxes[int(box_iou(boxes, target).argmax())], target))
+    if not pairs:
         raise PipnetError("no fit: the detector found none of the labelled faces")
+    return median_fit(pairs), len(pairs)
+
+
+def median_fit(pairs: Sequence[tuple[Box, Box]]) -> tuple[float, float, float, float]:
+    """Medians of (left, top, right, bottom) of the second boxes, as fractions of the first ones."""
+    fractions = [to_fraction(target.reshape(2, 2), box).ravel() for box, target in pairs]
     left, top, right, bottom = np.median(fractions, axis=0).round(4).tolist()
-    return (left, top, right, bottom), len(fractions)
+    return left, top, right, bottom
 
 
 def best_match(boxes: Float32[np.ndarray, "faces 4"], true: Box) -> int | None:

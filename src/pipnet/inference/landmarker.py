@@ -21,14 +21,16 @@ from pipnet.inference.faces import (
     Detections,
     Detector,
     FaceDetector,
-    landmark_boxes,
+    fitted_boxes,
     load_detector,
 )
 from pipnet.inference.result import FaceLandmarks
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | Image
-BOX_KINDS = {"landmarks": (0.0, 0.0, 1.0, 1.0), "whole": (0.2, 0.25, 0.8, 0.85)}
-"""Boxes that mean the same for every model: the landmarks' tight box; a picture of one face."""
+_AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
+BOX_KINDS = {"crop": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
+"""Boxes that mean the same for every model: the box its crop is cut around; the landmarks' tight box, which
+for nearly all models is the same; a picture of one face."""
 
 
 class FaceLandmarker:
@@ -114,7 +116,8 @@ class FaceLandmarker:
             boxes: (faces, 4) boxes xyxy in pixels; the detector is asked if None.
             box_kind: what the given boxes mean: ``"face"`` (forehead to chin, as most detectors and
                 people draw them), ``"landmarks"`` (tight around the landmarks), ``"whole"`` (a picture
-                of one face), or the name of a detector that the model was fitted to.
+                of one face), ``"crop"`` (what the model's crops are cut around in training, see
+                `CropRule.box`), or the name of a detector that the model was fitted to.
 
         Raises:
             ImageError: a picture cannot be read or is too large.
@@ -131,7 +134,7 @@ class FaceLandmarker:
         else:
             given = check_boxes(boxes, picture.shape[1], picture.shape[0])
             found = Detections(given, np.ones(len(given), np.float32))
-        points, scores, spread = self._landmarks(picture, self.to_landmark_boxes(found.boxes, box_kind))
+        points, scores, spread = self._landmarks(picture, self.to_face_boxes(found.boxes, box_kind))
         mean_face = self.model.info.mean_face.astype(np.float32)
         scheme = self.model.info.scheme
         return FaceLandmarks(points, scores, spread, *found, scheme, picture, mean_face)
@@ -143,10 +146,10 @@ class FaceLandmarker:
             self._detector = load_detector(*self._wanted)
         return self._detector
 
-    def to_landmark_boxes(
+    def to_face_boxes(
         self, boxes: Float32[np.ndarray, "faces 4"], kind: str
     ) -> Float32[np.ndarray, "faces 4"]:
-        """Boxes of any kind -> the tight landmark boxes expected in them.
+        """Boxes of any kind -> the boxes that the model's crops are cut around (see `CropRule.box`).
 
         Raises:
             ModelError: the model was not fitted to such boxes.
@@ -160,10 +163,10 @@ class FaceLandmarker:
             raise ModelError(
                 f"model {self.model.info.name!r} does not know boxes of kind {kind!r}, only {', '.join(fits)}"
             )
-        return landmark_boxes(boxes, fits[kind])
+        return fitted_boxes(boxes, fits[kind])
 
     def _landmarks(self, picture: Image, boxes: Float32[np.ndarray, "faces 4"]) -> CropLandmarks:
-        """Landmarks in pixels of the picture, for tight landmark boxes."""
+        """Landmarks in pixels of the picture, for the boxes to cut crops around."""
         info = self.model.info
         height, width = picture.shape[:2]
         for _ in range(self.passes):
@@ -172,5 +175,6 @@ class FaceLandmarker:
             size = info.input_size
             out = self.model(np.array(crops, np.uint8).reshape(-1, size, size, 3))
             points = from_fraction(out.points, crop_boxes[:, None])
-            boxes = np.array([tight_box(face) for face in points], np.float32).reshape(-1, 4)
+            tight = np.array([tight_box(face) for face in points], np.float32).reshape(-1, 4)
+            boxes = self.to_face_boxes(tight, "landmarks")
         return CropLandmarks(points, out.scores, out.spread)

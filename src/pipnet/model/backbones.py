@@ -1,4 +1,7 @@
-"""Backbones from timm, tapped where the papers tap them: the last feature map, stride 32."""
+"""Backbones from timm, tapped where the papers tap them: the last feature map, stride 32.
+
+Networks that timm can dilate keep a finer map instead: for small inputs, whose last map would be coarse.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,19 @@ from pipnet.errors import ModelError, RecipeError
 class Backbone(nn.Module):
     """A timm network without its classifier: picture -> feature map."""
 
-    def __init__(self, name: str, pretrained: bool = False, weights: Path | None = None) -> None:
+    def __init__(
+        self, name: str, pretrained: bool = False, weights: Path | None = None, stride: int = 32
+    ) -> None:
         """Build a network by its timm name.
 
         Args:
             name: such as ``mobilenetv2_100`` or ``resnet18``.
             pretrained: start from timm's ImageNet weights instead of random ones.
             weights: a ``.safetensors`` file in timm's key layout to take them from; fetched if None.
+            stride: of the features; below 32 the last stages are dilated instead of strided.
 
         Raises:
-            RecipeError: timm has no such network, or its features are no map of stride 32.
+            RecipeError: timm has no such network, or its features are no map of this stride.
             ModelError: the weights are missing or do not fit.
         """
         super().__init__()
@@ -38,6 +44,7 @@ class Backbone(nn.Module):
         if weights is not None and not weights.is_file():
             raise ModelError(f"{weights}: no such file of backbone weights")
         overlay = {"file": str(weights)} if weights else None
+        dilated: dict[str, Any] = {} if stride == 32 else {"output_stride": stride}
         try:
             self.net = timm.create_model(
                 name,
@@ -45,7 +52,10 @@ class Backbone(nn.Module):
                 pretrained_cfg_overlay=overlay,
                 num_classes=0,
                 global_pool="",
+                **dilated,
             )
+        except TypeError:
+            raise RecipeError(f"backbone {name!r} cannot be dilated: leave backbone_stride at 32") from None
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             way_out = "" if weights else f"; offline, put {name}.safetensors into initial.folder"
@@ -58,9 +68,9 @@ class Backbone(nn.Module):
         for unused in ("conv_head", "norm_head"):
             if isinstance(self.net, MobileNetV3) and hasattr(self.net, unused):
                 setattr(self.net, unused, nn.Identity())
-        self.out_channels = self._probe(name)
+        self.out_channels = self._probe(name, stride)
 
-    def _probe(self, name: str) -> int:
+    def _probe(self, name: str, stride: int) -> int:
         """Channels of the features, found by trying the network on an empty picture."""
         training = self.net.training
         try:
@@ -70,13 +80,15 @@ class Backbone(nn.Module):
         except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
             seen = (str(error).splitlines()[0],)
         self.net.train(training)
-        if len(seen) != 4 or seen[2:] != (2, 2):
+        side = 64 // stride
+        if len(seen) != 4 or seen[2:] != (side, side):
             raise RecipeError(
-                f"backbone {name!r} answers a 64 px picture with {seen}, not a map (1, F, 2, 2) of stride 32"
+                f"backbone {name!r} answers a 64 px picture with {seen}, "
+                f"not a map (1, F, {side}, {side}) of stride {stride}"
             )
         return int(seen[1])
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f h/32 w/32"]:
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f i j"]:
         """Normalised pictures -> features."""
         features: Tensor = self.net.forward_features(image)  # type: ignore[operator]
         return features

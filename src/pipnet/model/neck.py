@@ -1,4 +1,4 @@
-"""From the backbone's stride of 32 to the head's (pipnet.md section 2).
+"""From the backbone's stride, 32 in the papers, to the head's (pipnet.md section 2).
 
 Finer: one transposed convolution a halving of the stride (16 for the PIP head; 4, 2 and 1 for the papers'
 Map Net). Coarser: one strided convolution a doubling. One cell for the whole crop: the mean of all cells.
@@ -16,9 +16,11 @@ STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Neck(nn.Sequential):
-    """Transposed convolutions up, strided convolutions down, or nothing at stride 32."""
+    """Transposed convolutions up, strided convolutions down, or nothing at the backbone's stride."""
 
-    def __init__(self, in_channels: int, stride: int, input_size: int, width: int = 512) -> None:
+    def __init__(
+        self, in_channels: int, stride: int, input_size: int, width: int = 512, backbone_stride: int = 32
+    ) -> None:
         """Build the neck.
 
         Args:
@@ -26,6 +28,7 @@ class Neck(nn.Sequential):
             stride: side of the head's cells in pixels.
             input_size: side of the crop in pixels.
             width: channels of each convolution (the papers: 512).
+            backbone_stride: stride of the features.
 
         Raises:
             RecipeError: no neck has this stride.
@@ -33,8 +36,8 @@ class Neck(nn.Sequential):
         if stride not in (*STRIDES, input_size):
             raise RecipeError(f"stride must be one of {STRIDES} or the input size, not {stride}")
         layers: list[nn.Module] = []
-        channels, now = in_channels, 32
-        if stride == input_size and stride > 32:
+        channels, now = in_channels, backbone_stride
+        if stride == input_size and stride > now:
             layers, now = [nn.AdaptiveAvgPool2d(1)], stride
         while now > stride:
             layers += _block(nn.ConvTranspose2d(channels, width, 4, 2, 1, bias=False))
@@ -46,7 +49,7 @@ class Neck(nn.Sequential):
         self.out_channels = channels
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b g i j"]:
-        """Features of stride 32 -> features of the head's stride."""
+        """Features of the backbone's stride -> features of the head's stride."""
         for layer in self:
             features = layer(features)
         return features

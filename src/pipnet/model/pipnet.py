@@ -31,6 +31,8 @@ class ModelConfig:
     """Side of the crop in pixels; divisible by the stride."""
     stride: int = 32
     """Side of the head's cells in pixels: 16, 32, 64, 128 for pip; 32 for coord; 4, 2, 1 for map."""
+    backbone_stride: Literal[32, 16, 8] = 32
+    """Stride of the backbone's features; below 32 its last stages are dilated instead of strided."""
     head: Literal["pip", "coord", "map"] = "pip"
     """How landmarks are represented: Pixel-in-Pixel, coordinates, or heat maps."""
     neck_width: int = 512
@@ -108,8 +110,11 @@ class PIPNet(nn.Module):
             raise RecipeError(f"input_size must be divisible by {step}: {config.input_size}, try {near}")
         self.config = config
         self.mean_face = mean_face
-        self.backbone = Backbone(config.backbone, pretrained, weights)
-        self.neck = Neck(self.backbone.out_channels, config.stride, config.input_size, config.neck_width)
+        self.backbone = Backbone(config.backbone, pretrained, weights, config.backbone_stride)
+        channels = self.backbone.out_channels
+        self.neck = Neck(
+            channels, config.stride, config.input_size, config.neck_width, config.backbone_stride
+        )
         self.head = build_head(config, self.neck.out_channels, mean_face)
         self.mean: Tensor
         self.std: Tensor

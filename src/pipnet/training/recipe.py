@@ -26,11 +26,13 @@ class DataConfig:
     """The labelled faces."""
 
     root: Path | None = None
-    """Folder of the collection, in its official layout; ``--data`` on the command line."""
-    subset: str = "train"
-    """Which part of it to train on."""
+    """A collection in its official layout or prepared, or your own annotations (a folder or file);
+    ``--data`` on the command line."""
+    subset: str | None = None
+    """Which part of it to train on; ``train``, or all there is, if none is named."""
     scheme: str | None = None
-    """Train on these points instead of the collection's own, by a mapping such as WFLW's to 300w."""
+    """Train on these points instead of the collection's own, by a mapping such as WFLW's to 300w.
+    For your own annotations, what their points are: the path of a TOML file."""
     validation: float = 0.05
     """Share of the faces kept out of training, whole photos at a time; 0 for none."""
     limit: int | None = None

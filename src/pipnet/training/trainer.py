@@ -131,7 +131,7 @@ class Trainer:
             input_size=config.input_size,
             mean_face=face,
             config=asdict(config),
-            detector_fits=fit_detectors(faces.training),
+            detector_fits=fit_detectors(faces.training, recipe.crop),
             licence=faces.source.licence,
             training=(
                 f"{faces.source.title} {recipe.data.subset}: {len(faces.training):,} faces, "

@@ -1,1 +1,92 @@
-"""Labelled faces as files: one module a format, each with a reader and a writer."""
+"""Landmarks that users bring: the formats they are labelled, kept and exchanged in.
+
+A set may have any number of landmarks, the same for each face. A module a format; what they share is
+the set (`annotations`), its making (`collector`), pictures by name (`pictures`) and distrust (`fields`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from pipnet.data.formats.annotations import Annotations
+from pipnet.data.formats.coco import read_coco, write_coco
+from pipnet.data.formats.csv_table import read_csv, write_csv
+from pipnet.data.formats.cvat import read_cvat, write_cvat
+from pipnet.data.formats.fields import read_json
+from pipnet.data.formats.files import is_file, is_folder
+from pipnet.data.formats.label_studio import read_label_studio, write_label_studio
+from pipnet.data.formats.pictures import PictureFinder
+from pipnet.data.formats.pts_folder import read_pts_folder, write_pts_folder
+from pipnet.errors import DataError
+
+__all__ = ["Annotations", "Kind", "PictureFinder", "read_annotations", "write_annotations"]
+
+Kind = Literal["coco", "cvat", "label-studio", "pts", "csv"]
+"""What can be written."""
+
+_KINDS: dict[str, Kind] = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
+_WRITERS: dict[Kind, Callable[[Path, Annotations], None]] = {
+    "coco": write_coco,
+    "cvat": write_cvat,
+    "label-studio": write_label_studio,
+    "pts": write_pts_folder,
+    "csv": write_csv,
+}
+
+
+def read_annotations(path: Path, images: Path | None = None) -> Annotations:
+    """The faces of an annotation file or a folder of ``.pts`` files.
+
+    What it is shows in its ending: ``.csv``, ``.xml`` (CVAT) or ``.json`` (COCO or Label Studio, by
+    what is in it).
+
+    Args:
+        path: the file or folder.
+        images: the folder of its pictures; the file's own if None.
+
+    Raises:
+        DataError: it is not what it should be, or a picture it names is not there or not to be told
+            from others; file and place are named.
+    """
+    folder = is_folder(path)
+    if not folder and not is_file(path):
+        raise DataError(f"{path}: no such file")
+    if images is not None and not is_folder(images):
+        raise DataError(f"{images}: no such folder of pictures")
+    finder = PictureFinder(images or (path if folder else path.parent))
+    if folder:
+        return read_pts_folder(path, finder)
+    ending = path.suffix.lower()
+    if ending == ".csv":
+        return read_csv(path, finder)
+    if ending == ".xml":
+        return read_cvat(path, finder)
+    if ending == ".json":
+        content = read_json(path)
+        read = read_label_studio if isinstance(content, list) else read_coco
+        return read(path, content, finder)
+    raise DataError(
+        f"{path}: annotations are .json (COCO, Label Studio), .xml (CVAT), .csv, or a .pts folder"
+    )
+
+
+def write_annotations(path: Path, annotations: Annotations, kind: Kind | None = None) -> None:
+    """Write faces in a format. A file is whole or not there; one that is there is replaced.
+
+    Args:
+        path: the file, or the folder for ``.pts`` files.
+        annotations: the faces.
+        kind: the format; by the ending if None: COCO for ``.json``, ``.pts`` files without one.
+
+    Raises:
+        DataError: the format is unknown or cannot express a face, or the file cannot be written.
+        ImageError: a picture cannot be opened to see its size, which most formats hold.
+    """
+    if kind is None:
+        kind = "pts" if is_folder(path) else _KINDS.get(path.suffix.lower())
+    if kind not in _WRITERS:
+        raise DataError(f"{path}: not .json, .xml or .csv; or name a kind: {', '.join(get_args(Kind))}")
+    annotations.check(str(path))
+    _WRITERS[kind](path, annotations)

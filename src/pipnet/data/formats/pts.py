@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipnet.data.formats.fields import FARTHEST
 from pipnet.errors import DataError
 from pipnet.geometry import Points
 
@@ -44,12 +45,12 @@ def read_pts(path: str | Path, landmarks: int | None = None) -> Points:
     if start < 0 or end < start:
         raise DataError(f"{path}: no points between {{ and }}")
     try:
-        values = np.array(text[start + 1 : end].split(), dtype=np.float32)
+        values = np.array(text[start + 1 : end].split(), dtype=np.float64)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-    if values.size % 2 or not values.size or not np.isfinite(values).all():
+    if values.size % 2 or not values.size or not (np.abs(values) <= FARTHEST).all():
         raise DataError(f"{path}: points are pairs of finite numbers")
-    points = values.reshape(-1, 2)
+    points = values.astype(np.float32).reshape(-1, 2)
     for key, _, value in (line.partition(":") for line in text[:start].splitlines()):
         if key.strip() == "n_points" and value.strip() != str(len(points)):
             raise DataError(f"{path}: says {value.strip()} points, holds {len(points)}")
@@ -58,8 +59,12 @@ def read_pts(path: str | Path, landmarks: int | None = None) -> Points:
     return points
 
 
+def pts_text(points: Points) -> str:
+    """Points as the text of a ``.pts`` file, to a thousandth of a pixel."""
+    rows = "\n".join(f"{x:.3f} {y:.3f}" for x, y in points.tolist())
+    return f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n"
+
+
 def write_pts(path: str | Path, points: Points) -> None:
     """Write points as a ``.pts`` file, to a thousandth of a pixel."""
-    rows = "\n".join(f"{x:.3f} {y:.3f}" for x, y in points.tolist())
-    text = f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n"
-    Path(path).write_text(text, encoding="utf-8")
+    Path(path).write_text(pts_text(points), encoding="utf-8")

@@ -1,0 +1,141 @@
+"""``pipnet data``: preparing collections, converting labels, proposing a scheme for one's own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from pipnet.cli import say
+from pipnet.data.formats import Annotations, Kind, read_annotations, write_annotations
+from pipnet.data.prepare import prepare as prepare_parts
+from pipnet.data.proposal import Proposal, propose_scheme
+from pipnet.data.sources import SOURCES, load_faces, recognise
+from pipnet.errors import DataError, PipnetError
+from pipnet.images import write_image
+
+
+def prepare(name: str, source: Path, target: Path, /) -> int:
+    """Check an official collection against its published sizes, and prepare it.
+
+    The folder it leaves reads in a moment and serves as --data. Pictures that are files already stay where
+    they are; those inside archives and videos are unpacked. The exit code is 1 where something is missing.
+
+    Parameters
+    ----------
+    name
+        300w, wflw, cofw, cofw68, aflw, lapa, menpo, menpo-profile, 300vw or celeba.
+    source
+        The folder that its archives were unpacked into.
+    target
+        The folder to write.
+    """
+    parts = []
+    for part in prepare_parts(name, source, target):
+        say(("ok       " if part.complete else "missing  ") + str(part))
+        parts.append(part)
+    if all(part.complete for part in parts):
+        return 0
+    where = SOURCES[name].url if name in SOURCES else "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    say(f"not all of it is here; licence and archives: {where}")
+    return 1
+
+
+def convert(
+    source: Path,
+    target: Path,
+    /,
+    *,
+    to: Kind | None = None,
+    images: Path | None = None,
+    subset: str | None = None,
+    scheme: str | None = None,
+) -> None:
+    """Turn labelled faces of one format, or of a collection, into another format.
+
+    Parameters
+    ----------
+    source
+        A COCO or Label Studio .json, a CVAT .xml, a .csv, a folder of .pts files, or a collection.
+    target
+        A .json (COCO), .xml (CVAT), .csv, or a folder for .pts files.
+    to
+        The format to write, where the ending does not say it: coco, cvat, label-studio, pts, csv.
+    images
+        The folder that the pictures are in, if not beside the labels.
+    subset
+        Which part of a collection; its training part, or all there is, if not given.
+    scheme
+        Of a collection: give its points in this scheme, such as WFLW's 98 as 300w.
+    """
+    if recognise(source) is None:
+        annotations = read_annotations(source, images)
+        if scheme or subset:
+            raise DataError(f"{source}: --scheme and --subset are for collections")
+    else:
+        samples, loaded, _ = load_faces(source, subset, scheme)
+        annotations = Annotations(samples, loaded.point_names)
+    try:
+        write_annotations(target, annotations, to)
+    except OSError as error:
+        raise PipnetError(f"{error.filename or target}: cannot be written: {error.strerror}") from None
+    say(f"{target}: {len(annotations.samples):,} faces")
+
+
+def scheme(
+    source: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    images: Path | None = None,
+    title: str | None = None,
+) -> None:
+    """Propose a landmark scheme for your own labelled faces: names, mirror pairs, neighbours, crop.
+
+    Writes the TOML file, and beside it a picture of the mean face to check the numbers and pairs on.
+
+    Parameters
+    ----------
+    source
+        A COCO or Label Studio .json, a CVAT .xml, a .csv, or a folder of .pts files.
+    output
+        The .toml file to write.
+    images
+        The folder that the pictures are in, if not beside the labels.
+    title
+        One line that says what the landmarks are.
+    """
+    if output.suffix != ".toml":
+        raise DataError(f"-o {output}: a scheme is a .toml file")
+    proposal = propose_scheme(read_annotations(source, images), output.stem)
+    if title:
+        proposal = replace(proposal, scheme=replace(proposal.scheme, title=title))
+    picture = output.with_suffix(".png")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(proposal.to_toml(), encoding="utf-8")
+        write_image(picture, proposal.draw())
+    except OSError as error:
+        raise PipnetError(f"{error.filename or output}: cannot be written: {error.strerror}") from None
+    Console(stderr=True).print(_table(proposal))
+    for doubt in proposal.doubts:
+        say(f"check: {doubt}")
+    say(f"{output}, and {picture} to check it by: are the pairs right, and is the norm what you want?")
+    say(
+        f"then: pipnet train recipes/own.yaml --data {source} --data.scheme {output} "
+        f"--model.neighbors {proposal.neighbors} --crop.scale {proposal.crop_scale}"
+    )
+
+
+def _table(proposal: Proposal) -> Table:
+    scheme = proposal.scheme
+    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=scheme.title)
+    for i, (x, y) in enumerate(proposal.mean_face.tolist()):
+        other = int(scheme.flip_permutation[i])
+        partner = scheme.names[other] if other != i else "itself"
+        table.add_row(str(i), scheme.names[i], partner, f"{x:.2f}", f"{y:.2f}")
+    return table

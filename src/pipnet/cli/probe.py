@@ -1,0 +1,189 @@
+"""``pipnet probe``: what a model answers where there is no face."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from pipnet.cli import cannot_import, say
+from pipnet.cli.detect import find_pictures
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces
+from pipnet.errors import DataError, ImageError, ModelError, PipnetError
+from pipnet.evaluation.backgrounds import Photo, find_backgrounds
+from pipnet.geometry import Box, Image, crop, tight_box
+from pipnet.images import read_image
+from pipnet.inference.faces import FaceDetector, fitted_boxes, load_detector
+from pipnet.model_info import ModelInfo
+from pipnet.progress import track
+
+_PHOTOS = 3
+"""Photos of the collection looked through for each part without a face."""
+
+
+def probe(
+    checkpoint: Path,
+    /,
+    *,
+    data: Path,
+    output: Annotated[Path, Parameter(alias="-o")],
+    subset: str | None = None,
+    black: Path | None = None,
+    steps: int = 150,
+    pictures: Path | None = None,
+    count: int = 100,
+    seed: int = 0,
+) -> None:
+    """Show what a PIP model answers where there is no face: v1's probe of the position prior.
+
+    Two experiments, as a figure of score maps and as numbers: a net of the same kind trained on black
+    pictures with the true labels, shown a black picture; and the model, shown parts of photos without a
+    face. The first net is trained here if none is given, and kept in the output folder.
+
+    Parameters
+    ----------
+    checkpoint
+        A .safetensors file of a model with a pip head, trained on faces.
+    data
+        A collection: labels for the black pictures, faces to compare with, and their surroundings.
+    output
+        Folder for position_prior.png, position_prior.json and the net trained on black.
+    subset
+        Part of the collection whose faces and surroundings are shown; its test part if not given.
+    black
+        A .safetensors file of a net trained on black (pipnet train ... --augment.black) to use instead.
+    steps
+        How long the net on black pictures is trained, at 4 pictures each.
+    pictures
+        Photos of your own to take the pictures of the figure from: parts without a face, and a face.
+    count
+        How many parts without a face, and how many faces, to measure.
+    seed
+        Chooses faces and parts.
+    """
+    try:
+        from pipnet.evaluation.position_prior import (
+            ask,
+            chance,
+            figure_rows,
+            plot_prior,
+            probe_both,
+            probed_landmarks,
+            score_head,
+        )
+        from pipnet.model.checkpoint import load_checkpoint
+        from pipnet.training.black import train_black
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    if count < 1:
+        raise PipnetError(f"--count must be at least 1, not {count}")
+    model, info = load_checkpoint(checkpoint)
+    score_head(model)  # before anything takes long
+    samples, _, source = load_faces(data, subset, info.scheme, measuring=True)
+    detector = load_detector("auto")
+    faces, without = from_collection(samples, info, detector, count, seed)
+    own_faces, own_without = from_photos(pictures, info, detector, count, seed) if pictures else ([], [])
+    output.mkdir(parents=True, exist_ok=True)
+    dark, dark_info = load_checkpoint(black or train_black(info, data, output / "black", steps))
+    answers = probe_both(model, dark, faces, without, own_without)
+    landmarks = probed_landmarks(info.scheme, info.mean_face)
+    rows = figure_rows(answers, ask(model, own_faces[:1]) if own_faces else None)
+    plot_prior(rows, info.scheme, landmarks, output / "position_prior.png")
+    result = {
+        "model": info.name,
+        "trained on black": dark_info.name,
+        "data": f"{source.title} {subset or source.test}",
+        "seed": seed,
+        "distance": "from the mean face, mean over landmarks and pictures, % of the crop",
+        "distance by chance": chance(info.mean_face),
+        "peak": "mean score",
+        "rows": {name: group.numbers() for name, group in answers.items()},
+        "landmarks shown": landmarks,
+    }
+    (output / "position_prior.json").write_text(json.dumps(result, indent=1) + "\n")
+    Console(stderr=True).print(_table(result))
+    say(f"{output / 'position_prior.png'}\n{output / 'position_prior.json'}")
+
+
+def from_collection(
+    samples: Sequence[FaceSample], info: ModelInfo, detector: FaceDetector, count: int, seed: int
+) -> tuple[list[Image], list[Image]]:
+    """Crops of faces, and of parts of their photos without a face.
+
+    Faces beside the labelled one are left out as far as the detector finds them.
+
+    Raises:
+        DataError: no photo has a part without a face that is not plain.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))
+    chosen = [samples[i] for i in order[: _PHOTOS * count]]
+    faces: list[Image] = []
+
+    def photos() -> Iterator[Photo]:
+        for sample in track(chosen, len(chosen), "looking beside faces"):
+            image = read_image(sample.image)
+            box = info.crop.face_box(sample.points, sample.box)
+            if len(faces) < count:
+                faces.append(_crop(image, box, info))
+            boxes = [tight_box(sample.points), *detector(image).boxes]
+            yield sample.name, image, np.array(boxes, np.float32)
+
+    parts = find_backgrounds(photos(), info.input_size, -(-count // len(chosen)), seed)
+    if not parts:
+        raise DataError(f"no part without a face and with texture in {len(chosen)} photos: use --pictures")
+    return faces, [part.crop for part in parts[:count]]
+
+
+def from_photos(
+    folder: Path, info: ModelInfo, detector: FaceDetector, count: int, seed: int
+) -> tuple[list[Image], list[Image]]:
+    """Crops of the faces that the detector finds in a user's photos, and of parts without a face.
+
+    Raises:
+        ImageError: there are no pictures, or one cannot be read.
+        ModelError: the model was not fitted to the detector's boxes.
+        DataError: no photo has a part without a face that is not plain.
+    """
+    found = list(find_pictures([str(folder)]))
+    problems = [item.error for item in found if item.error] or [f"{folder}: no pictures"] * (not found)
+    if problems:
+        raise ImageError(problems[0])
+    faces: list[Image] = []
+
+    def photos() -> Iterator[Photo]:
+        for item in track(found, len(found), "looking beside faces"):
+            image = read_image(item.path)
+            boxes = detector(image).boxes
+            if len(boxes) and detector.kind not in info.detector_fits:
+                raise ModelError(f"model {info.name!r} does not know boxes of {detector.kind}")
+            fitted = fitted_boxes(boxes, info.detector_fits[detector.kind]) if len(boxes) else boxes
+            faces.extend(_crop(image, box, info) for box in fitted)
+            yield str(item.path), image, boxes
+
+    parts = find_backgrounds(photos(), info.input_size, -(-count // len(found)), seed)
+    if not parts:
+        raise DataError(f"{folder}: no part without a face and with texture in {len(found)} photos")
+    return faces, [part.crop for part in parts[:count]]
+
+
+def _crop(image: Image, face_box: Box, info: ModelInfo) -> Image:
+    height, width = image.shape[:2]
+    return crop(image, info.crop(face_box, width, height), info.input_size)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table(title=f"{result['model']}: answers where there is no face")
+    table.add_column("net, pictures")
+    for name in ("pictures", "from the mean face, % of the crop", "peak score"):
+        table.add_column(name, justify="right")
+    for name, row in result["rows"].items():
+        table.add_row(name, str(row["pictures"]), f"{row['distance']:.2f}", f"{row['peak']:.3f}")
+    table.caption = f"points anywhere in the crop: {result['distance by chance']:.2f} %"
+    return table

@@ -1,0 +1,45 @@
+"""``pipnet report``: our numbers beside the papers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipnet.cli import say
+from pipnet.errors import PipnetError
+from pipnet.evaluation.comparison import compare, markdown, plot_comparison
+from pipnet.evaluation.measured import read_measured
+
+
+def report(
+    results: list[Path],
+    /,
+    *,
+    row: str = "",
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Set results beside the papers' numbers for the same faces, as a Markdown table on standard output.
+
+    Parameters
+    ----------
+    results
+        What `pipnet evaluate -o` wrote: its folders, folders of such folders, or evaluation.json files.
+    row
+        Only published rows with this text in paper, table, method, backbone or training set, such as PIP.
+    output
+        Folder to write report.md and report.png into, instead.
+    """
+    sections = compare(read_measured(results), row)
+    text = markdown(sections)
+    if output is None:
+        print(text, end="")  # noqa: T201
+        return
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.md").write_text(text, encoding="utf-8")
+        plot_comparison(sections, output / "report.png")
+    except OSError as error:
+        raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None
+    say(f"{output / 'report.md'}\n{output / 'report.png'}")

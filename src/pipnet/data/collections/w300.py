@@ -1,0 +1,75 @@
+"""300-W: 68 points, in the folders of its five parts."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipnet.data.formats.pts import read_pts
+from pipnet.data.samples import FaceSample
+from pipnet.errors import DataError, MissingDataError
+
+FOLDERS = {
+    "train": ("afw", "helen/trainset", "lfpw/trainset"),
+    "common": ("helen/testset", "lfpw/testset"),
+    "challenging": ("ibug",),
+    "full": ("helen/testset", "lfpw/testset", "ibug"),
+    "afw": ("afw",),
+    "helen+lfpw": ("helen/trainset", "lfpw/trainset"),
+}
+IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
+_LFPW_DUPLICATES = ("lfpw/testset/image_0007", "lfpw/testset/image_0096")
+
+
+def read_300w(root: Path, subset: str) -> list[FaceSample]:
+    """300-W: ``train``, ``common``, ``challenging``, ``full`` and parts of them.
+
+    ``common-deduplicated`` is Common without the two LFPW faces that LFPW's training part holds too.
+
+    Raises:
+        MissingDataError: a folder is missing or holds no faces.
+        DataError: an annotation is damaged.
+    """
+    folders = FOLDERS[subset.removesuffix("-deduplicated")]
+    missing = [f for f in folders if not (root / f).is_dir()]
+    if missing:
+        raise MissingDataError(
+            f"300-W {subset!r} needs the folder {', '.join(str(root / f) for f in missing)}"
+        )
+    samples = [sample for folder in folders for sample in _read_folder(root, folder)]
+    if subset.endswith("-deduplicated"):
+        samples = [s for s in samples if s.name not in _LFPW_DUPLICATES]
+    return samples
+
+
+def _read_folder(root: Path, folder: str) -> list[FaceSample]:
+    # "._NAME" files are what macOS leaves in archives.
+    annotations = sorted(p for p in (root / folder).glob("*.pts") if not p.name.startswith("."))
+    if not annotations:
+        raise MissingDataError(f"{root / folder}: no .pts files")
+    samples = []
+    for path in annotations:
+        # AFW cuts several faces from one photo: NAME_1, NAME_2, ...
+        photo = re.sub(r"_\d+$", "", path.stem) if folder == "afw" else path.stem
+        samples.append(
+            FaceSample(
+                image=picture_beside(path),
+                points=read_pts(path, 68),
+                name=f"{folder}/{path.stem}",
+                group=f"{folder}/{photo}",
+            )
+        )
+    return samples
+
+
+def picture_beside(annotation: Path) -> Path:
+    """The picture of an annotation file: same name, any of the usual endings.
+
+    Raises:
+        DataError: there is none.
+    """
+    for suffix in IMAGE_SUFFIXES:
+        for candidate in (annotation.with_suffix(suffix), annotation.with_suffix(suffix.upper())):
+            if candidate.is_file():
+                return candidate
+    raise DataError(f"{annotation}: no picture beside it ({', '.join(IMAGE_SUFFIXES)})")

@@ -1,0 +1,138 @@
+"""Checking and preparing the official collections: ``pipnet data prepare``.
+
+What it leaves is the same for all: a folder with one COCO file a part, which reads in a moment, the pictures
+where they had to be unpacked from an archive, and `PREPARED`, which says what was found. Pictures that
+already are files stay where they are and are referred to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL.Image
+
+from pipnet.data.collections.celeba import FACES, read_celeba
+from pipnet.data.formats import Annotations, write_annotations
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import PREPARED, SOURCES, Source, check_faces
+from pipnet.data.unlabelled import write_boxes
+from pipnet.errors import DataError, PipnetError
+from pipnet.progress import track
+from pipnet.scheme import LandmarkScheme
+
+_NAMED = 5
+"""Missing pictures that are named in a message."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was found of one part of a collection."""
+
+    subset: str
+    faces: int
+    published: int | None
+    """How many there should be; None where that is not known."""
+    problem: str | None = None
+    """What is missing or damaged, in one line."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it is all there."""
+        return self.problem is None and (self.published is None or self.faces >= self.published)
+
+    def __str__(self) -> str:
+        share = f"{self.faces:,}" + (f" of {self.published:,}" if self.published else "") + " faces"
+        return f"{self.subset}: {share}" + (f" ({self.problem})" if self.problem else "")
+
+
+def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
+    """Prepare a collection, one part after the other; what is missing of one does not stop the others.
+
+    Args:
+        name: one of `SOURCES`, or ``celeba``, which has boxes only.
+        source: the folder that its archives were unpacked into.
+        target: the folder to write.
+
+    Raises:
+        DataError: no such collection or folder.
+        PipnetError: the target cannot be written.
+    """
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder")
+    if name != "celeba" and name not in SOURCES:
+        raise DataError(f"no collection {name!r}; there are {', '.join([*SOURCES, 'celeba'])}")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if name == "celeba":
+            yield _prepare_celeba(source, target)
+            return
+        counts = {}
+        for subset in SOURCES[name].subsets:
+            part = _prepare_part(SOURCES[name], source, subset, target)
+            counts[subset] = part.faces
+            yield part
+        if not any(counts.values()):
+            return
+        facts = {"collection": name, "source": str(source.resolve()), "faces": counts}
+        (target / PREPARED).write_text(json.dumps(facts, indent=1) + "\n")
+    except OSError as error:
+        raise PipnetError(f"{error.filename or target}: cannot be written: {error.strerror}") from None
+
+
+def _prepare_part(source: Source, root: Path, subset: str, target: Path) -> Part:
+    published = source.subsets[subset]
+    try:
+        if source.unpack is not None:
+            pictures = target / "images"
+            pictures.mkdir(exist_ok=True)
+            samples = source.unpack(root, subset, pictures)
+        else:
+            assert source.read is not None
+            samples = source.read(root, subset)
+        check_faces(samples)
+        readable, problem = _readable(samples, subset)
+        if readable:
+            names = LandmarkScheme.load(source.scheme).point_names
+            write_annotations(target / f"{subset}.json", Annotations(readable, names), "coco")
+    except (DataError, UnicodeDecodeError) as error:
+        return Part(subset, 0, published, str(error))
+    return Part(subset, len(readable), published, problem)
+
+
+def _readable(samples: list[FaceSample], subset: str) -> tuple[list[FaceSample], str | None]:
+    """The faces whose picture is there and is one, and what is wrong with the others."""
+    states: dict[Path, bool] = {}
+    for sample in track(samples, len(samples), f"checking {subset}"):
+        if sample.image not in states:
+            states[sample.image] = _is_picture(sample.image)
+    bad = [path for path, fine in states.items() if not fine]
+    if not bad:
+        return samples, None
+    named = ", ".join(str(path) for path in bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
+    missing = sum(not path.exists() for path in bad)
+    problem = f"{missing} pictures missing, {len(bad) - missing} damaged: {named}"
+    return [s for s in samples if states[s.image]], problem
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file begins like a picture; decoding all of it would take hours on some collections."""
+    try:
+        with PIL.Image.open(path) as image:
+            return min(image.size) > 0
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return False
+
+
+def _prepare_celeba(source: Path, target: Path) -> Part:
+    try:
+        faces = read_celeba(source)
+    except (DataError, UnicodeDecodeError) as error:
+        return Part("unlabelled", 0, FACES, str(error))
+    there = [face for face in faces if face.image.is_file()]
+    missing = len(faces) - len(there)
+    if there:
+        write_boxes(target / "boxes.csv", there)
+    return Part("unlabelled", len(there), FACES, f"{missing} pictures missing" if missing else None)

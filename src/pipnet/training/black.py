@@ -1,0 +1,87 @@
+"""Training on plain black pictures with the true labels: v1's probe of the position prior.
+
+All inputs are the same, so a net can learn nothing from them but where landmarks usually lie. It knows where
+on the grid it is only from the zeros with which convolutions pad their inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipnet.data.sources import load_faces
+from pipnet.data.transforms import Augmentation
+from pipnet.errors import RecipeError
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model_info import ModelInfo
+from pipnet.training.recipe import DataConfig, InitialConfig, OptimConfig, Recipe
+from pipnet.training.trainer import train
+
+WEIGHTS = "black.safetensors"
+"""The file in the run folder that holds the result."""
+_BATCH = 4
+"""Small: only the labels of a batch differ, while its time goes with its pictures."""
+_FACES = 300
+"""Labels of so many faces are enough for a mean."""
+
+
+def train_black(like: ModelInfo, data: Path, run: Path, steps: int) -> Path:
+    """Train a net of the same architecture and crop on black pictures, or finish what was begun.
+
+    Args:
+        like: the model whose architecture, crop and landmarks it takes; not one of its weights.
+        data: a collection with a training part.
+        run: folder of the training; where it is finished, it is not repeated.
+        steps: how long, at 4 pictures each, rounded up to whole passes over at most 300 faces.
+
+    Returns:
+        The path of its weights.
+
+    Raises:
+        RecipeError: ``steps`` is not above 0, or the run folder holds a training of other settings.
+        DataError, ModelError, PipnetError: see `load_faces` and `train`.
+    """
+    model, info = load_checkpoint(train(black_recipe(like, data, steps), run, resume=True))
+    _settle_statistics(model)
+    save_checkpoint(run / WEIGHTS, model, info)
+    return run / WEIGHTS
+
+
+def black_recipe(like: ModelInfo, data: Path, steps: int) -> Recipe:
+    """The recipe of `train_black`: random initial weights, labels as they are, the last weights count."""
+    if steps < 1:
+        raise RecipeError(f"the net on black pictures is trained for at least 1 step, not {steps}")
+    faces, _, _ = load_faces(data, None, like.scheme.name)
+    limit = min(len(faces), steps * _BATCH, _FACES)
+    return Recipe(
+        name=f"{like.name}-black",
+        precision="float32",  # what tells one cell from another is too small for bf16
+        workers=0,
+        data=DataConfig(data, None, like.scheme.name, validation=0, limit=limit),
+        model=ModelConfig(**like.config),
+        initial=InitialConfig(pretrained=False),
+        crop=like.crop,
+        augment=replace(Augmentation.none(), black=True),
+        optim=OptimConfig(batch_size=_BATCH, epochs=math.ceil(steps / max(limit // _BATCH, 1)), ema=None),
+    )
+
+
+def _settle_statistics(model: PIPNet) -> None:
+    """Give batch normalisation the statistics of the black picture itself.
+
+    The running ones lag behind the weights. Where inputs never vary, a channel is nearly constant, and what
+    the lag leaves is large beside its deviation: the answer would come from that instead of the weights.
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    size = model.config.input_size
+    with torch.no_grad():
+        model(torch.zeros(8, size, size, 3, dtype=torch.uint8))
+    model.eval()

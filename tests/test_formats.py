@@ -1,0 +1,534 @@
+"""Users' own landmark sets: every format, there and back, and what damaged files say."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipnet.data.formats import Annotations, PictureFinder, read_annotations, write_annotations
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces
+from pipnet.errors import DataError, ImageError
+from pipnet.images import write_image
+
+FILES = {
+    "coco": "faces.json",
+    "cvat": "faces.xml",
+    "label-studio": "tasks.json",
+    "csv": "faces.csv",
+    "pts": "pts",
+}
+SAID = {"coco": {"names", "box", "visible"}, "cvat": {"names", "visible"}, "label-studio": {"names", "box"}}
+SAID |= {"csv": {"names", "box"}, "pts": set()}
+NAMES = ("left eye", "right eye", "nose, tip", "chin")
+UNKNOWN = (np.nan, np.nan)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Pictures of 200 x 100 pixels: two in one folder, one elsewhere under a name of its own."""
+    for name in ("in/a b.png", "in/c%20d.png", "in/deep/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, np.zeros((100, 200, 3), np.uint8))
+    return tmp_path
+
+
+def face(picture: Path, *points, **more) -> FaceSample:
+    points = points or ((10.25, 20), (50, 21.125), (30, 40), (31, -5.5))
+    return FaceSample(picture, np.float32(points), more.pop("name", ""), more.pop("group", ""), **more)
+
+
+@pytest.fixture
+def whole(folder) -> Annotations:
+    """Three faces of known, seen landmarks; two in one picture."""
+    first = face(folder / "in/a b.png", box=np.float32([5, 1, 60, 80]))
+    second = face(folder / "in/a b.png", (110, 20), (150, 21), (130, 40), (131, 60))
+    return Annotations([first, second, face(folder / "in/deep/e.png")], NAMES)
+
+
+@pytest.fixture
+def partial(folder, whole) -> Annotations:
+    """Faces with an unknown and a hidden landmark, the unknown one first."""
+    seen = np.array([False, True, False, True])
+    lacking = face(folder / "in/c%20d.png", UNKNOWN, (50, 21), (30, 40), (31, 60), visible=seen)
+    return Annotations([lacking, *whole.samples], NAMES)
+
+
+def there_and_back(
+    annotations: Annotations, kind: str, folder: Path, images: Path | None = None
+) -> Annotations:
+    path = folder / FILES[kind]
+    write_annotations(path, annotations, kind)
+    assert not list(folder.rglob("*.partial"))
+    return read_annotations(path, images)
+
+
+def assert_same(found: Annotations, expected: Annotations, said: set[str]) -> None:
+    """Same faces of the same pictures, in any order of the pictures, and what the format can say."""
+    assert found.names == (expected.names if "names" in said else None)
+    a, b = (sorted(x.samples, key=lambda s: str(s.image.resolve())) for x in (found, expected))
+    assert len(a) == len(b)
+    for one, other in zip(a, b, strict=True):
+        assert one.image.resolve() == other.image.resolve()
+        np.testing.assert_allclose(one.points, other.points, atol=0.01)
+        for field in ("box", "visible"):
+            value, wanted = getattr(one, field), getattr(other, field) if field in said else None
+            assert (value is None) == (wanted is None), field
+            if wanted is not None:
+                np.testing.assert_allclose(value, wanted, atol=0.01)
+    assert len({s.name for s in found.samples}) == len(b)
+
+
+# -- there and back ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a in FILES for b in FILES])
+def test_every_format_to_every_other(whole, folder, first, second):
+    middle = there_and_back(whole, first, folder / "x/one", folder / "in")
+    assert_same(middle, whole, SAID[first])
+    last = there_and_back(middle, second, folder / "two", folder / "in")
+    assert_same(last, whole, SAID[first] & SAID[second])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FILES if kind != "pts"])
+def test_unknown_and_hidden_landmarks(partial, folder, kind):
+    assert_same(there_and_back(partial, kind, folder / "out"), partial, SAID[kind])
+    unnamed = replace(partial, names=None)
+    assert_same(there_and_back(unnamed, kind, folder / "out"), unnamed, SAID[kind])
+    seen = replace(unnamed, samples=[replace(s, visible=None) for s in unnamed.samples])
+    assert_same(there_and_back(seen, kind, folder / "out"), seen, SAID[kind])
+
+
+def test_pts_cannot_say_unknown(partial, folder):
+    partial.samples[0] = replace(partial.samples[0], name="the face")
+    with pytest.raises(DataError, match="the face has an unknown landmark"):
+        write_annotations(folder / "out", partial)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("kind", FILES)
+@pytest.mark.parametrize(("name", "landmarks"), {"wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106}.items())
+def test_real_sets(shared, tmp_path, name, landmarks, kind):
+    real = read_annotations(shared / "data/samples" / name / f"test_{name}.json")
+    assert {len(s.points) for s in real.samples} == {landmarks}
+    hidden = [0 if s.visible is None else int((~s.visible).sum()) for s in real.samples]
+    assert hidden == ([6, 9] if name == "cofw" else [0] * len(real.samples))
+    images = shared / "data/samples" / (name if kind == "pts" else "")
+    assert_same(there_and_back(real, kind, tmp_path, images), real, SAID[kind] - {"names"})
+
+
+def test_300w_as_a_folder_of_pts(small_300w):
+    theirs, _, _ = load_faces(small_300w, "full")
+    found = {s.image: s for s in read_annotations(small_300w).samples}
+    assert len(found) == 24
+    for sample in theirs:
+        np.testing.assert_array_equal(found[sample.image].points, sample.points)
+
+
+def test_coco_keeps_name_group_and_attributes(folder, whole):
+    more = {"name": "ibug/1", "group": "photo", "attributes": frozenset({"pose", "blur"})}
+    sample = replace(whole.samples[0], **more)
+    again = there_and_back(Annotations([sample], None), "coco", folder / "out").samples[0]
+    assert {key: getattr(again, key) for key in more} == more
+    table = json.loads((folder / "out/faces.json").read_text())
+    image = {"id": 1, "file_name": "../in/a b.png", "width": 200, "height": 100}
+    assert table["images"] == [image]
+    assert table["categories"][0]["keypoints"] == [f"point_{i}" for i in range(4)]
+    assert table["annotations"][0]["bbox"] == [5, 1, 55, 79]
+
+
+def test_names_and_groups_are_those_of_the_pictures(whole, folder):
+    samples = there_and_back(whole, "csv", folder).samples
+    assert [s.name for s in samples] == ["in/a b.png", "in/a b.png#2", "in/deep/e.png"]
+    assert [s.group for s in samples] == ["in/a b.png", "in/a b.png", "in/deep/e.png"]
+
+
+def test_pts_files_are_named_as_detect_names_them(whole, folder):
+    write_annotations(folder / "out", whole)
+    files = sorted(p.relative_to(folder / "out").as_posix() for p in (folder / "out").rglob("*.*"))
+    assert files == ["a b.pts", "a b_face2.pts", "deep/e.pts"]
+    shutil.copytree(folder / "out", folder / "in", dirs_exist_ok=True)
+    assert_same(read_annotations(folder / "in"), whole, set())
+    (folder / "in/a b_face10.pts").write_text("{ 9 9 9 9 9 9 9 9 }")
+    assert [s.points[0, 0] for s in read_annotations(folder / "in").samples[:3]] == [10.25, 110, 9]
+
+
+@pytest.mark.parametrize("name", ["in/a b.jpg", "in/A B.png", "in/a b_face2.png"])
+def test_no_two_faces_share_a_pts_file(whole, folder, name):
+    clash = Annotations([*whole.samples, face(folder / name)], None)
+    with pytest.raises(DataError, match="rename a picture"):
+        write_annotations(folder / "out", clash)
+    assert not (folder / "out").exists()
+
+
+def test_a_picture_on_its_side_is_as_high_as_it_is_seen(folder):
+    import PIL.Image
+
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.new("RGB", (200, 100)).save(folder / "side.jpg", exif=exif)
+    write_annotations(folder / "f.json", Annotations([face(folder / "side.jpg")], None))
+    image = json.loads((folder / "f.json").read_text())["images"][0]
+    assert (image["width"], image["height"]) == (100, 200)
+
+
+def test_a_file_behind_a_symbolic_link_finds_its_pictures(folder, whole):
+    (folder / "far/away").mkdir(parents=True)
+    (folder / "link").symlink_to(folder / "far/away")
+    write_annotations(folder / "link/f.csv", whole)
+    assert "\n../../in/a b.png," in (folder / "far/away/f.csv").read_text()
+    assert_same(read_annotations(folder / "link/f.csv"), whole, SAID["csv"])
+
+
+@pytest.mark.parametrize("kind", ["coco", "cvat", "label-studio"])
+def test_writing_needs_the_pictures_and_keeps_the_old_file(folder, kind):
+    path = folder / "old"
+    path.write_text("old")
+    with pytest.raises(ImageError, match="none.png: no such file"):
+        write_annotations(path, Annotations([face(folder / "none.png")], None), kind)
+    assert path.read_text() == "old"
+
+
+def test_what_cannot_be_written(whole, folder):
+    for annotations, words in (
+        (Annotations([], None), "no faces"),
+        (replace(whole, names=("a", "b")), "2 names for 4"),
+        (replace(whole, names=("a", "b", "a", "c")), "two landmarks are called 'a'"),
+        (Annotations([*whole.samples, face(folder / "in/a b.png", (1, 2))], None), "1 landmarks"),
+        (Annotations([face(folder / "in/a b.png", UNKNOWN, UNKNOWN)], None), "no known landmark"),
+    ):
+        with pytest.raises(DataError, match=words):
+            write_annotations(folder / "f.csv", annotations)
+    with pytest.raises(DataError, match="cannot be titles"):
+        write_annotations(folder / "f.csv", replace(whole, names=("box", " ", "a", "b")))
+    with pytest.raises(DataError, match="XML does not allow"):
+        write_annotations(folder / "f.xml", replace(whole, names=("\x01", "a", "b", "c")))
+    with pytest.raises(DataError, match="not UTF-8"):
+        write_annotations(folder / "f.json", replace(whole, names=("\ud800", "a", "b", "c")))
+    with pytest.raises(DataError, match="not .json"):
+        write_annotations(folder / "f.txt", whole)
+    with pytest.raises(DataError, match="cannot be written"):
+        write_annotations(folder / "in", whole, "csv")
+    assert sorted(p.name for p in folder.iterdir()) == ["in"]
+
+
+# -- as tools write them -------------------------------------------------------------------------------
+
+
+def read(folder: Path, name: str, text: str | bytes) -> Annotations:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_annotations(path)
+
+
+def cvat(*shapes: str, name: str = "a b.png") -> str:
+    return f'<annotations><image id="0" name="{name}">{"".join(shapes)}</image></annotations>'
+
+
+def skeleton(*points: tuple[str, str, str]) -> str:
+    inner = "".join(f'<points label="{label}" points="{xy}" {flags}/>' for label, xy, flags in points)
+    return f'<skeleton label="face">{inner}</skeleton>'
+
+
+def region(label: str, x: float = 50, y: float = 50, **more) -> dict:
+    value = {"x": x, "y": y, "width": 0.5, "keypointlabels": [label]}
+    sides = {"original_width": 200, "original_height": 100}
+    return {"id": f"{label}{x}", "type": "keypointlabels", "value": value, **sides, **more}
+
+
+def task(*regions, image: str = "/data/upload/3/0a1b2c3d-a%20b.png") -> dict:
+    return {"id": 7, "data": {"image": image}, "annotations": [{"result": list(regions)}]}
+
+
+def coco(**changes) -> str:
+    """A good table of one face with two landmarks, or one that is changed at places like image__id."""
+    image = {"id": 4, "file_name": "a b.png"}
+    annotation = {"image_id": 4, "category_id": 1, "keypoints": [1, 2, 2, 3, 4, 1]}
+    rows = {"image": image, "annotation": annotation, "category": {"id": 1, "keypoints": ["l", "r"]}}
+    for place, value in changes.items():
+        row, _, key = place.partition("__")
+        rows[row] = rows[row] | {key: value} if key else value
+    lists = {"images": [rows["image"]], "annotations": [rows["annotation"]], "categories": [rows["category"]]}
+    return json.dumps({key: value for key, value in lists.items() if value != ["none"]})
+
+
+def test_coco_visibility_and_several_categories(folder):
+    found = read(
+        folder,
+        "f.json",
+        "\ufeff" + coco(annotation__keypoints=[9, 9, 0, 3, 4, 1, 5, 6, 2], category__keypoints=[]),
+    )
+    assert found.names is None
+    np.testing.assert_array_equal(found.samples[0].points, np.float32([UNKNOWN, (3, 4), (5, 6)]))
+    np.testing.assert_array_equal(found.samples[0].visible, [False, False, True])
+    for flags in ((1, 1), (2, 2), (0, 2)):  # never says 2; all seen; all that are known seen
+        values = [1, 2, flags[0], 3, 4, flags[1]]
+        sample = read(
+            folder, "f.json", coco(annotation__keypoints=values, annotation__bbox=[1, 2, 0, 0])
+        ).samples[0]
+        assert (sample.visible, sample.box) == (None, None)
+    table = json.loads(coco())
+    table["categories"].append({"id": 2, "keypoints": ["tail"]})
+    table["annotations"] += [{"image_id": 4, "category_id": 2, "bbox": [1, 2, 3, 4]}]  # a box is no face
+    assert read(folder, "f.json", json.dumps(table)).names == ("l", "r")
+    table["annotations"][1]["keypoints"] = [1, 2, 2, 3, 4, 2]
+    with pytest.raises(DataError, match="categories with different landmarks"):
+        read(folder, "f.json", json.dumps(table))
+
+
+def test_cvat_skeletons(folder):
+    points = [("10", "1,2", 'outside="0" occluded="1"'), ("9", "3,4", ""), ("1", "0,0", 'outside="1"')]
+    found = read(folder, "f.xml", cvat(skeleton(*points), '<box label="x" xtl="1"/>'))
+    assert found.names == ("1", "9", "10")  # by number
+    np.testing.assert_array_equal(found.samples[0].points, np.float32([UNKNOWN, (3, 4), (1, 2)]))
+    np.testing.assert_array_equal(found.samples[0].visible, [False, True, False])
+
+
+def test_cvat_points(folder):
+    shape = '<points label="face" occluded="1" points="1.5,2;3,4"><attribute name="x">y</attribute></points>'
+    found = read(folder, "f.xml", cvat(shape, shape))
+    assert (found.names, len(found.samples), found.samples[0].visible) == (None, 2, None)
+    np.testing.assert_array_equal(found.samples[1].points, np.float32([(1.5, 2), (3, 4)]))
+
+
+def test_label_studio_groups_by_parent(folder):
+    parent = {"id": "P", "type": "rectanglelabels", "original_width": 200, "original_height": 100}
+    parent["value"] = {"x": 10, "y": 20, "width": 50, "height": 60}
+    regions = [region("b", 20, parentID="P"), region("a", 30, 10, parentID="P"), parent]
+    chained = [region("a", 1), region("b", 2, parentID="a1")]  # a landmark that is the parent of another
+    assert [s.box for s in read(folder, "f.json", json.dumps([task(*chained)])).samples] == [None]
+    found = read(folder, "f.json", json.dumps([task(*regions, region("a", 90, parentID="Q")), task()]))
+    assert found.names == ("b", "a")
+    np.testing.assert_allclose(found.samples[0].points, [(40, 50), (60, 10)])
+    np.testing.assert_allclose(found.samples[0].box, [20, 20, 120, 80])
+    np.testing.assert_allclose(found.samples[1].points, [UNKNOWN, (180, 50)])
+    assert found.samples[0].group == found.samples[1].group == "in/a b.png"
+    parent["value"]["rotation"] = 5
+    assert read(folder, "f.json", json.dumps([task(*regions)])).samples[0].box is None
+
+
+def test_label_studio_takes_the_ground_truth(folder):
+    twice = task(region("a"))
+    twice["annotations"] += [
+        {"result": [region("a", 10)]},
+        {"result": [region("a", 20)], "was_cancelled": True},
+    ]
+    with pytest.raises(DataError, match="task 1: 2 annotations"):
+        read(folder, "f.json", json.dumps([twice]))
+    twice["annotations"][1]["ground_truth"] = True
+    assert read(folder, "f.json", json.dumps([twice])).samples[0].points[0, 0] == 20
+
+
+@pytest.mark.parametrize("title", ["image", "file", "File_Name", "filename", "path"])
+def test_csv_as_people_write_it(folder, title):
+    found = read(folder, "f.csv", f"{title},y0,x0,x10,y10,x9,y9\r\na b.png,2,1,10,11,,\r\n\r\n")
+    assert found.names is None
+    np.testing.assert_array_equal(found.samples[0].points, np.float32([(1, 2), UNKNOWN, (10, 11)]))
+    found = read(folder, "f.csv", f"{title};box_x;box_y;nose_x;nose_y\na b.png;1;2;3;4\n")
+    assert (found.names, found.samples[0].box) == (("box", "nose"), None)  # a point called box
+
+
+# -- pictures ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("in/a b.png", "in/a b.png"),
+        ("./in/../in/a b.png", "in/../in/a b.png"),
+        ("{root}/in/a b.png", "in/a b.png"),
+        ("/home/me/pictures/e.png", "in/deep/e.png"),
+        (r"C:\me\in\a b.png", "in/a b.png"),
+        ("in/c%20d.png", "in/c%20d.png"),  # what is there goes before what it may mean
+        ("/data/local-files/?d=in/a%20b.png", "in/a b.png"),
+        ("http://localhost:8080/data/local-files/?d=x/deep/e.png&t=1", "in/deep/e.png"),
+        ("/data/upload/1/1a2b3c4d-e.png", "in/deep/e.png"),
+        ("s3://bucket/x/a%20b.png?token=1", "in/a b.png"),
+    ],
+)
+def test_pictures_are_found(folder, name, expected):
+    assert PictureFinder(folder).find(name.format(root=folder), "here") == folder / expected
+
+
+def test_pictures_that_are_not_found(folder):
+    shutil.copytree(folder / "in", folder / "too")
+    finder = PictureFinder(folder)
+    with pytest.raises(
+        DataError, match=r"^here: several pictures could be 'e.png': in/deep/e.png, too/deep/e.png$"
+    ):
+        finder.find("e.png", "here")
+    assert finder.find("gone/too/deep/e.png", "here") == folder / "too/deep/e.png"
+    for name in (
+        "none.png",
+        "",
+        ".",
+        "in",
+        "a" * 5000,
+        "\0",
+        "\ud800.png",
+        "data:image/png;base64," + "A" * 999,
+    ):
+        with pytest.raises(DataError, match="^here: no picture ") as error:
+            finder.find(name, "here")
+        assert len(str(error.value)) < 300
+
+
+def test_a_pts_file_has_one_picture(folder, whole):
+    write_annotations(folder / "in/deep", Annotations(whole.samples[2:], None), "pts")
+    assert read_annotations(folder / "in").samples[0].image == folder / "in/deep/e.png"
+    shutil.copy(folder / "in/deep/e.png", folder / "in/deep/e.JPG")
+    with pytest.raises(DataError, match=r"e.pts: several pictures: e.JPG, e.png"):
+        read_annotations(folder / "in")
+    with pytest.raises(DataError, match=r"e.pts: no picture deep/e\.\* in"):
+        read_annotations(folder / "in", folder)
+
+
+# -- damage --------------------------------------------------------------------------------------------
+
+GOOD_CSV = "image,x0,y0,x1,y1\na b.png,1,2,3,4\n"
+POINTS = '<points label="face" points="{}"/>'
+TWO = [region("a"), region("b")]
+
+
+def tasks(*items, **changes) -> str:
+    """Tasks as JSON; keywords change the regions' values."""
+    for item in items:
+        done = item["annotations"][0]
+        done["result"] = [one | changes for one in done["result"]]
+    return json.dumps(items)
+
+
+BAD = [
+    ("f.json", b"", "empty"),
+    ("f.csv", b"\xef\xbb\xbf \n", "empty"),
+    ("f.xml", b"\xff\xfe<\0a\0", "not UTF-8"),
+    ("f.json", b'{"images": "\xe9"}', "not UTF-8"),
+    ("f.txt", b"x", "annotations are"),
+    # JSON of the wrong shape
+    ("f.json", coco()[:-20], "cut off"),
+    ("f.json", "[" * 100_000, "nested"),
+    ("f.json", "1", "expected an object"),
+    ("f.json", "{}", "neither COCO"),
+    ("f.json", '{"images": {}, "annotations": []}', "images: expected a list"),
+    ("f.json", '{"images": [], "annotations": 5}', "annotations: expected a list"),
+    ("f.json", '{"images": [], "annotations": []}', "no faces"),
+    ("f.json", coco(image=3), "image 1: expected an object"),
+    ("f.json", coco(image__id=None), "image 1: id"),
+    ("f.json", coco(image__id=[1]), "image 1: id"),
+    ("f.json", coco(image__file_name=5), "file_name: expected a text, not 5"),
+    ("f.json", coco(image__file_name="none.png"), "annotation 1: no picture 'none.png'"),
+    ("f.json", coco(annotation="x"), "annotation 1: expected an object"),
+    ("f.json", coco(annotation__image_id=5), "annotation 1: image 5 is not"),
+    ("f.json", coco(annotation__image_id={}), "annotation 1: image_id"),
+    ("f.json", coco(annotation__category_id=2), "category 2 is not"),
+    ("f.json", coco(annotation__category_id=None), "category_id"),
+    ("f.json", coco(annotation__keypoints="1 2 2"), "keypoints: expected a list"),
+    ("f.json", coco(annotation__keypoints=[1, 2, 2, 3]), "4 numbers"),
+    ("f.json", coco(annotation__keypoints=[1, 2, 3]), "0, 1 or 2"),
+    ("f.json", coco(annotation__keypoints=[1, "2", 2]), "number, not '2'"),
+    ("f.json", coco(annotation__keypoints=[1, True, 2]), "number, not True"),
+    ("f.json", coco(annotation__keypoints=[1, [[]], 2]), "number, not a list"),
+    ("f.json", coco(annotation__keypoints=[1, float("nan"), 2]), "finite"),
+    ("f.json", coco(annotation__keypoints=[1, float("inf"), 2]), "finite"),
+    ("f.json", coco(annotation__keypoints=[1, 1e300, 2]), "finite"),
+    ("f.json", coco(annotation__keypoints=[1, 10**400, 2]), "finite"),
+    ("f.json", coco().replace("[1, 2, 2", "[1, 2" + "0" * 9999 + ", 2"), "not JSON"),
+    ("f.json", coco(annotation__keypoints=[1, 2, 2]), "2 names for 1 landmarks"),
+    ("f.json", coco(annotation__keypoints=[]), "no faces"),
+    ("f.json", coco(annotation__keypoints=[0] * 6), "no faces"),
+    ("f.json", coco(annotation__bbox=[1, 2]), "bbox: expected x, y, width, height"),
+    ("f.json", coco(annotation__bbox=[1, 2, None, 3]), "bbox: expected a number"),
+    ("f.json", coco(category__keypoints=["l", 2]), "category 1: keypoints: expected a text"),
+    ("f.json", coco(category__keypoints=["l", "l"]), "two landmarks are called 'l'"),
+    ("f.json", coco(category=[]), "category 1"),
+    # Label Studio
+    ("f.json", "[]", "no faces"),
+    ("f.json", '[{"image": "a b.png", "kp": []}]', "task 1: data .is this the JSON export"),
+    ("f.json", '[{"data": {"image": "a b.png"}}]', "annotations: expected a list"),
+    ("f.json", tasks(task()), "no faces"),
+    ("f.json", tasks(task(*TWO, image="")), "task 1: image"),
+    ("f.json", tasks(task(region("a"), region("a", 10))), "region 2: a second 'a'"),
+    ("f.json", tasks(task(region("a"), region("b", parentID="P"))), "without parent"),
+    ("f.json", tasks(task(region("a"), region("b")), parentID=[1]), "parentID"),
+    ("f.json", tasks(task(*TWO), original_width=0), "must be positive"),
+    ("f.json", tasks(task(*TWO), original_width=None), "original_width: expected a number"),
+    ("f.json", tasks(task(*TWO), image_rotation=90), "turned"),
+    ("f.json", tasks(task(*TWO), value=None), "value: expected an object"),
+    ("f.json", tasks(task(*TWO), value={"x": "1", "y": 2, "keypointlabels": ["a"]}), "x: expected a number"),
+    ("f.json", tasks(task(*TWO), value={"x": 1, "y": 2, "keypointlabels": ["a", "b"]}), "2 labels"),
+    ("f.json", tasks(task(*TWO), value={"x": 1, "y": 2, "keypointlabels": [{}]}), "expected a text"),
+    # CVAT
+    ("f.xml", cvat(POINTS.format("1,2;3,4"))[:-15], "cut off"),
+    ("f.xml", '<!DOCTYPE a [<!ENTITY b "c">]>' + cvat(), "DOCTYPE or ENTITY"),
+    ("f.xml", "<html/>", "root is <html>"),
+    ("f.xml", "<a>" * 100_000 + "</a>" * 100_000, "root is <a>"),
+    ("f.xml", "<annotations><track/></annotations>", "CVAT for images"),
+    ("f.xml", cvat(), "no faces"),
+    ("f.xml", cvat(POINTS.format("1,2;3,4"), name=""), "image 1: name"),
+    ("f.xml", cvat(POINTS.format("1,2;3,4"), name="x.png"), "no picture 'x.png'"),
+    ("f.xml", cvat(POINTS.format("1,2;3")), "face 1: points: expected x,y"),
+    ("f.xml", cvat(POINTS.format("")), "face 1: points"),
+    ("f.xml", cvat("<points/>"), "face 1: points: expected a text, not nothing"),
+    ("f.xml", cvat(POINTS.format("1,nan;3,4")), "finite"),
+    ("f.xml", cvat(POINTS.format("1,1_0;3,4")), "not '1_0'"),
+    ("f.xml", cvat(POINTS.format("1,2")), "one point"),
+    (
+        "f.xml",
+        cvat(POINTS.format("1,2;3,4"), POINTS.format("1,2;3,4;5,6")),
+        "face 2: 3 landmarks, but .* has 2",
+    ),
+    ("f.xml", cvat(POINTS.format("1,2;3,4"), skeleton(("1", "1,2", ""))), "keep those of one kind"),
+    ("f.xml", cvat(skeleton()), "without points"),
+    ("f.xml", cvat(skeleton(("1", "1,2", ""), ("1", "1,2", ""))), "two landmarks are called '1'"),
+    ("f.xml", cvat(skeleton(("1", "1,2;3,4", ""))), "landmark '1' has 2 points"),
+    ("f.xml", cvat(skeleton(("1", "1,2", "")), skeleton(("2", "1,2", ""))), "face 1: no landmark '2'"),
+    # CSV
+    ("f.csv", GOOD_CSV[:-3], "f.csv:2: 4 cells under 5"),
+    ("f.csv", GOOD_CSV + "a b.png,1,2,3,4,5\n", "f.csv:3: 6 cells"),
+    ("f.csv", "image,x0,y0,x1,y1\n", "no faces"),
+    ("f.csv", "\nimage,x0,y0\n", "first title"),
+    ("f.csv", "name,x0,y0\n", "first title"),
+    ("f.csv", "image\na b.png\n", "NAME_x,NAME_y"),
+    ("f.csv", "image,x0,y0,age\na b.png,1,2,3\n", "'age' is too many"),
+    ("f.csv", "image,nose_x,eye_y\na b.png,1,2\n", "too many or too few"),
+    ("f.csv", "image,x0,y0,x0,y0\n", "two columns are called 'x0'"),
+    ("f.csv", "image,x0,y0,box_x,box_y,box_w\n", "a box has"),
+    ("f.csv", GOOD_CSV.replace("3", "three"), "f.csv:2: landmark 2: expected a number, not 'three'"),
+    ("f.csv", GOOD_CSV.replace("3", "inf"), "f.csv:2: landmark 2: expected a finite"),
+    ("f.csv", GOOD_CSV.replace("a b.png", ""), "f.csv:2: first column"),
+    ("f.csv", GOOD_CSV.replace("a b.png", "x.png"), "f.csv:2: no picture 'x.png'"),
+    ("f.csv", GOOD_CSV.replace("a b", '"a b'), "not CSV"),
+    ("f.csv", GOOD_CSV + "x" * 200_000, "not CSV"),
+    ("f.csv", "image,x0,y0,box_x,box_y,box_w,box_h\na b.png,1,2,3,4,,5\n", "box: expected a number"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "words"), BAD, ids=[f"{i}-{b[2][:20]}" for i, b in enumerate(BAD)])
+def test_damage_is_named_in_one_line(folder, name, text, words):
+    with pytest.raises(DataError, match=words) as error:
+        read(folder, name, text)
+    assert str(error.value).startswith(str(folder / name))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "no points"), ("{ 1 2 }", "1 landmarks, but"), ("{ 1 1e99 }", "finite")]
+)
+def test_damaged_pts_are_named(folder, text, words):
+    (folder / "in/a b.pts").write_text("{ 1 2 3 4 }")
+    (folder / "in/c%20d.pts").write_text(text)
+    with pytest.raises(DataError, match=f"c%20d.pts: .*{words}"):
+        read_annotations(folder / "in")
+
+
+def test_what_is_not_there(folder):
+    for path in (folder / "none.json", folder / "none", folder / ("a" * 5000)):
+        with pytest.raises(DataError, match="no such file"):
+            read_annotations(path)
+    with pytest.raises(DataError, match="no .pts files"):
+        read_annotations(folder)
+    with pytest.raises(DataError, match="no such folder of pictures"):
+        read_annotations(folder, folder / "none")

@@ -1,0 +1,291 @@
+"""Our results beside the papers'."""
+
+import json
+import re
+
+import pytest
+
+from pipnet.cli import main
+from pipnet.data.sources import SOURCES
+from pipnet.errors import DataError
+from pipnet.evaluation.comparison import compare, markdown
+from pipnet.evaluation.measured import read_measured
+from pipnet.evaluation.published import (
+    BENCHMARKS,
+    TRAINING_FACES,
+    benchmarks_of,
+    published,
+    published_nmes,
+    that_say,
+)
+from pipnet.hub import DEFAULT_MODEL
+from pipnet.images import read_image
+
+FRAME = {"nme": 3.3423, "nme_ci": [3.26, 3.42], "fr10": 0.0, "auc10": 66.6, "median": 3.2, "p95": 5.3}
+COMMON = {
+    "model": "ours",
+    "data": "300-W",
+    "subset": "common",
+    "detector": None,
+    "composites": False,
+    "passes": 1,
+    "training": "300-W train: 1,910 faces",
+    "network": {"backbone": "mobilenetv2_100", "head": "pip", "neighbors": 10},
+    "input_size": 256,
+    "landmarks": 68,
+    "norm": [36, 45],
+    "faces": 554,
+    "missed": 0,
+    "pixels": FRAME,
+    "official": {**FRAME, "nme": 3.3714},
+}
+
+
+@pytest.fixture
+def result(tmp_path):
+    """Writes an evaluation that is the usual one but for some of its facts, and gives its folder."""
+
+    def write(name="result", **changes):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "evaluation.json").write_text(json.dumps({**COMMON, **changes}))
+        return folder
+
+    return write
+
+
+def only_row(folder, text=""):
+    """Our row of the only section."""
+    (section,) = compare(read_measured([folder]), text)
+    (row,) = [row for row in section.rows if row.ours]
+    return row
+
+
+# -- what is published ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "backbone", "test", "value"),
+    [
+        ("v1", "PIP stride 128", "ResNet-18", "300W full", 4.90),
+        ("v1", "Map stride 1", "ResNet-18", "300W full", 3.54),
+        ("v1", "Coord", "ResNet-18", "300W full", 5.31),
+        ("v1", "PIP", "ResNet-18", "300W challenging", 5.26),
+        ("v1", "PIP", "ResNet-50", "COFW", 3.08),
+        ("v1", "PIP", "ResNet-50", "WFLW full", 4.55),
+        ("IJCV", "PIP + NRM", "ResNet-101", "WFLW pose", 7.51),
+        ("IJCV", "PIP + NRM", "MobileNetV2", "AFLW", 1.52),
+        ("IJCV", "PIP + NRM", "MobileNetV3-L", "WFLW full", 4.65),
+        ("IJCV", "Map", "ResNet-18", "WFLW full", 4.70),
+    ],
+)
+def test_the_published_numbers_are_there(source, method, backbone, test, value):
+    found = {
+        row.value
+        for row in published_nmes([test])
+        if (row.source, row.method, row.backbone) == (source, method, backbone)
+    }
+    assert found == {value}
+
+
+def test_all_rows_are_read_and_name_known_test_sets():
+    rows = published()
+    assert len(rows) == 221
+    assert {row.test for row in rows} == {*BENCHMARKS, ""}
+    assert all(row.value > 0 for row in rows)
+    (speed,) = [
+        r
+        for r in rows
+        if (r.table, r.backbone, r.metric) == ("8", "ResNet-50", "FPS GPU") and r.method == "PIP"
+    ]
+    assert speed.value == 61
+    assert all("PIP" in row.method for row in that_say(rows, "pip"))
+
+
+def test_the_published_copy_is_the_shared_one(shared):
+    from importlib import resources
+
+    here = resources.files("pipnet.evaluation") / "published.csv"
+    assert here.read_text() == (shared / "reference" / "published.csv").read_text()
+
+
+def test_every_part_of_a_collection_finds_its_benchmark():
+    assert benchmarks_of("300-W", "common-deduplicated", 68) == ("300W common",)
+    assert benchmarks_of("300-W", "full", 19) == ("300W 19 points",)
+    assert benchmarks_of("300-W", "afw", 68) == ()
+    assert benchmarks_of("WFLW", "test", 68) == ("WFLW full",)
+    assert benchmarks_of("WFLW", "make-up", 98) == ("WFLW make-up",)
+    assert benchmarks_of("COFW-68", "test", 68) == ()
+    assert benchmarks_of("AFLW", "test", 19) == ("AFLW", "AFLW 19 points")
+    for source in SOURCES.values():
+        points = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19}.get(source.scheme, 0)
+        for subset, faces in source.subsets.items():
+            for name in benchmarks_of(source.title, subset, points):
+                assert BENCHMARKS[name].faces == faces or subset == "common-deduplicated"
+    for key in ("300w", "cofw", "aflw", "wflw"):
+        assert TRAINING_FACES[key.upper()] == SOURCES[key].subsets["train"]
+
+
+# -- the comparison ------------------------------------------------------------------------------------
+
+
+def test_ours_stands_among_theirs_in_order(result):
+    (section,) = compare(read_measured([result()]))
+    assert section.title == "300W common"
+    assert section.remark == (
+        "The papers: 554 faces, 68 points, inter-ocular norm, 3,148 training faces in 300W."
+    )
+    values = [row.nme for row in section.rows]
+    assert values == sorted(values)
+    place = [row.ours for row in section.rows].index(True)
+    assert section.rows[place - 1].nme <= 3.3423 <= section.rows[place + 1].nme
+    ours = section.rows[place]
+    assert (ours.method, ours.backbone) == ("ours (PIP + NRM)", "MobileNetV2")
+    assert ours.train == "300-W train: 1,910 faces"
+    assert ours.differs == (
+        "in the picture's pixels; 3.37 in the papers' stretched crop; "
+        "the papers' PIP here: ResNet-18, ResNet-50, ResNet-101"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"faces": 100}, "100 faces, not 554"),
+        ({"detector": "auto", "missed": 2}, "end to end with the detector auto, 2 missed"),
+        ({"composites": True}, "pasted onto other photos"),
+        ({"passes": 2}, "2 passes"),
+        ({"input_size": 128}, "128 px crops, not 256"),
+        ({"norm": "box"}, "norm: side of the face's box, not inter-ocular"),
+        ({"norm": [39, 42]}, "norm: landmarks 39 to 42, not inter-ocular"),
+        ({"norm": "image width"}, "norm: image width, not inter-ocular"),
+        ({"data": "WFLW", "subset": "test"}, "68 points, not 98"),
+    ],
+)
+def test_what_differs_is_said(result, changes, words):
+    assert words not in only_row(result("usual")).differs
+    assert words in only_row(result(**changes)).differs
+
+
+def test_the_papers_own_network_on_their_norm_differs_by_the_frame_only(result):
+    network = {"backbone": "resnet101.tv_in1k", "head": "pip", "neighbors": 0}
+    row = only_row(result(network=network))
+    assert (row.method, row.backbone) == ("ours (PIP)", "ResNet-101")
+    assert row.differs == "in the picture's pixels; 3.37 in the papers' stretched crop"
+    aflw = {"data": "AFLW", "subset": "test", "landmarks": 19, "norm": "image width", "faces": 4386}
+    assert "norm" not in only_row(result("aflw", **aflw)).differs
+
+
+def test_what_several_tables_repeat_is_one_row(result):
+    (section,) = compare(read_measured([result(data="WFLW", subset="test")]), "PIP + NRM")
+    sources = {row.backbone: row.source for row in section.rows if not row.ours}
+    assert sources["ResNet-101"] == "IJCV supervised, speed chart"
+    assert sources["ResNet-18"] == "IJCV supervised, speed chart (read off the chart)"
+    assert sources["MobileNetV2"] == "IJCV supervised"
+    assert len(section.rows) == 6
+
+
+def test_faces_without_published_numbers_are_listed_all_the_same(result):
+    (section,) = compare(read_measured([result(subset="afw")]))
+    assert section.title == "300-W afw"
+    assert "no numbers" in section.remark
+    assert len(section.rows) == 1
+    (section,) = compare(read_measured([result("two")]), "nobody's")
+    assert "No published row" in section.remark
+    assert len(section.rows) == 1
+
+
+def test_a_table_survives_any_name(result):
+    evil = "a|b\n# c \x1b[31m **d** <script> $x$"
+    text = markdown(compare(read_measured([result(model=evil, training=evil)])))
+    (line,) = [line for line in text.splitlines() if "<" in line]
+    assert len(re.findall(r"(?<!\\)\|", line)) == 7
+    assert "\x1b" not in text
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_becomes_a_report(small_300w, tmp_path, capsys):
+    for subset in ("common", "challenging"):
+        arguments = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "--subset", subset]
+        assert main([*arguments, "-o", str(tmp_path / "runs" / subset)]) == 0
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "runs"), "--row", "PIP"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("## 300W challenging") < out.index("## 300W common")
+    assert f"**{DEFAULT_MODEL} (PIP + NRM)** | MobileNetV2 | 300-W train" in out
+    assert "8 faces, not 554" in out
+    assert "norm:" not in out
+    assert "points, not" not in out
+    assert "HRNet" not in out
+    folder = tmp_path / "report"
+    assert main(["report", str(tmp_path / "runs" / "common" / "evaluation.json"), "-o", str(folder)]) == 0
+    assert capsys.readouterr().out == ""
+    assert "HRNet" in (folder / "report.md").read_text()
+    assert min(read_image(folder / "report.png").shape[:2]) > 200
+
+
+def test_names_that_are_formulas_are_drawn_as_they_are(result, tmp_path):
+    folder = result(model="$\\frac{$ " + "x" * 500)
+    assert main(["report", str(folder), "-o", str(tmp_path / "out")]) == 0
+    assert read_image(tmp_path / "out" / "report.png").shape[1] < 2000
+
+
+def test_the_command_has_help_and_wants_results(capsys):
+    assert main(["report", "--help"]) == 0
+    assert "Usage: pipnet" in capsys.readouterr().out
+    assert main(["report"]) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b"3",
+        b"[" * 200_000,
+        b'{"model": "x"}',
+        *(
+            json.dumps({**COMMON, **change}).encode()
+            for change in (
+                {"pixels": 3},
+                {"pixels": {"nme": "low"}},
+                {"pixels": {"nme": float("nan")}},
+                {"official": {"nme": -1}},
+                {"official": {"nme": 10**400}},
+                {"faces": "many"},
+                {"faces": True},
+                {"model": ["x"]},
+                {"norm": [1]},
+                {"norm": {"a": 1}},
+                {"landmarks": []},
+                {"network": None},
+                {"network": {"backbone": "resnet18"}},
+            )
+        ),
+    ],
+    ids=range(19),
+)
+def test_what_is_no_evaluation_is_one_line(content, tmp_path, capsys):
+    path = tmp_path / "evaluation.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"no evaluation\.json of this version"):
+        read_measured([path])
+    assert main(["report", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_missing_results_and_places_that_cannot_be_written(result, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for path, words in ((tmp_path / "none", "cannot be read"), (tmp_path / "empty", "pipnet evaluate")):
+        assert main(["report", str(path)]) == 1
+        err = capsys.readouterr().err
+        assert words in err
+        assert err.count("\n") == 1
+    (tmp_path / "file").touch()
+    assert main(["report", str(result()), "-o", str(tmp_path / "file" / "out")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
