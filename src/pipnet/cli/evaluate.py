@@ -96,7 +96,7 @@ def evaluate(
             "model": landmarker.model.info.name,
             "data": source.title,
             "subset": subset,
-            "detector": detector,
+            "detector": None if detector is None else landmarker.detector.kind,
             "composites": composites,
             "passes": passes,
             "training": landmarker.model.info.training,

@@ -71,11 +71,11 @@ def probe(
     try:
         from pipnet.evaluation.position_prior import (
             ask,
-            chance,
             figure_rows,
             plot_prior,
             probe_both,
             probed_landmarks,
+            references,
             score_head,
         )
         from pipnet.model.checkpoint import load_checkpoint
@@ -101,10 +101,8 @@ def probe(
         "trained on black": dark_info.name,
         "data": f"{source.title} {subset or source.test}",
         "seed": seed,
-        "distance": "from the mean face, mean over landmarks and pictures, % of the crop",
-        "distance by chance": chance(info.mean_face),
-        "peak": "mean score",
         "rows": {name: group.numbers() for name, group in answers.items()},
+        "distance of guesses": references(info.mean_face),
         "landmarks shown": landmarks,
     }
     (output / "position_prior.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -179,11 +177,13 @@ def _crop(image: Image, face_box: Box, info: ModelInfo) -> Image:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table(title=f"{result['model']}: answers where there is no face")
-    table.add_column("net, pictures")
-    for name in ("pictures", "from the mean face, % of the crop", "peak score"):
+    table = Table(title=f"{result['model']}: how far from the mean face, in % of the crop")
+    table.add_column("")
+    for name in ("pictures", "answer", "own points", "exchanged", "peak score"):
         table.add_column(name, justify="right")
     for name, row in result["rows"].items():
-        table.add_row(name, str(row["pictures"]), f"{row['distance']:.2f}", f"{row['peak']:.3f}")
-    table.caption = f"points anywhere in the crop: {result['distance by chance']:.2f} %"
+        away = (f"{row[key]:.2f}" for key in ("distance", "own", "exchanged"))
+        table.add_row(name, str(row["pictures"]), *away, f"{row['peak']:.3f}")
+    for name, distance in result["distance of guesses"].items():
+        table.add_row(name, "", f"{distance:.2f}")
     return table

@@ -11,14 +11,16 @@ from jaxtyping import Bool, Float32
 
 from pipnet.geometry import Box, Image, crop
 
-_TRIES = 100
+_TRIES = 200
 """Squares drawn in each picture."""
-_SIDES = (0.15, 0.5)
+_SIDES = (0.1, 0.5)
 """Least and largest side of a square, over the shorter side of the picture."""
 _SMALLEST = 32
 """Least side in pixels: CIFAR-10's pictures, which v1 took."""
-_PLAIN = 3.0
-"""Standard deviation in grey levels below which a part is plain: sky, a wall, the black around a crop."""
+_DARK = 24
+"""Grey level up to which rows and columns at a picture's border count as black padding."""
+_PLAIN = 2.0
+"""Standard deviation in grey levels below which a part is plain: sky, a wall, deep shadow."""
 
 Photo = tuple[str, Image, Float32[np.ndarray, "faces 4"]]
 """Name, picture, and the boxes of all faces in it, of landmarks or of a detector."""
@@ -63,13 +65,13 @@ def find_backgrounds(photos: Iterable[Photo], size: int, each: int, seed: int = 
 def head_boxes(faces: Float32[np.ndarray, "faces 4"]) -> Float32[np.ndarray, "faces 4"]:
     """Boxes of faces -> boxes with hair, ears and neck."""
     side = np.tile(faces[:, 2:] - faces[:, :2], 2)
-    return np.asarray(faces + side * np.array([-0.2, -0.5, 0.2, 0.2]), dtype=np.float32)
+    return np.asarray(faces + side * np.array([-0.15, -0.4, 0.15, 0.15]), dtype=np.float32)
 
 
 def texture(part: Image) -> float:
     """Standard deviation of grey levels in the plainest of 4 x 4 tiles: some contrast everywhere.
 
-    One strong edge, such as that of a photo pasted on black, does not make a texture.
+    One strong edge, such as that of a shoulder before a wall, does not make a texture.
     """
     grey = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY))
     return min(
@@ -78,14 +80,18 @@ def texture(part: Image) -> float:
 
 
 def _squares(image: Image, rng: np.random.Generator) -> Float32[np.ndarray, "squares 4"]:
-    """Random squares at whole pixels inside a picture."""
-    height, width = image.shape[:2]
-    shorter = min(height, width)
+    """Random squares at whole pixels inside a picture, clear of black padding."""
+    bright = image.max(axis=2) > _DARK
+    columns, rows = (np.flatnonzero(bright.mean(axis=axis) > 0.1) for axis in (0, 1))
+    if not len(columns) or not len(rows):
+        return np.zeros((0, 4), np.float32)
+    width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+    shorter = min(width, height)
     if shorter < _SMALLEST:
         return np.zeros((0, 4), np.float32)
     side = (rng.uniform(*_SIDES, _TRIES) * shorter).clip(_SMALLEST, shorter).astype(int)
-    left = (rng.random(_TRIES) * (width - side + 1)).astype(int)
-    top = (rng.random(_TRIES) * (height - side + 1)).astype(int)
+    left = columns[0] + (rng.random(_TRIES) * (width - side + 1)).astype(int)
+    top = rows[0] + (rng.random(_TRIES) * (height - side + 1)).astype(int)
     return (np.stack([left, top, left + side, top + side], axis=1) - 0.5).astype(np.float32)
 
 

@@ -12,10 +12,7 @@ from pipnet.data.formats.annotations import Annotations, check_names, placeholde
 from pipnet.data.formats.pictures import PictureFinder
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError
-from pipnet.geometry import Box, Points, tight_box
-
-_SAME = 0.02
-"""Pixels between boxes that are the same: formats round."""
+from pipnet.geometry import Box, Points
 
 
 class FaceCollector:
@@ -45,7 +42,7 @@ class FaceCollector:
             picture: where its picture is.
             points: pixels of the picture, NaN where unknown.
             where: file and place, for errors.
-            box: a face box; dropped if empty, or tight around the landmarks, as it then says nothing.
+            box: a face box; dropped if empty.
             visible: which landmarks can be seen; dropped if all can.
             name: what it is called; its picture's name if it is no text.
             group: of which photo it is; its picture's name if it is no text.
@@ -68,7 +65,7 @@ class FaceCollector:
                 points=points,
                 name=self._unique(name if isinstance(name, str) and name else own),
                 group=group if isinstance(group, str) and group else own,
-                box=None if box is None or _says_nothing(box, points) else box,
+                box=None if box is None or (box[2:] <= box[:2]).any() else box,
                 attributes=frozenset(attributes),
                 visible=None if visible is None or visible[known].all() else visible & known,
             )
@@ -94,8 +91,3 @@ class FaceCollector:
             unique = f"{name}#{number}"
         self._names.add(unique)
         return unique
-
-
-def _says_nothing(box: Box, points: Points) -> bool:
-    empty = (box[2:] <= box[:2]).any()
-    return bool(empty or np.abs(box - tight_box(points)).max() < _SAME)
