@@ -106,7 +106,15 @@ def test_symmetry_finds_the_published_pairs(shared, name):
     mean = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"].astype(np.float64)
     pairs, doubts = mirror_pairs(mean)
     assert pairs == {tuple(sorted(pair)) for pair in LandmarkScheme.load(name).flip}
-    assert not doubts
+    if name == "lapa":  # pupils and the middles of the eyes lie on one another
+        assert [doubt.partition(":")[0] for doubt in doubts] == [
+            "point 74",
+            "point 83",
+            "point 104",
+            "point 105",
+        ]
+    else:
+        assert not doubts
 
 
 def test_a_profile_is_doubtful():

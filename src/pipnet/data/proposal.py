@@ -25,6 +25,8 @@ from pipnet.scheme import LandmarkScheme
 
 _ASYMMETRIC = 0.12
 """Distance of a point from the mirror image of its partner, in sizes of the face, that raises doubt."""
+_TIE = 0.5
+"""Distance to the partner's mirror image over that to the next nearest that raises doubt."""
 _LOOKED_AT = 60
 """Pictures that are searched for faces, for the size of the crop."""
 _SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l_", "r_"), ("L_", "R_"))
@@ -154,12 +156,13 @@ def mirror_pairs(
         offset = float((mean[mutual] @ normal).mean())
     pairs = {(i, int(p)) for i, p in enumerate(partner) if mutual[i] and i < p}
     doubts = [f"point {i} has no clear mirror image" for i in np.flatnonzero(~mutual).tolist()]
-    far = distance[np.arange(len(mean)), partner] / size
-    doubts += [
-        f"points {a} and {b} are a pair, but far from symmetric"
-        for a, b in sorted(pairs)
-        if far[a] > _ASYMMETRIC
-    ]
+    here = np.arange(len(mean))
+    off = distance[here, partner].copy()
+    distance[here, partner] = np.inf
+    ties = np.flatnonzero(mutual & (off > _TIE * distance.min(axis=1))).tolist()
+    doubts += [f"point {i}: {partner[i]} or {distance[i].argmin()} in the mirror?" for i in ties]
+    crooked = [(a, b) for a, b in sorted(pairs) if off[a] > _ASYMMETRIC * size]
+    doubts += [f"points {a} and {b} are a pair, but far from symmetric" for a, b in crooked]
     if abs(normal[0]) < np.cos(np.deg2rad(25)):
         doubts.append("the line of symmetry is far from upright")
     return pairs, doubts

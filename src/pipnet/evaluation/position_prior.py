@@ -112,8 +112,8 @@ def ask(model: PIPNet, crops: Sequence[Image]) -> Answers:
         maps = head.take_apart(output).score.reshape(len(output), -1, head.grid, head.grid)
         maps = maps.sigmoid() if head.losses.score == "focal" else maps
         parts.append((landmarks.points, own, landmarks.scores, maps))
-    points, own, scores, maps = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-    return Answers(crops, points, own, scores, maps, model.mean_face)
+    points, own, scores, maps = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Answers(crops, points.numpy(), own.numpy(), scores.numpy(), maps.numpy(), model.mean_face)
 
 
 def probe_both(
