@@ -22,6 +22,7 @@ from pipnet.inference.backends import Device
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
+from pipnet.inference.views import Views
 from pipnet.progress import track
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
@@ -42,6 +43,7 @@ def detect(
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_kind: str = "face",
     passes: int = 1,
+    views: Views = "none",
     device: Device = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> int:
@@ -71,6 +73,9 @@ def detect(
         What the given boxes mean: face (forehead to chin), landmarks (tight), whole, or a detector.
     passes
         2 looks twice, with a better crop the second time.
+    views
+        Look at each face in several crops and take the mean: none, flip, rotation, translation,
+        translation+flip, all.
     device
         Where the network runs.
     max_pixels
@@ -84,6 +89,7 @@ def detect(
         device=device,
         detector_size=detector_size,
         passes=passes,
+        views=views,
         max_pixels=max_pixels,
     )
     if boxes is None:

@@ -19,6 +19,7 @@ from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
 from pipnet.inference.backends import Device
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.views import Views
 from pipnet.progress import track
 
 
@@ -33,6 +34,7 @@ def evaluate(
     detector_size: int = DETECT_SIZE,
     composites: bool = False,
     passes: int = 1,
+    views: Views = "none",
     device: Device = "auto",
     json: bool = False,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
@@ -62,6 +64,9 @@ def evaluate(
         Paste each face off-centre onto another photo, at several sizes, and measure there.
     passes
         2 looks twice, with a better crop the second time.
+    views
+        Look at each face in several crops and take the mean: none, flip, rotation, translation,
+        translation+flip, all.
     device
         Where the network runs.
     json
@@ -70,7 +75,7 @@ def evaluate(
         Folder to keep the numbers, the CED curve and the worst faces in.
     """
     landmarker = FaceLandmarker.from_pretrained(
-        model, detector or "auto", device=device, detector_size=detector_size, passes=passes
+        model, detector or "auto", device=device, detector_size=detector_size, passes=passes, views=views
     )
     scheme = landmarker.model.info.scheme
     samples, _, source = load_faces(data, subset, scheme, measuring=True)
@@ -99,6 +104,7 @@ def evaluate(
             "detector": None if detector is None else landmarker.detector.kind,
             "composites": composites,
             "passes": passes,
+            "views": views,
             "training": landmarker.model.info.training,
             "network": landmarker.model.info.config,
             "input_size": landmarker.model.info.input_size,

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
 from pipnet.errors import PipnetError
-from pipnet.hub import cache_folder, find_model, packaged_models
+from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
 
 def export(
@@ -172,13 +172,15 @@ def _try_default() -> dict[str, Any]:
     """Load the default model and detector and run them on an empty picture."""
     import numpy as np
 
+    from pipnet.inference.backends import OnnxModel
     from pipnet.inference.landmarker import FaceLandmarker
 
-    landmarker = FaceLandmarker.from_pretrained()
+    model = OnnxModel(find_model(DEFAULT_MODEL))
+    landmarker = FaceLandmarker(model)
     faces = landmarker(np.zeros((256, 256, 3), np.uint8))
     return {
-        "model": landmarker.model.info.name,
-        "provider": landmarker.model.provider,
+        "model": model.info.name,
+        "provider": model.provider,
         "detector": landmarker.detector.kind,
         "faces on an empty picture": len(faces),
     }

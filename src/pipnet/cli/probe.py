@@ -98,7 +98,7 @@ def probe(
     plot_prior(rows, info.scheme, landmarks, output / "position_prior.png")
     result = {
         "model": info.name,
-        "trained on black": dark_info.name,
+        "trained on black": {"name": dark_info.name, "training": dark_info.training},
         "data": f"{source.title} {subset or source.test}",
         "seed": seed,
         "rows": {name: group.numbers() for name, group in answers.items()},

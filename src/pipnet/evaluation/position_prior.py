@@ -206,11 +206,7 @@ def plot_prior(rows: Sequence[Row], scheme: LandmarkScheme, landmarks: Mapping[s
             _draw_map(axes, answers, i, landmark)
     for axes in grid.flat:
         axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
-    whole = io.BytesIO()
-    figure.savefig(whole, dpi=100, format="png")
-    # 256 colours are enough here, and a third of the size.
-    if (k := __import__("os").environ.get("RAW")): Path(k).write_bytes(whole.getvalue())
-    PIL.Image.open(whole).convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE).save(path, optimize=True)
+    _save_small(figure, path)
 
 
 def _draw_face(
@@ -234,3 +230,12 @@ def _draw_map(axes: Any, answers: Answers, i: int, landmark: int) -> None:
     axes.plot(*answers.mean_face[landmark], "+", color="white", markersize=8)
     axes.plot(*answers.own[i, landmark], "o", color="cyan", markersize=5, fillstyle="none")
     axes.text(0.03, 0.97, f"{peak:.2f}", color="white", fontsize=8, va="bottom")
+
+
+def _save_small(figure: Any, path: Path) -> None:
+    """Write a figure in 256 colours: photos among plots take a third of the space, and look the same."""
+    whole = io.BytesIO()
+    figure.savefig(whole, dpi=100, format="png")
+    picture = PIL.Image.open(whole).convert("RGB")
+    colours = picture.quantize(256, kmeans=5)
+    picture.quantize(palette=colours, dither=PIL.Image.Dither.NONE).save(path, format="PNG", optimize=True)

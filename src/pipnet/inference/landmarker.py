@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
+from typing import get_args, overload
 
 import numpy as np
 import PIL.Image
 from jaxtyping import Float32
 
 from pipnet.errors import BoxError, ModelError, PipnetError
-from pipnet.geometry import Image, check_boxes, crop, from_fraction, tight_box
+from pipnet.geometry import Image, check_boxes, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import MAX_PIXELS, as_image
-from pipnet.inference.backends import CropLandmarks, Device, OnnxModel
+from pipnet.inference.backends import Device, OnnxModel
 from pipnet.inference.faces import (
     DETECT_SIZE,
     Detections,
@@ -25,12 +25,16 @@ from pipnet.inference.faces import (
     load_detector,
 )
 from pipnet.inference.result import FaceLandmarks
+from pipnet.inference.views import CropModel, Views, look
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | Image
 _AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
 BOX_KINDS = {"crop": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
 """Boxes that mean the same for every model: the box its crop is cut around; the landmarks' tight box, which
 for nearly all models is the same; a picture of one face."""
+
+_TOGETHER = 16
+"""Pictures of a list whose faces go through the model together."""
 
 
 class FaceLandmarker:
@@ -46,12 +50,13 @@ class FaceLandmarker:
 
     def __init__(
         self,
-        model: OnnxModel,
+        model: CropModel,
         detector: Detector = "auto",
         *,
         box_kind: str = "face",
         detector_size: int = DETECT_SIZE,
         passes: int = 1,
+        views: Views = "none",
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Put a model and a face detector together; most use `from_pretrained`.
@@ -64,11 +69,14 @@ class FaceLandmarker:
                 finds smaller faces and takes longer.
             passes: 2 predicts, cuts the crop anew around the prediction, and predicts again: better
                 where boxes are rough, at twice the time.
+            views: look at each face in several shifted, turned or mirrored crops, and take the mean.
             max_pixels: pictures with more pixels are refused before they are decoded.
         """
         if passes < 1 or detector_size < 1:
             raise PipnetError(f"passes ({passes}) and detector_size ({detector_size}) must be at least 1")
-        self.model, self.passes, self.max_pixels = model, passes, max_pixels
+        if views not in get_args(Views):
+            raise PipnetError(f"no views {views!r}: {', '.join(get_args(Views))}")
+        self.model, self.passes, self.views, self.max_pixels = model, passes, views, max_pixels
         self._wanted = (detector, detector_size, box_kind)
         self._detector = None if isinstance(detector, str) else load_detector(*self._wanted)
 
@@ -82,6 +90,7 @@ class FaceLandmarker:
         box_kind: str = "face",
         detector_size: int = DETECT_SIZE,
         passes: int = 1,
+        views: Views = "none",
         max_pixels: int = MAX_PIXELS,
     ) -> FaceLandmarker:
         """A landmarker from a model's name, ``.onnx`` file, folder or hub id; see also `__init__`.
@@ -97,6 +106,7 @@ class FaceLandmarker:
             box_kind=box_kind,
             detector_size=detector_size,
             passes=passes,
+            views=views,
             max_pixels=max_pixels,
         )
 
@@ -127,17 +137,48 @@ class FaceLandmarker:
         if isinstance(image, Sequence) and not isinstance(image, str):
             if boxes is not None:
                 raise BoxError("boxes are given for one picture at a time, not for a list")
-            return [self(one) for one in image]
+            return [
+                faces
+                for start in range(0, len(image), _TOGETHER)
+                for faces in self._find(
+                    [as_image(p, self.max_pixels) for p in image[start : start + _TOGETHER]]
+                )
+            ]
         picture = as_image(image, self.max_pixels)
         if boxes is None:
-            found, box_kind = self.detector(picture), self.detector.kind
-        else:
-            given = check_boxes(boxes, picture.shape[1], picture.shape[0])
-            found = Detections(given, np.ones(len(given), np.float32))
-        points, scores, spread = self._landmarks(picture, self.to_face_boxes(found.boxes, box_kind))
-        mean_face = self.model.info.mean_face.astype(np.float32)
-        scheme = self.model.info.scheme
-        return FaceLandmarks(points, scores, spread, *found, scheme, picture, mean_face)
+            return self._find([picture])[0]
+        given = check_boxes(boxes, picture.shape[1], picture.shape[0])
+        return self.at_boxes([picture], [Detections(given, np.ones(len(given), np.float32))], box_kind)[0]
+
+    def _find(self, pictures: Sequence[Image]) -> list[FaceLandmarks]:
+        """The faces that the detector finds in decoded pictures, with their landmarks."""
+        return self.at_boxes(pictures, [self.detector(picture) for picture in pictures], self.detector.kind)
+
+    def at_boxes(
+        self, pictures: Sequence[Image], found: Sequence[Detections], box_kind: str
+    ) -> list[FaceLandmarks]:
+        """The landmarks of faces at known places of several decoded pictures, in batches.
+
+        Args:
+            pictures: the pictures.
+            found: the boxes in each of them, and how sure they are.
+            box_kind: what the boxes mean, see `__call__`.
+
+        Raises:
+            ModelError: the model was not fitted to such boxes.
+        """
+        info, ends = self.model.info, np.cumsum([len(faces.boxes) for faces in found])
+        boxes = [self.to_face_boxes(faces.boxes, box_kind) for faces in found]
+        for _ in range(self.passes):
+            seen = look(self.model, pictures, boxes, self.views)
+            tight = np.array([tight_box(face) for face in seen.points], np.float32).reshape(-1, 4)
+            boxes = np.split(self.to_face_boxes(tight, "landmarks"), ends[:-1])
+        points, scores, spread = (np.split(part, ends[:-1]) for part in seen[:3])
+        mean_face = info.mean_face.astype(np.float32)
+        return [
+            FaceLandmarks(points[i], scores[i], spread[i], *found[i], info.scheme, pictures[i], mean_face)
+            for i in range(len(pictures))
+        ]
 
     @property
     def detector(self) -> FaceDetector:
@@ -164,17 +205,3 @@ class FaceLandmarker:
                 f"model {self.model.info.name!r} does not know boxes of kind {kind!r}, only {', '.join(fits)}"
             )
         return fitted_boxes(boxes, fits[kind])
-
-    def _landmarks(self, picture: Image, boxes: Float32[np.ndarray, "faces 4"]) -> CropLandmarks:
-        """Landmarks in pixels of the picture, for the boxes to cut crops around."""
-        info = self.model.info
-        height, width = picture.shape[:2]
-        for _ in range(self.passes):
-            crop_boxes = np.array([info.crop(box, width, height) for box in boxes]).reshape(-1, 4)
-            crops = [crop(picture, box, info.input_size) for box in crop_boxes]
-            size = info.input_size
-            out = self.model(np.array(crops, np.uint8).reshape(-1, size, size, 3))
-            points = from_fraction(out.points, crop_boxes[:, None])
-            tight = np.array([tight_box(face) for face in points], np.float32).reshape(-1, 4)
-            boxes = self.to_face_boxes(tight, "landmarks")
-        return CropLandmarks(points, out.scores, out.spread)

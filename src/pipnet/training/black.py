@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipnet.data.sources import load_faces
@@ -47,7 +48,7 @@ def train_black(like: ModelInfo, data: Path, run: Path, steps: int) -> Path:
         DataError, ModelError, PipnetError: see `load_faces` and `train`.
     """
     model, info = load_checkpoint(train(black_recipe(like, data, steps), run, resume=True))
-    _settle_statistics(model)
+    settle_statistics(model)
     save_checkpoint(run / WEIGHTS, model, info)
     return run / WEIGHTS
 
@@ -71,17 +72,29 @@ def black_recipe(like: ModelInfo, data: Path, steps: int) -> Recipe:
     )
 
 
-def _settle_statistics(model: PIPNet) -> None:
-    """Give batch normalisation the statistics of the black picture itself.
+@torch.no_grad()
+def settle_statistics(model: PIPNet) -> None:
+    """Give batch normalisation the statistics of the black picture itself, so that a net answers as trained.
 
-    The running ones lag behind the weights. Where inputs never vary, a channel is nearly constant, and what
-    the lag leaves is large beside its deviation: the answer would come from that instead of the weights.
+    The running ones lag behind the weights, and torch widens them by n / (n - 1). Where inputs never vary, a
+    channel is nearly constant, and either is large beside its deviation: the answer would come from that.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_hook(_keep_statistics) for norm in norms]
     for norm in norms:
         norm.train()
-        norm.momentum = 1.0
     size = model.config.input_size
-    with torch.no_grad():
-        model(torch.zeros(8, size, size, 3, dtype=torch.uint8))
+    model(torch.zeros(2, size, size, 3, dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
     model.eval()
+
+
+def _keep_statistics(norm: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+    assert isinstance(norm, _BatchNorm)
+    (x,) = inputs
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)

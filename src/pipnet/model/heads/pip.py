@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
 from pipnet.model.heads.base import Head, Landmarks, masked_mean
+from pipnet.model.heads.curriculum import Weighting, coarse_scores, score_loss
 from pipnet.model.neighbors import Merge, merge_matrix, nearest_neighbors
 
 SCORE_WEIGHT = {16: 50.0, 8: 10.0, 4: 8.0, 2: 4.0}
@@ -77,6 +78,7 @@ class PipHead(Head):
         score_weight: float | None = None,
         losses: PipLosses | None = None,
         reduction: Reduction = "none",
+        curriculum: Weighting | None = None,
     ) -> None:
         """Build the head.
 
@@ -89,16 +91,19 @@ class PipHead(Head):
             score_weight: weight of the score loss; the papers' for this grid if None.
             losses: kinds of loss; the papers' if None.
             reduction: what the head is reduced to (v1 3.1), see `Reduction`.
+            curriculum: train score maps on coarser grids too, with this weighting of tasks.
 
         Raises:
-            RecipeError: C is out of range, or the reduction does not fit the grid or C.
+            RecipeError: C is out of range, or the reduction or the curriculum does not fit the grid or C.
         """
         super().__init__()
+        if curriculum and (reduction != "none" or grid % 4):
+            raise RecipeError(f"a curriculum needs scores on a grid divisible by 4, not {grid} cells a side")
         if reduction == "coordinates" and grid != 1:
             raise RecipeError(f"reduction 'coordinates' needs one cell (stride = input size), not {grid}")
         if reduction == "heatmap" and neighbors:
             raise RecipeError("reduction 'heatmap' has no offsets, so neighbors must be 0")
-        self.losses, self.reduction = losses or PipLosses(), reduction
+        self.losses, self.reduction, self.curriculum = losses or PipLosses(), reduction, curriculum
         self.grid = grid
         self.landmarks = len(mean_face)
         self.score_weight = SCORE_WEIGHT.get(grid, 10.0) if score_weight is None else score_weight
@@ -122,8 +127,13 @@ class PipHead(Head):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b k h w"]:
-        """Features -> all maps, see the head of this file for the order of channels."""
+        """Features -> all maps, see the head of this file for the order of channels.
+
+        In a curriculum's training the score maps of the coarser grids stand behind them.
+        """
         maps: Tensor = self.conv(features)
+        if self.curriculum and self.training:
+            maps = torch.cat([maps, coarse_scores(self.conv, features, self.landmarks)], dim=1)
         return maps
 
     def _channels(self, neighbors: int) -> tuple[int, int, int]:
@@ -136,7 +146,7 @@ class PipHead(Head):
         """The maps by what they mean."""
         b, (n, c), cells = output.shape[0], self.neighbors.shape, self.grid**2
         channels = self._channels(c)
-        flat = output.reshape(b, sum(channels), cells)
+        flat = output[:, : sum(channels)].reshape(b, sum(channels), cells)
         score, offset, neighbor_offset = torch.split(flat, list(channels), dim=1)
         if self.reduction == "coordinates":  # the only cell is the best one
             score = flat.new_ones(b, n, cells)
@@ -162,29 +172,44 @@ class PipHead(Head):
             neighbor_valid=valid[..., None] & known[:, self.neighbors],
         )
 
-    def loss(self, output: Tensor, targets: PipTargets) -> dict[str, Float[Tensor, ""]]:
-        """The score loss on whole maps, the offset loss at the true cells; means over what is valid."""
+    def loss(
+        self, output: Tensor, targets: PipTargets, task: Int64[Tensor, " b"] | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The score loss on whole maps, the offset loss at the true cells; means over what is valid.
+
+        Faces whose task is not the full one (see `TASKS`) have a say in the score of their grid only.
+        """
         maps = self.take_apart(output.float())
         c = self.neighbors.shape[1]
         cell = targets.cell[..., None]
-        score_target = torch.zeros_like(maps.score).scatter_(2, cell, 1.0)
         offset = maps.offset.gather(3, cell[..., None].expand(-1, -1, 2, 1))[..., 0]
         at = cell[..., None, None].expand(-1, -1, c, 2, 1)
         neighbor_offset = maps.neighbor_offset.gather(4, at)[..., 0]
+        full = targets.valid if task is None else targets.valid & (task == 0)[:, None]
 
         terms = {}
         if self.reduction != "coordinates":
-            errors = _SCORE_LOSS[self.losses.score](maps.score, score_target).mean(dim=2)
-            terms["score"] = self.score_weight * masked_mean(errors, targets.valid)
+            terms["score"] = self.score_weight * self._score_loss(output, maps.score, targets, task)
         if self.reduction != "heatmap":
             errors = _OFFSET_LOSS[self.losses.offset](offset, targets.offset)
-            terms["x"] = masked_mean(errors[..., 0], targets.valid)
-            terms["y"] = masked_mean(errors[..., 1], targets.valid)
+            terms["x"] = masked_mean(errors[..., 0], full)
+            terms["y"] = masked_mean(errors[..., 1], full)
         if c:
             errors = _OFFSET_LOSS[self.losses.offset](neighbor_offset, targets.neighbor_offset)
-            terms["nb_x"] = masked_mean(errors[..., 0], targets.neighbor_valid)
-            terms["nb_y"] = masked_mean(errors[..., 1], targets.neighbor_valid)
+            both = targets.neighbor_valid & full[..., None]
+            terms["nb_x"] = masked_mean(errors[..., 0], both)
+            terms["nb_y"] = masked_mean(errors[..., 1], both)
         return terms
+
+    def _score_loss(
+        self, output: Tensor, score: Tensor, targets: PipTargets, task: Int64[Tensor, " b"] | None
+    ) -> Float[Tensor, ""]:
+        kind = _SCORE_LOSS[self.losses.score]
+        if task is not None and self.curriculum:
+            coarse = output[:, -2 * self.landmarks :].float()
+            return score_loss(kind, (score, coarse), targets.cell, targets.valid, task, self.curriculum)
+        target = torch.zeros_like(score).scatter_(2, targets.cell[..., None], 1.0)
+        return masked_mean(kind(score, target).mean(dim=2), targets.valid)
 
     def decode(self, output: Tensor) -> Landmarks:
         """The best cell of each landmark, its offsets, and the neighbours' votes merged in."""

@@ -1,0 +1,81 @@
+"""Score maps on coarser grids: what self-training's curriculum is made of (IJCV 2021; pipnet.md section 7).
+
+The layer that makes the score map of the grid also makes one of the features max-pooled 2 x 2, and one of
+those pooled 4 x 4: on an 8 x 8 grid these are 4 x 4 and 2 x 2 cells. A face without labels is first given a
+coarse task only, "in which quarter is it?", which even a wrong guess answers well, and later the full one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Task = Literal["full", "half", "quarter"]
+"""What a face is trained on: all maps; or the scores alone, on a grid of half or a quarter of the cells a
+side. On an 8 x 8 grid these are the papers' strides 32, 64 and 128."""
+TASKS: tuple[Task, ...] = get_args(Task)
+"""A task's number in a batch is its place here."""
+Weighting = Literal["published", "equal"]
+"""How faces of different tasks weigh in the score loss. ``published``: errors of all cells are summed up
+and divided by the number of cells, so that a full face weighs as much as 4 half or 16 quarter ones.
+``equal``: each face by the mean over its own cells."""
+
+
+def coarse_scores(
+    conv: nn.Conv2d, features: Float[Tensor, "b f h w"], landmarks: int
+) -> Float[Tensor, "b coarse h w"]:
+    """The score maps of the half and the quarter grid, each cell repeated to the size of the full grid.
+
+    Args:
+        conv: the head's layer, whose first channels are the scores.
+        features: what it is applied to; h and w are divisible by 4.
+        landmarks: N.
+    """
+    assert conv.bias is not None
+    weight, bias = conv.weight[:landmarks], conv.bias[:landmarks]
+    maps = []
+    for factor in (2, 4):
+        scores = F.conv2d(F.max_pool2d(features, factor), weight, bias)
+        maps.append(F.interpolate(scores, scale_factor=float(factor)))
+    return torch.cat(maps, dim=1)
+
+
+def score_loss(
+    kind: Callable[[Tensor, Tensor], Tensor],
+    scores: tuple[Float[Tensor, "b n cells"], Float[Tensor, "b coarse h w"]],
+    cell: Int64[Tensor, "b n"],
+    valid: Bool[Tensor, "b n"],
+    task: Int64[Tensor, " b"],
+    weighting: Weighting,
+) -> Float[Tensor, ""]:
+    """The score loss of faces with different tasks, each on the map of its own grid.
+
+    Args:
+        kind: loss of each cell, by score and target.
+        scores: the full grid's maps, and the coarser ones as `coarse_scores` gives them.
+        cell: index of each landmark's cell on the full grid, row by row.
+        valid: landmarks that count.
+        task: number of each face's task, see `TASKS`.
+        weighting: how the tasks weigh.
+    """
+    full, coarse = scores
+    b, n = cell.shape
+    side = coarse.shape[3]
+    row, column = cell // side, cell % side
+    maps = [full.reshape(b, n, side, side), *torch.split(coarse, n, dim=1)]
+    total, count = full.new_zeros(()), full.new_zeros(())
+    for number, factor in enumerate((1, 2, 4)):
+        grid = side // factor
+        scored = maps[number][:, :, ::factor, ::factor].reshape(b, n, grid * grid)
+        target = torch.zeros_like(scored)
+        target.scatter_(2, ((row // factor) * grid + column // factor)[..., None], 1.0)
+        counts = valid & (task == number)[:, None]
+        share = 1.0 if weighting == "published" else 1.0 / grid**2
+        total = total + share * (kind(scored, target).sum(dim=2) * counts).sum()
+        count = count + share * grid**2 * counts.sum()
+    return total / count.clamp(min=1)

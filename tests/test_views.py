@@ -1,0 +1,92 @@
+"""Several views of a face: undone exactly, averaged, and no worse on real ones."""
+
+import json
+from dataclasses import replace
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from pipnet import FaceLandmarker
+from pipnet.cli import main
+from pipnet.data.sources import load_faces
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.geometry import CropRule
+from pipnet.images import read_image
+from pipnet.inference.backends import CropLandmarks
+from pipnet.inference.views import Views, look, make_views
+
+KINDS = get_args(Views)
+
+
+class Brightest:
+    """A model whose landmarks all lie where a crop is bright."""
+
+    def __init__(self, info):
+        self.info = replace(info, crop=CropRule(scale=2), input_size=128)
+
+    def __call__(self, crops):
+        weights = crops[..., 0].astype(float)
+        places = (np.arange(128) + 0.5) / 128
+        total = weights.sum(axis=(1, 2))
+        x, y = (weights.sum(axis=axis) @ places / total for axis in (1, 2))
+        points = np.stack([x, y], axis=1)[:, None].repeat(68, axis=1).astype(np.float32)
+        flat = np.full((len(crops), 68), 0.5, np.float32)
+        return CropLandmarks(points, flat, flat)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_views_are_undone(landmarker, kind):
+    y, x = np.mgrid[:200, :200]
+    picture = (255 * np.exp(-((x - 92) ** 2 + (y - 113) ** 2) / 50)).astype(np.uint8)[..., None].repeat(3, 2)
+    box = np.float32([[60, 75, 120, 135]])
+    found = look(Brightest(landmarker.model.info), [picture, picture], [box, box + 3], kind)
+    np.testing.assert_allclose(found.points, np.broadcast_to([92, 113], (2, 68, 2)), atol=0.1)
+    assert (found.disagreement < 2e-3).all()
+
+
+def test_how_many_views():
+    assert [len(make_views(kind, 256)) for kind in KINDS] == [1, 2, 5, 8, 16, 24]
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_on_a_real_face(landmarker, portrait, kind):
+    """Also mirrored, landmarks keep their names: left stays left."""
+    image = read_image(portrait)
+    plain, many = landmarker(image), FaceLandmarker(landmarker.model, views=kind)(image)
+    width = np.ptp(plain.points[0, :, 0])
+    assert 0 < np.linalg.norm(many.points - plain.points, axis=2).mean() / width < 0.03
+    box = landmarker.to_face_boxes(plain.boxes, landmarker.detector.kind)
+    spread = look(landmarker.model, [image], [box], kind).disagreement
+    assert 0 < spread.mean() < 0.05
+
+
+def test_the_mean_over_mirror_images_is_better(shared, landmarker):
+    samples, scheme, source = load_faces(shared / "data" / "300w", "afw")
+    both = FaceLandmarker(landmarker.model, views="flip")
+    nmes = [
+        evaluate(m, decoded(samples[::6]), source).summary(scheme)["pixels"]["nme"]
+        for m in (landmarker, both)
+    ]
+    assert nmes[1] < nmes[0]
+
+
+def test_a_list_is_the_same_as_one_by_one(landmarker, portrait, small_300w):
+    pictures = [
+        portrait,
+        *(s.image for s in load_faces(small_300w, "train")[0]),
+        np.zeros((40, 50, 3), np.uint8),
+    ] * 2
+    together = landmarker(pictures)
+    assert len(together) == len(pictures) == 28
+    for one, other in zip(together, (landmarker(p) for p in pictures), strict=True):
+        assert len(one) == len(other)
+        np.testing.assert_allclose(one.points, other.points, atol=2e-3)
+        np.testing.assert_array_equal(one.boxes, other.boxes)
+    assert landmarker([]) == []
+
+
+def test_on_the_command_line(portrait, capsys):
+    assert main(["detect", str(portrait), "--views", "flip", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["faces"]
+    assert main(["detect", str(portrait), "--views", "upside-down"]) == 2
