@@ -12,7 +12,9 @@ import PIL.Image
 import pytest
 
 from pipnet.cli import main
+from pipnet.data.formats import read_annotations
 from pipnet.data.formats.pts import read_pts
+from pipnet.errors import DataError
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image, write_image
 
@@ -38,7 +40,12 @@ def test_detect_writes_json_overlay_and_pts(portrait, tmp_path, capsys):
     assert len(face["points"]) == len(face["scores"]) == 68
     points = read_pts(tmp_path / "out" / "astronaut.pts", 68)
     assert abs(points - face["points"]).max() < 2e-3
-    assert read_image(tmp_path / "out" / "astronaut.jpg").shape == (512, 512, 3)
+    # A picture with dots on it must not be taken for the picture of the labels.
+    assert read_image(tmp_path / "out" / "astronaut_overlay.jpg").shape == (512, 512, 3)
+    with pytest.raises(DataError, match=r"no picture astronaut\.\* in"):
+        read_annotations(tmp_path / "out")
+    (found,) = read_annotations(tmp_path / "out", portrait.parent).samples
+    assert found.image == portrait
 
 
 def test_one_picture_into_one_file(portrait, tmp_path):

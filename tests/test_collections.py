@@ -278,10 +278,10 @@ def test_celeba(tmp_path, portrait, capsys):
     (tmp_path / "Img" / "img_celeba").mkdir(parents=True)
     shutil.copy(portrait, tmp_path / "Img/img_celeba/000001.jpg")
     table = tmp_path / "Anno" / "list_bbox_celeba.txt"
-    rows = "000001.jpg    95  71 226 313\n000002.jpg 72 94 221 306\n"
-    table.write_text(f"2\nimage_id x_1 y_1 width height\n{rows}")
+    rows = "000001.jpg    95  71 226 313\n000002.jpg 72 94 221 306\n000003.jpg 0 0 0 0\n"
+    table.write_text(f"3\nimage_id x_1 y_1 width height\n{rows}")
     assert main(["data", "prepare", "celeba", str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "1 of 202,599 faces (1 pictures missing)" in capsys.readouterr().err
+    assert "1 of 202,599 faces (1 pictures missing, 1 empty boxes)" in capsys.readouterr().err
     (face,) = read_boxes(tmp_path / "out" / "boxes.csv")
     assert face.image.resolve() == (tmp_path / "Img/img_celeba/000001.jpg").resolve()
     assert face.box.tolist() == [95, 71, 321, 384]

@@ -79,9 +79,9 @@ def test_a_damaged_wflw_line_is_named(tmp_path, line):
 
 
 def test_unknown_folders_and_parts(tmp_path, small_300w):
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="no such file or folder"):
         recognise(tmp_path / "none")
-    with pytest.raises(DataError, match="neither"):
+    with pytest.raises(DataError, match="no faces that we know"):
         recognise(tmp_path)
     with pytest.raises(DataError, match="no subset 'commn'"):
         load_faces(small_300w, "commn")

@@ -8,6 +8,7 @@ from pipnet.errors import RecipeError
 from pipnet.export.onnx import export_onnx
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.heads.coord import CoordHead
+from pipnet.model.heads.curriculum import Supervision
 from pipnet.model.heads.heatmap import SIGMA, MapHead
 from pipnet.model.heads.pip import PipHead, PipLosses
 from pipnet.model.pipnet import ModelConfig, PIPNet
@@ -166,3 +167,93 @@ def test_focal_scores_are_sigmoids():
 def test_settings_that_do_not_fit_are_taught(settings, words):
     with pytest.raises(RecipeError, match=words):
         network(ModelConfig(**SMALL, **settings))
+
+
+# -- the curriculum -------------------------------------------------------------------------------------
+
+
+def pyramid(weighting="published"):
+    torch.manual_seed(0)
+    head = PipHead(6, 8, face(5), 2, curriculum=weighting).train()
+    torch.nn.init.normal_(head.conv.weight)
+    return head, torch.randn(4, 6, 8, 8)
+
+
+def everyone(task):
+    return Supervision(task, torch.ones(len(task)))
+
+
+def test_coarse_scores_are_the_same_layer_on_pooled_features():
+    head, features = pyramid()
+    out = head(features)
+    assert out.shape == (4, head.conv.out_channels + 10, 8, 8)
+    torch.testing.assert_close(out[:, : head.conv.out_channels], head.eval()(features))
+    for number, factor in enumerate((2, 4)):
+        pooled = torch.nn.functional.max_pool2d(features, factor)
+        seen = out[:, head.conv.out_channels + 5 * number :][:, :5, ::factor, ::factor]
+        torch.testing.assert_close(seen, head.conv(pooled)[:, :5])
+
+
+@pytest.mark.parametrize("weighting", ["published", "equal"])
+def test_each_face_is_scored_on_its_own_grid(weighting):
+    """Against the definition, written out: all errors by the number of cells, or by the face."""
+    head, features = pyramid(weighting)
+    out = head(features)
+    points = torch.rand(4, 5, 2) * 0.98 + 0.01
+    points[1, 3] = torch.nan
+    targets = head.encode(points, points.isfinite().all(2))
+    task = torch.tensor([0, 1, 2, 1])
+    found = head.loss(out, targets, everyone(task))["score"]
+    total, count = 0.0, 0.0
+    for i in range(4):
+        grid = 8 // 2 ** int(task[i])
+        channel = 0 if grid == 8 else head.conv.out_channels + 5 * (int(task[i]) - 1)
+        for n in range(5):
+            if not points[i, n].isfinite().all():
+                continue
+            scores = out[i, channel + n, :: 8 // grid, :: 8 // grid]
+            target = torch.zeros(grid, grid)
+            x, y = (points[i, n] * grid).int().tolist()
+            target[y, x] = 1
+            share = 1 if weighting == "published" else 1 / grid**2
+            total, count = total + share * ((scores - target) ** 2).sum(), count + share * grid**2
+    torch.testing.assert_close(found, head.score_weight * total / count)
+
+
+def test_only_full_faces_have_a_say_in_offsets():
+    head, features = pyramid()
+    out = head(features)
+    points = torch.rand(4, 5, 2) * 0.98 + 0.01
+    known = torch.ones(4, 5, dtype=torch.bool)
+    one = head.loss(out, head.encode(points, known), everyone(torch.tensor([0, 1, 2, 1])))
+    points[1:] = torch.rand(3, 5, 2) * 0.98 + 0.01
+    other = head.loss(out, head.encode(points, known), everyone(torch.tensor([0, 1, 2, 1])))
+    for name in ("x", "y", "nb_x", "nb_y"):
+        torch.testing.assert_close(one[name], other[name])
+    assert one["score"] != other["score"]
+
+
+def test_full_faces_alone_are_ordinary_training():
+    head, features = pyramid()
+    out = head(features)
+    points = torch.rand(4, 5, 2)
+    targets = head.encode(points, torch.ones(4, 5, dtype=torch.bool))
+    for name, value in head.loss(out, targets).items():
+        full = everyone(torch.zeros(4, dtype=torch.long))
+        torch.testing.assert_close(head.loss(out, targets, full)[name], value)
+
+
+def test_a_face_of_no_weight_has_no_say():
+    head, features = pyramid()
+    out = head(features)
+    points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
+    task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    found = head.loss(out, head.encode(points, known), Supervision(task, weight))
+    alone = head.loss(out[:1], head.encode(points[:1], known[:1]))
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_a_curriculum_needs_a_grid_that_can_be_halved_twice():
+    with pytest.raises(RecipeError, match="divisible by 4, not 2"):
+        PipHead(6, 2, face(5), 2, curriculum="equal")

@@ -1,19 +1,28 @@
 """Own landmarks, from labels to a detector, with no code touched."""
 
 import json
+import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.data.formats import Annotations, read_annotations, write_annotations
+from pipnet.data.prepare import prepare
 from pipnet.data.proposal import mirror_pairs, propose_scheme
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
 from pipnet.errors import BoxError, DataError
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import CropRule, tight_box
-from pipnet.scheme import LandmarkScheme
+from pipnet.images import read_image
+from pipnet.inference.backends import CropLandmarks
+from pipnet.scheme import LandmarkScheme, SchemeMapping
 
 ROOT = Path(__file__).parents[1]
 FIVE = {"left_eye": [36, 39], "right_eye": [42, 45], "nose": [30], "left_mouth": [48], "right_mouth": [54]}
@@ -47,14 +56,15 @@ def test_from_labels_to_a_detector(tmp_path, small_300w, portrait, capsys, point
     write_annotations(labels, own_set(small_300w, points), kind)
     assert main(["data", "scheme", str(labels), "-o", str(scheme)]) == 0
     said = capsys.readouterr().err
-    assert (tmp_path / "mine.png").is_file()
+    assert (tmp_path / "mine_mean_face.png").is_file()
     command = next(line for line in said.splitlines() if line.startswith("then: pipnet train"))
     proposed = LandmarkScheme.load(scheme)
     assert proposed.names == tuple(points)
     assert len(proposed.flip) == 2
 
     words = command.removeprefix("then: pipnet ").replace("recipes/own.yaml", str(ROOT / "recipes/own.yaml"))
-    assert main([*words.split(), "-o", str(run), *TINY.split()]) == 0
+    tiny = TINY.replace("--optim.batch-size 4 ", "")  # the command names one for so few faces
+    assert main([*words.split(), "-o", str(run), *tiny.split()]) == 0
     model = str(tmp_path / "mine.onnx")
     assert main(["export", str(run / "best.safetensors"), "-o", model]) == 0
     out = tmp_path / "measured"
@@ -77,8 +87,9 @@ def test_the_scheme_must_be_named_and_fit(tmp_path, small_300w, capsys):
         load_faces(labels)
     with pytest.raises(DataError, match="5 landmarks a face, scheme 'aflw' has 19"):
         load_faces(labels, None, "aflw")
+    scheme = propose_scheme(own_set(small_300w, FIVE), "five").scheme
     with pytest.raises(DataError, match="no subset 'train'; it has all"):
-        load_faces(labels, "train", "aflw")
+        load_faces(labels, "train", scheme)
     assert main(["data", "scheme", str(labels), "-o", str(tmp_path / "mine.txt")]) == 1
     assert "a scheme is a .toml file" in capsys.readouterr().err
 
@@ -204,3 +215,185 @@ def test_the_box_of_a_crop():
     assert CropRule(box="given").face_box(points, given).tolist() == [0, 0, 10, 10]
     with pytest.raises(BoxError, match="gives no face boxes"):
         CropRule(box="given").face_box(points, None)
+
+
+# -- nothing is overwritten, nothing is measured wrongly -------------------------------------------------
+
+
+def test_nothing_is_overwritten(tmp_path, small_300w, capsys):
+    labels, root = tmp_path / "a.json", tmp_path / "300w"
+    shutil.copytree(small_300w, root)
+    write_annotations(labels, own_set(small_300w, FIVE))
+    before = labels.read_bytes()
+    (tmp_path / "mine_mean_face.png").write_bytes(b"a photo")
+    for words in (
+        ["convert", str(labels), str(labels)],
+        ["convert", str(labels), str(tmp_path / "mine_mean_face.png"), "--to", "csv"],
+        ["convert", str(root), str(root), "--scheme", "aflw"],
+        ["convert", str(labels), str(root / "afw")],
+        ["scheme", str(labels), "-o", str(tmp_path / "mine.toml")],
+        ["prepare", "300w", str(root), str(root)],
+    ):
+        assert main(["data", *words]) == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    assert labels.read_bytes() == before
+    assert len(load_faces(root, "train")[0]) == 12
+
+
+def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w, capsys):
+    root = tmp_path / "300w"
+    shutil.copytree(small_300w, root)
+    assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
+    shutil.rmtree(root / "ibug")
+    assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
+    with pytest.raises(DataError, match="'challenging' was not prepared"):
+        load_faces(tmp_path / "out", "challenging")
+
+
+def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w, landmarker):
+    """A box that nobody gave is none after COCO either."""
+    list(prepare("300w", small_300w, tmp_path / "out"))
+    for scheme in ("300w", "aflw"):
+        raw, prepared = (load_faces(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
+        assert raw.box is prepared.box is None
+        found = LandmarkScheme.load(scheme)
+        assert norm_distance(raw.points, found) == pytest.approx(
+            norm_distance(prepared.points, found), rel=1e-4
+        )
+    with pytest.raises(BoxError, match="gives no face boxes"):
+        CropRule(box="given").face_box(prepared.points, prepared.box)
+
+
+def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker):
+    """v1 unifies points, not crops: 300-W's is 1.3 x the box of all 68, jaw and all."""
+    (plain, *_), _, source = load_faces(small_300w, "afw")
+    (mapped, *_), scheme, _ = load_faces(small_300w, "afw", "aflw")
+    np.testing.assert_array_equal(mapped.source_box, tight_box(plain.points))
+    assert np.ptp(mapped.points[:, 0]) < np.ptp(plain.points[:, 0])
+    nineteen = SchemeMapping.load("300w", "aflw")
+
+    class Mapped:
+        info = replace(landmarker.model.info, scheme=scheme, mean_face=np.zeros((19, 2)))
+
+        def __call__(self, crops):
+            out = landmarker.model(crops)
+            points = np.array([nineteen(face) for face in out.points], np.float32)
+            return CropLandmarks(points, out.scores[:, :19], out.spread[:, :19])
+
+    errors = evaluate(FaceLandmarker(Mapped()), decoded([mapped]), source, norm="width")
+    width = np.ptp(plain.points[:, 0]) * 1.3
+    image = read_image(plain.image)
+    box = CropRule(1.3, square=False, clip=True)(tight_box(plain.points), image.shape[1], image.shape[0])
+    assert box[2] - box[0] <= width + 0.01
+    expected = np.linalg.norm(errors.predicted[0] - mapped.points, axis=1) / (box[2] - box[0])
+    np.testing.assert_allclose(errors.pixels[0], expected, rtol=1e-5)
+
+
+def test_faces_without_a_norm_are_counted_not_averaged(tmp_path, small_300w, capsys):
+    annotations = own_set(small_300w, FIVE)
+    for sample in annotations.samples[::3]:
+        sample.points[0] = np.nan
+    labels, scheme, run = tmp_path / "a.json", tmp_path / "five.toml", tmp_path / "run"
+    write_annotations(labels, annotations)
+    text = propose_scheme(annotations, "five").to_toml()
+    scheme.write_text(text.replace('norm = "box"', "norm = [0, 1]"))
+    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY}"
+    assert main(words.split()) == 0
+    assert main(["export", str(run / "best.safetensors"), "-o", str(tmp_path / "m.onnx")]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "m.onnx"), "--data", str(labels), "--json"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert (measured["faces"], measured["without_norm"]) == (8, 4)
+    assert measured["pixels"]["nme"] > 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["nme"] > 0 for row in rows)
+
+
+def test_useless_faces_and_some_boxes_are_said(tmp_path, small_300w, capsys):
+    samples = own_set(small_300w, FIVE).samples
+    samples[0].points[1:] = np.nan
+    samples[1] = replace(samples[1], box=tight_box(samples[1].points) + np.float32([-9, -9, 9, 9]))
+    write_annotations(tmp_path / "a.json", Annotations(samples, tuple(FIVE)))
+    scheme = propose_scheme(Annotations(samples[2:], tuple(FIVE)), "five").scheme
+    faces = load_faces(tmp_path / "a.json", None, scheme)[0]
+    assert len(faces) == 11
+    assert all(face.box is None for face in faces)
+    said = capsys.readouterr().err
+    assert "1 faces left out" in said
+    assert "only 1 of 11 faces have a box" in said
+
+
+def test_attributes_are_parts(tmp_path, small_300w):
+    samples = own_set(small_300w, FIVE).samples
+    marked = [
+        replace(s, attributes=frozenset({"test"} if i < 5 else {"train"})) for i, s in enumerate(samples)
+    ]
+    write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
+    scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
+    path = tmp_path / "a.json"
+    assert len(load_faces(path, None, scheme)[0]) == 7
+    assert len(load_faces(path, None, scheme, measuring=True)[0]) == 5
+    assert len(load_faces(path, "all", scheme)[0]) == 12
+
+
+def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):
+    """The authors' own annotation was never released: a table with a box and AFLW's points."""
+    real = read_annotations(shared / "data/samples/aflw/test_aflw.json").samples
+    boxed = [replace(s, box=tight_box(s.points) + np.float32([-20, -40, 20, 20])) for s in real]
+    write_annotations(tmp_path / "uccs.csv", Annotations(boxed, LandmarkScheme.load("aflw").point_names))
+    faces, scheme, _ = load_faces(tmp_path / "uccs.csv", None, "aflw")
+    assert scheme.landmarks == 19
+    np.testing.assert_allclose(faces[0].box, boxed[0].box, atol=0.01)
+
+
+def test_pictures_elsewhere_and_spaces_in_names(tmp_path, small_300w, capsys):
+    pictures, labels = tmp_path / "my pictures", tmp_path / "my labels" / "a b.csv"
+    shutil.copytree(small_300w / "afw", pictures)
+    faces = [replace(s, image=pictures / s.image.name) for s in load_faces(small_300w, "afw")[0]]
+    write_annotations(labels, Annotations(faces, None))
+    labels.write_text(labels.read_text().replace("../my pictures/", ""))
+    scheme = tmp_path / "my scheme.toml"
+    assert main(["data", "scheme", str(labels), "--images", str(pictures), "-o", str(scheme)]) == 0
+    command = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("then: "))
+    words = shlex.split(command)[2:]
+    words[1] = str(ROOT / "recipes/own.yaml")
+    tiny = TINY.replace("--optim.batch-size 4 ", "").replace("--data.validation 0.3", "").split()
+    assert main([*words, "-o", str(tmp_path / "run"), *tiny, "--data.validation", "0"]) == 0
+
+
+# -- names ---------------------------------------------------------------------------------------------
+
+
+def test_names_with_both_sides_in_them(small_300w):
+    """AFLW's official names: the partner of LeftEyeRightCorner is RightEyeLeftCorner."""
+    corners = {
+        "LeftEyeLeftCorner": [36], "LeftEyeRightCorner": [39], "RightEyeLeftCorner": [42],
+        "RightEyeRightCorner": [45], "chin\n": [8], "mouth_l": [48], "mouth_r": [54], "[/red]": [30],
+    }  # fmt: skip
+    annotations = own_set(small_300w, corners)
+    proposal = propose_scheme(annotations, "mine")
+    assert proposal.scheme.flip == ((0, 3), (1, 2), (5, 6))
+    assert not [doubt for doubt in proposal.doubts if "by name" in doubt]
+    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
+
+
+@pytest.mark.parametrize("points", [{"nose": [30]}, {"eye": [36], "same": [36]}])
+def test_too_few_landmarks_are_one_line(small_300w, points):
+    with pytest.raises(DataError):
+        propose_scheme(own_set(small_300w, points), "mine")
+
+
+def test_weights_keep_the_licence_of_what_they_began_from(tmp_path, small_300w, capsys):
+    labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
+    write_annotations(labels, own_set(small_300w, FIVE))
+    scheme.write_text(propose_scheme(own_set(small_300w, FIVE), "five").to_toml())
+    begun = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
+    words += f"{TINY} --max-steps 1 --initial.checkpoint {begun}".replace("lcnet_050", "mobilenetv2_100")
+    assert main(words.split()) == 0
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "run" / "last.safetensors"), "--json"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert "research use only: trained on 300-W" in info["licence"]
+    assert info["training"].startswith("a.json all: ")
+    assert "begun from pipnet-300w-mbv2" in info["training"]

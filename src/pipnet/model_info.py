@@ -26,7 +26,7 @@ class ModelInfo:
     scheme: LandmarkScheme
     """Its landmarks."""
     crop: CropRule
-    """The crop that it learnt, from a tight landmark box."""
+    """The crop that it learnt."""
     input_size: int
     """Side of the crop in pixels."""
     mean_face: Float64[np.ndarray, "landmarks 2"]
@@ -34,7 +34,8 @@ class ModelInfo:
     config: dict[str, Any]
     """The network, as in `pipnet.model.pipnet.ModelConfig`."""
     detector_fits: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
-    """By detector: the landmark box as fractions of the detector's box (left, top, right, bottom)."""
+    """By detector: the face's box (`CropRule.box`) as fractions of the detector's box (left, top, right,
+    bottom)."""
     licence: str = "unknown"
     """Who may use the weights for what."""
     training: str = "unknown"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipnet.cli import say
@@ -55,7 +57,7 @@ def convert(
     subset: str | None = None,
     scheme: str | None = None,
 ) -> None:
-    """Turn labelled faces of one format, or of a collection, into another format.
+    """Turn labelled faces of one format, or of a collection, into another format. Nothing is overwritten.
 
     Parameters
     ----------
@@ -72,6 +74,7 @@ def convert(
     scheme
         Of a collection: give its points in this scheme, such as WFLW's 98 as 300w.
     """
+    _must_be_new(target)
     if recognise(source) is None:
         annotations = read_annotations(source, images)
         if scheme or subset:
@@ -97,6 +100,7 @@ def scheme(
     """Propose a landmark scheme for your own labelled faces: names, mirror pairs, neighbours, crop.
 
     Writes the TOML file, and beside it a picture of the mean face to check the numbers and pairs on.
+    Nothing is overwritten.
 
     Parameters
     ----------
@@ -111,10 +115,12 @@ def scheme(
     """
     if output.suffix != ".toml":
         raise DataError(f"-o {output}: a scheme is a .toml file")
+    picture = output.with_name(f"{output.stem}_mean_face.png")
+    _must_be_new(output)
+    _must_be_new(picture)
     proposal = propose_scheme(read_annotations(source, images), output.stem)
     if title:
         proposal = replace(proposal, scheme=replace(proposal.scheme, title=title))
-    picture = output.with_suffix(".png")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(proposal.to_toml(), encoding="utf-8")
@@ -125,17 +131,29 @@ def scheme(
     for doubt in proposal.doubts:
         say(f"check: {doubt}")
     say(f"{output}, and {picture} to check it by: are the pairs right, and is the norm what you want?")
-    say(
-        f"then: pipnet train recipes/own.yaml --data {source} --data.scheme {output} "
-        f"--model.neighbors {proposal.neighbors} --crop.scale {proposal.crop_scale}"
-    )
+    words = ["pipnet", "train", "recipes/own.yaml", "--data", str(source), "--data.scheme", str(output)]
+    words += ["--data.images", str(images)] if images else []
+    words += ["--model.neighbors", str(proposal.neighbors), "--crop.scale", str(proposal.crop_scale)]
+    if proposal.faces < 100:  # a batch of 32 would be a third of them, or more than there are
+        words += ["--optim.batch-size", str(max(min(8, proposal.faces // 3), 2))]
+    say(f"then: {shlex.join(words)}")
+
+
+def _must_be_new(path: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        PipnetError: there is a file, or a folder with something in it.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise PipnetError(f"{path} is there already: choose another, or remove it first")
 
 
 def _table(proposal: Proposal) -> Table:
     scheme = proposal.scheme
-    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=scheme.title)
+    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=escape(scheme.title))
     for i, (x, y) in enumerate(proposal.mean_face.tolist()):
         other = int(scheme.flip_permutation[i])
         partner = scheme.names[other] if other != i else "itself"
-        table.add_row(str(i), scheme.names[i], partner, f"{x:.2f}", f"{y:.2f}")
+        table.add_row(str(i), escape(scheme.names[i]), escape(partner), f"{x:.2f}", f"{y:.2f}")
     return table

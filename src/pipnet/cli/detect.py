@@ -27,6 +27,7 @@ from pipnet.progress import track
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
 """What counts as a picture in a folder. A file named on the command line may have any ending."""
+_OVERLAY = "_overlay"
 _WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -60,7 +61,7 @@ def detect(
     json
         Write one JSON line a picture to standard output.
     pts
-        Write one .pts file a face into the output folder.
+        Write one .pts file a face into the output folder; the pictures drawn on are NAME_overlay there.
     model
         A model's name, .onnx file, folder or hub id.
     detector
@@ -189,10 +190,10 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
     if is_file and len(inputs) > 1:
         raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
-    places = [output] if is_file else _places(output, inputs)
+    places = [output] if is_file else _places(output, inputs, pts)
     pictures = {item.path.resolve() for item in inputs}
     for place in places:
-        if place.resolve() in pictures:
+        if {place.resolve(), _without_overlay(place).resolve()} & pictures:
             raise PipnetError(f"-o {output} would overwrite the picture {place}: choose another")
     folder = output.parent if is_file else output
     try:
@@ -202,14 +203,18 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     return [replace(item, output=place) for item, place in zip(inputs, places, strict=True)]
 
 
-def _places(folder: Path, inputs: Sequence[Input]) -> list[Path]:
-    """A place of its own for each input below a folder, also where names differ only in case or ending."""
+def _places(folder: Path, inputs: Sequence[Input], pts: bool) -> list[Path]:
+    """A place of its own for each input below a folder, also where names differ only in case or ending.
+
+    Beside landmark files an overlay has another name than they: it must not be taken for their picture.
+    """
     taken: set[str] = set()
     places = []
     for item in inputs:
         path = folder / item.path.relative_to(item.root)
         if path.suffix.lower() not in _WRITABLE:
             path = path.with_name(path.name + ".png")
+        path = path.with_stem(path.stem + _OVERLAY) if pts else path
         stem, number = path.stem, 1
         while str(path.with_suffix("")).casefold() in taken:
             number += 1
@@ -217,6 +222,12 @@ def _places(folder: Path, inputs: Sequence[Input]) -> list[Path]:
         taken.add(str(path.with_suffix("")).casefold())
         places.append(path)
     return places
+
+
+def _without_overlay(path: Path) -> Path:
+    """The overlay's name without what sets it apart from its landmark files."""
+    before, _, after = path.stem.rpartition(_OVERLAY)
+    return path.with_stem(before + after)
 
 
 def _write(item: Input, faces: FaceLandmarks, pts: bool, written: set[Path]) -> None:
@@ -232,7 +243,7 @@ def _write(item: Input, faces: FaceLandmarks, pts: bool, written: set[Path]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         faces.save(path)
         if pts:
-            files = faces.pts_files(path.with_suffix(".pts"))
+            files = faces.pts_files(_without_overlay(path).with_suffix(".pts"))
             if written & set(files):
                 raise PipnetError(f"{files[0]}: a face of another picture has such a name: rename one")
             written |= set(faces.to_pts(files[0])) if files else set()

@@ -28,6 +28,7 @@ def evaluate(
     /,
     *,
     data: Path,
+    images: Path | None = None,
     subset: str | None = None,
     norm: Norm = "scheme",
     detector: str | None = None,
@@ -50,6 +51,8 @@ def evaluate(
         A model's name, .onnx file, folder or hub id.
     data
         A collection in its official layout or prepared, or your own annotations (a folder or file).
+    images
+        Folder of the pictures of your own annotations, if not beside them.
     subset
         Part of it, such as common, challenging, full for 300-W or pose, blur, ... for WFLW; its test part
         if not given.
@@ -78,7 +81,7 @@ def evaluate(
         model, detector or "auto", device=device, detector_size=detector_size, passes=passes, views=views
     )
     scheme = landmarker.model.info.scheme
-    samples, _, source = load_faces(data, subset, scheme, measuring=True)
+    samples, _, source = load_faces(data, subset, scheme, measuring=True, images=images)
     subset = subset or source.test
     pictures = make_composites if composites else decoded
     count = len(samples) * (len(SCALES) if composites else 1)

@@ -6,12 +6,14 @@ import importlib.metadata
 import json as jsonlib
 import platform
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
+from pipnet.data.sources import load_faces
 from pipnet.errors import PipnetError
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
@@ -56,6 +58,7 @@ def import_official(
     scheme: str,
     backbone: str = "resnet18",
     crop_scale: float | None = None,
+    data: Path | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
     """Read a checkpoint of the original authors into one of ours, with their merge.
@@ -71,16 +74,23 @@ def import_official(
     backbone
         resnet18, resnet50, resnet101 or mobilenetv2_100.
     crop_scale
-        Crop over landmark box; theirs for the scheme if not given.
+        Crop over face box; theirs for the scheme if not given.
+    data
+        A collection with this scheme, to fit face detectors on: without it the model takes given boxes
+        only.
     output
         The checkpoint to write; beside theirs if not given.
     """
     try:
         from pipnet.model.checkpoint import save_checkpoint
         from pipnet.model.official import load_official
+        from pipnet.training.detector_fits import fit_detectors
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     model, description = load_official(checkpoint, mean_face, scheme, backbone, crop_scale)
+    if data is not None:
+        faces, _, _ = load_faces(data, None, description.scheme)
+        description = replace(description, detector_fits=fit_detectors(faces, description.crop))
     target = output or checkpoint.with_suffix(".safetensors")
     save_checkpoint(target, model, description)
     say(f"{target}\nmake it runnable: pipnet export {target}")
@@ -112,12 +122,13 @@ def info(model: str, /, *, json: bool = False) -> None:
         print(described.to_json())  # noqa: T201
         return
     scheme, crop = described.scheme, described.crop
+    around = "the landmark box" if crop.box == "landmarks" else "the box that the collection gives"
     shape = "square" if crop.square else "stretched to a square"
     lines = {
         "model": described.name,
         "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",
         "landmarks": f"{scheme.landmarks}: {scheme.title}",
-        "crop": f"{crop.scale:g} x the landmark box, {shape}, {described.input_size} px",
+        "crop": f"{crop.scale:g} x {around}, {shape}, {described.input_size} px",
         "network": ", ".join(f"{k} {v}" for k, v in described.config.items()),
         "detectors": ", ".join(described.detector_fits) or "not fitted to any",
         "training": described.training,

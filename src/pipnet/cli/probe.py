@@ -69,40 +69,32 @@ def probe(
         Chooses faces and parts.
     """
     try:
-        from pipnet.evaluation.position_prior import (
-            ask,
-            figure_rows,
-            plot_prior,
-            probe_both,
-            probed_landmarks,
-            references,
-            score_head,
-        )
+        from pipnet.evaluation import position_prior as prior
         from pipnet.model.checkpoint import load_checkpoint
-        from pipnet.training.black import train_black
+        from pipnet.training.black import load_black, train_black
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     if count < 1:
         raise PipnetError(f"--count must be at least 1, not {count}")
     model, info = load_checkpoint(checkpoint)
-    score_head(model)  # before anything takes long
+    prior.score_head(model)  # before anything takes long
     samples, _, source = load_faces(data, subset, info.scheme, measuring=True)
     detector = load_detector("auto")
     faces, without = from_collection(samples, info, detector, count, seed)
     own_faces, own_without = from_photos(pictures, info, detector, count, seed) if pictures else ([], [])
     output.mkdir(parents=True, exist_ok=True)
-    dark, dark_info = load_checkpoint(black or train_black(info, data, output / "black", steps))
-    answers = probe_both(model, dark, faces, without, own_without)
-    landmarks = probed_landmarks(info.scheme, info.mean_face)
-    rows = figure_rows(answers, ask(model, own_faces[:1]) if own_faces else None)
-    plot_prior(rows, info.scheme, landmarks, output / "position_prior.png")
+    dark, dark_info = load_black(black or train_black(info, data, output / "black", steps))
+    answers = prior.probe_both(model, dark, faces, without, own_without)
+    landmarks = prior.probed_landmarks(info.scheme, info.mean_face)
+    rows = prior.figure_rows(answers, prior.ask(model, own_faces[:1]) if own_faces else None)
+    prior.plot_prior(rows, info.scheme, landmarks, output / "position_prior.png")
     result = {
         "model": info.name,
         "trained on black": {"name": dark_info.name, "training": dark_info.training},
         "data": f"{source.title} {subset or source.test}",
         "seed": seed,
         "rows": {name: group.numbers() for name, group in answers.items()},
-        "distance of guesses": references(info.mean_face),
+        "distance of guesses": prior.references(info.mean_face),
         "landmarks shown": landmarks,
     }
     (output / "position_prior.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -26,7 +26,7 @@ def train(
     recipe
         A YAML file; see recipes/.
     data
-        Folder of the collection in its official layout.
+        A collection in its official layout or prepared, or your own annotations (a folder or file).
     run
         Folder for weights, metrics and curves; runs/NAME if not given.
     resume

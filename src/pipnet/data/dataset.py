@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -14,11 +15,21 @@ from pipnet.data.transforms import Augmentation, training_crop
 from pipnet.geometry import CropRule
 from pipnet.scheme import LandmarkScheme
 
-Example = tuple[UInt8[np.ndarray, "s s 3"], Float32[np.ndarray, "landmarks 2"]]
+
+class Example(NamedTuple):
+    """One face of a batch."""
+
+    crop: UInt8[np.ndarray, "s s 3"]
+    points: Float32[np.ndarray, "landmarks 2"]
+    """Fractions of the crop."""
+    task: int
+    """Number of what it is trained on, see `pipnet.model.heads.curriculum.TASKS`."""
+    weight: float
+    """How much it counts; 1 for a labelled face."""
 
 
 class FaceDataset(Dataset[Example]):
-    """(crop, landmarks as fractions of it), varied anew for each pass over the faces.
+    """Faces as examples, varied anew for each pass over them.
 
     An example depends on the seed, the face and the pass alone, never on which process makes it or on
     what came before: that is what makes resuming exact. An index is ``pass * len(faces) + face``.
@@ -32,7 +43,20 @@ class FaceDataset(Dataset[Example]):
         size: int,
         augmentation: Augmentation,
         seed: int = 0,
+        supervision: Sequence[tuple[int, float]] | None = None,
     ) -> None:
+        """Take the faces.
+
+        Args:
+            samples: the faces.
+            scheme: what their landmarks are.
+            rule: from a face's box to its crop.
+            size: side of the crop in pixels.
+            augmentation: what to vary.
+            seed: all chance comes from it.
+            supervision: task and weight of each face; the full task and 1 if None.
+        """
+        self.supervision = supervision
         self.rule, self.size, self.scheme = rule, size, scheme
         self.augmentation, self.seed = augmentation, seed
         # Room for the crop to be scaled, turned and shifted without black corners.
@@ -49,7 +73,9 @@ class FaceDataset(Dataset[Example]):
         image, points = self.crops[face]
         plain = self.rule(self.crops.face_box(face), image.shape[1], image.shape[0])
         rng = np.random.default_rng([self.seed, turn, face])
-        return training_crop(image, points, plain, self.size, self.scheme, self.augmentation, rng)
+        crop, points = training_crop(image, points, plain, self.size, self.scheme, self.augmentation, rng)
+        task, weight = (0, 1.0) if self.supervision is None else self.supervision[face]
+        return Example(crop, points, task, weight)
 
 
 class ShuffledPasses(Sampler[int]):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 
 from pipnet.data.collections.celeba import FACES, read_celeba
@@ -19,7 +20,7 @@ from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import PREPARED, SOURCES, Source, check_faces
 from pipnet.data.unlabelled import write_boxes
-from pipnet.errors import DataError, PipnetError
+from pipnet.errors import DataError, MissingDataError, PipnetError
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 
@@ -58,28 +59,35 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
 
     Raises:
         DataError: no such collection or folder.
-        PipnetError: the target cannot be written.
+        PipnetError: the target cannot be written, or is not ours to write into.
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / PREPARED).is_file():
+        raise PipnetError(f"{target}: holds other files: choose a new or empty folder")
     if name != "celeba" and name not in SOURCES:
         raise DataError(f"no collection {name!r}; there are {', '.join([*SOURCES, 'celeba'])}")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        if name == "celeba":
-            yield _prepare_celeba(source, target)
-            return
-        counts = {}
-        for subset in SOURCES[name].subsets:
-            part = _prepare_part(SOURCES[name], source, subset, target)
+        counts: dict[str, int] = {}
+        _describe(target, name, source, counts)  # so far nothing is prepared, whatever lies here
+        for subset in SOURCES[name].subsets if name in SOURCES else ("unlabelled",):
+            if name in SOURCES:
+                part = _prepare_part(SOURCES[name], source, subset, target)
+            else:
+                part = _prepare_celeba(source, target)
             counts[subset] = part.faces
+            _describe(target, name, source, counts)
             yield part
-        if not any(counts.values()):
-            return
-        facts = {"collection": name, "source": str(source.resolve()), "faces": counts}
-        (target / PREPARED).write_text(json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise PipnetError(f"{error.filename or target}: cannot be written: {error.strerror}") from None
+
+
+def _describe(target: Path, name: str, source: Path, counts: dict[str, int]) -> None:
+    facts = {"collection": name, "source": str(source.resolve()), "faces": counts}
+    partial = target / f"{PREPARED}.partial"
+    partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    partial.replace(target / PREPARED)
 
 
 def _prepare_part(source: Source, root: Path, subset: str, target: Path) -> Part:
@@ -97,6 +105,9 @@ def _prepare_part(source: Source, root: Path, subset: str, target: Path) -> Part
         if readable:
             names = LandmarkScheme.load(source.scheme).point_names
             write_annotations(target / f"{subset}.json", Annotations(readable, names), "coco")
+    except MissingDataError as error:
+        # Parts that nobody must have are left out in silence.
+        return Part(subset, 0, published, None if subset in source.optional else str(error))
     except (DataError, UnicodeDecodeError) as error:
         return Part(subset, 0, published, str(error))
     return Part(subset, len(readable), published, problem)
@@ -131,8 +142,10 @@ def _prepare_celeba(source: Path, target: Path) -> Part:
         faces = read_celeba(source)
     except (DataError, UnicodeDecodeError) as error:
         return Part("unlabelled", 0, FACES, str(error))
-    there = [face for face in faces if face.image.is_file()]
-    missing = len(faces) - len(there)
+    sound = [f for f in faces if np.isfinite(f.box).all() and (f.box[2:] > f.box[:2]).all()]
+    there = [face for face in sound if face.image.is_file()]
+    missing, empty = len(sound) - len(there), len(faces) - len(sound)
     if there:
         write_boxes(target / "boxes.csv", there)
-    return Part("unlabelled", len(there), FACES, f"{missing} pictures missing" if missing else None)
+    problem = f"{missing} pictures missing, {empty} empty boxes" if missing or empty else None
+    return Part("unlabelled", len(there), FACES, problem)

@@ -6,7 +6,9 @@ is not sure.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from jaxtyping import Float64, Int64
 
 from pipnet.data.formats import Annotations
 from pipnet.data.samples import FaceSample
+from pipnet.data.sources import has_area
 from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.geometry import Image, tight_box, to_fraction
 from pipnet.images import read_image
@@ -27,9 +30,11 @@ _ASYMMETRIC = 0.12
 """Distance of a point from the mirror image of its partner, in sizes of the face, that raises doubt."""
 _TIE = 0.5
 """Distance to the partner's mirror image over that to the next nearest that raises doubt."""
+_WIDE = 1.5
+"""Crop over landmark box where no detector says how large the faces are."""
 _LOOKED_AT = 60
 """Pictures that are searched for faces, for the size of the crop."""
-_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l_", "r_"), ("L_", "R_"))
+_SIDES = {"left": "right", "Left": "Right", "LEFT": "RIGHT", "L": "R", "l": "r"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +68,7 @@ class Proposal:
             '# Lines to draw, such as ["0-4", "7,8,9,7"].',
             "edges = []",
             "# Mean face, as fractions of the landmarks' box (for you to look at; training makes its own):",
-            *(f"#   {i}: {x:.3f}, {y:.3f}  {scheme.names[i]}" for i, (x, y) in enumerate(self.mean_face)),
+            *(f"#   {i}: {x:.3f}, {y:.3f}" for i, (x, y) in enumerate(self.mean_face)),
             "",
             "[regions]",
             f'all = "0-{scheme.landmarks - 1}"',
@@ -96,9 +101,12 @@ def propose_scheme(annotations: Annotations, name: str) -> Proposal:
         name: what to call the scheme.
 
     Raises:
-        DataError: no face has all its landmarks.
+        DataError: no face has all its landmarks, or they are too few.
+        MissingExtraError: SciPy is not installed.
     """
     samples = annotations.samples
+    if len(samples[0].points) < 2:
+        raise DataError("a scheme needs at least two landmarks: one alone has no size")
     mean = _mean_shape(samples)
     landmarks = len(mean)
     names = annotations.names or tuple(f"point_{i}" for i in range(landmarks))
@@ -111,9 +119,8 @@ def propose_scheme(annotations: Annotations, name: str) -> Proposal:
         pairs = by_name | {pair for pair in pairs if not settled & set(pair)}
     if len(samples) < 20:
         doubts.append(f"the mean face is one of {len(samples)} faces only")
-    scale, seen = _crop_scale(samples)
-    if not seen:
-        doubts.append("no face was found in the pictures: is crop.scale wide enough for yours?")
+    scale, doubt = _crop_scale(samples)
+    doubts += [doubt] if doubt else []
     scheme = LandmarkScheme(
         name=name,
         title=f"{name}, {landmarks} points",
@@ -124,6 +131,7 @@ def propose_scheme(annotations: Annotations, name: str) -> Proposal:
         regions={"all": tuple(range(landmarks))},
         names=tuple(names),
     )
+    scheme.check(name)
     return Proposal(scheme, mean, min(10, landmarks - 1), scale, len(samples), tuple(doubts))
 
 
@@ -170,34 +178,39 @@ def mirror_pairs(
 
 def _mean_shape(samples: Sequence[FaceSample]) -> Float64[np.ndarray, "landmarks 2"]:
     """Mean of the faces that are whole, as fractions of their landmarks' box."""
-    whole = [s.points for s in samples if np.isfinite(s.points).all()]
+    whole = [s.points for s in samples if np.isfinite(s.points).all() and has_area(s)]
     if not whole:
-        raise DataError("no face has all its landmarks: a mean face needs at least one")
+        raise DataError("no face has all its landmarks, apart in both directions: a mean face needs one")
     return np.asarray(np.mean([to_fraction(p, tight_box(p)) for p in whole], axis=0))
 
 
 def _pairs_by_name(names: Sequence[str]) -> set[tuple[int, int]]:
     """Pairs whose names differ in left and right only."""
+    swap = _SIDES | {right: left for left, right in _SIDES.items()}
+    # "left" anywhere, "l" only as a word of its own: l_eye, eye_l. A name may hold both sides, such as
+    # LeftEyeRightCorner, whose partner is RightEyeLeftCorner.
+    sides = re.compile(r"left|right|Left|Right|LEFT|RIGHT|(?<![a-zA-Z])[lrLR](?![a-zA-Z])")
+    partner = [sides.sub(lambda found: swap[found[0]], name) for name in names]
     place = {name: i for i, name in enumerate(names)}
-    pairs = set()
-    for left, right in _SIDES:
-        for name, i in place.items():
-            other = place.get(name.replace(left, right))
-            if left in name and other is not None and other != i:
-                pairs.add((min(i, other), max(i, other)))
-    return pairs
+    return {(i, place[p]) for i, p in enumerate(partner) if place.get(p, -1) > i}
 
 
-def _crop_scale(samples: Sequence[FaceSample]) -> tuple[float, bool]:
-    """Crop over landmark box that shows the whole face, as a detector finds it; whether it found any."""
-    chosen = samples[:: max(len(samples) // _LOOKED_AT, 1)]
-    boxes = [tight_box(s.points) for s in chosen]
+def _crop_scale(samples: Sequence[FaceSample]) -> tuple[float, str | None]:
+    """Crop over landmark box that shows the whole face, as a detector finds it, and any doubt of it."""
     try:
         detector = load_detector("auto")
-        pictures = track((read_image(s.image) for s in chosen), len(chosen), "looking at the pictures")
-        (left, top, right, bottom), _ = fit_boxes([detector(image) for image in pictures], boxes)
+    except PipnetError as error:
+        return _WIDE, f"crop.scale {_WIDE} is a guess: no face detector here ({error})"
+    found, boxes = [], []
+    chosen = samples[:: max(len(samples) // _LOOKED_AT, 1)]
+    for sample in track(chosen, len(chosen), "looking at the pictures"):
+        with contextlib.suppress(PipnetError):  # who trains on it, hears of it
+            found.append(detector(read_image(sample.image)))
+            boxes.append(tight_box(sample.points))
+    try:
+        (left, top, right, bottom), _ = fit_boxes(found, boxes)
     except PipnetError:
-        return 1.2, False
+        return _WIDE, f"crop.scale {_WIDE} is a guess: no face was found in the pictures"
     x, y = (left + right) / 2, (top + bottom) / 2
     needed = 2 * max(x, 1 - x, y, 1 - y) / max(right - left, bottom - top)
-    return round(float(np.clip(needed, 1.1, 4.0)), 1), True
+    return round(float(np.clip(needed, 1.1, 4.0)), 1), None

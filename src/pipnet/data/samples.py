@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 
-from pipnet.geometry import Box, Points
+from pipnet.geometry import Box, Points, tight_box
 from pipnet.scheme import SchemeMapping
 
 
@@ -30,6 +30,8 @@ class FaceSample:
     """The face box the collection came with, if any."""
     attributes: frozenset[str] = field(default_factory=frozenset)
     """Subsets the face belongs to, such as ``pose``."""
+    source_box: Box | None = None
+    """The tight box of the collection's own landmarks, where ``points`` are a mapping of them."""
     visible: Bool[np.ndarray, " landmarks"] | None = None
     """Landmarks that can be seen; the others are labelled where they must be. None: nobody said."""
 
@@ -37,7 +39,7 @@ class FaceSample:
 def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[FaceSample]:
     """The same faces with their points in another scheme."""
     return [
-        FaceSample(s.image, mapping(s.points).astype(np.float32), s.name, s.group, s.box, s.attributes)
+        replace(s, points=mapping(s.points).astype(np.float32), source_box=tight_box(s.points), visible=None)
         for s in samples
     ]
 

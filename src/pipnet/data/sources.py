@@ -7,6 +7,7 @@ Three kinds: the official collections (`SOURCES`) in the layout they are handed 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from pipnet.data.collections.menpo import read_menpo_frontal, read_menpo_profile
 from pipnet.data.collections.vw300 import unpack_300vw
 from pipnet.data.collections.w300 import read_300w
 from pipnet.data.collections.wflw import read_wflw
-from pipnet.data.formats import read_annotations
+from pipnet.data.formats import Annotations, read_annotations
+from pipnet.data.formats.pictures import files_below
 from pipnet.data.samples import FaceSample, map_scheme
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropRule
@@ -55,6 +57,8 @@ class Source:
     """Reads a part where it lies."""
     unpack: Callable[[Path, str, Path], list[FaceSample]] | None = None
     """Reads a part out of an archive, and writes its pictures into a folder."""
+    optional: tuple[str, ...] = ()
+    """Parts that one may lack."""
 
 
 def _research(title: str) -> str:
@@ -166,6 +170,7 @@ SOURCES = {
         licence=_research("Menpo"),
         url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
         read=read_menpo_frontal,
+        optional=("train", "test"),
     ),
     "menpo-profile": Source(
         title="Menpo 2D, profile",
@@ -177,6 +182,7 @@ SOURCES = {
         licence=_research("Menpo"),
         url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
         read=read_menpo_profile,
+        optional=("train", "test"),
     ),
     "300vw": Source(
         title="300-VW",
@@ -197,6 +203,7 @@ def load_faces(
     subset: str | None = None,
     scheme: str | LandmarkScheme | None = None,
     measuring: bool = False,
+    images: Path | None = None,
 ) -> tuple[list[FaceSample], LandmarkScheme, Source]:
     """The labelled faces that a path holds, whatever kind they are of.
 
@@ -207,13 +214,14 @@ def load_faces(
         scheme: give the points in this scheme, by a mapping; the collection's own if None. Users' own
             annotations do not say what their points are: theirs must be given.
         measuring: whether the faces are to be measured on.
+        images: the folder of the pictures of users' own annotations, where they do not lie beside them.
 
     Raises:
         DataError: unknown collection, part or mapping, missing folders, damaged annotations.
     """
     wanted = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
     name = recognise(root)
-    source = SOURCES[name] if name else _own(root, wanted)
+    source = SOURCES[name] if name else _own(root, wanted, images)
     train = "train" if "train" in source.subsets else source.test
     subset = subset or (source.test if measuring else train)
     if subset not in source.subsets:
@@ -222,10 +230,10 @@ def load_faces(
         samples = _read(root, source, subset)
     except UnicodeDecodeError as error:
         raise DataError(f"{root}: an annotation is not text: {error}") from None
-    check_faces(samples)
     if name is None:
         assert wanted is not None
         return samples, wanted, source
+    check_faces(samples)
     if wanted is not None and wanted.name != source.scheme:
         samples = map_scheme(samples, SchemeMapping.load(source.scheme, wanted.name))
     return samples, wanted or LandmarkScheme.load(source.scheme), source
@@ -242,11 +250,11 @@ def recognise(root: Path) -> str | None:
     if not root.is_dir():
         raise DataError(f"{root}: no such file or folder")
     if (root / PREPARED).is_file():
-        return _prepared(root / PREPARED)
+        return _prepared(root / PREPARED)[0]
     for name, source in SOURCES.items():
         if any((root / mark).exists() for mark in source.marks):
             return name
-    if next(root.rglob("*.pts"), None):
+    if any(path.suffix.lower() == ".pts" for path in files_below(root)):
         return None
     known = "; ".join(f"{s.title}: {', '.join(s.marks)}" for s in SOURCES.values() if s.marks)
     raise DataError(f"{root}: no faces that we know ({known}; your own: .pts files, or name a file)")
@@ -258,16 +266,21 @@ def check_faces(samples: list[FaceSample]) -> None:
     Raises:
         DataError: a face's landmarks lie on one line or point, or none is known.
     """
-    for sample in samples:
-        known = sample.points[np.isfinite(sample.points).all(axis=1)]
-        if len(known) < 2 or min(np.ptp(known, axis=0)) < 1:
-            raise DataError(f"{sample.name}: its landmarks lie on one line or point")
+    bad = [sample for sample in samples if not has_area(sample)]
+    if bad:
+        raise DataError(f"{bad[0].name}: its landmarks lie on one line or point")
+
+
+def has_area(sample: FaceSample) -> bool:
+    """Whether a face's known landmarks span more than a line along the picture's edge."""
+    known = sample.points[np.isfinite(sample.points).all(axis=1)]
+    return len(known) > 1 and bool((np.ptp(known, axis=0) >= 1).all())
 
 
 def _read(root: Path, source: Source, subset: str) -> list[FaceSample]:
     if (root / PREPARED).is_file():
         file = root / f"{subset}.json"
-        if not file.is_file():
+        if not _prepared(root / PREPARED)[1].get(subset) or not file.is_file():
             raise DataError(f"{root}: {subset!r} was not prepared; pipnet data prepare says what is missing")
         return read_annotations(file).samples
     if source.read is None:
@@ -279,51 +292,71 @@ def _read(root: Path, source: Source, subset: str) -> list[FaceSample]:
         raise MissingDataError(f"{error}; {source.title} is handed out at {source.url}") from None
 
 
-def _prepared(path: Path) -> str:
+def _prepared(path: Path) -> tuple[str, dict[str, int]]:
+    """Which collection a prepared folder holds, and how many faces of each part."""
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["collection"]
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        name, faces = facts["collection"], dict(facts["faces"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not written by pipnet data prepare: {error!r}") from None
     if name not in SOURCES:
-        raise DataError(f"{path}: no collection {name!r}; there are {', '.join(SOURCES)}")
-    return str(name)
+        raise DataError(f"{path}: no collection of labelled faces {name!r}; there are {', '.join(SOURCES)}")
+    return str(name), faces
 
 
-def _own(root: Path, scheme: LandmarkScheme | None) -> Source:
-    """What is known of annotations that users made themselves."""
+def _own(root: Path, scheme: LandmarkScheme | None, images: Path | None) -> Source:
+    """What is known of annotations that users made themselves. Their attributes are parts of it."""
     if scheme is None:
         raise DataError(
             f"{root}: say what its landmarks are: --data.scheme FILE.toml"
             f"; pipnet data scheme {root} proposes one"
         )
 
-    def read(root: Path, _: str) -> list[FaceSample]:
-        annotations = read_annotations(root)
-        samples, names = annotations.samples, annotations.names
-        found = len(samples[0].points)
-        if found != scheme.landmarks:
-            raise DataError(
-                f"{root}: {found} landmarks a face, scheme {scheme.name!r} has {scheme.landmarks}"
-            )
-        if names and scheme.names and names != scheme.names:
-            if set(names) != set(scheme.names):
-                raise DataError(f"{root}: its landmarks are called {names}, the scheme's {scheme.names}")
-            order = [names.index(name) for name in scheme.names]
-            samples = [_in_order(sample, order) for sample in samples]
-        return samples
+    samples = _in_scheme(root, scheme, read_annotations(root, images))
+    attributes = sorted({attribute for sample in samples for attribute in sample.attributes})
+
+    def read(_: Path, subset: str) -> list[FaceSample]:
+        return [sample for sample in samples if subset == "all" or subset in sample.attributes]
 
     whole = CropRule()
     return Source(
         title=root.name,
         scheme=scheme.name,
-        subsets={"all": None},
-        test="all",
+        subsets={"all": None, **dict.fromkeys(attributes)},
+        test="test" if "test" in attributes else "all",
         official_box=whole,
         v1_box=whole,
         licence=f"as you decide: trained on {root.name}",
         url="",
         read=read,
     )
+
+
+def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> list[FaceSample]:
+    """The faces with their landmarks in the scheme's order; what is no use is left out, and said."""
+    samples, names = annotations.samples, annotations.names
+    found = len(samples[0].points)
+    if found != scheme.landmarks:
+        raise DataError(f"{root}: {found} landmarks a face, scheme {scheme.name!r} has {scheme.landmarks}")
+    if names and scheme.names and names != scheme.names:
+        if set(names) != set(scheme.names):
+            raise DataError(f"{root}: its landmarks are called {names}, the scheme's {scheme.names}")
+        order = [names.index(name) for name in scheme.names]
+        samples = [_in_order(sample, order) for sample in samples]
+    usable = [sample for sample in samples if has_area(sample)]
+    if not usable:
+        raise DataError(f"{root}: no face whose known landmarks have a width and a height")
+    if len(usable) < len(samples):
+        _note(f"{root}: {len(samples) - len(usable)} faces left out: too few landmarks, or all on one line")
+    boxed = sum(sample.box is not None for sample in usable)
+    if 0 < boxed < len(usable):
+        _note(f"{root}: only {boxed} of {len(usable)} faces have a box: all boxes are left out")
+        usable = [replace(sample, box=None) for sample in usable]
+    return usable
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _in_order(sample: FaceSample, order: list[int]) -> FaceSample:

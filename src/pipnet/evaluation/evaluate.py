@@ -25,7 +25,7 @@ from pipnet.evaluation.metrics import (
     norm_distance,
     point_errors,
 )
-from pipnet.geometry import Box, Image, Points, tight_box, to_fraction
+from pipnet.geometry import Box, CropRule, Image, Points, tight_box, to_fraction
 from pipnet.images import read_image
 from pipnet.inference.faces import best_match
 from pipnet.inference.landmarker import FaceLandmarker
@@ -51,6 +51,8 @@ class FaceErrors:
     """The same in the papers' stretched square."""
     missed: list[FaceSample]
     """Faces that the detector did not find."""
+    without_norm: int = 0
+    """Faces that were left out, because a landmark of the norm is unknown or both are one."""
 
     @property
     def nmes(self) -> Float64[np.ndarray, " faces"]:
@@ -70,6 +72,7 @@ class FaceErrors:
         return {
             "faces": len(self.samples) + len(self.missed),
             "missed": len(self.missed),
+            "without_norm": self.without_norm,
             "pixels": self._frame(self.pixels, scheme),
             "official": self._frame(self.official, scheme),
         }
@@ -82,6 +85,7 @@ class FaceErrors:
         regions = {
             name: round(100 * float(np.nanmean(errors[:, list(members)])), 4)
             for name, members in scheme.regions.items()
+            if np.isfinite(errors[:, list(members)]).any()
         }
         return {
             "nme": round(100 * float(nmes.mean()), 4),
@@ -122,6 +126,7 @@ def evaluate(
         scheme = replace(scheme, norm=norm)
     papers = source.v1_box if norm == "width" else source.official_box
     samples, predicted, pixels, official, missed = [], [], [], [], []
+    without_norm = 0
     for image, sample in pictures:
         if len(sample.points) != scheme.landmarks:
             raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
@@ -129,17 +134,19 @@ def evaluate(
         if points is None:
             missed.append(sample)
             continue
-        samples.append(sample)
-        predicted.append(points)
-        box = papers.face_box(sample.points, sample.box)
-        frame = papers(box, image.shape[1], image.shape[0])
+        frame = papers(_papers_box(papers, sample), image.shape[1], image.shape[0])
         width = norm == "width"
         unit = frame[2] - frame[0] if width else norm_distance(sample.points, scheme, sample.box)
+        if not unit > 0:
+            without_norm += 1
+            continue
+        samples.append(sample)
+        predicted.append(points)
         pixels.append(point_errors(points, sample.points, float(unit)))
         official.append(_official_errors(points, sample, frame, None if width else scheme))
     if not samples:
-        raise DataError(f"nothing to measure: {len(missed)} faces, none found")
-    return FaceErrors(samples, predicted, np.array(pixels), np.array(official), missed)
+        raise DataError(f"nothing to measure: {len(missed)} faces not found, {without_norm} without a norm")
+    return FaceErrors(samples, predicted, np.array(pixels), np.array(official), missed, without_norm)
 
 
 def decoded(samples: Iterable[FaceSample]) -> Iterator[LabelledPicture]:
@@ -149,12 +156,24 @@ def decoded(samples: Iterable[FaceSample]) -> Iterator[LabelledPicture]:
 
 
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
-    true = landmarker.model.info.crop.face_box(sample.points, sample.box)
+    rule = landmarker.model.info.crop
+    true = rule.face_box(sample.points, sample.box)
     if true_boxes:
         return landmarker(image, boxes=true, box_kind="crop")[0].points
     faces = landmarker(image)
-    match = best_match(landmarker.to_face_boxes(faces.boxes, landmarker.detector.kind), true)
+    height, width = image.shape[:2]
+    boxes = landmarker.to_face_boxes(faces.boxes, landmarker.detector.kind)
+    # Whole crops are compared: a few landmarks lie in a box so small that a little shift loses it.
+    crops = np.array([rule(box, width, height) for box in boxes], np.float32).reshape(-1, 4)
+    match = best_match(crops, rule(true, width, height))
     return None if match is None else faces[match].points
+
+
+def _papers_box(rule: CropRule, sample: FaceSample) -> Box:
+    """The box of the papers' crop: of the collection's own landmarks, also where they were mapped."""
+    if rule.box == "landmarks" and sample.source_box is not None:
+        return sample.source_box
+    return rule.face_box(sample.points, sample.box)
 
 
 def _official_errors(

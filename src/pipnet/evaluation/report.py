@@ -42,6 +42,8 @@ def results_table(summary: Mapping[str, Any], title: str) -> Table:
     for region in frames[0]["regions"]:
         table.add_row(f"  {region}", *(f"{s['regions'][region]:.3f}" for s in frames))
     table.caption = f"{summary['faces']} faces, {summary['missed']} missed (failures; no part of the NME)"
+    if summary["without_norm"]:
+        table.caption += f", {summary['without_norm']} more without a norm"
     return table
 
 

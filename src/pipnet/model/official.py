@@ -8,7 +8,7 @@ the same order. The files do not say what the landmarks are, so mean face, schem
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipnet.data.sources import SOURCES
 from pipnet.errors import DataError, ModelError
-from pipnet.geometry import CropRule
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model_info import ModelInfo
 from pipnet.scheme import LandmarkScheme
 
 BACKBONES = ("resnet18", "resnet50", "resnet101", "mobilenetv2_100")
 """What can be read. MobileNetV3 cannot: the authors' network is another one than timm's."""
-_CROP_SCALE = {"300w": 1.1, "wflw": 1.2, "cofw": 1.0, "aflw": 1.0, "lapa": 1.2}
-"""Their supervised crops (pipnet.md section 6); those of COFW and AFLW are of the given box."""
 _HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 
 
@@ -39,7 +37,8 @@ def load_official(
         mean_face_path: their ``meanface.txt`` of the data set, x and y in turn, fractions of the crop.
         scheme_name: the landmarks, a built-in scheme or a TOML file.
         backbone: one of `BACKBONES`.
-        crop_scale: crop over landmark box; theirs for the scheme if None.
+        crop_scale: crop over face box; theirs for the scheme if None. On COFW, AFLW and WFLW that box is
+            the collection's own.
 
     Returns:
         The model, merging as the authors do, and its description.
@@ -63,11 +62,11 @@ def load_official(
     config = ModelConfig(backbone=backbone, neighbors=neighbors, merge="official")
     model = PIPNet(config, face)
     model.load_state_dict(_translate(tensors, model, path))
-    scale = _CROP_SCALE.get(scheme.name, 1.1) if crop_scale is None else crop_scale
+    crop = SOURCES[scheme.name].official_box if scheme.name in SOURCES else SOURCES["300w"].official_box
     info = ModelInfo(
         name=path.stem,
         scheme=scheme,
-        crop=CropRule(scale=scale, square=False, clip=True),
+        crop=crop if crop_scale is None else replace(crop, scale=crop_scale),
         input_size=config.input_size,
         mean_face=face,
         config=asdict(config),

@@ -15,6 +15,7 @@ from pipnet.errors import RecipeError
 from pipnet.model.backbones import Backbone
 from pipnet.model.heads.base import Head, Landmarks
 from pipnet.model.heads.coord import CoordHead
+from pipnet.model.heads.curriculum import Supervision
 from pipnet.model.heads.heatmap import SIGMA, MapHead
 from pipnet.model.heads.pip import PipHead, PipLosses, Reduction
 from pipnet.model.neck import Neck
@@ -50,6 +51,10 @@ class ModelConfig:
     reduction: Reduction = "none"
     """What the pip head is reduced to: ``coordinates`` (one cell, no scores), ``heatmap`` (no offsets)."""
 
+    curriculum: Literal["none", "published", "equal"] = "none"
+    """Train the pip head's score maps on coarser grids too, as self-training's curriculum needs (IJCV), with
+    this weighting of faces by their tasks; see `pipnet.model.heads.curriculum`."""
+
     def __post_init__(self) -> None:
         for key, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, key) not in get_args(kind):
@@ -63,6 +68,8 @@ def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndar
         RecipeError: a setting does not fit the head.
     """
     grid = config.input_size // config.stride
+    if config.head != "pip" and config.curriculum != "none":
+        raise RecipeError(f"a curriculum is one of score maps: for a pip head, not {config.head}")
     if config.head == "coord":
         return CoordHead(in_channels, grid, len(mean_face))
     if config.head == "map":
@@ -78,6 +85,7 @@ def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndar
         config.score_weight,
         PipLosses(config.score_loss, config.offset_loss),
         config.reduction,
+        None if config.curriculum == "none" else config.curriculum,
     )
 
 
@@ -133,10 +141,21 @@ class PIPNet(nn.Module):
         """RGB crops -> landmarks as fractions of the crop."""
         return self.head.decode(self(image))
 
-    def loss(self, output: Tensor, points: Float[Tensor, "b landmarks 2"]) -> dict[str, Float[Tensor, ""]]:
-        """The terms of the loss for labels as fractions of the crop; NaN where unknown."""
-        known = points.isfinite().all(dim=2)
-        return self.head.loss(output, self.head.encode(points, known))
+    def loss(
+        self, output: Tensor, points: Float[Tensor, "b landmarks 2"], supervision: Supervision | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The terms of the loss for labels as fractions of the crop; NaN where unknown.
+
+        Args:
+            output: of the forward pass.
+            points: the labels.
+            supervision: how each face is trained on, for a pip head; all on everything and alike if None.
+        """
+        targets = self.head.encode(points, points.isfinite().all(dim=2))
+        if supervision is None:
+            return self.head.loss(output, targets)
+        assert isinstance(self.head, PipHead)
+        return self.head.loss(output, targets, supervision)
 
     def describe(self) -> dict[str, Any]:
         """Parameters in all and by part."""

@@ -17,14 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipnet.data.sources import load_faces
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import RecipeError
-from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model_info import ModelInfo
 from pipnet.training.recipe import DataConfig, InitialConfig, OptimConfig, Recipe
 from pipnet.training.trainer import train
 
-WEIGHTS = "black.safetensors"
-"""The file in the run folder that holds the result."""
 _BATCH = 4
 """Small: only the labels of a batch differ, while its time goes with its pictures."""
 _FACES = 300
@@ -41,16 +39,24 @@ def train_black(like: ModelInfo, data: Path, run: Path, steps: int) -> Path:
         steps: how long, at 4 pictures each, rounded up to whole passes over at most 300 faces.
 
     Returns:
-        The path of its weights.
+        The path of its weights; see `load_black`.
 
     Raises:
         RecipeError: ``steps`` is not above 0, or the run folder holds a training of other settings.
         DataError, ModelError, PipnetError: see `load_faces` and `train`.
     """
-    model, info = load_checkpoint(train(black_recipe(like, data, steps), run, resume=True))
+    return train(black_recipe(like, data, steps), run, resume=True)
+
+
+def load_black(path: Path) -> tuple[PIPNet, ModelInfo]:
+    """A net trained on black pictures, here or by any recipe, ready to be shown one.
+
+    Raises:
+        ModelError: see `load_checkpoint`.
+    """
+    model, info = load_checkpoint(path)
     settle_statistics(model)
-    save_checkpoint(run / WEIGHTS, model, info)
-    return run / WEIGHTS
+    return model, info
 
 
 def black_recipe(like: ModelInfo, data: Path, steps: int) -> Recipe:
@@ -74,27 +80,26 @@ def black_recipe(like: ModelInfo, data: Path, steps: int) -> Recipe:
 
 @torch.no_grad()
 def settle_statistics(model: PIPNet) -> None:
-    """Give batch normalisation the statistics of the black picture itself, so that a net answers as trained.
+    """Give batch normalisation the statistics of the black picture itself, layer by layer.
 
-    The running ones lag behind the weights, and torch widens them by n / (n - 1). Where inputs never vary, a
-    channel is nearly constant, and either is large beside its deviation: the answer would come from that.
+    The running ones lag behind the weights, and are widened by n / (n - 1). Where inputs never vary, a
+    channel is nearly constant, and either is large beside its deviation: the answer would come from that
+    instead of the weights. Each layer sees what the layers before it give when they predict.
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    hooks = [norm.register_forward_hook(_keep_statistics) for norm in norms]
-    for norm in norms:
-        norm.train()
+    norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
     size = model.config.input_size
-    model(torch.zeros(2, size, size, 3, dtype=torch.uint8))
+    model(torch.zeros(1, size, size, 3, dtype=torch.uint8))
     for hook in hooks:
         hook.remove()
-    model.eval()
 
 
-def _keep_statistics(norm: nn.Module, inputs: tuple[Tensor], _output: Tensor) -> None:
+def _take_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    """The mean and variance of what a layer is about to normalise."""
     assert isinstance(norm, _BatchNorm)
-    (x,) = inputs
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
+    axes = [axis for axis in range(inputs[0].ndim) if axis != 1]
+    variance, mean = torch.var_mean(inputs[0].double(), axes, correction=0)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)

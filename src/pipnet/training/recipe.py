@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import RecipeError
 from pipnet.geometry import CropRule
+from pipnet.model.heads.curriculum import Task
 from pipnet.model.pipnet import ModelConfig
 
 
@@ -33,10 +34,29 @@ class DataConfig:
     scheme: str | None = None
     """Train on these points instead of the collection's own, by a mapping such as WFLW's to 300w.
     For your own annotations, what their points are: the path of a TOML file."""
+    images: Path | None = None
+    """Folder of the pictures of your own annotations, where they do not lie beside them."""
     validation: float = 0.05
     """Share of the faces kept out of training, whole photos at a time; 0 for none."""
     limit: int | None = None
     """Use only this many faces, the first ones in a shuffle by the seed."""
+
+
+@dataclass(frozen=True)
+class PseudoConfig:
+    """Faces with pseudo-labels, trained on besides the labelled ones: one round of self-training."""
+
+    labels: Path | None = None
+    """The table that ``pipnet self-train`` wrote; none: labelled faces alone."""
+    task: Task = "full"
+    """What they are trained on (IJCV): all maps, or only scores on half or a quarter of the grid's cells."""
+    least_score: float = 0.0
+    """Leave out faces with a lower mean score (the papers: none)."""
+    most_spread: float | None = None
+    """Leave out faces whose votes or views lie further apart on the mean, in percent of the crop
+    (the papers: none)."""
+    weigh: bool = False
+    """Let a face weigh as much as its mean score (the papers: all alike)."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +110,7 @@ class Recipe:
     workers: int = 1
     """Processes that prepare faces; 0: the training process itself."""
     data: DataConfig = field(default_factory=DataConfig)
+    pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     initial: InitialConfig = field(default_factory=InitialConfig)
     crop: CropRule = field(default_factory=CropRule)
@@ -106,6 +127,8 @@ class Recipe:
         for key, value in positive.items():
             if not value > 0:
                 raise RecipeError(f"{key} must be above 0, not {value}")
+        if self.pseudo.task != "full" and self.model.curriculum == "none":
+            raise RecipeError(f"pseudo.task {self.pseudo.task!r} needs model.curriculum")
         if not 0 <= self.data.validation < 1:
             raise RecipeError(f"data.validation must be in [0, 1), not {self.data.validation}")
 
@@ -142,8 +165,9 @@ def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Settings that decide the result and are not the same; where data lies and who decodes it do not."""
-    free = {"data.root", "workers", "initial.folder"}
+    """Settings that decide the result and are not the same; where things lie and who decodes them do not."""
+    free = {"data.root", "data.images", "data.scheme", "pseudo.labels", "workers"}
+    free |= {"initial.folder", "initial.checkpoint"}
     flat = [dict(_flatten(recipe)) for recipe in (before, now)]
     keys = sorted((flat[0].keys() | flat[1].keys()) - free)
     return [key for key in keys if flat[0].get(key) != flat[1].get(key)]

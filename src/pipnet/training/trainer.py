@@ -7,11 +7,12 @@ epoch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from torch.utils.data import DataLoader
 
 import pipnet
 from pipnet.data.dataset import FaceDataset, ShuffledPasses
+from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels
 from pipnet.data.samples import FaceSample, split_by_group
 from pipnet.data.sources import Source, load_faces
 from pipnet.data.transforms import Augmentation
-from pipnet.errors import ModelError, PipnetError, RecipeError
+from pipnet.errors import DataError, ModelError, PipnetError, RecipeError
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import Box, to_fraction
-from pipnet.model.checkpoint import save_checkpoint, start_from
+from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
+from pipnet.model.heads.curriculum import TASKS, Supervision
 from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
@@ -40,7 +43,7 @@ from pipnet.scheme import LandmarkScheme
 from pipnet.training.detector_fits import fit_detectors
 from pipnet.training.machine import computes_in_bf16, environment
 from pipnet.training.progress import TrainingLog
-from pipnet.training.recipe import OptimConfig, Recipe, differences
+from pipnet.training.recipe import OptimConfig, PseudoConfig, Recipe, differences
 
 STATE = "last.pt"
 """The file in a run folder from which it resumes."""
@@ -54,6 +57,8 @@ class Faces:
     validation: list[FaceSample]
     scheme: LandmarkScheme
     source: Source
+    pseudo: list[PseudoLabel] = field(default_factory=list)
+    """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
 
 
 def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None = None) -> Path:
@@ -95,10 +100,10 @@ class Trainer:
         self.faces = load_training_faces(recipe)
         run.mkdir(parents=True, exist_ok=True)
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
-        self.dataset = self._dataset(self.faces.training, recipe.augment)
+        self.dataset = self._training_set()
         self.model, self.info = self._build_model()
         self.optimizer = build_optimizer(recipe.optim, self.model)
-        self.sampler = ShuffledPasses(len(self.faces.training), recipe.seed)
+        self.sampler = ShuffledPasses(len(self.dataset), recipe.seed)
         self.model_on_device, self.optimizer, self.loader = self.accelerator.prepare(
             self.model, self.optimizer, self._training_loader()
         )
@@ -121,7 +126,9 @@ class Trainer:
         weights = weights if weights and weights.is_file() else None
         pretrained = initial.pretrained and initial.checkpoint is None
         model = PIPNet(config, face, pretrained, weights if pretrained else None)
+        before = []
         if initial.checkpoint is not None:
+            before = [read_checkpoint(initial.checkpoint)[1]]
             fresh = start_from(model, initial.checkpoint)
             self.accelerator.print(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
         info = ModelInfo(
@@ -132,13 +139,20 @@ class Trainer:
             mean_face=face,
             config=asdict(config),
             detector_fits=fit_detectors(faces.training, recipe.crop),
-            licence=faces.source.licence,
-            training=(
-                f"{faces.source.title} {recipe.data.subset}: {len(faces.training):,} faces, "
-                f"{recipe.optim.epochs} epochs, seed {recipe.seed}, pipnet {pipnet.__version__}"
-            ),
+            licence="; ".join([faces.source.licence, *(f"begun from: {i.licence}" for i in before)]),
+            training="; ".join([self._describe(), *(f"begun from {i.name}: {i.training}" for i in before)]),
         )
         return model.to(memory_format=torch.channels_last), info
+
+    def _describe(self) -> str:
+        """What the model is trained on, in one line."""
+        recipe, faces = self.recipe, self.faces
+        part = recipe.data.subset or ("train" if "train" in faces.source.subsets else "all")
+        pseudo = f"{len(faces.pseudo):,} with pseudo-labels, " if faces.pseudo else ""
+        return (
+            f"{faces.source.title} {part}: {len(faces.training):,} faces, {pseudo}"
+            f"{recipe.optim.epochs} epochs, seed {recipe.seed}, pipnet {pipnet.__version__}"
+        )
 
     def _training_loader(self) -> DataLoader[Any]:
         recipe = self.recipe
@@ -151,10 +165,25 @@ class Trainer:
             persistent_workers=recipe.workers > 0,
         )
 
-    def _dataset(self, samples: list[FaceSample], augmentation: Augmentation) -> FaceDataset:
-        recipe = self.recipe
+    def _training_set(self) -> FaceDataset:
+        """The labelled faces, then those with pseudo-labels."""
+        faces, pseudo = self.faces, self.recipe.pseudo
+        supervision = [(0, 1.0)] * len(faces.training)
+        supervision += [
+            (TASKS.index(pseudo.task), label.score if pseudo.weigh else 1.0) for label in faces.pseudo
+        ]
+        samples = [*faces.training, *(label.face for label in faces.pseudo)]
+        return self._dataset(samples, self.recipe.augment, supervision)
+
+    def _dataset(
+        self,
+        samples: list[FaceSample],
+        augmentation: Augmentation,
+        supervision: list[tuple[int, float]] | None = None,
+    ) -> FaceDataset:
+        recipe, scheme = self.recipe, self.faces.scheme
         size = recipe.model.input_size
-        return FaceDataset(samples, self.faces.scheme, recipe.crop, size, augmentation, recipe.seed)
+        return FaceDataset(samples, scheme, recipe.crop, size, augmentation, recipe.seed, supervision)
 
     def _moving_average(self) -> ModelEmaV3 | None:
         decay = self.recipe.optim.ema
@@ -167,6 +196,12 @@ class Trainer:
             here = {**environment(), "precision": self.accelerator.mixed_precision, "from epoch": self.epoch}
             with (self.run / "environment.jsonl").open("a") as file:
                 file.write(json.dumps(here) + "\n")
+
+    @property
+    def uneven(self) -> bool:
+        """Whether faces are trained on in different ways."""
+        pseudo = self.recipe.pseudo
+        return bool(self.faces.pseudo) and (pseudo.task != "full" or pseudo.weigh)
 
     # -- fit -------------------------------------------------------------------------------------
 
@@ -190,9 +225,9 @@ class Trainer:
         torch.manual_seed(self.recipe.seed + 1_000_003 * self.epoch)  # for dropout, also after a resume
         totals: dict[str, Tensor] = {}
         batches = 0
-        for image, points in self.log.track(self.loader, len(self.loader), self.epoch + 1):
+        for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
             output = self.model_on_device(image)
-            terms = self.model.loss(output, points)
+            terms = self.model.loss(output, points, Supervision(*how) if self.uneven else None)
             loss = torch.stack(list(terms.values())).sum()
             self.accelerator.backward(loss)
             if self.recipe.optim.clip is not None:
@@ -230,7 +265,7 @@ class Trainer:
         model = self.result.eval()
         errors: list[float] = []
         for chunk in _chunks(list(range(len(dataset))), self.recipe.optim.batch_size):
-            crops, labels = zip(*(dataset[i] for i in chunk), strict=True)
+            crops, labels, *_ = zip(*(dataset[i] for i in chunk), strict=True)
             with self.accelerator.autocast():
                 batch = torch.from_numpy(np.stack(crops)).to(self.accelerator.device)
                 points = model.predict(batch).points.float().cpu().numpy()
@@ -238,12 +273,15 @@ class Trainer:
                 box = dataset.crops.crop_box(i, self.recipe.crop)
                 errors.append(self._face_error(dataset.crops.samples[i], box, predicted, true))
         model.train()
-        return 100 * float(np.mean(errors))
+        measured = [error for error in errors if np.isfinite(error)]  # others lack a landmark of the norm
+        return 100 * float(np.mean(measured)) if measured else None
 
     def _face_error(self, sample: FaceSample, box: Box, predicted: np.ndarray, true: np.ndarray) -> float:
         """NME of one face; crops may be stretched, so distances are taken in the picture's pixels."""
         unit = box[2:] - box[:2]
         norm = norm_distance(sample.points, self.faces.scheme, sample.box)
+        if not norm > 0:
+            return float("nan")
         return float(np.nanmean(point_errors(predicted * unit, true * unit, norm)))
 
     # -- save and resume ---------------------------------------------------------------------------
@@ -270,6 +308,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "recipe": json.dumps(self._plain_recipe()),
+            "faces": self._fingerprint(),
         }
         partial = self.run / (STATE + ".partial")
         torch.save(state, partial)
@@ -282,6 +321,8 @@ class Trainer:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             changed = differences(json.loads(state["recipe"]), self._plain_recipe())
+            if state["faces"] != self._fingerprint():
+                changed.append("its faces or their scheme")
             if not changed:
                 self._take_over(state)
         except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
@@ -301,6 +342,13 @@ class Trainer:
         self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
 
+    def _fingerprint(self) -> str:
+        """A digest of what is trained on: names, labels and scheme, but not where the pictures lie."""
+        digest = hashlib.sha256(json.dumps(self.faces.scheme.to_dict()).encode())
+        for sample in (*self.dataset.crops.samples, *self.faces.validation):
+            digest.update(sample.name.encode() + sample.points.tobytes())
+        return digest.hexdigest()
+
     def _plain_recipe(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self.recipe), default=str))
         return plain
@@ -319,16 +367,37 @@ def load_training_faces(recipe: Recipe) -> Faces:
     data = recipe.data
     if data.root is None:
         raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
-    samples, scheme, source = load_faces(data.root, data.subset, data.scheme)
+    samples, scheme, source = load_faces(data.root, data.subset, data.scheme, images=data.images)
     if data.limit is not None:
         if data.limit < 1:
             raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
         order = np.random.default_rng(recipe.seed).permutation(len(samples))
         samples = [samples[i] for i in sorted(order[: data.limit])]
     training, validation = split_by_group(samples, data.validation, seed=0)
+    pseudo = _pseudo_labelled(recipe.pseudo, scheme)
     if len(training) < recipe.optim.batch_size:
         raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Faces(training, validation, scheme, source)
+    return Faces(training, validation, scheme, source, pseudo)
+
+
+def _pseudo_labelled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
+    """The pseudo-labels of a recipe that are good enough.
+
+    Raises:
+        DataError: no such table, or one of other landmarks.
+    """
+    if config.labels is None:
+        return []
+    labels = read_pseudo_labels(config.labels)
+    found = len(labels[0].face.points)
+    if found != scheme.landmarks:
+        raise DataError(f"{config.labels}: {found} landmarks a face, the labels have {scheme.landmarks}")
+    limit = float("inf") if config.most_spread is None else config.most_spread
+    return [
+        label
+        for label in labels
+        if label.score >= config.least_score and max(label.spread, label.disagreement) <= limit
+    ]
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:

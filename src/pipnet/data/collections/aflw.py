@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.data.collections.matlab import read_mat
+from pipnet.data.collections.matlab import cell_texts, read_mat
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError, MissingDataError
 
@@ -34,12 +34,13 @@ def read_aflw(root: Path, subset: str) -> list[FaceSample]:
         if values.shape != (faces, width) or not np.isfinite(values).all():
             raise DataError(f"{path}: {key} is {values.shape}, expected finite numbers ({faces}, {width})")
     numbers = np.ravel(order).astype(int) - 1  # Matlab counts from 1
-    if sorted(numbers) != list(range(faces)) or len(names) != faces:
-        raise DataError(f"{path}: ra is not an order of its {faces} faces")
-    folder = _picture_folder(root, str(names[0][0][0]))
+    files = cell_texts(names, f"{path}: nameList")
+    if sorted(numbers) != list(range(faces)) or len(files) != faces:
+        raise DataError(f"{path}: ra is not an order of its {faces} faces, or nameList has {len(files)}")
+    folder = _picture_folder(root, files[0])
     samples = []
     for i in numbers[:TRAINING] if subset == "train" else numbers[TRAINING:]:
-        name = str(names[i][0][0])
+        name = files[i]
         x0, x1, y0, y1 = boxes[i]
         sample = FaceSample(
             image=folder / name,

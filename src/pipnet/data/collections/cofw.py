@@ -62,6 +62,8 @@ def unpack_cofw68(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
             f"COFW-68 needs cofw68_test_bboxes.mat and 1_points.mat, 2_points.mat, ... in {root}"
         )
     (boxes,) = read_mat(boxes_file, "bboxes")
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.issubdtype(boxes.dtype, np.number):
+        raise DataError(f"{boxes_file}: bboxes are {boxes.dtype} {boxes.shape}, expected numbers (faces, 4)")
     samples = []
     for number, (image, _, _) in enumerate(_read_part(root, subset), start=1):
         if number not in files or number > len(boxes):
@@ -69,7 +71,7 @@ def unpack_cofw68(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
         path = pictures / f"{subset}_{number:04d}.png"
         write_image(path, image)
         (points,) = read_mat(files[number], "Points")
-        if points.shape != (68, 2):
+        if points.shape != (68, 2) or not np.issubdtype(points.dtype, np.number):
             raise DataError(f"{files[number]}: points are {points.shape}, not (68, 2)")
         box = xywh_to_xyxy(boxes[number - 1].tolist())
         samples.append(FaceSample(path, points.astype(np.float32), path.stem, path.stem, box))

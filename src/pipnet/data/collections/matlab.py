@@ -36,6 +36,23 @@ def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
     return [content[key] for key in keys]
 
 
+def cell_texts(cells: np.ndarray, where: str) -> list[str]:
+    """The texts of a cell array; ``where`` is named in errors.
+
+    Raises:
+        DataError: a cell holds something else.
+    """
+    texts = []
+    for cell in np.ravel(cells) if cells.dtype == object else []:
+        text = np.ravel(cell)
+        if text.dtype.kind != "U" or len(text) != 1:
+            raise DataError(f"{where}: a cell holds no text")
+        texts.append(str(text[0]))
+    if not texts:
+        raise DataError(f"{where}: not a list of texts")
+    return texts
+
+
 @contextmanager
 def open_mat73(path: Path, *keys: str) -> Iterator[Any]:
     """A ``.mat`` file of version 7.3, open for reading and known to hold the variables.

@@ -60,7 +60,7 @@ def read_coco(path: Path, content: object, finder: PictureFinder) -> Annotations
             finder.find(pictures[image], where),
             np.where(values[:, 2:] > 0, values[:, :2], np.float32(np.nan)),
             where,
-            box=_box(row, where),
+            box=None if row.get("bbox_of") == "landmarks" else _box(row, where),
             visible=values[:, 2] == 2 if says_visible else None,
             name=row.get("name"),
             group=row.get("group"),
@@ -175,7 +175,10 @@ def _face(sample: FaceSample) -> dict[str, object]:
     flags = np.where(known, 1 + seen, 0)
     values = np.concatenate([np.where(known[:, None], sample.points, 0), flags[:, None]], axis=1)
     x0, y0, x1, y1 = (float(v) for v in (tight_box(sample.points) if sample.box is None else sample.box))
+    # COCO wants a box. Where nobody gave one, it is the landmarks' and says so, for our reader.
+    ours: dict[str, object] = {"bbox_of": "landmarks"} if sample.box is None else {}
     return {
+        **ours,
         "bbox": [round(v, 3) for v in (x0, y0, x1 - x0, y1 - y0)],
         "area": round((x1 - x0) * (y1 - y0), 3),
         "iscrowd": 0,

@@ -37,6 +37,10 @@ _ORDER = "landmarks"
 """Our own column of a task: all landmark names in order, as no region says them."""
 
 
+_SAME = 0.05
+"""Pixels between boxes that are the same: percentages are rounded."""
+
+
 @dataclass(frozen=True)
 class _Face:
     """The landmarks of a face by label, in pixels."""
@@ -74,7 +78,10 @@ def read_label_studio(path: Path, content: object, finder: PictureFinder) -> Ann
     collector = FaceCollector(finder)
     for face in faces:
         points = np.array([face.points.get(name, (np.nan, np.nan)) for name in names], np.float32)
-        collector.add(finder.find(face.picture, face.where), points, face.where, box=face.box)
+        # A rectangle tight around the landmarks only holds them together, as our writer's does.
+        tight = face.box is not None and np.abs(face.box - tight_box(points)).max() < _SAME
+        box = None if tight else face.box
+        collector.add(finder.find(face.picture, face.where), points, face.where, box=box)
     return collector.annotations(str(path), names)
 
 

@@ -8,10 +8,10 @@ coarse task only, "in which quarter is it?", which even a wrong guess answers we
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +24,15 @@ Weighting = Literal["published", "equal"]
 """How faces of different tasks weigh in the score loss. ``published``: errors of all cells are summed up
 and divided by the number of cells, so that a full face weighs as much as 4 half or 16 quarter ones.
 ``equal``: each face by the mean over its own cells."""
+
+
+class Supervision(NamedTuple):
+    """How each face of a batch is trained on."""
+
+    task: Int64[Tensor, " b"]
+    """Number of its task, see `TASKS`."""
+    weight: Float[Tensor, " b"]
+    """Its share in all means; 1 for a labelled face."""
 
 
 def coarse_scores(
@@ -49,7 +58,7 @@ def score_loss(
     kind: Callable[[Tensor, Tensor], Tensor],
     scores: tuple[Float[Tensor, "b n cells"], Float[Tensor, "b coarse h w"]],
     cell: Int64[Tensor, "b n"],
-    valid: Bool[Tensor, "b n"],
+    valid: Float[Tensor, "b n"],
     task: Int64[Tensor, " b"],
     weighting: Weighting,
 ) -> Float[Tensor, ""]:
@@ -59,7 +68,7 @@ def score_loss(
         kind: loss of each cell, by score and target.
         scores: the full grid's maps, and the coarser ones as `coarse_scores` gives them.
         cell: index of each landmark's cell on the full grid, row by row.
-        valid: landmarks that count.
+        valid: how much each landmark counts; 0 where it is unknown.
         task: number of each face's task, see `TASKS`.
         weighting: how the tasks weigh.
     """
@@ -74,7 +83,7 @@ def score_loss(
         scored = maps[number][:, :, ::factor, ::factor].reshape(b, n, grid * grid)
         target = torch.zeros_like(scored)
         target.scatter_(2, ((row // factor) * grid + column // factor)[..., None], 1.0)
-        counts = valid & (task == number)[:, None]
+        counts = valid * (task == number)[:, None]
         share = 1.0 if weighting == "published" else 1.0 / grid**2
         total = total + share * (kind(scored, target).sum(dim=2) * counts).sum()
         count = count + share * grid**2 * counts.sum()

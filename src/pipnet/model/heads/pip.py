@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
 from pipnet.model.heads.base import Head, Landmarks, masked_mean
-from pipnet.model.heads.curriculum import Weighting, coarse_scores, score_loss
+from pipnet.model.heads.curriculum import Supervision, Weighting, coarse_scores, score_loss
 from pipnet.model.neighbors import Merge, merge_matrix, nearest_neighbors
 
 SCORE_WEIGHT = {16: 50.0, 8: 10.0, 4: 8.0, 2: 4.0}
@@ -173,11 +173,11 @@ class PipHead(Head):
         )
 
     def loss(
-        self, output: Tensor, targets: PipTargets, task: Int64[Tensor, " b"] | None = None
+        self, output: Tensor, targets: PipTargets, supervision: Supervision | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """The score loss on whole maps, the offset loss at the true cells; means over what is valid.
 
-        Faces whose task is not the full one (see `TASKS`) have a say in the score of their grid only.
+        Faces whose task is not the full one have a say in the score of their grid only.
         """
         maps = self.take_apart(output.float())
         c = self.neighbors.shape[1]
@@ -185,31 +185,41 @@ class PipHead(Head):
         offset = maps.offset.gather(3, cell[..., None].expand(-1, -1, 2, 1))[..., 0]
         at = cell[..., None, None].expand(-1, -1, c, 2, 1)
         neighbor_offset = maps.neighbor_offset.gather(4, at)[..., 0]
-        full = targets.valid if task is None else targets.valid & (task == 0)[:, None]
+        counts, full, both = targets.valid.float(), targets.valid.float(), targets.neighbor_valid.float()
+        if supervision is not None:
+            counts = counts * supervision.weight[:, None]
+            whole = (supervision.task == 0) * supervision.weight
+            full, both = full * whole[:, None], both * whole[:, None, None]
 
         terms = {}
         if self.reduction != "coordinates":
-            terms["score"] = self.score_weight * self._score_loss(output, maps.score, targets, task)
+            terms["score"] = self.score_weight * self._score_loss(
+                output, maps.score, targets.cell, counts, supervision
+            )
         if self.reduction != "heatmap":
             errors = _OFFSET_LOSS[self.losses.offset](offset, targets.offset)
             terms["x"] = masked_mean(errors[..., 0], full)
             terms["y"] = masked_mean(errors[..., 1], full)
         if c:
             errors = _OFFSET_LOSS[self.losses.offset](neighbor_offset, targets.neighbor_offset)
-            both = targets.neighbor_valid & full[..., None]
             terms["nb_x"] = masked_mean(errors[..., 0], both)
             terms["nb_y"] = masked_mean(errors[..., 1], both)
         return terms
 
     def _score_loss(
-        self, output: Tensor, score: Tensor, targets: PipTargets, task: Int64[Tensor, " b"] | None
+        self,
+        output: Tensor,
+        score: Float[Tensor, "b n cells"],
+        cell: Int64[Tensor, "b n"],
+        counts: Float[Tensor, "b n"],
+        supervision: Supervision | None,
     ) -> Float[Tensor, ""]:
         kind = _SCORE_LOSS[self.losses.score]
-        if task is not None and self.curriculum:
-            coarse = output[:, -2 * self.landmarks :].float()
-            return score_loss(kind, (score, coarse), targets.cell, targets.valid, task, self.curriculum)
-        target = torch.zeros_like(score).scatter_(2, targets.cell[..., None], 1.0)
-        return masked_mean(kind(score, target).mean(dim=2), targets.valid)
+        if supervision is not None and self.curriculum:
+            maps = (score, output[:, -2 * self.landmarks :].float())
+            return score_loss(kind, maps, cell, counts, supervision.task, self.curriculum)
+        target = torch.zeros_like(score).scatter_(2, cell[..., None], 1.0)
+        return masked_mean(kind(score, target).mean(dim=2), counts)
 
     def decode(self, output: Tensor) -> Landmarks:
         """The best cell of each landmark, its offsets, and the neighbours' votes merged in."""

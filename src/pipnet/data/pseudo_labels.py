@@ -1,0 +1,82 @@
+"""Landmarks that a model found on faces nobody labelled, as a table that anyone can open.
+
+One row a face: the picture, the mean score of its landmarks, the mean spread of the neighbours' votes and the
+mean disagreement of the views (both in percent of the crop), then x and y of each landmark in pixels.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipnet.data.samples import FaceSample
+from pipnet.errors import DataError
+
+_QUALITY = ("score", "spread", "disagreement")
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabel:
+    """A face with the landmarks that a model found, and how good they may be."""
+
+    face: FaceSample
+    score: float
+    """Mean peak of the score maps, in [0, 1]."""
+    spread: float
+    """Mean disagreement of the neighbours' votes, in percent of the crop."""
+    disagreement: float
+    """Mean disagreement of the views, in percent of the crop; 0 for one view."""
+
+
+def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
+    """Write a table; whole or not at all. Pictures are named relative to it.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not labels:
+        raise DataError(f"{path}: no pseudo-labels to write")
+    landmarks = len(labels[0].face.points)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "name", *_QUALITY, *(f"{a}{i}" for i in range(landmarks) for a in "xy")])
+        for label in labels:
+            image = Path(os.path.relpath(label.face.image.resolve(), path.parent.resolve())).as_posix()
+            quality = [round(float(getattr(label, key)), 5) for key in _QUALITY]
+            points = np.round(label.face.points.ravel().astype(np.float64), 3).tolist()
+            table.writerow([image, label.face.name, *quality, *points])
+    partial.replace(path)
+
+
+def read_pseudo_labels(path: Path) -> list[PseudoLabel]:
+    """The inverse of `write_pseudo_labels`.
+
+    Raises:
+        DataError: missing, or not such a table.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            title, *rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise DataError(f"{path}: no table of pseudo-labels: {error}") from None
+    if title[:5] != ["image", "name", *_QUALITY] or len(title) % 2 == 0 or not rows:
+        raise DataError(f"{path}: no table of pseudo-labels: it begins with {', '.join(title[:5]):.80}")
+    return [_read_row(row, path, number, len(title)) for number, row in enumerate(rows, start=2)]
+
+
+def _read_row(row: list[str], path: Path, number: int, width: int) -> PseudoLabel:
+    try:
+        values = np.array(row[2:], dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: {error}") from None
+    if len(row) != width or not np.isfinite(values).all():
+        raise DataError(f"{path}:{number}: expected {width - 2} finite numbers")
+    points = values[3:].reshape(-1, 2).astype(np.float32)
+    face = FaceSample(path.parent / row[0], points, row[1], row[0])
+    return PseudoLabel(face, *(float(v) for v in values[:3]))
