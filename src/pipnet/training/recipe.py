@@ -6,8 +6,9 @@ keys are errors that name the nearest known one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,7 +169,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings that decide the result and are not the same; where things lie and who decodes them do not."""
     free = {"data.root", "data.images", "data.scheme", "pseudo.labels", "workers"}
     free |= {"initial.folder", "initial.checkpoint"}
-    flat = [dict(_flatten(recipe)) for recipe in (before, now)]
+    # A setting that is newer than the training has its default in it.
+    default = dict(_flatten(json.loads(json.dumps(asdict(Recipe()), default=str))))
+    flat = [default | dict(_flatten(recipe)) for recipe in (before, now)]
     keys = sorted((flat[0].keys() | flat[1].keys()) - free)
     return [key for key in keys if flat[0].get(key) != flat[1].get(key)]
 
