@@ -31,6 +31,7 @@ for _name, _where, _help in (
     ("report", "report:report", "Set results beside the papers' numbers."),
     ("probe", "probe:probe", "Show what a model answers where there is no face."),
     ("train", "train:train", "Train a model as a recipe says."),
+    ("self-train", "self_train:self_train", "Train on labelled and unlabelled faces, in rounds."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
     ("import", "models:import_official", "Read a checkpoint of the original authors."),
     ("info", "models:info", "Say what a model is."),

@@ -142,7 +142,8 @@ def _prepare_celeba(source: Path, target: Path) -> Part:
         faces = read_celeba(source)
     except (DataError, UnicodeDecodeError) as error:
         return Part("unlabelled", 0, FACES, str(error))
-    sound = [f for f in faces if np.isfinite(f.box).all() and (f.box[2:] > f.box[:2]).all()]
+    boxes = [np.zeros(4) if face.box is None else face.box for face in faces]
+    sound = [f for f, b in zip(faces, boxes, strict=True) if np.isfinite(b).all() and (b[2:] > b[:2]).all()]
     there = [face for face in sound if face.image.is_file()]
     missing, empty = len(sound) - len(there), len(faces) - len(sound)
     if there:

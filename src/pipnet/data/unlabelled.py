@@ -10,8 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipnet.data.formats.files import read_text
+from pipnet.data.formats.pictures import files_below
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
+
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+"""Endings of pictures in a folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +25,35 @@ class UnlabelledFace:
 
     image: Path
     """Where the picture is."""
-    box: Box
-    """Whatever box it came with, xyxy in pixels of the picture."""
+    box: Box | None
+    """Whatever box it came with, xyxy in pixels of the picture; None: the whole picture is to be searched."""
     name: str
     """Unique in its collection."""
+
+
+def load_unlabelled(path: Path) -> list[UnlabelledFace]:
+    """The faces, or pictures to search for faces, that a path names.
+
+    Args:
+        path: a ``boxes.csv`` (see `read_boxes`), a folder with one in it, any other folder of pictures, which
+            is searched through, or a ``.txt`` list with a picture a line, relative to it.
+
+    Raises:
+        DataError: no such path, nothing in it, or a damaged table.
+    """
+    if path.suffix.lower() == ".csv":
+        return read_boxes(path)
+    if path.is_dir() and (path / "boxes.csv").is_file():
+        return read_boxes(path / "boxes.csv")
+    if path.is_dir():
+        pictures = [p for p in files_below(path) if p.suffix.lower() in PICTURES]
+    elif path.suffix.lower() == ".txt":
+        pictures = [path.parent / line for line in read_text(path).splitlines() if line.strip()]
+    else:
+        raise DataError(f"{path}: not a folder of pictures, a boxes.csv or a .txt list")
+    if not pictures:
+        raise DataError(f"{path}: no pictures")
+    return [UnlabelledFace(picture, None, os.path.relpath(picture, path.parent)) for picture in pictures]
 
 
 def read_boxes(path: Path) -> list[UnlabelledFace]:
@@ -53,12 +83,14 @@ def read_boxes(path: Path) -> list[UnlabelledFace]:
 
 
 def write_boxes(path: Path, faces: Sequence[UnlabelledFace]) -> None:
-    """The inverse of `read_boxes`; pictures are named relative to the file."""
+    """The inverse of `read_boxes`, for faces with a box; pictures are named relative to the file."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "x", "y", "w", "h"])
         for face in faces:
+            if face.box is None:
+                continue
             x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)
             name = Path(os.path.relpath(face.image, path.parent)).as_posix()
             table.writerow([name, x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)])

@@ -25,7 +25,7 @@ from pipnet.inference.faces import (
     load_detector,
 )
 from pipnet.inference.result import FaceLandmarks
-from pipnet.inference.views import CropModel, Views, look
+from pipnet.inference.views import CropModel, Found, Views, look
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | Image
 _AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
@@ -168,17 +168,30 @@ class FaceLandmarker:
             ModelError: the model was not fitted to such boxes.
         """
         info, ends = self.model.info, np.cumsum([len(faces.boxes) for faces in found])
-        boxes = [self.to_face_boxes(faces.boxes, box_kind) for faces in found]
-        for _ in range(self.passes):
-            seen = look(self.model, pictures, boxes, self.views)
-            tight = np.array([tight_box(face) for face in seen.points], np.float32).reshape(-1, 4)
-            boxes = np.split(self.to_face_boxes(tight, "landmarks"), ends[:-1])
+        seen = self.look_at(pictures, [self.to_face_boxes(faces.boxes, box_kind) for faces in found])
         points, scores, spread = (np.split(part, ends[:-1]) for part in seen[:3])
         mean_face = info.mean_face.astype(np.float32)
         return [
             FaceLandmarks(points[i], scores[i], spread[i], *found[i], info.scheme, pictures[i], mean_face)
             for i in range(len(pictures))
         ]
+
+    def look_at(self, pictures: Sequence[Image], boxes: Sequence[Float32[np.ndarray, "_faces 4"]]) -> Found:
+        """What is found at known places, as plain arrays and with the disagreement of the views.
+
+        Args:
+            pictures: decoded pictures.
+            boxes: in each of them, the boxes that crops are cut around; see `to_face_boxes`.
+
+        Returns:
+            The faces of the first picture, then those of the second, and so on.
+        """
+        ends = np.cumsum([len(of_picture) for of_picture in boxes])
+        for _ in range(self.passes - 1):
+            seen = look(self.model, pictures, boxes)
+            tight = np.array([tight_box(face) for face in seen.points], np.float32).reshape(-1, 4)
+            boxes = np.split(self.to_face_boxes(tight, "landmarks"), ends[:-1])
+        return look(self.model, pictures, boxes, self.views)
 
     @property
     def detector(self) -> FaceDetector:

@@ -19,6 +19,7 @@ from cyclopts import Parameter
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import RecipeError
 from pipnet.geometry import CropRule
+from pipnet.inference.views import Views
 from pipnet.model.heads.curriculum import Task
 from pipnet.model.pipnet import ModelConfig
 
@@ -58,6 +59,24 @@ class PseudoConfig:
     (the papers: none)."""
     weigh: bool = False
     """Let a face weigh as much as its mean score (the papers: all alike)."""
+
+
+@dataclass(frozen=True)
+class SelfTrainingConfig:
+    """Learning from faces nobody labelled, in rounds: ``pipnet self-train``."""
+
+    unlabelled: tuple[Path, ...] = ()
+    """Folders, ``boxes.csv`` tables or ``.txt`` lists of pictures; ``--unlabelled`` on the command line."""
+    tasks: tuple[Task, ...] = ("quarter", "half", "full", "full", "full")
+    """One round each, and what the pseudo-labelled faces are trained on in it (IJCV's curriculum).
+    Plain self-training is all full; v1's data distillation is ``full`` three times, with views."""
+    views: Views = "none"
+    """Pseudo-labels are the mean over these views of a face (v1: ``translation``)."""
+    box_kind: Literal["face", "rough"] = "face"
+    """What given boxes are: ``face``, forehead to chin; ``rough``, a place in which a detector looks for
+    the face. Pictures without boxes are searched by the detector in any case."""
+    limit: int | None = None
+    """Use only this many unlabelled faces, the first ones in a shuffle by the seed."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,7 @@ class Recipe:
     """Processes that prepare faces; 0: the training process itself."""
     data: DataConfig = field(default_factory=DataConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
+    self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     initial: InitialConfig = field(default_factory=InitialConfig)
     crop: CropRule = field(default_factory=CropRule)
@@ -130,6 +150,9 @@ class Recipe:
                 raise RecipeError(f"{key} must be above 0, not {value}")
         if self.pseudo.task != "full" and self.model.curriculum == "none":
             raise RecipeError(f"pseudo.task {self.pseudo.task!r} needs model.curriculum")
+        coarse = self.self_training.unlabelled and set(self.self_training.tasks) - {"full"}
+        if coarse and self.model.curriculum == "none":
+            raise RecipeError(f"self_training.tasks {', '.join(sorted(coarse))} need model.curriculum")
         if not 0 <= self.data.validation < 1:
             raise RecipeError(f"data.validation must be in [0, 1), not {self.data.validation}")
 

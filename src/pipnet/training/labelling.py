@@ -1,0 +1,119 @@
+"""Giving unlabelled faces pseudo-labels with a trained model, in batches.
+
+A given box is no landmark box and no detector's: the first pass finds the face roughly, the second cuts the
+crop around what was found. What cannot be a face is dropped and counted, by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32
+
+from pipnet.data.pseudo_labels import PseudoLabel
+from pipnet.data.samples import FaceSample
+from pipnet.data.unlabelled import UnlabelledFace
+from pipnet.errors import PipnetError
+from pipnet.geometry import Image, box_iou, tight_box
+from pipnet.images import read_image
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.views import CropModel, Views
+from pipnet.progress import track
+
+_TOGETHER = 32
+"""Pictures decoded before the model is run."""
+_SMALLEST = 16
+"""Least side of a face in pixels."""
+_OBLONG = 3.0
+"""Largest ratio of a face box's sides."""
+_APART = 0.1
+"""Least overlap (intersection over union) of what both passes found."""
+
+
+def label_faces(
+    model: CropModel,
+    faces: Sequence[UnlabelledFace],
+    views: Views = "none",
+    box_kind: Literal["face", "rough"] = "face",
+) -> tuple[list[PseudoLabel], Counter[str]]:
+    """Landmarks of unlabelled faces.
+
+    Args:
+        model: finds landmarks on crops.
+        faces: the faces, or pictures to search.
+        views: take the mean over these views.
+        box_kind: what given boxes are, see `SelfTrainingConfig`.
+
+    Returns:
+        The pseudo-labels, and how many faces were dropped for which reason.
+    """
+    landmarker = FaceLandmarker(model, passes=1, views=views)
+    labels: list[PseudoLabel] = []
+    dropped: Counter[str] = Counter()
+    chunks = [faces[i : i + _TOGETHER] for i in range(0, len(faces), _TOGETHER)]
+    for chunk in track(chunks, len(chunks), "labelling"):
+        placed = list(_places(landmarker, chunk, box_kind, dropped))
+        if placed:
+            labels += _label(landmarker, placed, dropped)
+    return labels, dropped
+
+
+_Placed = tuple[UnlabelledFace, Image, Float32[np.ndarray, "4"]]
+"""A face, its picture, and the box to cut the first crop around."""
+
+
+def _places(
+    landmarker: FaceLandmarker, faces: Sequence[UnlabelledFace], box_kind: str, dropped: Counter[str]
+) -> Iterator[_Placed]:
+    """Where the faces of a chunk are; of a picture without a box, all that the detector finds."""
+    for face in faces:
+        try:
+            image = read_image(face.image)
+        except PipnetError:
+            dropped["picture cannot be read"] += 1
+            continue
+        if face.box is not None and box_kind == "face":
+            if _is_absurd(face.box):
+                dropped["box is tiny or oblong"] += 1
+            else:
+                yield face, image, landmarker.to_face_boxes(face.box[None], "face")[0]
+            continue
+        found = landmarker.detector(image).boxes
+        if face.box is not None and len(found):
+            overlap = box_iou(found, face.box)
+            found = found[[int(overlap.argmax())]] if overlap.max() > _APART else found[:0]
+        if not len(found):
+            dropped["no face found"] += 1
+        for number, box in enumerate(landmarker.to_face_boxes(found, landmarker.detector.kind), start=1):
+            name = face.name if number == 1 else f"{face.name}#{number}"
+            yield UnlabelledFace(face.image, face.box, name), image, box
+
+
+def _label(
+    landmarker: FaceLandmarker, placed: Sequence[_Placed], dropped: Counter[str]
+) -> Iterator[PseudoLabel]:
+    """Two passes over the faces of a chunk, and what is sound of what they find."""
+    pictures = [image for _, image, _ in placed]
+    rough = FaceLandmarker(landmarker.model).look_at(pictures, [box[None] for _, _, box in placed])
+    tight = np.array([tight_box(points) for points in rough.points], np.float32)
+    boxes = landmarker.to_face_boxes(tight, "landmarks")
+    seen = landmarker.look_at(pictures, [box[None] for box in boxes])
+    for i, (face, _, _) in enumerate(placed):
+        box = tight_box(seen.points[i])
+        if _is_absurd(box) or box_iou(box[None], tight[i])[0] < _APART:
+            dropped["found points are no face"] += 1
+            continue
+        yield PseudoLabel(
+            FaceSample(face.image, seen.points[i], face.name, str(face.image)),
+            score=float(seen.scores[i].mean()),
+            spread=100 * float(seen.spread[i].mean()),
+            disagreement=100 * float(seen.disagreement[i].mean()),
+        )
+
+
+def _is_absurd(box: Float32[np.ndarray, "4"]) -> bool:
+    width, height = (box[2:] - box[:2]).tolist()
+    return not (min(width, height) >= _SMALLEST and max(width, height) <= _OBLONG * min(width, height))

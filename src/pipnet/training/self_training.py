@@ -1,0 +1,104 @@
+"""Self-training: rounds of labelling what nobody labelled, and training on it (IJCV 2021; v1's distillation).
+
+Round 0 trains on the labelled faces. Each further round gives the unlabelled faces pseudo-labels with the net
+of the round before, and trains a fresh net on both. With IJCV's curriculum the pseudo-labelled faces are at
+first trained on coarse score maps only; with v1's distillation their labels are means over several views.
+
+Every round is an ordinary training in a folder of its own, with its pseudo-labels beside it. Killed at any
+moment, nothing that is done is done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
+from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled
+from pipnet.errors import DataError, RecipeError
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.predictor import TorchModel
+from pipnet.training.labelling import label_faces
+from pipnet.training.machine import computes_in_bf16
+from pipnet.training.quality import draw_quality
+from pipnet.training.recipe import Recipe
+from pipnet.training.trainer import train
+
+LABELS = "pseudo_labels.csv"
+
+
+def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
+    """Train in rounds, or go on where it stopped.
+
+    Args:
+        recipe: the training of every round; `Recipe.self_training` says what is unlabelled and which rounds.
+        run: folder for the rounds: ``round0``, ``round1``, ...
+        max_steps: stop each round after so many steps, for trying things out.
+
+    Returns:
+        The path of the last round's weights.
+
+    Raises:
+        RecipeError: nothing unlabelled is given, or as `train`.
+        DataError: nothing unlabelled is usable, or as `train`.
+    """
+    faces = unlabelled_faces(recipe)
+    weights = train(replace(recipe, name=f"{recipe.name}-round0"), run / "round0", True, max_steps)
+    for number, task in enumerate(recipe.self_training.tasks, start=1):
+        folder = run / f"round{number}"
+        labels = folder / LABELS
+        if not labels.is_file():
+            _label_round(recipe, weights, faces, folder)
+        of_round = replace(
+            recipe,
+            name=f"{recipe.name}-round{number}",
+            pseudo=replace(recipe.pseudo, labels=labels, task=task),
+        )
+        weights = train(of_round, folder, True, max_steps)
+    return weights
+
+
+def unlabelled_faces(recipe: Recipe) -> list[UnlabelledFace]:
+    """The unlabelled faces of a recipe, limited as it says.
+
+    Raises:
+        RecipeError: none are given.
+        DataError: see `load_unlabelled`.
+    """
+    config = recipe.self_training
+    if not config.unlabelled:
+        raise RecipeError("no unlabelled faces: give --unlabelled, or self_training.unlabelled in the recipe")
+    faces = [face for path in config.unlabelled for face in load_unlabelled(path)]
+    if config.limit is None:
+        return faces
+    order = np.random.default_rng(recipe.seed).permutation(len(faces))
+    return [faces[i] for i in sorted(order[: config.limit])]
+
+
+def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace], folder: Path) -> None:
+    """Pseudo-label all faces and leave the table, its quality as pictures, and what was dropped."""
+    network, info = load_checkpoint(weights)
+    config = recipe.self_training
+    model = TorchModel(network, info, computes_in_bf16(recipe.precision))
+    labels, dropped = label_faces(model, faces, config.views, config.box_kind)
+    if not labels:
+        raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_quality(labels, info.scheme, folder)
+    (folder / "labelling.json").write_text(json.dumps(_facts(labels, faces, dropped), indent=1) + "\n")
+    write_pseudo_labels(folder / LABELS, labels)  # last: with it the labelling is done
+
+
+def _facts(
+    labels: Sequence[PseudoLabel], faces: Sequence[UnlabelledFace], dropped: dict[str, int]
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {"given": len(faces), "labelled": len(labels), "dropped": dict(dropped)}
+    for key in ("score", "spread", "disagreement"):
+        values = [getattr(label, key) for label in labels]
+        facts[key] = {f"p{p}": round(float(np.percentile(values, p)), 4) for p in (5, 50, 95)}
+    return facts

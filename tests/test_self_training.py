@@ -1,0 +1,225 @@
+"""Learning from unlabelled faces: labelling, rounds, and that nothing done is done again."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipnet.cli import main
+from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
+from pipnet.data.sources import load_faces
+from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled
+from pipnet.errors import DataError, RecipeError
+from pipnet.evaluation.metrics import norm_distance
+from pipnet.geometry import tight_box
+from pipnet.images import read_image, write_image
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.predictor import TorchModel
+from pipnet.training.labelling import label_faces
+from pipnet.training.recipe import load_recipe
+from pipnet.training.self_training import LABELS, self_train, unlabelled_faces
+from pipnet.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+RECIPE = """
+name: rounds
+workers: 0
+precision: float32
+data: {validation: 0.3}
+initial: {pretrained: false}
+model: {backbone: lcnet_050, input_size: 128, neighbors: 3, neck_width: 16, stride: 16, curriculum: published}
+optim: {batch_size: 4, epochs: 20, lr: 0.005, ema: null}
+self_training: {tasks: [quarter, full]}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "rounds.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def unlabelled(tmp_path, small_300w):
+    """Real pictures with rough boxes, as WIDER has them; one of them damaged, one box absurd."""
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    rows = [["image", "x", "y", "w", "h"]]
+    for number, face in enumerate(load_faces(small_300w, "full")[0]):
+        shutil.copy(face.image, folder / f"{number}{face.image.suffix}")
+        x0, y0, x1, y1 = (tight_box(face.points) + [-5, -25, 5, 5]).tolist()
+        rows.append([f"{number}{face.image.suffix}", x0, y0, x1 - x0, y1 - y0])
+    rows.append([rows[1][0], 0, 0, 200, 3])
+    (folder / "damaged.jpg").write_bytes(b"no picture")
+    rows.append(["damaged.jpg", 5, 5, 60, 60])
+    with (folder / "boxes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    network, info = load_checkpoint(ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors")
+    return TorchModel(network, info)
+
+
+# -- what is unlabelled --------------------------------------------------------------------------------
+
+
+def test_a_folder_a_table_and_a_list(unlabelled, portrait, tmp_path):
+    assert len(load_unlabelled(unlabelled)) == len(load_unlabelled(unlabelled / "boxes.csv")) == 14
+    (tmp_path / "list.txt").write_text(f"{portrait}\nunlabelled/0.jpg\n\n")
+    listed = load_unlabelled(tmp_path / "list.txt")
+    assert [face.box for face in listed] == [None, None]
+    (unlabelled / "boxes.csv").unlink()
+    assert len(load_unlabelled(unlabelled)) == 13
+    for bad, words in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
+        with pytest.raises(DataError, match=words):
+            load_unlabelled(bad)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "image,x\n", "image,x,y,w,h\na.jpg,1,2,x,4\n", "image,x,y,w,h\na,1,2,0,4\n"]
+)
+def test_damaged_tables_are_named(tmp_path, text):
+    (tmp_path / "boxes.csv").write_text(text)
+    with pytest.raises(DataError, match=r"boxes\.csv"):
+        load_unlabelled(tmp_path)
+
+
+# -- labelling -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("views", ["none", "translation"])
+def test_labels_of_real_faces_are_near_the_truth(unlabelled, small_300w, shipped, views):
+    truth = load_faces(small_300w, "full")
+    labels, dropped = label_faces(shipped, load_unlabelled(unlabelled), views)
+    assert dropped == {"picture cannot be read": 1, "box is tiny or oblong": 1}
+    assert len(labels) == 12
+    for label, face in zip(labels, truth[0], strict=True):
+        away = np.linalg.norm(label.face.points - face.points, axis=1).mean()
+        assert away / norm_distance(face.points, truth[1]) < 0.06
+        assert 0.3 < label.score <= 1
+        assert label.spread > 0
+        assert (label.disagreement > 0) == (views != "none")
+
+
+def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_path):
+    faces = load_unlabelled(unlabelled)[:3]
+    height, width = read_image(faces[0].image).shape[:2]
+    rough = [replace(face, box=np.float32([10, 10, width - 10, height - 10])) for face in faces]
+    nowhere = [replace(face, box=np.float32([0, 0, 12, 12])) for face in faces]
+    without = [replace(face, box=None) for face in faces]
+    write_image(tmp_path / "grey.png", np.full((90, 90, 3), 128, np.uint8))
+    empty = UnlabelledFace(tmp_path / "grey.png", None, "grey")
+    by_rough, _ = label_faces(shipped, rough, "none", "rough")
+    by_none, dropped = label_faces(shipped, [*without, empty])
+    assert dropped == {"no face found": 1}
+    for a, b in zip(by_rough, by_none, strict=True):
+        np.testing.assert_allclose(a.face.points, b.face.points, atol=0.01)
+    assert label_faces(shipped, nowhere, "none", "rough") == ([], {"no face found": 3})
+
+
+def test_pseudo_labels_there_and_back(unlabelled, shipped, tmp_path):
+    labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:2])
+    write_pseudo_labels(tmp_path / "labels.csv", labels)
+    for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
+        assert a.face.image.resolve() == b.face.image.resolve()
+        np.testing.assert_allclose(a.face.points, b.face.points, atol=1e-3)
+        assert a.score == pytest.approx(b.score, abs=1e-4)
+    for text in ("", "image,name\n", "image,name,score,spread,disagreement,x0,y0\na,b,1,2,3,4,nan\n"):
+        (tmp_path / "labels.csv").write_text(text)
+        with pytest.raises(DataError, match=r"labels\.csv"):
+            read_pseudo_labels(tmp_path / "labels.csv")
+
+
+# -- rounds --------------------------------------------------------------------------------------------
+
+
+def test_rounds_on_the_command_line(recipe_file, small_300w, unlabelled, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabelled", str(unlabelled)]
+    assert main([*words, "-o", str(run)]) == 0
+    assert "round2" in capsys.readouterr().err
+    facts = json.loads((run / "round1" / "labelling.json").read_text())
+    assert (facts["given"], facts["dropped"]["box is tiny or oblong"]) == (14, 1)
+    assert all((run / "round1" / name).is_file() for name in (LABELS, "quality.png", "best_and_worst.jpg"))
+    recipes = [(run / f"round{i}" / "recipe.yaml").read_text() for i in range(3)]
+    assert ["task: quarter" in text for text in recipes] == [False, True, False]
+    _, info = load_checkpoint(run / "round2" / "best.safetensors")
+    assert "with pseudo-labels" in info.training
+    before = {
+        path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".csv", ".safetensors")
+    }
+    weights = (run / "round2" / "best.safetensors").read_bytes()
+    assert main([*words, "-o", str(run)]) == 0  # all is done: nothing is done again
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    shutil.rmtree(run / "round2")
+    assert main([*words, "-o", str(run)]) == 0
+    assert (run / "round2" / "best.safetensors").read_bytes() == weights
+
+
+def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(
+    recipe_file, small_300w, unlabelled, shipped, tmp_path
+):
+    labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:4])
+    write_pseudo_labels(tmp_path / "labels.csv", labels)
+    flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
+    trainer = Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "half"]), tmp_path / "run")
+    examples = [trainer.dataset[i] for i in range(len(trainer.dataset))]
+    assert [e.task for e in examples] == [0] * len(trainer.faces.training) + [1] * 4
+    assert trainer.uneven
+    weighed = load_recipe(recipe_file, [*flags, "--pseudo.weigh"])
+    dataset = Trainer(weighed, tmp_path / "b").dataset
+    weights = [dataset[i].weight for i in range(len(dataset) - 4, len(dataset))]
+    assert weights == pytest.approx([label.score for label in labels], abs=1e-4)
+
+
+def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabelled, shipped, tmp_path):
+    labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:4])
+    grades = [(0.9, 1.0), (0.2, 1.0), (0.9, 9.0), (0.9, 1.0)]
+    graded = [PseudoLabel(x.face, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
+    write_pseudo_labels(tmp_path / "labels.csv", graded)
+    flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
+    for extra, count in (((), 4), (("--pseudo.least-score", "0.5"), 3), (("--pseudo.most-spread", "5"), 3)):
+        trainer = Trainer(
+            load_recipe(recipe_file, [*flags, *extra]), tmp_path / f"run{count}{len(extra)}{extra[:1]}"
+        )
+        assert len(trainer.faces.pseudo) == count
+
+
+def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
+    with pytest.raises(RecipeError, match="no unlabelled faces"):
+        self_train(load_recipe(recipe_file), tmp_path / "run")
+    with pytest.raises(RecipeError, match="needs model.curriculum"):
+        load_recipe(recipe_file, ["--pseudo.task", "half", "--model.curriculum", "none"])
+    with pytest.raises(RecipeError, match="need model.curriculum"):
+        load_recipe(recipe_file, ["--self-training.unlabelled", "x", "--model.curriculum", "none"])
+    with pytest.raises(RecipeError, match="for a pip head"):
+        Trainer(
+            load_recipe(
+                recipe_file, ["--data.root", str(small_300w), "--model.head", "map", "--model.stride", "4"]
+            ),
+            tmp_path / "run",
+        )
+
+
+def test_a_limit_is_a_fixed_choice(recipe_file, unlabelled):
+    flags = ["--self-training.unlabelled", str(unlabelled), "--self-training.limit", "5"]
+    chosen = [[f.name for f in unlabelled_faces(load_recipe(recipe_file, flags))] for _ in range(2)]
+    assert chosen[0] == chosen[1]
+    assert len(chosen[0]) == 5
+
+
+def test_the_torch_model_says_what_the_exported_one_says(landmarker, shipped, portrait):
+    crops = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), np.uint8)
+    for a, b in zip(shipped(crops), landmarker.model(crops), strict=True):
+        assert a.shape == b.shape
+    assert shipped(crops[:0]).points.shape == (0, 68, 2)
+    assert torch.is_grad_enabled()
