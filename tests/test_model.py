@@ -159,6 +159,17 @@ def test_strides(stride):
     assert model.predict(image).points.shape == (2, 5, 2)
 
 
+def test_decode_is_exact_under_autocast():
+    """The merge of the votes is a matrix product, which autocast would make in bf16."""
+    torch.manual_seed(0)
+    model = PIPNet(ModelConfig("lcnet_050", 64, neighbors=3), face(68)).eval()
+    image = torch.randint(0, 255, (2, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found, output = model.predict(image), model(image)
+    assert found.points.dtype == torch.float32
+    torch.testing.assert_close(found.points, model.head.decode(output.float()).points)
+
+
 def test_a_dilated_backbone_keeps_a_finer_map():
     config = ModelConfig("mobilenetv2_100", 128, stride=16, backbone_stride=16)
     model = PIPNet(config, face(68)).eval()

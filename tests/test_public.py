@@ -77,6 +77,18 @@ def test_every_command_of_the_readme_works(checkout):
         words = shlex.split(line)
         if words[1] == "train":  # a few steps on a few faces
             words += ["--max-steps", "2", "--data.limit", "64", "--workers", "0"]
+        if words[1] == "self-train":  # the same, from weights that know faces already
+            words += [
+                "--max-steps",
+                "1",
+                "--data.limit",
+                "40",
+                "--self-training.limit",
+                "20",
+                "--workers",
+                "0",
+            ]
+            words += ["--initial.checkpoint", "checkpoints/pipnet-300w-mbv2.safetensors"]
         command = [sys.executable, "-m", *words]
         result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
@@ -94,7 +106,12 @@ def test_the_annotated_tree_is_true():
         names = re.match(r" *((?:[\w/.]+(?:, )?)+)", line)
         for name in names[1].split(", ") if names else []:
             if "/" in name or name.endswith(".py"):
-                places = [ROOT, ROOT / "src/pipnet", ROOT / "src/pipnet/model"]
+                package = ROOT / "src/pipnet"
+                places = [
+                    ROOT,
+                    package,
+                    *(package / part for part in ("data", "model", "training", "evaluation")),
+                ]
                 assert any((place / name).exists() for place in places), name
 
 

@@ -57,7 +57,7 @@ def load_unlabelled(path: Path) -> list[UnlabelledFace]:
 
 
 def read_boxes(path: Path) -> list[UnlabelledFace]:
-    """The faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, the picture relative to the file.
+    """The faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, pictures beside it or in ``images/``.
 
     Raises:
         DataError: missing, not such a table, or a box that is empty or not finite.
@@ -76,7 +76,10 @@ def read_boxes(path: Path) -> list[UnlabelledFace]:
             raise DataError(f"{path}:{number}: expected image,x,y,w,h") from None
         if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not image:
             raise DataError(f"{path}:{number}: the box is empty or not finite")
-        faces.append(UnlabelledFace(path.parent / image, xywh_to_xyxy((x, y, w, h)), f"{image}#{number}"))
+        picture = path.parent / image
+        if not picture.is_file() and (path.parent / "images" / image).is_file():
+            picture = path.parent / "images" / image
+        faces.append(UnlabelledFace(picture, xywh_to_xyxy((x, y, w, h)), f"{image}#{number}"))
     if not faces:
         raise DataError(f"{path}: no faces")
     return faces

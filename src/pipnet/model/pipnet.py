@@ -138,8 +138,13 @@ class PIPNet(nn.Module):
 
     @torch.no_grad()
     def predict(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
-        """RGB crops -> landmarks as fractions of the crop."""
-        return self.head.decode(self(image))
+        """RGB crops -> landmarks as fractions of the crop.
+
+        Under autocast the network may compute in bf16, but not the decode: its steps are as wide as a pixel.
+        """
+        output = self(image)
+        with torch.autocast(image.device.type, enabled=False):
+            return self.head.decode(output.float())
 
     def loss(
         self, output: Tensor, points: Float[Tensor, "b landmarks 2"], supervision: Supervision | None = None
