@@ -47,6 +47,13 @@ def recipe(recipe_file, small_300w) -> Recipe:
 # -- recipes -------------------------------------------------------------------------------------------
 
 
+def test_trainings_of_different_precision_in_one_process(recipe_file, small_300w, tmp_path):
+    for number, precision in enumerate(("float32", "bf16", "float32")):
+        flags = ["--data.root", str(small_300w), "--precision", precision]
+        trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / str(number))
+        assert trainer.accelerator.mixed_precision == {"bf16": "bf16"}.get(precision, "no")
+
+
 def test_flags_change_the_recipe(recipe_file):
     recipe = load_recipe(recipe_file, ["--optim.lr", "2e-4", "--model.merge=official", "--seed", "7"])
     assert (recipe.optim.lr, recipe.model.merge, recipe.seed) == (2e-4, "official", 7)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
@@ -93,6 +94,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
         self.recipe, self.run = recipe, run
+        # Accelerate keeps one precision a process; another training in it may have another.
+        AcceleratorState._reset_state()
         self.accelerator = Accelerator(
             mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
             dataloader_config=DataLoaderConfiguration(split_batches=True),
