@@ -54,6 +54,16 @@ def test_trainings_of_different_precision_in_one_process(recipe_file, small_300w
         assert trainer.accelerator.mixed_precision == {"bf16": "bf16"}.get(precision, "no")
 
 
+def test_several_collections_on_the_same_points(recipe_file, small_300w, shared):
+    flags = ["--data.root", str(small_300w), "--data.also", str(small_300w), "--data.scheme", "aflw"]
+    faces = load_training_faces(load_recipe(recipe_file, flags))
+    samples = [*faces.training, *faces.validation]
+    assert len({s.name for s in samples}) == len(samples) == 24
+    assert {len(s.points) for s in samples} == {19}
+    assert not {s.group for s in faces.training} & {s.group for s in faces.validation}
+    assert [source.title for source in faces.sources] == ["300-W", "300-W"]
+
+
 def test_flags_change_the_recipe(recipe_file):
     recipe = load_recipe(recipe_file, ["--optim.lr", "2e-4", "--model.merge=official", "--seed", "7"])
     assert (recipe.optim.lr, recipe.model.merge, recipe.seed) == (2e-4, "official", 7)

@@ -38,6 +38,8 @@ class DataConfig:
     For your own annotations, what their points are: the path of a TOML file."""
     images: Path | None = None
     """Folder of the pictures of your own annotations, where they do not lie beside them."""
+    also: tuple[Path, ...] = ()
+    """Further collections, whose training parts are trained on too, on the same points (v1's TMD)."""
     validation: float = 0.05
     """Share of the faces kept out of training, whole photos at a time; 0 for none."""
     limit: int | None = None
@@ -190,7 +192,7 @@ def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Settings that decide the result and are not the same; where things lie and who decodes them do not."""
-    free = {"data.root", "data.images", "data.scheme", "pseudo.labels", "workers"}
+    free = {"data.root", "data.also", "data.images", "data.scheme", "pseudo.labels", "workers"}
     free |= {"initial.folder", "initial.checkpoint"}
     # A setting that is newer than the training has its default in it.
     default = dict(_flatten(json.loads(json.dumps(asdict(Recipe()), default=str))))

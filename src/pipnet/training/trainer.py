@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Faces:
     training: list[FaceSample]
     validation: list[FaceSample]
     scheme: LandmarkScheme
-    source: Source
+    sources: list[Source]
+    """The collections they are from; the first one is the recipe's own."""
     pseudo: list[PseudoLabel] = field(default_factory=list)
     """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
 
@@ -142,7 +143,9 @@ class Trainer:
             mean_face=face,
             config=asdict(config),
             detector_fits=fit_detectors(faces.training, recipe.crop),
-            licence="; ".join([faces.source.licence, *(f"begun from: {i.licence}" for i in before)]),
+            licence="; ".join(
+                [*(source.licence for source in faces.sources), *(f"begun from: {i.licence}" for i in before)]
+            ),
             training="; ".join([self._describe(), *(f"begun from {i.name}: {i.training}" for i in before)]),
         )
         return model.to(memory_format=torch.channels_last), info
@@ -150,10 +153,12 @@ class Trainer:
     def _describe(self) -> str:
         """What the model is trained on, in one line."""
         recipe, faces = self.recipe, self.faces
-        part = recipe.data.subset or ("train" if "train" in faces.source.subsets else "all")
+        own, *others = faces.sources
+        part = recipe.data.subset or ("train" if "train" in own.subsets else "all")
+        titles = " and ".join([f"{own.title} {part}", *(other.title for other in others)])
         pseudo = f"{len(faces.pseudo):,} with pseudo-labels, " if faces.pseudo else ""
         return (
-            f"{faces.source.title} {part}: {len(faces.training):,} faces, {pseudo}"
+            f"{titles}: {len(faces.training):,} faces, {pseudo}"
             f"{recipe.optim.epochs} epochs, seed {recipe.seed}, pipnet {pipnet.__version__}"
         )
 
@@ -371,6 +376,12 @@ def load_training_faces(recipe: Recipe) -> Faces:
     if data.root is None:
         raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
     samples, scheme, source = load_faces(data.root, data.subset, data.scheme, images=data.images)
+    sources = [source]
+    for path in data.also:
+        more, _, other = load_faces(path, None, scheme)
+        prefix = f"{other.title}/"  # names and photos of two collections are never the same
+        samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
+        sources.append(other)
     if data.limit is not None:
         if data.limit < 1:
             raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
@@ -380,7 +391,7 @@ def load_training_faces(recipe: Recipe) -> Faces:
     pseudo = _pseudo_labelled(recipe.pseudo, scheme)
     if len(training) < recipe.optim.batch_size:
         raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Faces(training, validation, scheme, source, pseudo)
+    return Faces(training, validation, scheme, sources, pseudo)
 
 
 def _pseudo_labelled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
