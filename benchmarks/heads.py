@@ -88,16 +88,17 @@ ROWS = (
 NOTES = """
 ## Against the papers' tables
 
-* **PIP < Map < Coord**, as in v1's table 2 (3.52, 4.52, 5.31). The gaps are far wider here: the papers give Coord
-  120 epochs and heat maps 60, these rows have 16, and the Map head a quarter of the channels.
+* **PIP < Map < Coord**, as in v1's table 2 (3.52, 4.52, 5.31). The gaps are far wider here: the papers give
+  Coord 120 epochs and heat maps 60, these rows have 16, and the Map head a quarter of the channels.
 * **Grids: not the papers' order.** v1 has 8x8 best (3.52), 4x4 and 16x16 alike (3.82), 2x2 last (4.90); here
-  4x4 is best, then 8x8, 2x2, and 16x16 last. Why, we think: at 128 px only 4x4 are the backbone's own features.
-  8x8 and 16x16 come out of one and two transposed convolutions that begin from noise, and 16 epochs on 2,012
-  faces do not finish training them. The row with a dilated backbone, whose own features are 8x8, tests that.
+  4x4 is best, then 8x8, 2x2, and 16x16 last. Why, we think: at 128 px only 4x4 are the backbone's own
+  features. 8x8 and 16x16 come out of one and two transposed convolutions that begin from noise, and 16 epochs
+  on 2,012 faces do not finish training them. The row with a dilated backbone, whose own features are 8x8,
+  tests that.
 * **Own points suffer most on fine grids** (8x8 4.48, merged 4.14; 16x16 5.32, merged 4.62; 2x2 4.44, merged
-  4.36): the neighbours' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for its NRM.
-* **NRM helps, through the merge**: with C = 0 4.15, with C = 10 4.02, but the own points of the latter net are no
-  better (4.16) than those of the net without neighbours. IJCV has 3.36 where v1, without neighbours, has 3.52.
+  4.36): the neighbours' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
+* **NRM helps, through the merge**: with C = 0 4.15, with C = 10 4.02, but the own points of the latter net
+  are no better (4.16) than those of the net without neighbours. IJCV has 3.36 where v1, without, has 3.52.
 * **Merges**: mean and official differ by less than 0.01, which is nothing at these intervals.
 """
 
