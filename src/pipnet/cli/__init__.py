@@ -42,6 +42,10 @@ _data = cyclopts.App(name="data", help="Prepare collections, convert labels, pro
 for _name in ("prepare", "convert", "scheme"):
     _data.command(f"pipnet.cli.data:{_name}", name=_name)
 app.command(_data)
+_protocol = cyclopts.App(name="protocol", help="v1's protocols: learning with labels taken away.")
+for _name in ("tsd", "tmd"):
+    _protocol.command(f"pipnet.cli.protocol:{_name}", name=_name)
+app.command(_protocol)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,27 @@ def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) ->
     axes.set(xlabel="NME, %", ylabel="faces at or below, %", xlim=(0, 10), ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def plot_rounds(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw NMEs in percent over the rounds of self-training, one curve a name.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "report") from None
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, nmes in curves.items():
+        axes.plot(nmes, marker="o", label=name)
+    axes.set(xlabel="round (0: labels only)", ylabel="NME, %")
+    axes.set_xticks(range(max(map(len, curves.values()))))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
 

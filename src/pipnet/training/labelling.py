@@ -37,7 +37,7 @@ def label_faces(
     model: CropModel,
     faces: Sequence[UnlabelledFace],
     views: Views = "none",
-    box_kind: Literal["face", "rough"] = "face",
+    box_kind: Literal["face", "landmarks", "rough"] = "face",
 ) -> tuple[list[PseudoLabel], Counter[str]]:
     """Landmarks of unlabelled faces.
 
@@ -75,11 +75,11 @@ def _places(
         except PipnetError:
             dropped["picture cannot be read"] += 1
             continue
-        if face.box is not None and box_kind == "face":
+        if face.box is not None and box_kind != "rough":
             if _is_absurd(face.box):
                 dropped["box is tiny or oblong"] += 1
             else:
-                yield face, image, landmarker.to_face_boxes(face.box[None], "face")[0]
+                yield face, image, landmarker.to_face_boxes(face.box[None], box_kind)[0]
             continue
         found = landmarker.detector(image).boxes
         if face.box is not None and len(found):

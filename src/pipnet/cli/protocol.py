@@ -1,0 +1,128 @@
+"""``pipnet protocol``: v1's TSD and TMD, learning with labels taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from pipnet.cli import cannot_import, say
+
+if TYPE_CHECKING:
+    from pipnet.training.protocols import HeldOut, Results
+
+
+def tsd(
+    recipe: Path,
+    /,
+    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    data: Path,
+    run: Annotated[Path, Parameter(alias="-o")],
+    share: list[float] | None = None,
+    test: list[str] | None = None,
+    max_steps: int | None = None,
+) -> None:
+    """Keep a share of the labels, learn from the rest as unlabelled faces (v1's TSD).
+
+    Writes results.md and results.png into the run folder. Run again, it goes on where it stopped.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file with a self_training section; see recipes/tsd_300w.yaml. Its seed chooses the faces.
+    data
+        The collection.
+    run
+        Folder for all trainings and results.
+    share
+        Share of the labels to keep; may be given several times. 0.1, 0.2 and 0.5 if not given.
+    test
+        What to measure on, ROOT or ROOT:SUBSET; the collection's test part if not given.
+    max_steps
+        Stop each round after so many steps, to try things out.
+    """
+    try:
+        from pipnet.training.protocols import tsd as measure
+        from pipnet.training.recipe import load_recipe
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    loaded = load_recipe(recipe, ["--data.root", str(data), *settings])
+    tests = _tests(test or [str(data)])
+    results = {}
+    for part in share or [0.1, 0.2, 0.5]:
+        name = f"{part:.0%} of the labels"
+        results[name] = measure(loaded, part, run / f"share{part:g}", tests, max_steps)
+    _write(results, run, "TSD")
+
+
+def tmd(
+    recipe: Path,
+    /,
+    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    data: Path,
+    unlabelled: list[Path],
+    run: Annotated[Path, Parameter(alias="-o")],
+    test: list[str] | None = None,
+    max_steps: int | None = None,
+) -> None:
+    """Learn from other collections with their labels taken away, on the same points (v1's TMD).
+
+    Errors are in widths of each collection's crop. Writes results.md and results.png into the run folder.
+    Run again, it goes on where it stopped.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file with data.scheme and a self_training section; see recipes/tmd_300w.yaml.
+    data
+        The labelled collection; further ones with --data.also.
+    unlabelled
+        A collection whose training part is used without its labels; may be given several times.
+    run
+        Folder for all trainings and results.
+    test
+        What to measure on, ROOT or ROOT:SUBSET; the labelled collection's test part if not given.
+    max_steps
+        Stop each round after so many steps, to try things out.
+    """
+    try:
+        from pipnet.training.protocols import tmd as measure
+        from pipnet.training.recipe import load_recipe
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    loaded = load_recipe(recipe, ["--data.root", str(data), *settings])
+    results = measure(loaded, unlabelled, run, _tests(test or [str(data)]), max_steps)
+    _write({f"from {data.name}": results}, run, "TMD")
+
+
+def _tests(texts: list[str]) -> list[HeldOut]:
+    from pipnet.training.protocols import HeldOut
+
+    parts = [text.rpartition(":") for text in texts]
+    # A path may hold a colon itself.
+    return [
+        HeldOut(Path(root), subset) if root and not Path(text).exists() else HeldOut(Path(text), None)
+        for text, (root, _, subset) in zip(texts, parts, strict=True)
+    ]
+
+
+def _write(results: Mapping[str, Results], run: Path, title: str) -> None:
+    """The results as a table and a figure."""
+    from pipnet.evaluation.report import plot_rounds
+
+    tests = list(
+        dict.fromkeys(test for rounds in results.values() for row in rounds.values() for test in row)
+    )
+    lines = [f"# {title}", "", "NME in %, true boxes. Round 0 has labels only.", ""]
+    lines += [f"| | round | {' | '.join(tests)} |", "|---" * (len(tests) + 2) + "|"]
+    for name, rounds in results.items():
+        for number, row in enumerate(rounds.values()):
+            lines.append(f"| {name} | {number} | {' | '.join(f'{row[test]:.3f}' for test in tests)} |")
+    (run / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    curves = {
+        f"{name}, {test}": [row[test] for row in r.values()] for name, r in results.items() for test in tests
+    }
+    plot_rounds(curves, run / "results.png")
+    say(f"{run / 'results.md'}\n{run / 'results.png'}")

@@ -1,0 +1,132 @@
+"""v1's two protocols for learning from unlabelled faces: TSD, on one collection, and TMD, on several.
+
+* TSD: of one collection a share of the faces keeps its labels, the rest has none.
+* TMD: all collections are brought to the same points; some are labelled, the training parts of others are
+  not, and all are tested on, in widths of their crops.
+
+Both take labels away from labelled faces, so the unlabelled ones come with their landmark boxes, as in v1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces
+from pipnet.data.unlabelled import UnlabelledFace, write_boxes
+from pipnet.errors import RecipeError
+from pipnet.evaluation.evaluate import Norm, decoded, evaluate
+from pipnet.geometry import tight_box
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.predictor import TorchModel
+from pipnet.progress import track
+from pipnet.training.recipe import Recipe
+from pipnet.training.self_training import self_train
+from pipnet.training.trainer import load_training_faces
+
+Results = dict[str, dict[str, float]]
+"""NME in percent, by round and then by test."""
+
+
+class HeldOut(NamedTuple):
+    """Faces to measure on."""
+
+    root: Path
+    """A collection, or users' own annotations."""
+    subset: str | None
+    """Its part; the test part if None."""
+
+
+def tsd(
+    recipe: Recipe, share: float, run: Path, tests: Sequence[HeldOut], max_steps: int | None = None
+) -> Results:
+    """Train with a share of the labels, then with the rest as unlabelled faces, and measure each round.
+
+    Args:
+        recipe: the training; which faces keep their labels follows from its seed.
+        share: of the labels, in (0, 1).
+        run: folder for all of it.
+        tests: what to measure each round on.
+        max_steps: stop each round after so many steps, for trying things out.
+
+    Returns:
+        NME in percent by test, for each round; also written to ``results.json``.
+
+    Raises:
+        RecipeError: an impossible share, or as `self_train`.
+    """
+    if not 0 < share < 1:
+        raise RecipeError(f"a share of the labels is between 0 and 1, not {share}")
+    everything = load_training_faces(replace(recipe, data=replace(recipe.data, limit=None)))
+    count = round(share * (len(everything.training) + len(everything.validation)))
+    limited = replace(recipe, data=replace(recipe.data, limit=count))
+    labelled = load_training_faces(limited)
+    kept = {s.name for s in (*labelled.training, *labelled.validation)}
+    rest = [s for s in everything.training if s.name not in kept]
+    return _rounds(limited, rest, run, tests, "scheme", max_steps)
+
+
+def tmd(
+    recipe: Recipe,
+    unlabelled: Sequence[Path],
+    run: Path,
+    tests: Sequence[HeldOut],
+    max_steps: int | None = None,
+) -> Results:
+    """Train on the recipe's collections, then with other collections as unlabelled faces, and measure.
+
+    Args:
+        recipe: the training; its ``data.scheme`` brings all collections to the same points.
+        unlabelled: collections whose training parts have their labels taken away.
+        run: folder for all of it.
+        tests: what to measure each round on, in widths of the collections' crops.
+        max_steps: stop each round after so many steps, for trying things out.
+
+    Returns:
+        NME in percent of the crop's width by test, for each round; also written to ``results.json``.
+
+    Raises:
+        RecipeError: as `self_train`.
+    """
+    rest = [s for root in unlabelled for s in load_faces(root, None, recipe.data.scheme)[0]]
+    return _rounds(recipe, rest, run, tests, "width", max_steps)
+
+
+def _rounds(
+    recipe: Recipe,
+    rest: Sequence[FaceSample],
+    run: Path,
+    tests: Sequence[HeldOut],
+    norm: Norm,
+    max_steps: int | None,
+) -> Results:
+    table = run / "boxes.csv"
+    if not table.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        write_boxes(table, [UnlabelledFace(s.image, tight_box(s.points), s.name) for s in rest])
+    config = replace(recipe.self_training, unlabelled=(table,), box_kind="landmarks")
+    self_train(replace(recipe, self_training=config), run, max_steps)
+    results = {}
+    for number in range(len(config.tasks) + 1):
+        folder = run / f"round{number}"
+        best = folder / "best.safetensors"
+        weights = best if best.is_file() else folder / "last.safetensors"
+        results[folder.name] = dict(_measure(weights, test, norm) for test in tests)
+    facts = {"labelled": recipe.data.limit, "unlabelled": len(rest), "norm": norm, "rounds": results}
+    (run / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return results
+
+
+def _measure(weights: Path, test: HeldOut, norm: Norm) -> tuple[str, float]:
+    """Title of a test, and the NME on it in percent, from true boxes."""
+    network, info = load_checkpoint(weights)
+    samples, _, source = load_faces(test.root, test.subset, info.scheme, measuring=True)
+    title = f"{source.title} {test.subset or source.test}"
+    pictures = track(decoded(samples), len(samples), title)
+    errors = evaluate(FaceLandmarker(TorchModel(network, info)), pictures, source, norm=norm)
+    return title, float(errors.summary(info.scheme)["pixels"]["nme"])

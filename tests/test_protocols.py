@@ -1,0 +1,78 @@
+"""v1's protocols with labels taken away: who is labelled, who is not, and what is written."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+
+from pipnet.cli import main
+from pipnet.data.sources import load_faces
+from pipnet.errors import RecipeError
+from pipnet.training.protocols import HeldOut, tmd, tsd
+from pipnet.training.recipe import load_recipe
+
+RECIPE = """
+name: protocol
+workers: 0
+precision: float32
+data: {validation: 0}
+initial: {pretrained: false}
+model: {backbone: lcnet_050, input_size: 64, neighbors: 3}
+optim: {batch_size: 2, epochs: 20, lr: 0.005, ema: null}
+self_training: {tasks: [full]}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "protocol.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_tsd_takes_labels_away(recipe_file, small_300w, tmp_path, capsys):
+    run = tmp_path / "run"
+    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5", "-o", str(run)]
+    assert main([*words, "--test", f"{small_300w}:challenging", "--test", str(small_300w)]) == 0
+    table = (run / "results.md").read_text()
+    assert re.search(r"\| 50% of the labels \| 1 \| [\d.]+ \| [\d.]+ \|", table)
+    assert "| | round | 300-W challenging | 300-W common |" in table
+    assert (run / "results.png").stat().st_size > 1000
+    facts = json.loads((run / "share0.5" / "results.json").read_text())
+    assert (facts["labelled"], facts["unlabelled"]) == (6, 6)
+    with (run / "share0.5" / "boxes.csv").open() as file:
+        unlabelled = {row["image"].split("/", 1)[1] for row in csv.DictReader(file)}
+    assert len(unlabelled) == 6
+    labels = (run / "share0.5" / "round1" / "pseudo_labels.csv").read_text()
+    assert len(labels.splitlines()) <= 7
+
+
+def test_the_choice_of_labels_follows_from_the_seed(recipe_file, small_300w, tmp_path):
+    texts = []
+    for number, seed in enumerate(("0", "0", "1")):
+        recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--seed", seed])
+        tsd(recipe, 0.5, tmp_path / str(number), [HeldOut(small_300w, None)], max_steps=20)
+        texts.append((tmp_path / str(number) / "boxes.csv").read_text().replace(str(number), "", 0))
+    assert texts[0] == texts[1] != texts[2]
+    with pytest.raises(RecipeError, match="between 0 and 1, not 1.5"):
+        tsd(load_recipe(recipe_file, ["--data.root", str(small_300w)]), 1.5, tmp_path, [])
+
+
+def test_tmd_is_measured_in_widths_of_crops(recipe_file, small_300w, tmp_path):
+    flags = ["--data.root", str(small_300w), "--data.scheme", "aflw"]
+    results = tmd(
+        load_recipe(recipe_file, flags), [small_300w], tmp_path / "run", [HeldOut(small_300w, "common")]
+    )
+    assert list(results) == ["round0", "round1"]
+    facts = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (facts["norm"], facts["unlabelled"]) == ("width", len(load_faces(small_300w, "train")[0]))
+    assert all(np.isfinite(row["300-W common"]) for row in results.values())
+
+
+def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):
+    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "-o", str(tmp_path / "run")]
+    assert main([*words, "--share", "0"]) == 1
+    assert "a share of the labels is between 0 and 1" in capsys.readouterr().err
+    assert main(["protocol", "tmd", str(recipe_file), "--data", str(small_300w), "-o", "x"]) == 2
