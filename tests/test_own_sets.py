@@ -17,6 +17,7 @@ from pipnet.data.proposal import mirror_pairs, propose_scheme
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
 from pipnet.errors import BoxError, DataError
+from pipnet.evaluation.composites import composites
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import CropRule, tight_box
@@ -287,6 +288,17 @@ def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker
     assert box[2] - box[0] <= width + 0.01
     expected = np.linalg.norm(errors.predicted[0] - mapped.points, axis=1) / (box[2] - box[0])
     np.testing.assert_allclose(errors.pixels[0], expected, rtol=1e-5)
+
+
+def test_composites_move_all_boxes(small_300w):
+    """A mapped face's own box goes along: errors in widths of its crop do not change with the place."""
+    (mapped, *_), _, source = load_faces(small_300w, "afw", "aflw")
+    for _, moved in composites([mapped, mapped]):
+        factor = np.ptp(moved.points[:, 0]) / np.ptp(mapped.points[:, 0])
+        sides = moved.source_box[2:] - moved.source_box[:2]
+        np.testing.assert_allclose(sides, factor * (mapped.source_box[2:] - mapped.source_box[:2]), rtol=0.02)
+        assert (moved.source_box[:2] <= moved.points.min(axis=0) + 0.01).all()
+        assert (moved.source_box[2:] >= moved.points.max(axis=0) - 0.01).all()
 
 
 def test_faces_without_a_norm_are_counted_not_averaged(tmp_path, small_300w, capsys):

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipnet.data.samples import FaceSample
 from pipnet.evaluation.evaluate import LabelledPicture
-from pipnet.geometry import Affine, Image, affine
+from pipnet.geometry import Affine, Box, Image, affine
 from pipnet.images import read_image
 
 WIDTH, HEIGHT = 1280, 960
@@ -38,10 +38,18 @@ def composites(samples: Sequence[FaceSample], seed: int = 0) -> Iterator[Labelle
             canvas = np.asarray(cv2.GaussianBlur(ground, (0, 0), 3), dtype=np.uint8)
             place = _paste(face, canvas, scale, rng)
             points = affine(sample.points, place).astype(np.float32)
-            box = None
-            if sample.box is not None:
-                box = affine(sample.box.reshape(2, 2), place).ravel().astype(np.float32)
-            yield canvas, replace(sample, name=f"{sample.name} x {scale}", points=points, box=box)
+            moved = replace(
+                sample,
+                name=f"{sample.name} x {scale}",
+                points=points,
+                box=_place_box(sample.box, place),
+                source_box=_place_box(sample.source_box, place),
+            )
+            yield canvas, moved
+
+
+def _place_box(box: Box | None, place: Affine) -> Box | None:
+    return None if box is None else affine(box.reshape(2, 2), place).ravel().astype(np.float32)
 
 
 def _paste(face: Image, canvas: Image, scale: float, rng: np.random.Generator) -> Affine:
