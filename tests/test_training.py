@@ -15,8 +15,9 @@ from pipnet.cli import main
 from pipnet.errors import ModelError, RecipeError
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint
+from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe, load_recipe
-from pipnet.training.trainer import Trainer, build_scheduler, load_training_faces, train
+from pipnet.training.trainer import Trainer, build_scheduler, train
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

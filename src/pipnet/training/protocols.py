@@ -25,9 +25,9 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.progress import track
+from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe
 from pipnet.training.self_training import self_train
-from pipnet.training.trainer import load_training_faces
 
 Results = dict[str, dict[str, float]]
 """NME in percent, by round and then by test."""

@@ -17,6 +17,7 @@ import yaml
 from cyclopts import Parameter
 
 from pipnet.data.transforms import Augmentation
+from pipnet.data.unlabelled import BoxKind
 from pipnet.errors import RecipeError
 from pipnet.geometry import CropRule
 from pipnet.inference.views import Views
@@ -74,10 +75,9 @@ class SelfTrainingConfig:
     Plain self-training is all full; v1's data distillation is ``full`` three times, with views."""
     views: Views = "none"
     """Pseudo-labels are the mean over these views of a face (v1: ``translation``)."""
-    box_kind: Literal["face", "landmarks", "rough"] = "face"
-    """What given boxes are: ``face``, forehead to chin; ``landmarks``, tight around them (the protocols,
-    whose unlabelled faces are labelled ones); ``rough``, a place in which a detector looks for the face.
-    Pictures without boxes are searched by the detector in any case."""
+    box_kind: BoxKind = "face"
+    """What given boxes are: ``face``, ``landmarks`` or ``rough``. Pictures without boxes are searched by
+    the detector in any case."""
     limit: int | None = None
     """Use only this many unlabelled faces, the first ones in a shuffle by the seed."""
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,9 @@ from torch.utils.data import DataLoader
 
 import pipnet
 from pipnet.data.dataset import FaceDataset, ShuffledPasses
-from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels
-from pipnet.data.samples import FaceSample, split_by_group
-from pipnet.data.sources import Source, load_faces
+from pipnet.data.samples import FaceSample
 from pipnet.data.transforms import Augmentation
-from pipnet.errors import DataError, ModelError, PipnetError, RecipeError
+from pipnet.errors import ModelError, PipnetError, RecipeError
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import Box, to_fraction
 from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
@@ -40,27 +38,14 @@ from pipnet.model.heads.curriculum import TASKS, Supervision
 from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
-from pipnet.scheme import LandmarkScheme
 from pipnet.training.detector_fits import fit_detectors
+from pipnet.training.faces import load_training_faces
 from pipnet.training.machine import computes_in_bf16, environment
 from pipnet.training.progress import TrainingLog
-from pipnet.training.recipe import OptimConfig, PseudoConfig, Recipe, differences
+from pipnet.training.recipe import OptimConfig, Recipe, differences
 
 STATE = "last.pt"
 """The file in a run folder from which it resumes."""
-
-
-@dataclass
-class Faces:
-    """The labelled faces of a recipe, split."""
-
-    training: list[FaceSample]
-    validation: list[FaceSample]
-    scheme: LandmarkScheme
-    sources: list[Source]
-    """The collections they are from; the first one is the recipe's own."""
-    pseudo: list[PseudoLabel] = field(default_factory=list)
-    """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
 
 
 def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None = None) -> Path:
@@ -363,55 +348,6 @@ class Trainer:
 
 
 # -- the parts ---------------------------------------------------------------------------------------
-
-
-def load_training_faces(recipe: Recipe) -> Faces:
-    """The recipe's faces, limited and split as it says.
-
-    Raises:
-        RecipeError: no data folder given.
-        DataError: see `load_faces`.
-    """
-    data = recipe.data
-    if data.root is None:
-        raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
-    samples, scheme, source = load_faces(data.root, data.subset, data.scheme, images=data.images)
-    sources = [source]
-    for path in data.also:
-        more, _, other = load_faces(path, None, scheme)
-        prefix = f"{other.title}/"  # names and photos of two collections are never the same
-        samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
-        sources.append(other)
-    if data.limit is not None:
-        if data.limit < 1:
-            raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
-        order = np.random.default_rng(recipe.seed).permutation(len(samples))
-        samples = [samples[i] for i in sorted(order[: data.limit])]
-    training, validation = split_by_group(samples, data.validation, seed=0)
-    pseudo = _pseudo_labelled(recipe.pseudo, scheme)
-    if len(training) < recipe.optim.batch_size:
-        raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Faces(training, validation, scheme, sources, pseudo)
-
-
-def _pseudo_labelled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
-    """The pseudo-labels of a recipe that are good enough.
-
-    Raises:
-        DataError: no such table, or one of other landmarks.
-    """
-    if config.labels is None:
-        return []
-    labels = read_pseudo_labels(config.labels)
-    found = len(labels[0].face.points)
-    if found != scheme.landmarks:
-        raise DataError(f"{config.labels}: {found} landmarks a face, the labels have {scheme.landmarks}")
-    limit = float("inf") if config.most_spread is None else config.most_spread
-    return [
-        label
-        for label in labels
-        if label.score >= config.least_score and max(label.spread, label.disagreement) <= limit
-    ]
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,76 @@
+"""The faces that a recipe trains on: labelled ones, split, and pseudo-labelled ones that are good enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels
+from pipnet.data.samples import FaceSample, split_by_group
+from pipnet.data.sources import Source, load_faces
+from pipnet.errors import DataError, RecipeError
+from pipnet.scheme import LandmarkScheme
+from pipnet.training.recipe import PseudoConfig, Recipe
+
+
+@dataclass
+class Faces:
+    """The faces of a recipe."""
+
+    training: list[FaceSample]
+    validation: list[FaceSample]
+    scheme: LandmarkScheme
+    sources: list[Source]
+    """The collections they are from; the first one is the recipe's own."""
+    pseudo: list[PseudoLabel] = field(default_factory=list)
+    """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
+
+
+def load_training_faces(recipe: Recipe) -> Faces:
+    """The recipe's faces, limited and split as it says.
+
+    Raises:
+        RecipeError: no data folder given.
+        DataError: see `load_faces`.
+    """
+    data = recipe.data
+    if data.root is None:
+        raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
+    samples, scheme, source = load_faces(data.root, data.subset, data.scheme, images=data.images)
+    sources = [source]
+    for path in data.also:
+        more, _, other = load_faces(path, None, scheme)
+        prefix = f"{other.title}/"  # names and photos of two collections are never the same
+        samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
+        sources.append(other)
+    if data.limit is not None:
+        if data.limit < 1:
+            raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
+        order = np.random.default_rng(recipe.seed).permutation(len(samples))
+        samples = [samples[i] for i in sorted(order[: data.limit])]
+    training, validation = split_by_group(samples, data.validation, seed=0)
+    pseudo = _pseudo_labelled(recipe.pseudo, scheme)
+    if len(training) < recipe.optim.batch_size:
+        raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")
+    return Faces(training, validation, scheme, sources, pseudo)
+
+
+def _pseudo_labelled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
+    """The pseudo-labels of a recipe that are good enough.
+
+    Raises:
+        DataError: no such table, or one of other landmarks.
+    """
+    if config.labels is None:
+        return []
+    labels = read_pseudo_labels(config.labels)
+    found = len(labels[0].face.points)
+    if found != scheme.landmarks:
+        raise DataError(f"{config.labels}: {found} landmarks a face, the labels have {scheme.landmarks}")
+    limit = float("inf") if config.most_spread is None else config.most_spread
+    return [
+        label
+        for label in labels
+        if label.score >= config.least_score and max(label.spread, label.disagreement) <= limit
+    ]
