@@ -22,6 +22,21 @@ MAX_PIXELS = 100_000_000
 Pillow has a limit of its own behind it, ``PIL.Image.MAX_IMAGE_PIXELS``, which is not ours to lift."""
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO", "AVIF", "ICO", "TGA")
 """What is decoded. Others would be handed to interpreters such as Ghostscript."""
+PICTURE_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".avif",
+    ".ppm",
+}
+"""What counts as a picture in a folder. A file that is named may have any ending."""
+_EXIF_ORIENTATION = 0x0112
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
@@ -49,6 +64,25 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
         raise ImageError(f"{path}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
     except Exception as error:  # decoders of damaged files raise whatever they like
         raise ImageError(f"{path}: cannot be read: {_one_line(error)}") from None
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as people see it, turned as its camera says; only its head is read.
+
+    Raises:
+        ImageError: missing, or not a picture.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nothing is decoded here, odd EXIF does not matter
+            with PIL.Image.open(path, formats=_FORMATS) as picture:
+                width, height = picture.size
+                lies = picture.getexif().get(_EXIF_ORIENTATION) in {5, 6, 7, 8}
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except Exception as error:  # as in `read_image`: damaged heads raise whatever they like
+        raise ImageError(f"{path}: not a picture: {' '.join(str(error).split())}") from None
+    return (height, width) if lies else (width, height)
 
 
 def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:

@@ -17,7 +17,7 @@ from pipnet.cli import say
 from pipnet.errors import ImageError, PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import MAX_PIXELS
+from pipnet.images import MAX_PIXELS, PICTURE_SUFFIXES
 from pipnet.inference.backends import Device
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
@@ -25,8 +25,6 @@ from pipnet.inference.result import FaceLandmarks
 from pipnet.inference.views import Views
 from pipnet.progress import track
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".avif", ".ppm"}
-"""What counts as a picture in a folder. A file named on the command line may have any ending."""
 _OVERLAY = "_overlay"
 _WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -161,7 +159,7 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
     for parent, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(f for f in folders if skip is None or Path(parent, f) != skip)
         for file in sorted(files):
-            if Path(file).suffix.lower() in SUFFIXES:
+            if Path(file).suffix.lower() in PICTURE_SUFFIXES:
                 found = True
                 yield Input(Path(parent, file), folder)
     for error in errors:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -12,6 +13,7 @@ from pipnet.cli import cannot_import, say
 
 if TYPE_CHECKING:
     from pipnet.training.protocols import HeldOut, Results
+    from pipnet.training.recipe import Recipe
 
 
 def tsd(
@@ -43,17 +45,12 @@ def tsd(
     max_steps
         Stop each round after so many steps, to try things out.
     """
-    try:
-        from pipnet.training.protocols import tsd as measure
-        from pipnet.training.recipe import load_recipe
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
-    loaded = load_recipe(recipe, ["--data.root", str(data), *settings])
+    protocols, loaded = _load(recipe, data, settings)
     tests = _tests(test or [str(data)])
     results = {}
     for part in share or [0.1, 0.2, 0.5]:
         name = f"{part:.0%} of the labels"
-        results[name] = measure(loaded, part, run / f"share{part:g}", tests, max_steps)
+        results[name] = protocols.tsd(loaded, part, run / f"share{part:g}", tests, max_steps)
     _write(results, run, "TSD")
 
 
@@ -87,14 +84,19 @@ def tmd(
     max_steps
         Stop each round after so many steps, to try things out.
     """
+    protocols, loaded = _load(recipe, data, settings)
+    results = protocols.tmd(loaded, unlabelled, run, _tests(test or [str(data)]), max_steps)
+    _write({f"from {data.name}": results}, run, "TMD")
+
+
+def _load(recipe: Path, data: Path, settings: Sequence[str]) -> tuple[ModuleType, Recipe]:
+    """The protocols, which need the training packages, and the recipe."""
     try:
-        from pipnet.training.protocols import tmd as measure
+        from pipnet.training import protocols
         from pipnet.training.recipe import load_recipe
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
-    loaded = load_recipe(recipe, ["--data.root", str(data), *settings])
-    results = measure(loaded, unlabelled, run, _tests(test or [str(data)]), max_steps)
-    _write({f"from {data.name}": results}, run, "TMD")
+    return protocols, load_recipe(recipe, ["--data.root", str(data), *settings])
 
 
 def _tests(texts: list[str]) -> list[HeldOut]:

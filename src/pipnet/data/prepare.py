@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
 from pipnet.data.collections.celeba import FACES, read_celeba
 from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import PREPARED, SOURCES, Source, check_faces
 from pipnet.data.unlabelled import write_boxes
-from pipnet.errors import DataError, MissingDataError, PipnetError
+from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
+from pipnet.images import picture_size
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 
@@ -131,9 +131,8 @@ def _readable(samples: list[FaceSample], subset: str) -> tuple[list[FaceSample],
 def _is_picture(path: Path) -> bool:
     """Whether a file begins like a picture; decoding all of it would take hours on some collections."""
     try:
-        with PIL.Image.open(path) as image:
-            return min(image.size) > 0
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return min(picture_size(path)) > 0
+    except ImageError:
         return False
 
 

@@ -70,6 +70,18 @@ def _stretched(scale: float, given: bool = False) -> CropRule:
     return CropRule(scale=scale, square=False, clip=True, box="given" if given else "landmarks")
 
 
+_MENPO = Source(
+    title="Menpo 2D, frontal",
+    scheme="300w",
+    subsets={"all": None, "train": None, "test": None},
+    test="all",
+    official_box=_stretched(1.1),
+    v1_box=_stretched(1.3),
+    licence=_research("Menpo"),
+    url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
+    read=read_menpo_frontal,
+    optional=("train", "test"),
+)
 SOURCES = {
     "300w": Source(
         title="300-W",
@@ -160,30 +172,8 @@ SOURCES = {
         marks=("train/landmarks", "val/landmarks", "test/landmarks"),
         read=read_lapa,
     ),
-    "menpo": Source(
-        title="Menpo 2D, frontal",
-        scheme="300w",
-        subsets={"all": None, "train": None, "test": None},
-        test="all",
-        official_box=_stretched(1.1),
-        v1_box=_stretched(1.3),
-        licence=_research("Menpo"),
-        url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
-        read=read_menpo_frontal,
-        optional=("train", "test"),
-    ),
-    "menpo-profile": Source(
-        title="Menpo 2D, profile",
-        scheme="menpo39",
-        subsets={"all": None, "train": None, "test": None},
-        test="all",
-        official_box=_stretched(1.1),
-        v1_box=_stretched(1.3),
-        licence=_research("Menpo"),
-        url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
-        read=read_menpo_profile,
-        optional=("train", "test"),
-    ),
+    "menpo": _MENPO,
+    "menpo-profile": replace(_MENPO, title="Menpo 2D, profile", scheme="menpo39", read=read_menpo_profile),
     "300vw": Source(
         title="300-VW",
         scheme="300w",
@@ -227,7 +217,7 @@ def load_faces(
     if subset not in source.subsets:
         raise DataError(f"{source.title} has no subset {subset!r}; it has {', '.join(source.subsets)}")
     try:
-        samples = _read(root, source, subset)
+        samples = _read(root, name, source, subset)
     except UnicodeDecodeError as error:
         raise DataError(f"{root}: an annotation is not text: {error}") from None
     if name is None:
@@ -277,14 +267,13 @@ def has_area(sample: FaceSample) -> bool:
     return len(known) > 1 and bool((np.ptp(known, axis=0) >= 1).all())
 
 
-def _read(root: Path, source: Source, subset: str) -> list[FaceSample]:
+def _read(root: Path, name: str | None, source: Source, subset: str) -> list[FaceSample]:
     if (root / PREPARED).is_file():
         file = root / f"{subset}.json"
         if not _prepared(root / PREPARED)[1].get(subset) or not file.is_file():
             raise DataError(f"{root}: {subset!r} was not prepared; pipnet data prepare says what is missing")
         return read_annotations(file).samples
     if source.read is None:
-        name = next(key for key, value in SOURCES.items() if value is source)
         raise DataError(f"{root}: first unpack it: pipnet data prepare {name} {root} FOLDER")
     try:
         return source.read(root, subset)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -14,9 +15,12 @@ from pipnet.data.formats.files import read_text
 from pipnet.data.formats.pictures import files_below
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
+from pipnet.images import PICTURE_SUFFIXES
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
-"""Endings of pictures in a folder."""
+BoxKind = Literal["face", "landmarks", "rough"]
+"""What boxes of unlabelled faces are: ``face``, forehead to chin; ``landmarks``, tight around them (v1's
+protocols, whose unlabelled faces are labelled ones); ``rough``, a place in which a detector looks for the
+face."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ def load_unlabelled(path: Path) -> list[UnlabelledFace]:
     if path.is_dir() and (path / "boxes.csv").is_file():
         return read_boxes(path / "boxes.csv")
     if path.is_dir():
-        pictures = [p for p in files_below(path) if p.suffix.lower() in PICTURES]
+        pictures = [p for p in files_below(path) if p.suffix.lower() in PICTURE_SUFFIXES]
     elif path.suffix.lower() == ".txt":
         pictures = [path.parent / line for line in read_text(path).splitlines() if line.strip()]
     else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from pipnet.errors import MissingExtraError
+from pipnet.evaluation.figure import new_figure
 from pipnet.evaluation.measured import Measured
 from pipnet.evaluation.published import (
     BENCHMARKS,
@@ -208,12 +208,8 @@ def plot_comparison(sections: Sequence[Section], path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report") from None
     heights = [len(section.rows) + 2.5 for section in sections]
-    figure = Figure(figsize=(8, 0.22 * sum(heights) + 0.5), layout="constrained")
+    figure = new_figure(8, 0.22 * sum(heights) + 0.5)
     panels = figure.subplots(len(sections), squeeze=False, height_ratios=heights)[:, 0]
     for section, axes in zip(sections, panels, strict=True):
         places = range(len(section.rows))

@@ -32,6 +32,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.scheme import LandmarkScheme
 
 Norm = Literal["scheme", "box", "diagonal", "width"]
+"""The unit of errors, see `evaluate`."""
 
 LabelledPicture = tuple[Image, FaceSample]
 """A decoded picture, and a face whose points are in pixels of it."""

@@ -16,7 +16,8 @@ import PIL.Image
 import torch
 from jaxtyping import Float, Float32, Float64
 
-from pipnet.errors import MissingExtraError, ModelError
+from pipnet.errors import ModelError
+from pipnet.evaluation.figure import new_figure
 from pipnet.geometry import Image
 from pipnet.model.heads.pip import PipHead
 from pipnet.model.pipnet import PIPNet
@@ -187,12 +188,8 @@ def plot_prior(rows: Sequence[Row], scheme: LandmarkScheme, landmarks: Mapping[s
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report") from None
     columns = ["answer", "own points, mean face", *landmarks]
-    figure = Figure(figsize=(1.4 * len(columns) + 0.5, 1.4 * len(rows) + 0.3), layout="constrained")
+    figure = new_figure(1.4 * len(columns) + 0.5, 1.4 * len(rows) + 0.3)
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(name, fontsize=9)

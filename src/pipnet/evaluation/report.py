@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float64
 from rich.table import Table
 
-from pipnet.errors import MissingExtraError
 from pipnet.evaluation.evaluate import FaceErrors, LabelledPicture
+from pipnet.evaluation.figure import new_figure
 from pipnet.evaluation.metrics import cumulative_errors
 from pipnet.geometry import CropRule, Image, Points, affine, box_to_crop, crop, tight_box
 from pipnet.images import write_image
@@ -53,11 +53,7 @@ def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) ->
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report") from None
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    figure = new_figure(5.5, 4)
     axes = figure.subplots()
     for name, nmes in curves.items():
         errors, shares = cumulative_errors(nmes)
@@ -74,11 +70,7 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report") from None
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
     axes = figure.subplots()
     for name, nmes in curves.items():
         axes.plot(nmes, marker="o", label=name)

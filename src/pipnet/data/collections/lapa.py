@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipnet.data.collections.w300 import picture_beside
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError, MissingDataError
 
@@ -22,8 +23,9 @@ def read_lapa(root: Path, subset: str) -> list[FaceSample]:
     files = sorted(p for p in folder.glob("*.txt") if not p.name.startswith("."))
     if not files:
         raise MissingDataError(f"LaPa {subset!r} needs the folder {folder} with one .txt file a picture")
+    images = root / subset / "images"
     return [
-        FaceSample(_picture(root / subset / "images", f), _read(f), f"{subset}/{f.stem}", _photo(f.stem))
+        FaceSample(picture_beside(images / f.name), _read(f), f"{subset}/{f.stem}", _photo(f.stem))
         for f in files
     ]
 
@@ -32,13 +34,6 @@ def _photo(stem: str) -> str:
     """Faces of one photo are called PHOTO_0, PHOTO_1, ..."""
     photo, _, number = stem.rpartition("_")
     return photo if photo and number.isdigit() else stem
-
-
-def _picture(folder: Path, file: Path) -> Path:
-    for suffix in (".jpg", ".png", ".jpeg"):
-        if (folder / f"{file.stem}{suffix}").is_file():
-            return folder / f"{file.stem}{suffix}"
-    raise DataError(f"{file}: no picture {file.stem}.jpg or .png in {folder}")
 
 
 def _read(file: Path) -> np.ndarray:

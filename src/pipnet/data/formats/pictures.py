@@ -1,36 +1,18 @@
-"""Finding the pictures that annotation files name, and their sizes."""
+"""Finding the pictures that annotation files name."""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-import PIL.Image
-
 from pipnet.data.formats.fields import shown
 from pipnet.data.formats.files import is_file
-from pipnet.errors import DataError, ImageError
-
-PICTURE_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".avif",
-    ".ppm",
-}
-"""What counts as a picture where a file names it without its ending."""
-_EXIF_ORIENTATION = 0x0112
+from pipnet.errors import DataError
+from pipnet.images import PICTURE_SUFFIXES
 
 
 class PictureFinder:
@@ -118,25 +100,6 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
     if errors:
         raise DataError(f"{errors[0].filename}: cannot be read: {errors[0].strerror}")
-
-
-def picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as people see it, turned as its camera says; only its head is read.
-
-    Raises:
-        ImageError: missing, or not a picture.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # nothing is decoded here, odd EXIF does not matter
-            with PIL.Image.open(path) as picture:
-                width, height = picture.size
-                lies = picture.getexif().get(_EXIF_ORIENTATION) in {5, 6, 7, 8}
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except Exception as error:  # as in `read_image`: damaged heads raise whatever they like
-        raise ImageError(f"{path}: not a picture: {' '.join(str(error).split())}") from None
-    return (height, width) if lies else (width, height)
 
 
 def _spellings(name: str) -> Iterator[str]:
