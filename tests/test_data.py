@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -273,6 +274,32 @@ def test_labels_move_with_the_picture(portrait, landmarker, seed):
     width = np.ptp(fractions[:, 0]) * 128
     distance = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean() / width
     assert distance < 0.05
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stretched_and_coarse_faces_keep_their_labels(portrait, landmarker, seed):
+    changes = replace(Augmentation.none(), stretch=1, stretch_by=0.3, coarse=1, coarse_by=3)
+    image, points, (out, fractions) = example(portrait, landmarker, changes, seed)
+    _, plain = example(portrait, landmarker, Augmentation.none(), seed)[2]
+    factors = np.ptp(fractions, axis=0) / np.ptp(plain, axis=0)
+    assert factors.prod() == pytest.approx(1, abs=1e-4)
+    assert 0.02 < abs(np.log(factors[0])) < np.log(1.3)
+    found = landmarker(out, boxes=tight_box(fractions * 128), box_kind="landmarks")[0].points
+    away = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean()
+    assert away < 0.08 * np.ptp(fractions[:, 0]) * 128
+    sharp = example(portrait, landmarker, replace(changes, coarse=0), seed)[2][0]
+    assert np.abs(np.diff(out.astype(int), axis=0)).mean() < np.abs(np.diff(sharp.astype(int), axis=0)).mean()
+
+
+def test_what_was_added_later_changes_no_earlier_training(portrait, landmarker):
+    """The chances of stretched and coarse faces are drawn aside."""
+    both = replace(ALWAYS, occlude=1, light=1, grey=0.5, stretch=0.5, coarse=0.5)
+    never = replace(both, stretch=0, coarse=0)
+    same = 0
+    for seed in range(24):
+        (a, one), (b, other) = (example(portrait, landmarker, way, seed)[2] for way in (both, never))
+        same += bool(np.array_equal(a, b) and np.array_equal(one, other))
+    assert 0 < same < 24
 
 
 def test_chance_comes_from_the_seed_alone(portrait, landmarker):

@@ -69,6 +69,12 @@ def test_tmd_is_measured_in_widths_of_crops(recipe_file, small_300w, tmp_path):
     facts = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (facts["norm"], facts["unlabelled"]) == ("width", len(load_faces(small_300w, "train")[0]))
     assert all(np.isfinite(row["300-W common"]) for row in results.values())
+    # What lost its labels comes with its landmark boxes; a table of boxes needs no labels.
+    table = tmp_path / "run" / "boxes.csv"
+    with table.open() as file:
+        assert {row["kind"] for row in csv.DictReader(file)} == {"landmarks"}
+    again = tmd(load_recipe(recipe_file, flags), [table], tmp_path / "again", [HeldOut(small_300w, "common")])
+    assert again == results
 
 
 def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):

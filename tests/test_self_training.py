@@ -13,7 +13,7 @@ import torch
 from pipnet.cli import main
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.data.sources import load_faces
-from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled
+from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled, write_boxes
 from pipnet.errors import DataError, RecipeError
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
@@ -126,6 +126,24 @@ def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_p
     assert label_faces(shipped, nowhere, "none", "rough") == ([], {"no face found": 3})
 
 
+def test_a_table_may_say_what_its_boxes_are(unlabelled, shipped):
+    faces = load_unlabelled(unlabelled)[:2]
+    (labels, _) = label_faces(shipped, faces)
+    tight = [
+        replace(face, box=tight_box(label.face.points), kind="landmarks")
+        for face, label in zip(faces, labels, strict=True)
+    ]
+    write_boxes(unlabelled / "boxes.csv", [tight[0], faces[1]])
+    mixed = load_unlabelled(unlabelled)
+    assert [face.kind for face in mixed] == ["landmarks", None]
+    for a, b in zip(label_faces(shipped, mixed)[0], labels, strict=True):
+        assert np.abs(a.face.points - b.face.points).max() < 0.03 * np.ptp(b.face.points[:, 0])
+    text = (unlabelled / "boxes.csv").read_text().replace(",landmarks", ",tight")
+    (unlabelled / "boxes.csv").write_text(text)
+    with pytest.raises(DataError, match="no kind of box 'tight'"):
+        load_unlabelled(unlabelled)
+
+
 def test_pseudo_labels_there_and_back(unlabelled, shipped, tmp_path):
     labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
@@ -163,6 +181,8 @@ def test_rounds_on_the_command_line(recipe_file, small_300w, unlabelled, tmp_pat
     shutil.rmtree(run / "round2")
     assert main([*words, "-o", str(run)]) == 0
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
+    assert main([*words, "-o", str(run), "--self-training.views", "flip"]) == 1
+    assert "labelled with other views" in capsys.readouterr().err
 
 
 def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(

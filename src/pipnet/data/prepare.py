@@ -18,7 +18,7 @@ from pipnet.data.collections.celeba import FACES, read_celeba
 from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import PREPARED, SOURCES, Source, check_faces
-from pipnet.data.unlabelled import write_boxes
+from pipnet.data.unlabelled import BOXES, write_boxes
 from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
 from pipnet.images import picture_size
 from pipnet.progress import track
@@ -146,6 +146,6 @@ def _prepare_celeba(source: Path, target: Path) -> Part:
     there = [face for face in sound if face.image.is_file()]
     missing, empty = len(sound) - len(there), len(faces) - len(sound)
     if there:
-        write_boxes(target / "boxes.csv", there)
+        write_boxes(target / BOXES, there)
     problem = f"{missing} pictures missing, {empty} empty boxes" if missing or empty else None
     return Part("unlabelled", len(there), FACES, problem)

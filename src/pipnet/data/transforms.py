@@ -34,6 +34,10 @@ class Augmentation:
     """Probability of a turn about the centre of the crop."""
     rotate_by: float = 30.0
     """Largest turn in degrees."""
+    stretch: float = 0.0
+    """Probability of unequal changes of width and height, as of a face turned away (the papers: none)."""
+    stretch_by: float = 0.25
+    """Largest such change, as a fraction of the face; as much as one side grows, the other shrinks."""
     flip: float = 0.5
     """Probability of a mirror image."""
     occlude: float = 0.5
@@ -48,6 +52,10 @@ class Augmentation:
     """Probability of losing all colour (not in v1)."""
     light: float = 0.0
     """Probability of other brightness, contrast and colour balance (the papers: none)."""
+    coarse: float = 0.0
+    """Probability of fewer pixels, as of a small or distant face (the papers: none)."""
+    coarse_by: float = 4.0
+    """Largest factor by which the crop is shrunk for that, before it is enlarged again."""
     black: bool = False
     """Plain black pictures with the true labels, whatever else is set: v1's probe of the position prior."""
 
@@ -80,17 +88,23 @@ def training_crop(
     Returns:
         The S x S crop, and the landmarks as fractions of it, also those that lie outside.
     """
-    varied, mirrored = _random_affine(augmentation, size, rng)
+    (more,) = rng.spawn(1)  # for what was added later: the chances of the rest stay what they were
+    varied, mirrored = _random_affine(augmentation, size, rng, more)
     matrix = compose(box_to_crop(box, size), varied)
     crop = warp(image, matrix, size)
     moved = affine(points, matrix)
     if mirrored:
         moved = moved[scheme.flip_permutation]
-    crop = np.zeros_like(crop) if augmentation.black else _random_colours(crop, augmentation, rng)
+    if augmentation.black:
+        crop = np.zeros_like(crop)
+    else:
+        crop = _random_colours(_random_coarse(crop, augmentation, more), augmentation, rng)
     return crop, ((moved + 0.5) / size).astype(np.float32)
 
 
-def _random_affine(a: Augmentation, size: int, rng: np.random.Generator) -> tuple[Affine, bool]:
+def _random_affine(
+    a: Augmentation, size: int, rng: np.random.Generator, more: np.random.Generator
+) -> tuple[Affine, bool]:
     """A random map from crop pixels to crop pixels, and whether it mirrors."""
     # Every chance is drawn whether it is used or not: faces do not change with another face's luck.
     chances, amounts = rng.random(4), rng.uniform(-1, 1, 4)
@@ -99,11 +113,23 @@ def _random_affine(a: Augmentation, size: int, rng: np.random.Generator) -> tupl
     angle = np.deg2rad(a.rotate_by * amounts[3] * (chances[2] < a.rotate))
     mirrored = bool(chances[3] < a.flip)
     cos, sin = factor * np.cos(angle), factor * np.sin(angle)
-    linear = np.array([[cos, -sin], [sin, cos]])
+    longer = (1 + a.stretch_by) ** (more.uniform(-1, 1) * (more.random() < a.stretch))
+    linear = np.array([[cos, -sin], [sin, cos]]) * [longer, 1 / longer]
     if mirrored:
         linear = np.array([[-1.0, 0], [0, 1]]) @ linear
     centre = np.full(2, (size - 1) / 2)
     return np.hstack([linear, (centre + shift - linear @ centre)[:, None]]), mirrored
+
+
+def _random_coarse(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
+    """The crop as if it had been taken from farther away."""
+    chance, amount = rng.random(2)
+    if chance >= a.coarse:
+        return crop
+    size = len(crop)
+    side = max(round(size / a.coarse_by**amount), 1)
+    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def _random_colours(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
 from pipnet.images import PICTURE_SUFFIXES
 
+BOXES = "boxes.csv"
+"""The table of a folder of faces."""
 BoxKind = Literal["face", "landmarks", "rough"]
 """What boxes of unlabelled faces are: ``face``, forehead to chin; ``landmarks``, tight around them (v1's
 protocols, whose unlabelled faces are labelled ones); ``rough``, a place in which a detector looks for the
@@ -33,6 +35,8 @@ class UnlabelledFace:
     """Whatever box it came with, xyxy in pixels of the picture; None: the whole picture is to be searched."""
     name: str
     """Unique in its collection."""
+    kind: BoxKind | None = None
+    """What its box is, where its table says so."""
 
 
 def load_unlabelled(path: Path) -> list[UnlabelledFace]:
@@ -47,8 +51,8 @@ def load_unlabelled(path: Path) -> list[UnlabelledFace]:
     """
     if path.suffix.lower() == ".csv":
         return read_boxes(path)
-    if path.is_dir() and (path / "boxes.csv").is_file():
-        return read_boxes(path / "boxes.csv")
+    if path.is_dir() and (path / BOXES).is_file():
+        return read_boxes(path / BOXES)
     if path.is_dir():
         pictures = [p for p in files_below(path) if p.suffix.lower() in PICTURE_SUFFIXES]
     elif path.suffix.lower() == ".txt":
@@ -63,8 +67,10 @@ def load_unlabelled(path: Path) -> list[UnlabelledFace]:
 def read_boxes(path: Path) -> list[UnlabelledFace]:
     """The faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, pictures beside it or in ``images/``.
 
+    A sixth column, ``kind``, may say what each box is, see `BoxKind`.
+
     Raises:
-        DataError: missing, not such a table, or a box that is empty or not finite.
+        DataError: missing, not such a table, a box that is empty or not finite, or of an unknown kind.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -80,10 +86,13 @@ def read_boxes(path: Path) -> list[UnlabelledFace]:
             raise DataError(f"{path}:{number}: expected image,x,y,w,h") from None
         if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not image:
             raise DataError(f"{path}:{number}: the box is empty or not finite")
+        kind = row.get("kind") or None
+        if kind is not None and kind not in get_args(BoxKind):
+            raise DataError(f"{path}:{number}: no kind of box {kind!r:.40}: {', '.join(get_args(BoxKind))}")
         picture = path.parent / image
         if not picture.is_file() and (path.parent / "images" / image).is_file():
             picture = path.parent / "images" / image
-        faces.append(UnlabelledFace(picture, xywh_to_xyxy((x, y, w, h)), f"{image}#{number}"))
+        faces.append(UnlabelledFace(picture, xywh_to_xyxy((x, y, w, h)), f"{image}#{number}", kind))
     if not faces:
         raise DataError(f"{path}: no faces")
     return faces
@@ -94,11 +103,11 @@ def write_boxes(path: Path, faces: Sequence[UnlabelledFace]) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["image", "x", "y", "w", "h"])
+        table.writerow(["image", "x", "y", "w", "h", "kind"])
         for face in faces:
             if face.box is None:
                 continue
             x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)
             name = Path(os.path.relpath(face.image, path.parent)).as_posix()
-            table.writerow([name, x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)])
+            table.writerow([name, x0, y0, round(x1 - x0, 2), round(y1 - y0, 2), face.kind or ""])
     partial.replace(path)

@@ -44,7 +44,7 @@ def label_faces(
         model: finds landmarks on crops.
         faces: the faces, or pictures to search.
         views: take the mean over these views.
-        box_kind: what given boxes are, see `BoxKind`.
+        box_kind: what given boxes are where their table does not say, see `BoxKind`.
 
     Returns:
         The pseudo-labels, and how many faces were dropped for which reason.
@@ -74,11 +74,12 @@ def _places(
         except PipnetError:
             dropped["picture cannot be read"] += 1
             continue
-        if face.box is not None and box_kind != "rough":
+        kind = face.kind or box_kind
+        if face.box is not None and kind != "rough":
             if _is_absurd(face.box):
                 dropped["box is tiny or oblong"] += 1
             else:
-                yield face, image, landmarker.to_face_boxes(face.box[None], box_kind)[0]
+                yield face, image, landmarker.to_face_boxes(face.box[None], kind)[0]
             continue
         found = landmarker.detector(image).boxes
         if face.box is not None and len(found):

@@ -4,7 +4,7 @@
 * TMD: all collections are brought to the same points; some are labelled, the training parts of others are
   not, and all are tested on, in widths of their crops.
 
-Both take labels away from labelled faces, so the unlabelled ones come with their landmark boxes, as in v1.
+Faces whose labels are taken away come with their landmark boxes, as in v1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
-from pipnet.data.unlabelled import UnlabelledFace, write_boxes
+from pipnet.data.unlabelled import BOXES, UnlabelledFace, load_unlabelled, write_boxes
 from pipnet.errors import RecipeError
 from pipnet.evaluation.evaluate import Norm, decoded, evaluate
 from pipnet.geometry import tight_box
@@ -67,7 +67,7 @@ def tsd(
     limited = replace(recipe, data=replace(recipe.data, limit=count))
     labelled = load_training_faces(limited)
     kept = {s.name for s in (*labelled.training, *labelled.validation)}
-    rest = [s for s in everything.training if s.name not in kept]
+    rest = [_without_label(s) for s in everything.training if s.name not in kept]
     return _rounds(limited, rest, run, tests, "scheme", max_steps)
 
 
@@ -82,7 +82,8 @@ def tmd(
 
     Args:
         recipe: the training; its ``data.scheme`` brings all collections to the same points.
-        unlabelled: collections whose training parts have their labels taken away.
+        unlabelled: collections, whose training parts have their labels taken away; ``boxes.csv`` tables,
+            folders with one and ``.txt`` lists (see `load_unlabelled`), which have none.
         run: folder for all of it.
         tests: what to measure each round on, in widths of the collections' crops.
         max_steps: stop each round after so many steps, for trying things out.
@@ -93,23 +94,33 @@ def tmd(
     Raises:
         RecipeError: as `self_train`.
     """
-    rest = [s for root in unlabelled for s in load_faces(root, None, recipe.data.scheme)[0]]
+    rest = [face for path in unlabelled for face in _without_labels(path, recipe.data.scheme)]
     return _rounds(recipe, rest, run, tests, "width", max_steps)
+
+
+def _without_labels(path: Path, scheme: str | None) -> list[UnlabelledFace]:
+    if path.name == BOXES or (path / BOXES).is_file() or path.suffix.lower() == ".txt":
+        return load_unlabelled(path)
+    return [_without_label(sample) for sample in load_faces(path, None, scheme)[0]]
+
+
+def _without_label(sample: FaceSample) -> UnlabelledFace:
+    return UnlabelledFace(sample.image, tight_box(sample.points), sample.name, "landmarks")
 
 
 def _rounds(
     recipe: Recipe,
-    rest: Sequence[FaceSample],
+    rest: Sequence[UnlabelledFace],
     run: Path,
     tests: Sequence[HeldOut],
     norm: Norm,
     max_steps: int | None,
 ) -> Results:
-    table = run / "boxes.csv"
+    table = run / BOXES
     if not table.is_file():
         run.mkdir(parents=True, exist_ok=True)
-        write_boxes(table, [UnlabelledFace(s.image, tight_box(s.points), s.name) for s in rest])
-    config = replace(recipe.self_training, unlabelled=(table,), box_kind="landmarks")
+        write_boxes(table, rest)
+    config = replace(recipe.self_training, unlabelled=(table,))
     self_train(replace(recipe, self_training=config), run, max_steps)
     results = {}
     for number in range(len(config.tasks) + 1):

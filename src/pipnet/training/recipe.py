@@ -76,8 +76,8 @@ class SelfTrainingConfig:
     views: Views = "none"
     """Pseudo-labels are the mean over these views of a face (v1: ``translation``)."""
     box_kind: BoxKind = "face"
-    """What given boxes are: ``face``, ``landmarks`` or ``rough``. Pictures without boxes are searched by
-    the detector in any case."""
+    """What given boxes are where their table does not say: ``face``, ``landmarks`` or ``rough``. Pictures
+    without boxes are searched by the detector in any case."""
     limit: int | None = None
     """Use only this many unlabelled faces, the first ones in a shuffle by the seed."""
 

@@ -26,7 +26,7 @@ from pipnet.model.predictor import TorchModel
 from pipnet.training.labelling import label_faces
 from pipnet.training.machine import computes_in_bf16
 from pipnet.training.quality import draw_quality
-from pipnet.training.recipe import Recipe
+from pipnet.training.recipe import Recipe, SelfTrainingConfig
 from pipnet.training.trainer import train
 
 LABELS = "pseudo_labels.csv"
@@ -44,23 +44,22 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
         The path of the last round's weights.
 
     Raises:
-        RecipeError: nothing unlabelled is given, or as `train`.
+        RecipeError: nothing unlabelled is given, a round was labelled in another way, or as `train`.
         DataError: nothing unlabelled is usable, or as `train`.
     """
     faces = unlabelled_faces(recipe)
-    weights = train(replace(recipe, name=f"{recipe.name}-round0"), run / "round0", True, max_steps)
+    weights = train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"
-        labels = folder / LABELS
-        if not labels.is_file():
-            _label_round(recipe, weights, faces, folder)
-        of_round = replace(
-            recipe,
-            name=f"{recipe.name}-round{number}",
-            pseudo=replace(recipe.pseudo, labels=labels, task=task),
-        )
-        weights = train(of_round, folder, True, max_steps)
+        _label_round(recipe, weights, faces, folder)
+        pseudo = replace(recipe.pseudo, labels=folder / LABELS, task=task)
+        weights = train(replace(round_recipe(recipe, number), pseudo=pseudo), folder, True, max_steps)
     return weights
+
+
+def round_recipe(recipe: Recipe, number: int) -> Recipe:
+    """The training of one round, without its pseudo-labels: an ordinary one, which knows of no others."""
+    return replace(recipe, name=f"{recipe.name}-round{number}", self_training=SelfTrainingConfig())
 
 
 def unlabelled_faces(recipe: Recipe) -> list[UnlabelledFace]:
@@ -81,23 +80,35 @@ def unlabelled_faces(recipe: Recipe) -> list[UnlabelledFace]:
 
 
 def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace], folder: Path) -> None:
-    """Pseudo-label all faces and leave the table, its quality as pictures, and what was dropped."""
+    """Pseudo-label all faces and leave the table, its quality as pictures, and what was dropped.
+
+    What is labelled already is left as it is.
+
+    Raises:
+        RecipeError: it was labelled in another way.
+        DataError: no face is usable.
+    """
+    config, facts = recipe.self_training, folder / "labelling.json"
+    way = {"views": config.views, "box_kind": config.box_kind, "given": len(faces)}
+    if (folder / LABELS).is_file():
+        before = json.loads(facts.read_text()) if facts.is_file() else way
+        changed = [key for key, value in way.items() if before.get(key) != value]
+        if changed:
+            raise RecipeError(f"{folder} was labelled with other {', '.join(changed)}: choose another folder")
+        return
     network, info = load_checkpoint(weights)
-    config = recipe.self_training
     model = TorchModel(network, info, computes_in_bf16(recipe.precision))
     labels, dropped = label_faces(model, faces, config.views, config.box_kind)
     if not labels:
         raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
     folder.mkdir(parents=True, exist_ok=True)
     draw_quality(labels, info.scheme, folder)
-    (folder / "labelling.json").write_text(json.dumps(_facts(labels, faces, dropped), indent=1) + "\n")
+    facts.write_text(json.dumps({**way, **_facts(labels, dropped)}, indent=1) + "\n")
     write_pseudo_labels(folder / LABELS, labels)  # last: with it the labelling is done
 
 
-def _facts(
-    labels: Sequence[PseudoLabel], faces: Sequence[UnlabelledFace], dropped: dict[str, int]
-) -> dict[str, Any]:
-    facts: dict[str, Any] = {"given": len(faces), "labelled": len(labels), "dropped": dict(dropped)}
+def _facts(labels: Sequence[PseudoLabel], dropped: dict[str, int]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"labelled": len(labels), "dropped": dict(dropped)}
     for key in ("score", "spread", "disagreement"):
         values = [getattr(label, key) for label in labels]
         facts[key] = {f"p{p}": round(float(np.percentile(values, p)), 4) for p in (5, 50, 95)}

@@ -1,0 +1,250 @@
+"""What faces without labels are worth: curriculum, plain self-training, distillation, TSD, TMD.
+
+    python benchmarks/unlabelled.py choices --shared ../shared --runs RUNS      (resumes; Ctrl-C at any time)
+    python benchmarks/unlabelled.py tests --shared ../shared --runs RUNS
+    python benchmarks/unlabelled.py protocols --shared ../shared --runs RUNS
+
+``choices`` trains on HELEN and LFPW and looks at AFW: every choice is made there. ``tests`` trains on all of
+300-W's training faces and measures on 300-W Common and on WFLW as 68 points, which nothing is chosen by;
+``protocols`` are v1's TSD and TMD. Each part works through its rows in order, skips those whose JSON stands
+in `benchmarks/unlabelled/`, and writes `benchmarks/unlabelled.md`. Runs stay outside the checkout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipnet.data.sources import load_faces
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.predictor import TorchModel
+from pipnet.training.protocols import HeldOut, tmd, tsd
+from pipnet.training.recipe import load_recipe
+from pipnet.training.self_training import round_recipe, self_train
+from pipnet.training.trainer import train
+
+HERE = Path(__file__).parent
+RECIPES = HERE.parent / "recipes"
+SHIFTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "choices": ("helen+lfpw", (("300w", "afw"),)),
+    "tests": ("train", (("300w", "common"), ("wflw", "test"))),
+}
+"""What is labelled, and the folder and subset of what is measured on."""
+
+
+class Row(NamedTuple):
+    """A training in rounds; without tasks, one on the labelled faces alone."""
+
+    name: str
+    tasks: str = ""
+    flags: str = ""
+    start: str = "supervised"
+    """The row whose training is round 0."""
+
+
+class Protocol(NamedTuple):
+    """One of v1's protocols."""
+
+    name: str
+    share: float = 0.0
+    """Of the labels, in TSD; 0 for TMD."""
+    paper: str = ""
+    """NME of v1's rounds, with ResNet-18 at 256 px."""
+    flags: str = ""
+
+
+PLAIN, STC = "full full full", "quarter half full full full"
+STRONGER = "--augment.stretch 0.5 --augment.coarse 0.3 --augment.rotate-by 40 --augment.scale-by 0.25"
+CHOICES = (
+    Row("supervised"),
+    Row("supervised, stronger augmentation", flags=STRONGER),
+    Row("plain self-training", PLAIN),
+    Row("STC", STC),
+)
+TESTS = (
+    Row("supervised"),
+    Row("STC", STC),
+    Row("plain self-training", PLAIN),
+    Row("distillation, translation", PLAIN, "--self-training.views translation"),
+)
+PROTOCOLS = (
+    Protocol("TSD, 10 % of the labels", 0.1, "3.95 at last (300W full)"),
+    Protocol("TSD, 20 % of the labels", 0.2, "3.75 at last"),
+    Protocol("TSD, 50 % of the labels", 0.5, "3.56 at last"),
+    Protocol("TMD, 300-W labelled, WIDER unlabelled"),
+)
+ROWS: dict[str, Sequence[Row | Protocol]] = {"choices": CHOICES, "tests": TESTS, "protocols": PROTOCOLS}
+
+INTRODUCTION = """
+MobileNetV2 (ImageNet) at **128 px**, 8x8 cells of a dilated backbone, NRM with C = 10, 12 epochs a round,
+seed 0, last weights (`recipes/stc_300w_wider.yaml`); unlabelled are the 1,170 WIDER faces. NME in % of the
+inter-ocular distance, true boxes; gain of the last round over the labelled faces alone with a paired
+bootstrap interval over the faces. `python benchmarks/unlabelled.py choices | tests | protocols --runs RUNS`;
+commit, machine and every face's error in `benchmarks/unlabelled/`.
+"""
+NOTES = """
+"""
+
+
+def main() -> None:
+    """Train and measure what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=[*ROWS, "report"])
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--runs", type=Path, help="folder outside the checkout")
+    parser.add_argument("--most", type=int, default=99, help="rows to train at most")
+    arguments = parser.parse_args()
+    done = 0
+    for row in ROWS.get(arguments.part, ()):
+        target = HERE / "unlabelled" / arguments.part / f"{_slug(row.name)}.json"
+        if target.exists() or done == arguments.most:
+            continue
+        print(f"== {arguments.part}: {row.name}", flush=True)
+        runs = arguments.runs / arguments.part / _slug(row.name)
+        data = arguments.shared / "data"
+        if isinstance(row, Protocol):
+            result = run_protocol(row, data, runs)
+        else:
+            result = run_rounds(row, arguments.part, data, runs)
+        result |= {"row": row.name, "flags": row.flags, "commit": _commit(), "machine": _machine()}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(result, indent=1) + "\n")
+        done += 1
+    report()
+
+
+def run_rounds(row: Row, part: str, data: Path, folder: Path) -> dict[str, Any]:
+    """One row, trained as far as it is not yet, and measured after every round."""
+    labelled, tests = SHIFTS[part]
+    flags = ["--data.root", str(data / "300w"), "--data.subset", labelled, *row.flags.split()]
+    if row.tasks:
+        flags += ["--self-training.unlabelled", str(data / "unlabelled" / "wider")]
+        flags += [word for task in row.tasks.split() for word in ("--self-training.tasks", task)]
+    recipe = load_recipe(RECIPES / "stc_300w_wider.yaml", flags)
+    if row.tasks:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "round0").exists():
+            (folder / "round0").symlink_to(folder.parent / _slug(row.start) / "round0")
+        self_train(recipe, folder)
+    else:
+        train(round_recipe(recipe, 0), folder / "round0", resume=True)
+    folders = [folder / f"round{i}" for i in range(len(row.tasks.split()) + 1)]
+    return {
+        "tasks": row.tasks.split(),
+        "labelled": labelled,
+        "rounds": [measure(one / "last.safetensors", data, tests) for one in folders],
+        "labelling": [json.loads((one / "labelling.json").read_text()) for one in folders[1:]],
+    }
+
+
+def run_protocol(row: Protocol, data: Path, folder: Path) -> dict[str, Any]:
+    """TSD with a share of the labels, or TMD without one."""
+    collections = [data / "300w", data / "wflw"]
+    name = "tsd_300w.yaml" if row.share else "tmd_300w.yaml"
+    recipe = load_recipe(RECIPES / name, ["--data.root", str(collections[0]), *row.flags.split()])
+    if row.share:
+        rounds = tsd(recipe, row.share, folder, [HeldOut(collections[0], None)])
+    else:
+        # WFLW's training part is not at hand: WIDER is the kind of picture that WFLW is made of.
+        table = [data / "unlabelled" / "wider"]
+        rounds = tmd(recipe, table, folder, [HeldOut(root, None) for root in collections])
+    return {"share": row.share, "rounds": list(rounds.values())}
+
+
+def measure(weights: Path, data: Path, tests: Sequence[tuple[str, str]]) -> dict[str, list[float]]:
+    """NME of every face of each test in percent, from true boxes."""
+    network, info = load_checkpoint(weights)
+    landmarker = FaceLandmarker(TorchModel(network, info))
+    result = {}
+    for folder, subset in tests:
+        samples, _, source = load_faces(data / folder, subset, info.scheme, measuring=True)
+        errors = evaluate(landmarker, decoded(samples), source)
+        result[f"{folder} {subset}"] = (100 * errors.nmes).round(3).tolist()
+    return result
+
+
+def better_by(after: Sequence[float], before: Sequence[float]) -> tuple[float, float, float]:
+    """How much lower the mean is, in percent of the one before, and its 95 % interval over the same faces."""
+    a, b = np.asarray(after), np.asarray(before)
+    picks = np.random.default_rng(0).integers(0, len(a), (4000, len(a)))
+    low, high = np.percentile(100 * (1 - a[picks].mean(axis=1) / b[picks].mean(axis=1)), [2.5, 97.5])
+    return float(100 * (1 - a.mean() / b.mean())), float(low), float(high)
+
+
+def report() -> None:
+    """Write the page from the rows that are done."""
+    lines = ["# Faces without labels", "", *INTRODUCTION.strip().splitlines()]
+    lines += ["", "## Choices: HELEN and LFPW (1,675 faces) labelled, AFW (337 faces) unseen", ""]
+    lines += _table("choices")
+    lines += ["", "## Tests: 300-W (2,012 faces) labelled, 300-W Common (554) and WFLW-68 (114)", ""]
+    lines += _table("tests")
+    lines += ["", "## v1's protocols", "", *_protocol_table(), "", *NOTES.strip().splitlines()]
+    (HERE / "unlabelled.md").write_text("\n".join(lines) + "\n")
+
+
+def _table(part: str) -> list[str]:
+    """One line a row: NME after every round, and what the last round gains over the labels alone."""
+    tests = [" ".join(test) for test in SHIFTS[part][1]]
+    lines = [f"| row | {' | '.join(f'{t}, by round | gain %' for t in tests)} | labelled, dropped |"]
+    lines.append("|---" * (2 * len(tests) + 2) + "|")
+    base = _read(part, ROWS[part][0].name)
+    for row in ROWS[part]:
+        result = _read(part, row.name)
+        cells = []
+        for test in tests:
+            if result is None or base is None:
+                cells += ["not run yet", ""]
+                continue
+            cells.append(", ".join(f"{np.mean(one[test]):.2f}" for one in result["rounds"]))
+            gain, low, high = better_by(result["rounds"][-1][test], base["rounds"][0][test])
+            cells.append("" if row.name == base["row"] else f"{gain:.1f} ({low:.1f} to {high:.1f})")
+        facts = result["labelling"][-1] if result and result["labelling"] else None
+        cells.append(f"{facts['labelled']}, {facts['given'] - facts['labelled']}" if facts else "")
+        lines.append(f"| {row.name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _protocol_table() -> list[str]:
+    lines = ["| protocol | test | NME by round, % | published by round |", "|---|---|---|---|"]
+    for row in PROTOCOLS:
+        result = _read("protocols", row.name)
+        if result is None:
+            lines.append(f"| {row.name} | not run yet | | {row.paper} |")
+            continue
+        for test in result["rounds"][0]:
+            numbers = ", ".join(f"{one[test]:.2f}" for one in result["rounds"])
+            lines.append(f"| {row.name} | {test} | {numbers} | {row.paper} |")
+    return lines
+
+
+def _read(part: str, name: str) -> dict[str, Any] | None:
+    path = HERE / "unlabelled" / part / f"{_slug(name)}.json"
+    result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return result
+
+
+def _slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _machine() -> str:
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+
+
+if __name__ == "__main__":
+    main()
