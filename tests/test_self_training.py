@@ -14,7 +14,7 @@ from pipnet.cli import main
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.data.sources import load_faces
 from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled, write_boxes
-from pipnet.errors import DataError, RecipeError
+from pipnet.errors import DataError, RecipeError, VideoError
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.images import read_image, write_image
@@ -26,6 +26,8 @@ from pipnet.training.self_training import LABELS, self_train, unlabelled_faces
 from pipnet.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
+NOWHERE = Path("/nowhere")
+"""Where frames of videos would go."""
 RECIPE = """
 name: rounds
 workers: 0
@@ -73,15 +75,36 @@ def shipped():
 
 
 def test_a_folder_a_table_and_a_list(unlabelled, portrait, tmp_path):
-    assert len(load_unlabelled(unlabelled)) == len(load_unlabelled(unlabelled / "boxes.csv")) == 14
+    assert (
+        len(load_unlabelled(unlabelled, NOWHERE))
+        == len(load_unlabelled(unlabelled / "boxes.csv", NOWHERE))
+        == 14
+    )
     (tmp_path / "list.txt").write_text(f"{portrait}\nunlabelled/0.jpg\n\n")
-    listed = load_unlabelled(tmp_path / "list.txt")
+    listed = load_unlabelled(tmp_path / "list.txt", NOWHERE)
     assert [face.box for face in listed] == [None, None]
     (unlabelled / "boxes.csv").unlink()
-    assert len(load_unlabelled(unlabelled)) == 13
+    assert len(load_unlabelled(unlabelled, NOWHERE)) == 13
     for bad, words in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
         with pytest.raises(DataError, match=words):
-            load_unlabelled(bad)
+            load_unlabelled(bad, NOWHERE)
+
+
+def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
+    clip = shared / "data" / "video" / "cap13_edit2.mp4"
+    faces = load_unlabelled(clip, tmp_path)
+    assert len(faces) == 31  # 765 frames, 25 a second
+    labels, _ = label_faces(shipped, faces[:3])
+    assert [label.face.points.shape for label in labels] == [(68, 2)] * 3
+    written = {face.image: face.image.stat().st_mtime_ns for face in faces}
+    again = load_unlabelled(clip, tmp_path)
+    assert {face.image: face.image.stat().st_mtime_ns for face in again} == written
+    (tmp_path / "damaged.mp4").write_bytes(clip.read_bytes()[:300_000])
+    assert 5 < len(load_unlabelled(tmp_path / "damaged.mp4", tmp_path)) < 31
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name, words in (("empty.mp4", "empty file"), ("none.mp4", "no such file")):
+        with pytest.raises(VideoError, match=words):
+            load_unlabelled(tmp_path / name, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +113,7 @@ def test_a_folder_a_table_and_a_list(unlabelled, portrait, tmp_path):
 def test_damaged_tables_are_named(tmp_path, text):
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(DataError, match=r"boxes\.csv"):
-        load_unlabelled(tmp_path)
+        load_unlabelled(tmp_path, NOWHERE)
 
 
 # -- labelling -----------------------------------------------------------------------------------------
@@ -99,7 +122,7 @@ def test_damaged_tables_are_named(tmp_path, text):
 @pytest.mark.parametrize("views", ["none", "translation"])
 def test_labels_of_real_faces_are_near_the_truth(unlabelled, small_300w, shipped, views):
     truth = load_faces(small_300w, "full")
-    labels, dropped = label_faces(shipped, load_unlabelled(unlabelled), views)
+    labels, dropped = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE), views)
     assert dropped == {"picture cannot be read": 1, "box is tiny or oblong": 1}
     assert len(labels) == 12
     for label, face in zip(labels, truth[0], strict=True):
@@ -111,7 +134,7 @@ def test_labels_of_real_faces_are_near_the_truth(unlabelled, small_300w, shipped
 
 
 def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_path):
-    faces = load_unlabelled(unlabelled)[:3]
+    faces = load_unlabelled(unlabelled, NOWHERE)[:3]
     height, width = read_image(faces[0].image).shape[:2]
     rough = [replace(face, box=np.float32([10, 10, width - 10, height - 10])) for face in faces]
     nowhere = [replace(face, box=np.float32([0, 0, 12, 12])) for face in faces]
@@ -127,25 +150,25 @@ def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_p
 
 
 def test_a_table_may_say_what_its_boxes_are(unlabelled, shipped):
-    faces = load_unlabelled(unlabelled)[:2]
+    faces = load_unlabelled(unlabelled, NOWHERE)[:2]
     (labels, _) = label_faces(shipped, faces)
     tight = [
         replace(face, box=tight_box(label.face.points), kind="landmarks")
         for face, label in zip(faces, labels, strict=True)
     ]
     write_boxes(unlabelled / "boxes.csv", [tight[0], faces[1]])
-    mixed = load_unlabelled(unlabelled)
+    mixed = load_unlabelled(unlabelled, NOWHERE)
     assert [face.kind for face in mixed] == ["landmarks", None]
     for a, b in zip(label_faces(shipped, mixed)[0], labels, strict=True):
         assert np.abs(a.face.points - b.face.points).max() < 0.03 * np.ptp(b.face.points[:, 0])
     text = (unlabelled / "boxes.csv").read_text().replace(",landmarks", ",tight")
     (unlabelled / "boxes.csv").write_text(text)
     with pytest.raises(DataError, match="no kind of box 'tight'"):
-        load_unlabelled(unlabelled)
+        load_unlabelled(unlabelled, NOWHERE)
 
 
 def test_pseudo_labels_there_and_back(unlabelled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:2])
+    labels, _ = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
         assert a.face.image.resolve() == b.face.image.resolve()
@@ -188,7 +211,7 @@ def test_rounds_on_the_command_line(recipe_file, small_300w, unlabelled, tmp_pat
 def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(
     recipe_file, small_300w, unlabelled, shipped, tmp_path
 ):
-    labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:4])
+    labels, _ = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE)[:4])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     trainer = Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "half"]), tmp_path / "run")
@@ -202,7 +225,7 @@ def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(
 
 
 def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabelled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabelled(unlabelled)[:4])
+    labels, _ = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE)[:4])
     grades = [(0.9, 1.0), (0.2, 1.0), (0.9, 9.0), (0.9, 1.0)]
     graded = [PseudoLabel(x.face, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
     write_pseudo_labels(tmp_path / "labels.csv", graded)
@@ -232,7 +255,7 @@ def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
 
 def test_a_limit_is_a_fixed_choice(recipe_file, unlabelled):
     flags = ["--self-training.unlabelled", str(unlabelled), "--self-training.limit", "5"]
-    chosen = [[f.name for f in unlabelled_faces(load_recipe(recipe_file, flags))] for _ in range(2)]
+    chosen = [[f.name for f in unlabelled_faces(load_recipe(recipe_file, flags), NOWHERE)] for _ in range(2)]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 5
 

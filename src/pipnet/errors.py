@@ -4,6 +4,7 @@
 
     PipnetError                 catch this to catch them all
     ├── ImageError              a picture is missing, unreadable, of a wrong kind or too large
+    ├── VideoError              a video is missing, unreadable, or cannot be written
     ├── BoxError                a face box is empty, NaN or outside the picture
     ├── ModelError              a model file is missing, damaged, hostile or of another kind
     ├── DataError               an annotation or a data folder is not what it should be
@@ -24,6 +25,10 @@ class PipnetError(Exception):
 
 class ImageError(PipnetError):
     """A picture is missing, unreadable, of a wrong kind or too large."""
+
+
+class VideoError(PipnetError):
+    """A video is missing, unreadable, or cannot be written."""
 
 
 class BoxError(PipnetError):

@@ -14,16 +14,16 @@ _EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 
 
-def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+def track(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
     """The items, one by one, while their number is shown on standard error.
 
     Args:
         items: what is worked on.
-        total: how many there are; nothing is shown for a single one.
+        total: how many there are, None if nobody knows; nothing is shown for a single one.
         what: what is done, such as ``"detecting"``.
     """
     console = Console(stderr=True, highlight=False)
-    if total <= 1:
+    if total is not None and total <= 1:
         yield from items
     elif console.is_terminal:
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -34,5 +34,5 @@ def track(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         for number, item in enumerate(items):
             if time.monotonic() - said >= _EVERY:
                 said = time.monotonic()
-                console.print(f"{what}: {number} of {total}", soft_wrap=True)
+                console.print(f"{what}: {number}" + (f" of {total}" if total else ""), soft_wrap=True)
             yield item

@@ -76,8 +76,8 @@ def tmd(
     data
         The labelled collection; further ones with --data.also.
     unlabelled
-        A collection, whose training part is used without its labels, a boxes.csv, a folder with one, or a
-        .txt list of pictures; may be given several times.
+        A collection, whose training part is used without its labels, a boxes.csv, a folder with one, a
+        .txt list of pictures, or a video; may be given several times.
     run
         Folder for all trainings and results.
     test

@@ -30,7 +30,8 @@ def self_train(
     data
         The labelled faces: a collection, or your own annotations.
     unlabelled
-        Pictures that nobody labelled: a folder, a boxes.csv, or a .txt list; may be given several times.
+        Pictures that nobody labelled: a folder, a boxes.csv, a .txt list, or a video, of which a frame a
+        second is taken; may be given several times.
     run
         Folder for the rounds; runs/NAME if not given.
     max_steps

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from pipnet.data.formats.pictures import files_below
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
 from pipnet.images import PICTURE_SUFFIXES
+from pipnet.video.reader import VIDEO_SUFFIXES
+from pipnet.video.sampling import sample_frames
 
 BOXES = "boxes.csv"
 """The table of a folder of faces."""
@@ -39,15 +41,17 @@ class UnlabelledFace:
     """What its box is, where its table says so."""
 
 
-def load_unlabelled(path: Path) -> list[UnlabelledFace]:
+def load_unlabelled(path: Path, frames: Path) -> list[UnlabelledFace]:
     """The faces, or pictures to search for faces, that a path names.
 
     Args:
         path: a ``boxes.csv`` (see `read_boxes`), a folder with one in it, any other folder of pictures, which
-            is searched through, or a ``.txt`` list with a picture a line, relative to it.
+            is searched through, a ``.txt`` list with a picture a line, relative to it, or a video.
+        frames: folder into which a frame of each second of a video is written.
 
     Raises:
         DataError: no such path, nothing in it, or a damaged table.
+        VideoError: a video that cannot be read.
     """
     if path.suffix.lower() == ".csv":
         return read_boxes(path)
@@ -57,8 +61,10 @@ def load_unlabelled(path: Path) -> list[UnlabelledFace]:
         pictures = [p for p in files_below(path) if p.suffix.lower() in PICTURE_SUFFIXES]
     elif path.suffix.lower() == ".txt":
         pictures = [path.parent / line for line in read_text(path).splitlines() if line.strip()]
+    elif path.suffix.lower() in VIDEO_SUFFIXES:
+        pictures = sample_frames(path, frames)
     else:
-        raise DataError(f"{path}: not a folder of pictures, a boxes.csv or a .txt list")
+        raise DataError(f"{path}: not a folder of pictures, a boxes.csv, a .txt list or a video")
     if not pictures:
         raise DataError(f"{path}: no pictures")
     return [UnlabelledFace(picture, None, os.path.relpath(picture, path.parent)) for picture in pictures]
@@ -86,7 +92,7 @@ def read_boxes(path: Path) -> list[UnlabelledFace]:
             raise DataError(f"{path}:{number}: expected image,x,y,w,h") from None
         if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not image:
             raise DataError(f"{path}:{number}: the box is empty or not finite")
-        kind = row.get("kind") or None
+        kind = cast("BoxKind | None", row.get("kind") or None)
         if kind is not None and kind not in get_args(BoxKind):
             raise DataError(f"{path}:{number}: no kind of box {kind!r:.40}: {', '.join(get_args(BoxKind))}")
         picture = path.parent / image

@@ -27,7 +27,8 @@ from pipnet.model.predictor import TorchModel
 from pipnet.progress import track
 from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe
-from pipnet.training.self_training import self_train
+from pipnet.training.self_training import FRAMES, self_train
+from pipnet.video.reader import VIDEO_SUFFIXES
 
 Results = dict[str, dict[str, float]]
 """NME in percent, by round and then by test."""
@@ -83,7 +84,7 @@ def tmd(
     Args:
         recipe: the training; its ``data.scheme`` brings all collections to the same points.
         unlabelled: collections, whose training parts have their labels taken away; ``boxes.csv`` tables,
-            folders with one and ``.txt`` lists (see `load_unlabelled`), which have none.
+            folders with one, ``.txt`` lists and videos (see `load_unlabelled`), which have none.
         run: folder for all of it.
         tests: what to measure each round on, in widths of the collections' crops.
         max_steps: stop each round after so many steps, for trying things out.
@@ -94,13 +95,13 @@ def tmd(
     Raises:
         RecipeError: as `self_train`.
     """
-    rest = [face for path in unlabelled for face in _without_labels(path, recipe.data.scheme)]
+    rest = [face for path in unlabelled for face in _without_labels(path, recipe.data.scheme, run)]
     return _rounds(recipe, rest, run, tests, "width", max_steps)
 
 
-def _without_labels(path: Path, scheme: str | None) -> list[UnlabelledFace]:
-    if path.name == BOXES or (path / BOXES).is_file() or path.suffix.lower() == ".txt":
-        return load_unlabelled(path)
+def _without_labels(path: Path, scheme: str | None, run: Path) -> list[UnlabelledFace]:
+    if path.name == BOXES or (path / BOXES).is_file() or path.suffix.lower() in {".txt", *VIDEO_SUFFIXES}:
+        return load_unlabelled(path, run / FRAMES)
     return [_without_label(sample) for sample in load_faces(path, None, scheme)[0]]
 
 

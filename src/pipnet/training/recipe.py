@@ -69,7 +69,7 @@ class SelfTrainingConfig:
     """Learning from faces nobody labelled, in rounds: ``pipnet self-train``."""
 
     unlabelled: tuple[Path, ...] = ()
-    """Folders, ``boxes.csv`` tables or ``.txt`` lists of pictures; ``--unlabelled`` on the command line."""
+    """Folders, ``boxes.csv`` tables, ``.txt`` lists, videos; ``--unlabelled`` on the command line."""
     tasks: tuple[Task, ...] = ("quarter", "half", "full", "full", "full")
     """One round each, and what the pseudo-labelled faces are trained on in it (IJCV's curriculum).
     Plain self-training is all full; v1's data distillation is ``full`` three times, with views."""

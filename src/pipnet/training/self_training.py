@@ -30,6 +30,8 @@ from pipnet.training.recipe import Recipe, SelfTrainingConfig
 from pipnet.training.trainer import train
 
 LABELS = "pseudo_labels.csv"
+FRAMES = "frames"
+"""Folder in that of the rounds, of pictures from videos."""
 
 
 def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
@@ -47,7 +49,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
         RecipeError: nothing unlabelled is given, a round was labelled in another way, or as `train`.
         DataError: nothing unlabelled is usable, or as `train`.
     """
-    faces = unlabelled_faces(recipe)
+    faces = unlabelled_faces(recipe, run / FRAMES)
     weights = train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"
@@ -62,8 +64,8 @@ def round_recipe(recipe: Recipe, number: int) -> Recipe:
     return replace(recipe, name=f"{recipe.name}-round{number}", self_training=SelfTrainingConfig())
 
 
-def unlabelled_faces(recipe: Recipe) -> list[UnlabelledFace]:
-    """The unlabelled faces of a recipe, limited as it says.
+def unlabelled_faces(recipe: Recipe, frames: Path) -> list[UnlabelledFace]:
+    """The unlabelled faces of a recipe, limited as it says; frames of videos are put into a folder.
 
     Raises:
         RecipeError: none are given.
@@ -72,7 +74,7 @@ def unlabelled_faces(recipe: Recipe) -> list[UnlabelledFace]:
     config = recipe.self_training
     if not config.unlabelled:
         raise RecipeError("no unlabelled faces: give --unlabelled, or self_training.unlabelled in the recipe")
-    faces = [face for path in config.unlabelled for face in load_unlabelled(path)]
+    faces = [face for path in config.unlabelled for face in load_unlabelled(path, frames)]
     if config.limit is None:
         return faces
     order = np.random.default_rng(recipe.seed).permutation(len(faces))

@@ -1,0 +1,44 @@
+"""Some frames of a video as pictures: what self-training learns from."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+from pipnet.errors import VideoError
+from pipnet.images import write_image
+from pipnet.progress import track
+from pipnet.video.reader import VideoReader
+
+_EVERY = 1.0
+"""Seconds between two frames; nearer ones show the same face in the same pose."""
+
+
+def sample_frames(video: Path, folder: Path) -> list[Path]:
+    """Write a frame of each second of a video as pictures, or find those that were written before.
+
+    Args:
+        video: the video.
+        folder: where its own folder of pictures is put; it appears whole or not at all.
+
+    Raises:
+        VideoError: missing, or without a frame that can be read. A damaged one gives what it has.
+    """
+    own = folder / f"{video.stem}-{hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:8]}"
+    if not own.is_dir():
+        partial = own.with_name(own.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        reader, due = VideoReader(video), 0.0
+        for frame in track(reader, reader.frames, f"frames of {video.name}"):
+            if frame.time >= due:
+                write_image(partial / f"{frame.number:06d}.png", frame.image)
+                due = frame.time + _EVERY
+        if reader.damage:
+            print(f"{video}: damaged: {reader.damage}", file=sys.stderr)  # noqa: T201
+        if not any(partial.iterdir()):
+            raise VideoError(f"{video}: no frame can be read")
+        partial.rename(own)
+    return sorted(own.glob("*.png"))
