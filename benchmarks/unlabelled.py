@@ -50,6 +50,8 @@ class Row(NamedTuple):
     flags: str = ""
     start: str = "supervised"
     """The row whose training is round 0."""
+    profiles: bool = False
+    """Train on 300W-LP's profile views of half of AFW's photos too, and measure on the other half."""
 
 
 class Protocol(NamedTuple):
@@ -68,6 +70,9 @@ STRONGER = "--augment.stretch 0.5 --augment.coarse 0.3 --augment.rotate-by 40 --
 CHOICES = (
     Row("supervised"),
     Row("supervised, stronger augmentation", flags=STRONGER),
+    Row("plain self-training, one round", "full"),
+    Row("the same, stronger augmentation of the student", "full", STRONGER),
+    Row("supervised, with profile views", profiles=True),
     Row("plain self-training", PLAIN),
     Row("STC", STC),
 )
@@ -130,6 +135,9 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> dict[str, Any]:
     if row.tasks:
         flags += ["--self-training.unlabelled", str(data / "unlabelled" / "wider")]
         flags += [word for task in row.tasks.split() for word in ("--self-training.tasks", task)]
+    if row.profiles:
+        seen = half_of_profiles(data / "300w_lp_afw", folder / "profiles")
+        flags += ["--data.also", str(folder / "profiles")]
     recipe = load_recipe(RECIPES / "stc_300w_wider.yaml", flags)
     if row.tasks:
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,12 +147,35 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> dict[str, Any]:
     else:
         train(round_recipe(recipe, 0), folder / "round0", resume=True)
     folders = [folder / f"round{i}" for i in range(len(row.tasks.split()) + 1)]
+    unseen = None
+    if row.profiles:
+        faces = load_faces(data / "300w", "afw")[0]
+        unseen = [i for i, face in enumerate(faces) if photo_of(face.image.stem) not in seen]
     return {
+        "unseen": unseen,
         "tasks": row.tasks.split(),
         "labelled": labelled,
         "rounds": [measure(one / "last.safetensors", data, tests) for one in folders],
         "labelling": [json.loads((one / "labelling.json").read_text()) for one in folders[1:]],
     }
+
+
+def half_of_profiles(source: Path, target: Path) -> set[str]:
+    """A folder of the views of every other photo, and the names of these photos."""
+    views = sorted(source.glob("*.pts"))
+    photos = sorted({photo_of(view.stem) for view in views})[::2]
+    target.mkdir(parents=True, exist_ok=True)
+    for view in views:
+        for file in (view, view.with_suffix(".jpg")):
+            link = target / file.name
+            if photo_of(view.stem) in photos and not link.is_symlink():
+                link.symlink_to(file.resolve())
+    return set(photos)
+
+
+def photo_of(stem: str) -> str:
+    """AFW's number of a face's photo: ``AFW_134212_1_5`` and ``134212_2`` are of 134212."""
+    return stem.removeprefix("AFW_").split("_")[0]
 
 
 def run_protocol(row: Protocol, data: Path, folder: Path) -> dict[str, Any]:
@@ -206,7 +237,11 @@ def _table(part: str) -> list[str]:
                 cells += ["not run yet", ""]
                 continue
             cells.append(", ".join(f"{np.mean(one[test]):.2f}" for one in result["rounds"]))
-            gain, low, high = better_by(result["rounds"][-1][test], base["rounds"][0][test])
+            after, before = result["rounds"][-1][test], base["rounds"][0][test]
+            if result["unseen"] is not None:
+                after, before = ([values[i] for i in result["unseen"]] for values in (after, before))
+                cells[-1] = f"{np.mean(after):.2f} ({len(after)} faces; supervised {np.mean(before):.2f})"
+            gain, low, high = better_by(after, before)
             cells.append("" if row.name == base["row"] else f"{gain:.1f} ({low:.1f} to {high:.1f})")
         facts = result["labelling"][-1] if result and result["labelling"] else None
         cells.append(f"{facts['labelled']}, {facts['given'] - facts['labelled']}" if facts else "")
