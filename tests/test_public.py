@@ -110,7 +110,7 @@ def test_the_annotated_tree_is_true():
                 places = [
                     ROOT,
                     package,
-                    *(package / part for part in ("data", "model", "training", "evaluation")),
+                    *(package / part for part in ("data", "model", "training", "evaluation", "inference")),
                 ]
                 assert any((place / name).exists() for place in places), name
 
