@@ -18,7 +18,7 @@ from pipnet.errors import ImageError, PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.images import MAX_PIXELS, PICTURE_SUFFIXES
-from pipnet.inference.backends import Device
+from pipnet.inference.backends import Backend, Device, Precision
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
@@ -44,6 +44,9 @@ def detect(
     passes: int = 1,
     views: Views = "none",
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "f32",
+    threads: int | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Find faces and their landmarks in pictures.
@@ -77,6 +80,12 @@ def detect(
         translation+flip, all.
     device
         Where the network runs.
+    backend
+        What runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]').
+    precision
+        What it computes in: f32, or bf16 (openvino), faster where the processor has it.
+    threads
+        How many threads the network may use.
     max_pixels
         Pictures with more pixels are refused before they are decoded.
     """
@@ -86,6 +95,9 @@ def detect(
         model,
         detector,
         device=device,
+        backend=backend,
+        precision=precision,
+        threads=threads,
         detector_size=detector_size,
         passes=passes,
         views=views,

@@ -16,7 +16,7 @@ from pipnet.evaluation.composites import composites as make_composites
 from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
-from pipnet.inference.backends import Device
+from pipnet.inference.backends import Backend, Device, Precision
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
@@ -37,6 +37,9 @@ def evaluate(
     passes: int = 1,
     views: Views = "none",
     device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "f32",
+    threads: int | None = None,
     json: bool = False,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
@@ -72,13 +75,27 @@ def evaluate(
         translation+flip, all.
     device
         Where the network runs.
+    backend
+        What runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]').
+    precision
+        What it computes in: f32, or bf16 (openvino), faster where the processor has it.
+    threads
+        How many threads the network may use.
     json
         Print the numbers as one JSON line.
     output
         Folder to keep the numbers, the CED curve and the worst faces in.
     """
     landmarker = FaceLandmarker.from_pretrained(
-        model, detector or "auto", device=device, detector_size=detector_size, passes=passes, views=views
+        model,
+        detector or "auto",
+        device=device,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        detector_size=detector_size,
+        passes=passes,
+        views=views,
     )
     scheme = landmarker.model.info.scheme
     samples, _, source = load_faces(data, subset, scheme, measuring=True, images=images)

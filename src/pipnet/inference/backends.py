@@ -1,9 +1,9 @@
-"""What runs an exported model."""
+"""What runs an exported model: ONNX Runtime, always there, or OpenVINO (extra ``openvino``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import onnxruntime
@@ -12,7 +12,15 @@ from jaxtyping import Float32, UInt8
 from pipnet.errors import ModelError, PipnetError
 from pipnet.model_info import ModelInfo
 
+if TYPE_CHECKING:
+    from pipnet.inference.views import CropModel
+
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
+"""Where a network runs; ``auto`` takes a graphics card where ONNX Runtime has one."""
+Backend = Literal["auto", "onnxruntime", "openvino"]
+"""What runs it; ``auto`` takes OpenVINO on a processor where bf16 is asked for, else ONNX Runtime."""
+Precision = Literal["f32", "bf16"]
+"""What it computes in. bf16 is faster where the processor has it, and moves landmarks a little."""
 _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
@@ -34,10 +42,77 @@ class CropLandmarks(NamedTuple):
     """Disagreement of the votes, as a fraction of the crop."""
 
 
+def load_model(
+    path: Path,
+    device: Device = "auto",
+    backend: Backend = "auto",
+    precision: Precision = "f32",
+    threads: int | None = None,
+) -> CropModel:
+    """A model file, ready to run.
+
+    Args:
+        path: an .onnx file exported by pipnet.
+        device: where it runs.
+        backend: what runs it.
+        precision: what it computes in.
+        threads: how many threads one run may use; None leaves it to the backend.
+
+    Raises:
+        ModelError: missing, damaged, or not exported by pipnet.
+        MissingExtraError: OpenVINO is asked for and not installed.
+        PipnetError: no such device, backend or precision, or they do not go together.
+    """
+    for value, known, what in (
+        (device, Device, "device"),
+        (backend, Backend, "backend"),
+        (precision, Precision, "precision"),
+    ):
+        if value not in get_args(known):
+            raise PipnetError(f"no {what} {value!r}: {', '.join(get_args(known))}")
+    if threads is not None and threads < 1:
+        raise PipnetError(f"threads must be at least 1, not {threads}")
+    if backend == "auto":
+        backend = "openvino" if precision == "bf16" else "onnxruntime"
+    if backend == "onnxruntime":
+        if precision != "f32":
+            raise PipnetError("ONNX Runtime computes in f32 here; for bf16 take the backend openvino")
+        return OnnxModel(path, device, threads)
+    if device not in ("auto", "cpu"):
+        raise PipnetError(f"OpenVINO runs on the cpu here, not on {device}")
+    from pipnet.inference.openvino import OpenVinoModel
+
+    return OpenVinoModel(path, precision, threads)
+
+
+def check_graph(path: Path, info: ModelInfo, shapes: dict[str, list[int]]) -> None:
+    """Refuse a graph whose inputs and outputs are not what its description says.
+
+    Args:
+        path: the file, for the message.
+        info: its description.
+        shapes: of its inputs and outputs by name, without the batch.
+
+    Raises:
+        ModelError: they differ.
+    """
+    size, landmarks = info.input_size, info.scheme.landmarks
+    each = [landmarks]
+    expected = {"image": [size, size, 3], "landmarks": [landmarks, 2], "scores": each, "spread": each}
+    if shapes != expected:
+        raise ModelError(f"{path}: its graph takes and gives {shapes}, its description says {expected}")
+
+
+def nothing_found(info: ModelInfo) -> CropLandmarks:
+    """What a model says of no crops."""
+    empty = np.zeros((0, info.scheme.landmarks), np.float32)
+    return CropLandmarks(np.zeros((0, info.scheme.landmarks, 2), np.float32), empty, empty)
+
+
 class OnnxModel:
     """A model in ONNX Runtime."""
 
-    def __init__(self, path: Path, device: Device = "auto") -> None:
+    def __init__(self, path: Path, device: Device = "auto", threads: int | None = None) -> None:
         """Load a model.
 
         Raises:
@@ -46,26 +121,20 @@ class OnnxModel:
         """
         if not path.is_file():
             raise ModelError(f"{path}: no such model file")
-        self._session = _session(path, device)
+        self._session = _session(path, device, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if "pipnet" not in metadata:
             raise ModelError(f"{path}: an ONNX model, but not one exported by pipnet")
         self.path = path
         self.info = ModelInfo.from_json(metadata["pipnet"], str(path))
         self.provider = self._session.get_providers()[0]
-        size, landmarks = self.info.input_size, self.info.scheme.landmarks
-        shapes = {n.name: n.shape[1:] for n in (*self._session.get_inputs(), *self._session.get_outputs())}
-        each = [landmarks]
-        expected = {"image": [size, size, 3], "landmarks": [landmarks, 2], "scores": each, "spread": each}
-        if shapes != expected:
-            raise ModelError(f"{path}: its graph takes and gives {shapes}, its description says {expected}")
+        ends = (*self._session.get_inputs(), *self._session.get_outputs())
+        check_graph(path, self.info, {end.name: end.shape[1:] for end in ends})
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
         if not len(crops):
-            landmarks = self.info.scheme.landmarks
-            empty = np.zeros((0, landmarks), np.float32)
-            return CropLandmarks(np.zeros((0, landmarks, 2), np.float32), empty, empty)
+            return nothing_found(self.info)
         try:
             batches = [
                 self._session.run(["landmarks", "scores", "spread"], {"image": crops[i : i + _BATCH]})
@@ -77,10 +146,8 @@ class OnnxModel:
         return CropLandmarks(points, scores, spread)
 
 
-def _session(path: Path, device: Device) -> onnxruntime.InferenceSession:
+def _session(path: Path, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
     """The model on the wanted device; ``auto`` takes the first that works."""
-    if device not in get_args(Device):
-        raise PipnetError(f"no device {device!r}: {', '.join(get_args(Device))}")
     there = onnxruntime.get_available_providers()
     # Not CoreML: whether it keeps the arg-max of the score maps has not been measured.
     wanted = (
@@ -91,6 +158,8 @@ def _session(path: Path, device: Device) -> onnxruntime.InferenceSession:
         raise PipnetError(f"this onnxruntime cannot run on {device}, only on {able}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads = threads
     reason = ""
     for name in wanted:
         providers = list(dict.fromkeys([_PROVIDERS[name], _PROVIDERS["cpu"]]))

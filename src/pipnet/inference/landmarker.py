@@ -15,7 +15,7 @@ from pipnet.errors import BoxError, ModelError, PipnetError
 from pipnet.geometry import Image, check_boxes, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import MAX_PIXELS, as_image
-from pipnet.inference.backends import Device, OnnxModel
+from pipnet.inference.backends import Backend, Device, Precision, load_model
 from pipnet.inference.faces import (
     DETECT_SIZE,
     Detections,
@@ -87,21 +87,26 @@ class FaceLandmarker:
         detector: Detector = "auto",
         *,
         device: Device = "auto",
+        backend: Backend = "auto",
+        precision: Precision = "f32",
+        threads: int | None = None,
         box_kind: str = "face",
         detector_size: int = DETECT_SIZE,
         passes: int = 1,
         views: Views = "none",
         max_pixels: int = MAX_PIXELS,
     ) -> FaceLandmarker:
-        """A landmarker from a model's name, ``.onnx`` file, folder or hub id; see also `__init__`.
+        """A landmarker from a model's name, ``.onnx`` file, folder or hub id.
+
+        See `pipnet.inference.backends.load_model` for what runs it, and `__init__` for the rest.
 
         Raises:
             ModelError: no such model, or a damaged one.
             DownloadError: a hub cannot be reached.
-            PipnetError: no such device.
+            PipnetError: no such device, backend or precision.
         """
         return cls(
-            OnnxModel(find_model(model), device),
+            load_model(find_model(model), device, backend, precision, threads),
             detector,
             box_kind=box_kind,
             detector_size=detector_size,
