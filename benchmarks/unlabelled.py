@@ -71,7 +71,7 @@ CHOICES = (
     Row("supervised"),
     Row("supervised, stronger augmentation", flags=STRONGER),
     Row("plain self-training, one round", "full"),
-    Row("the same, stronger augmentation of the student", "full", STRONGER),
+    Row("the same, stronger augmentation", "full", STRONGER, "supervised, stronger augmentation"),
     Row("supervised, with profile views", profiles=True),
     Row("plain self-training", PLAIN),
     Row("STC", STC),

@@ -31,6 +31,7 @@ for _name, _where, _help in (
     ("report", "report:report", "Set results beside the papers' numbers."),
     ("probe", "probe:probe", "Show what a model answers where there is no face."),
     ("views", "views:views", "Show the score maps of a face before and after the mean over views."),
+    ("benchmark", "benchmark:benchmark", "Say how fast models are here, side by side."),
     ("train", "train:train", "Train a model as a recipe says."),
     ("self-train", "self_train:self_train", "Train on labelled and unlabelled faces, in rounds."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),

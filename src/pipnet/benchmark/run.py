@@ -1,0 +1,212 @@
+"""The whole benchmark: everything timed in turns, then measured and weighed."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import pipnet
+from pipnet.benchmark.contenders import Contender, memory_of, runs
+from pipnet.benchmark.peers import Peer, installed_peers
+from pipnet.benchmark.stages import stages
+from pipnet.benchmark.timing import Timing, time_in_turns
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import Source, load_faces
+from pipnet.errors import PipnetError
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.evaluation.metrics import norm_distance, point_errors
+from pipnet.geometry import Image, tight_box
+from pipnet.hub import find_model
+from pipnet.images import read_image
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.progress import track
+from pipnet.scheme import LandmarkScheme
+
+BATCHES = (1, 4, 16, 64, 256)
+"""Faces at once, for the throughput."""
+REFERENCE = "reference: ResNet-18, plain float32 PyTorch, {} threads"
+
+
+@dataclass
+class Row:
+    """One way to find landmarks on a crop, or a stage of the whole path."""
+
+    name: str
+    latency: Timing
+    """Of one face, or one run of a stage."""
+    ratio: float | None = None
+    """How many times faster than the reference of as many threads, in the same run."""
+    per_face: dict[int, float] = field(default_factory=dict)
+    """Milliseconds a face, by batch."""
+    megabytes: float | None = None
+    """Memory that it takes to load and run."""
+    file_megabytes: float | None = None
+    nme: float | None = None
+    """On the faces at hand in percent, from true boxes."""
+    missed: int = 0
+    """Faces that a peer's own detector did not find; no part of its NME."""
+
+
+@dataclass
+class Report:
+    """All that one run found out."""
+
+    rows: list[Row]
+    stages: dict[str, dict[str, Timing]]
+    """By contender and stage."""
+    facts: dict[str, Any]
+    """Machine, versions, data."""
+
+    def to_json(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(
+            {
+                **self.facts,
+                "rows": [_plain(row) for row in self.rows],
+                "stages": {
+                    name: {stage: _timing(timing) for stage, timing in of_one.items()}
+                    for name, of_one in self.stages.items()
+                },
+            },
+            indent=1,
+        )
+
+
+def benchmark(
+    ways: Sequence[Contender],
+    rounds: int,
+    picture: Path | None = None,
+    data: Path | None = None,
+    subset: str | None = None,
+) -> Report:
+    """Time everything in turns, then measure and weigh it.
+
+    Args:
+        ways: the models, on backends.
+        rounds: how many turns each gets.
+        picture: a photo with a face, for the stages and for peers.
+        data: labelled faces, for the accuracy.
+        subset: which of them; the test part if None.
+
+    Raises:
+        PipnetError: there is nothing to time, a model cannot be loaded, or as `stages`.
+    """
+    if not ways:
+        raise PipnetError("nothing to time: no backend goes with these models and precisions")
+    peers = installed_peers()
+    turns: dict[str, Callable[[], object]] = {**_references(ways), **{way.name: runs(way) for way in ways}}
+    turns |= _peer_runs(peers, ways[0], picture)
+    timings = time_in_turns(turns, rounds)
+    rows = [Row(name, timing) for name, timing in timings.items()]
+    by_name = {row.name: row for row in rows}
+    for way in ways:
+        row, reference = by_name[way.name], timings.get(REFERENCE.format(way.threads))
+        row.ratio = reference and round(row.latency.times_faster(reference), 2)
+        row.per_face = throughput(way, rounds)
+        row.megabytes = memory_of(way)
+        row.file_megabytes = round(_file(way).stat().st_size / 1e6, 2)
+    facts: dict[str, Any] = {
+        "pipnet": pipnet.__version__,
+        "machine": _processor(),
+        "python": platform.python_version(),
+        "rounds": rounds,
+    }
+    if data is not None:
+        facts["data"] = _measure(by_name, ways, peers, data, subset)
+    of_stages = {}
+    if picture is not None:
+        facts["picture"] = "{1} x {0} pixels".format(*read_image(picture).shape)
+        for way in ways:
+            of_stages[way.name] = time_in_turns(stages(FaceLandmarker(way.load()), picture), rounds)
+    return Report(rows, of_stages, facts)
+
+
+def throughput(way: Contender, rounds: int) -> dict[int, float]:
+    """Milliseconds a face, by batch."""
+    timings = time_in_turns({str(batch): runs(way, batch) for batch in BATCHES}, max(rounds // 3, 1), 0.1)
+    return {batch: round(timings[str(batch)].median / batch, 4) for batch in BATCHES}
+
+
+def _references(ways: Sequence[Contender]) -> dict[str, Callable[[], object]]:
+    """The yardstick, for each number of threads; none without torch."""
+    try:
+        from pipnet.benchmark.reference import Reference
+    except ImportError:
+        return {}
+    return {REFERENCE.format(threads): Reference(threads) for threads in sorted({w.threads for w in ways})}
+
+
+def _peer_runs(
+    peers: Sequence[Peer], way: Contender, picture: Path | None
+) -> dict[str, Callable[[], object]]:
+    """Peers on the surest face of a picture."""
+    if picture is None or not peers:
+        return {}
+    image = read_image(picture)
+    faces = FaceLandmarker(way.load())(image)
+    if not len(faces):
+        return {}
+    box = tight_box(faces[0].points)
+    return {peer.name: lambda peer=peer: peer(image, box) for peer in peers}  # type: ignore[misc]
+
+
+def _measure(
+    rows: dict[str, Row], ways: Sequence[Contender], peers: Sequence[Peer], data: Path, subset: str | None
+) -> dict[str, Any]:
+    """NME of everything on the same faces, and what these are."""
+    for way in ways:
+        model = way.load()
+        samples, scheme, source = load_faces(data, subset, model.info.scheme, measuring=True)
+        pictures = track(decoded(samples), len(samples), way.name)
+        summary = evaluate(FaceLandmarker(model), pictures, source).summary(scheme)
+        rows[way.name].nme = summary["pixels"]["nme"]
+    if scheme.name == "300w":
+        for peer in peers:
+            row = rows.get(peer.name)
+            if row is not None:
+                row.nme, row.missed = _peer_error(peer, samples, source)
+    return {"collection": source.title, "subset": subset or source.test, "faces": len(samples)}
+
+
+def _peer_error(peer: Peer, samples: Sequence[FaceSample], source: Source) -> tuple[float, int]:
+    """A peer's NME in percent on the faces that it found, and how many it did not."""
+    scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
+    for sample in track(samples, len(samples), f"{peer.name} on {source.title}"):
+        image: Image = read_image(sample.image)
+        found = peer(image, tight_box(sample.points))
+        if found is None:
+            missed += 1
+            continue
+        errors.append(point_errors(found, sample.points, norm_distance(sample.points, scheme)).mean())
+    return round(100 * float(np.mean(errors)), 4), missed
+
+
+def _file(way: Contender) -> Path:
+    path = Path(way.model)
+    return path if path.suffix == ".safetensors" else find_model(way.model)
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {**asdict(row), "latency": _timing(row.latency)}
+
+
+def _timing(timing: Timing) -> dict[str, Any]:
+    return {"median": round(timing.median, 4), "p95": round(timing.p95, 4), "runs": timing.runs}
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, and how many threads there are."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else name}, {os.cpu_count()} threads"
