@@ -71,8 +71,8 @@ CHOICES = (
     Row("supervised"),
     Row("supervised, stronger augmentation", flags=STRONGER),
     Row("plain self-training, one round", "full"),
-    Row("the same, stronger augmentation", "full", STRONGER, "supervised, stronger augmentation"),
     Row("supervised, with profile views", profiles=True),
+    Row("plain self-training, one round, spread at most 3 %", "full", "--pseudo.most-spread 3"),
     Row("plain self-training", PLAIN),
     Row("STC", STC),
 )
