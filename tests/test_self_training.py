@@ -208,6 +208,21 @@ def test_rounds_on_the_command_line(recipe_file, small_300w, unlabelled, tmp_pat
     assert "labelled with other views" in capsys.readouterr().err
 
 
+def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabelled, tmp_path):
+    flags = ["--data.root", str(small_300w), "--self-training.unlabelled", str(unlabelled)]
+    flags += ["--self-training.tasks", "full", "--pseudo.most-spread", "3"]
+    teacher = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    recipe = load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)])
+    self_train(recipe, tmp_path / "run", max_steps=2)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["round1"]
+    labels = read_pseudo_labels(tmp_path / "run" / "round1" / LABELS)
+    assert np.median([label.score for label in labels]) > 0.4  # it knows faces
+    # Without one, round 0 knows nothing of pseudo-labels, whatever the recipe says of them.
+    self_train(load_recipe(recipe_file, flags), tmp_path / "other", max_steps=2)
+    assert "most_spread: null" in (tmp_path / "other" / "round0" / "recipe.yaml").read_text()
+    assert "most_spread: 3" in (tmp_path / "other" / "round1" / "recipe.yaml").read_text()
+
+
 def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(
     recipe_file, small_300w, unlabelled, shipped, tmp_path
 ):

@@ -80,6 +80,8 @@ class SelfTrainingConfig:
     without boxes are searched by the detector in any case."""
     limit: int | None = None
     """Use only this many unlabelled faces, the first ones in a shuffle by the seed."""
+    teacher: Path | None = None
+    """A checkpoint of pipnet on the same landmarks that labels the first round, instead of round 0."""
 
 
 @dataclass(frozen=True)

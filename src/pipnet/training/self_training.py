@@ -1,8 +1,9 @@
 """Self-training: rounds of labelling what nobody labelled, and training on it (IJCV 2021; v1's distillation).
 
-Round 0 trains on the labelled faces. Each further round gives the unlabelled faces pseudo-labels with the net
-of the round before, and trains a fresh net on both. With IJCV's curriculum the pseudo-labelled faces are at
-first trained on coarse score maps only; with v1's distillation their labels are means over several views.
+Round 0 trains on the labelled faces, unless a teacher is given that labels the first round. Each further
+round gives the unlabelled faces pseudo-labels with the net of the round before, and trains a fresh net on
+both. With IJCV's curriculum the pseudo-labelled faces are at first trained on coarse score maps only; with
+v1's distillation their labels are means over several views.
 
 Every round is an ordinary training in a folder of its own, with its pseudo-labels beside it. Killed at any
 moment, nothing that is done is done again.
@@ -26,7 +27,7 @@ from pipnet.model.predictor import TorchModel
 from pipnet.training.labelling import label_faces
 from pipnet.training.machine import computes_in_bf16
 from pipnet.training.quality import draw_quality
-from pipnet.training.recipe import Recipe, SelfTrainingConfig
+from pipnet.training.recipe import PseudoConfig, Recipe, SelfTrainingConfig
 from pipnet.training.trainer import train
 
 LABELS = "pseudo_labels.csv"
@@ -50,7 +51,8 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
         DataError: nothing unlabelled is usable, or as `train`.
     """
     faces = unlabelled_faces(recipe, run / FRAMES)
-    weights = train(round_recipe(recipe, 0), run / "round0", True, max_steps)
+    teacher = recipe.self_training.teacher
+    weights = teacher or train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"
         _label_round(recipe, weights, faces, folder)
@@ -61,7 +63,8 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
 
 def round_recipe(recipe: Recipe, number: int) -> Recipe:
     """The training of one round, without its pseudo-labels: an ordinary one, which knows of no others."""
-    return replace(recipe, name=f"{recipe.name}-round{number}", self_training=SelfTrainingConfig())
+    ordinary = replace(recipe, self_training=SelfTrainingConfig(), pseudo=PseudoConfig())
+    return replace(ordinary, name=f"{recipe.name}-round{number}")
 
 
 def unlabelled_faces(recipe: Recipe, frames: Path) -> list[UnlabelledFace]:
