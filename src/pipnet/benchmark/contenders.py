@@ -121,9 +121,8 @@ def crops_for(model: CropModel, batch: int) -> UInt8[np.ndarray, "batch s s 3"]:
     return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
 
 
-def runs(one: Contender, batch: int = 1) -> Callable[[], object]:
-    """One run on a batch."""
-    model = one.load()
+def run_on(one: Contender, model: CropModel, batch: int = 1) -> Callable[[], object]:
+    """One run of a contender's model on a batch."""
     crops = crops_for(model, batch)
     if not one.backend.startswith("torch"):
         return lambda: model(crops)

@@ -7,13 +7,14 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import pipnet
-from pipnet.benchmark.contenders import Contender, memory_of, runs
+from pipnet.benchmark.contenders import Contender, memory_of, run_on
 from pipnet.benchmark.peers import Peer, installed_peers
 from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_in_turns
@@ -26,6 +27,7 @@ from pipnet.geometry import Image, tight_box
 from pipnet.hub import find_model
 from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.views import CropModel
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 
@@ -100,16 +102,19 @@ def benchmark(
     """
     if not ways:
         raise PipnetError("nothing to time: no backend goes with these models and precisions")
+    if rounds < 1:
+        raise PipnetError(f"at least 1 round, not {rounds}")
     peers = installed_peers()
-    turns: dict[str, Callable[[], object]] = {**_references(ways), **{way.name: runs(way) for way in ways}}
-    turns |= _peer_runs(peers, ways[0], picture)
+    models = {way.name: way.load() for way in ways}
+    turns = _references(ways) | {way.name: run_on(way, models[way.name]) for way in ways}
+    turns |= _peer_runs(peers, models[ways[0].name], picture)
     timings = time_in_turns(turns, rounds)
     rows = [Row(name, timing) for name, timing in timings.items()]
     by_name = {row.name: row for row in rows}
     for way in ways:
         row, reference = by_name[way.name], timings.get(REFERENCE.format(way.threads))
         row.ratio = reference and round(row.latency.times_faster(reference), 2)
-        row.per_face = throughput(way, rounds)
+        row.per_face = throughput(way, models[way.name], rounds)
         row.megabytes = memory_of(way)
         row.file_megabytes = round(_file(way).stat().st_size / 1e6, 2)
     facts: dict[str, Any] = {
@@ -119,18 +124,20 @@ def benchmark(
         "rounds": rounds,
     }
     if data is not None:
-        facts["data"] = _measure(by_name, ways, peers, data, subset)
+        facts["data"] = _measure(by_name, models, peers, data, subset)
     of_stages = {}
     if picture is not None:
         facts["picture"] = "{1} x {0} pixels".format(*read_image(picture).shape)
         for way in ways:
-            of_stages[way.name] = time_in_turns(stages(FaceLandmarker(way.load()), picture), rounds)
+            landmarker = FaceLandmarker(models[way.name])
+            of_stages[way.name] = time_in_turns(stages(landmarker, picture), rounds)
     return Report(rows, of_stages, facts)
 
 
-def throughput(way: Contender, rounds: int) -> dict[int, float]:
+def throughput(way: Contender, model: CropModel, rounds: int) -> dict[int, float]:
     """Milliseconds a face, by batch."""
-    timings = time_in_turns({str(batch): runs(way, batch) for batch in BATCHES}, max(rounds // 3, 1), 0.1)
+    turns = {str(batch): run_on(way, model, batch) for batch in BATCHES}
+    timings = time_in_turns(turns, max(rounds // 3, 1), 0.1)
     return {batch: round(timings[str(batch)].median / batch, 4) for batch in BATCHES}
 
 
@@ -144,29 +151,28 @@ def _references(ways: Sequence[Contender]) -> dict[str, Callable[[], object]]:
 
 
 def _peer_runs(
-    peers: Sequence[Peer], way: Contender, picture: Path | None
+    peers: Sequence[Peer], model: CropModel, picture: Path | None
 ) -> dict[str, Callable[[], object]]:
     """Peers on the surest face of a picture."""
     if picture is None or not peers:
         return {}
     image = read_image(picture)
-    faces = FaceLandmarker(way.load())(image)
+    faces = FaceLandmarker(model)(image)
     if not len(faces):
         return {}
     box = tight_box(faces[0].points)
-    return {peer.name: lambda peer=peer: peer(image, box) for peer in peers}  # type: ignore[misc]
+    return {peer.name: partial(peer, image, peer.place(image, box)) for peer in peers}
 
 
 def _measure(
-    rows: dict[str, Row], ways: Sequence[Contender], peers: Sequence[Peer], data: Path, subset: str | None
+    rows: dict[str, Row], models: dict[str, CropModel], peers: Sequence[Peer], data: Path, subset: str | None
 ) -> dict[str, Any]:
     """NME of everything on the same faces, and what these are."""
-    for way in ways:
-        model = way.load()
+    for name, model in models.items():
         samples, scheme, source = load_faces(data, subset, model.info.scheme, measuring=True)
-        pictures = track(decoded(samples), len(samples), way.name)
+        pictures = track(decoded(samples), len(samples), name)
         summary = evaluate(FaceLandmarker(model), pictures, source).summary(scheme)
-        rows[way.name].nme = summary["pixels"]["nme"]
+        rows[name].nme = summary["pixels"]["nme"]
     if scheme.name == "300w":
         for peer in peers:
             row = rows.get(peer.name)
@@ -180,7 +186,7 @@ def _peer_error(peer: Peer, samples: Sequence[FaceSample], source: Source) -> tu
     scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
     for sample in track(samples, len(samples), f"{peer.name} on {source.title}"):
         image: Image = read_image(sample.image)
-        found = peer(image, tight_box(sample.points))
+        found = peer(image, peer.place(image, tight_box(sample.points)))
         if found is None:
             missed += 1
             continue

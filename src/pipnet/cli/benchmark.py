@@ -61,7 +61,7 @@ def benchmark(
     )
     report = time_all(ways, rounds, picture, data, subset)
     console = Console(stderr=True)
-    console.print(to_table(report))
+    console.print(to_table(report), width=max(console.width, 150))
     for name, of_one in report.stages.items():
         parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in of_one.items())
         console.print(f"{name}, ms: {parts}", soft_wrap=True, highlight=False)
