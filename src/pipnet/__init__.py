@@ -17,6 +17,7 @@ from pipnet.errors import (
     ModelError,
     PipnetError,
     RecipeError,
+    VideoError,
 )
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import Face, FaceLandmarks
@@ -37,4 +38,5 @@ __all__ = [
     "ModelError",
     "PipnetError",
     "RecipeError",
+    "VideoError",
 ]

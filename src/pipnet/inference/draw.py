@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Float32
@@ -35,6 +37,14 @@ def draw_faces(
         for x, y in _fixed(face):
             cv2.circle(canvas, (x, y), radius, _POINT, -1, cv2.LINE_AA, _SHIFT)
     return canvas
+
+
+def draw_names(canvas: Image, boxes: Float32[np.ndarray, "boxes 4"], names: Sequence[str]) -> None:
+    """Write a name above each box, onto the picture itself."""
+    for box, name in zip(boxes, names, strict=True):
+        size = max(float((box[2:] - box[:2]).max()) / 250, 0.4)
+        place, thickness = (int(box[0]), int(box[1] - 4 * size)), max(round(2 * size), 1)
+        cv2.putText(canvas, name, place, cv2.FONT_HERSHEY_SIMPLEX, size, _BOX, thickness, cv2.LINE_AA)
 
 
 def _fixed(points: Float32[np.ndarray, "n 2"]) -> list[tuple[int, int]]:

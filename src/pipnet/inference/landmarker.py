@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args, overload
+from typing import TYPE_CHECKING, get_args, overload
 
 import numpy as np
 import PIL.Image
@@ -26,6 +26,9 @@ from pipnet.inference.faces import (
 )
 from pipnet.inference.result import FaceLandmarks
 from pipnet.inference.views import CropModel, Found, Views, look
+
+if TYPE_CHECKING:
+    from pipnet.video.stream import FrameFaces
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | Image
 _AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
@@ -197,6 +200,31 @@ class FaceLandmarker:
             tight = np.array([tight_box(face) for face in seen.points], np.float32).reshape(-1, 4)
             boxes = np.split(self.to_face_boxes(tight, "landmarks"), ends[:-1])
         return look(self.model, pictures, boxes, self.views)
+
+    def stream(
+        self, video: str | os.PathLike[str], detect_every: int = 25, smooth: bool = True
+    ) -> Iterator[FrameFaces]:
+        """The faces of each frame of a video file, followed and steady.
+
+        Example::
+
+            for frame, faces, ids, _ in landmarker.stream("clip.mp4"):
+                print(frame.time, ids, faces.points)
+
+        Args:
+            video: the file.
+            detect_every: search for new faces every so many frames; between, known ones are followed.
+            smooth: steady the landmarks; False gives them as they are found in each frame.
+
+        Raises:
+            VideoError: it cannot be read.
+            MissingExtraError: PyAV is not installed.
+        """
+        from pipnet.video.reader import VideoReader
+        from pipnet.video.smoothing import Smoothing
+        from pipnet.video.stream import follow
+
+        return follow(self, VideoReader(video), detect_every, Smoothing() if smooth else None)
 
     @property
     def detector(self) -> FaceDetector:

@@ -1,0 +1,159 @@
+"""Writing annotated videos: H.264 with each frame's own time, and the sound of the original as it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipnet.errors import MissingExtraError, VideoError
+from pipnet.geometry import Image
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+_TIME_BASE = Fraction(1, 90_000)
+"""Seconds a tick: fine enough for the times of any camera."""
+_CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
+"""Other endings are written in H.264."""
+
+
+class VideoWriter:
+    """A video that is playable whenever writing ends, also by an error or Ctrl-C.
+
+    Example::
+
+        with VideoWriter("out.mp4", fps=25, sound="in.mp4") as writer:
+            for frame in VideoReader("in.mp4"):
+                writer.write(frame.image, frame.time)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fps: float, sound: Path | None = None) -> None:
+        """Open a video for writing; its size is that of the first frame.
+
+        Args:
+            path: the file; its ending decides the container.
+            fps: frames a second on the mean, which players show.
+            sound: a file whose sound is copied, where it has any and the container can hold it.
+
+        Raises:
+            VideoError: the file cannot be written, or the ending is of no video.
+            MissingExtraError: PyAV is not installed.
+        """
+        try:
+            import av
+        except ImportError:
+            raise MissingExtraError("av", "video") from None
+        self.path = Path(path)
+        self.sound_lost: str | None = None
+        """Why the sound could not be copied; None where it was, or where there is none."""
+        self._fps = Fraction(fps).limit_denominator(1001)
+        self._stream: Any = None
+        self._last = -1
+        try:
+            self._container = av.open(os.fspath(self.path), "w")
+        except (OSError, ValueError) as error:
+            raise VideoError(f"{self.path}: cannot be written: {_reason(error)}") from None
+        self._sound: InputContainer | None = None
+        self._sound_stream: Any = None
+        self._packets: Iterator[Any] = iter(())
+        self._waiting: Any = None
+        if sound is not None:
+            self._open_sound(sound)
+
+    def _open_sound(self, path: Path) -> None:
+        """Make a stream for the sound before the first frame, as containers ask."""
+        import av
+
+        try:
+            self._sound = av.open(os.fspath(path))
+            if self._sound.streams.audio:
+                own = self._sound.streams.audio[0]
+                self._sound_stream = self._container.add_stream_from_template(own)
+                self._packets = (packet for packet in self._sound.demux(own) if packet.dts is not None)
+        except (OSError, ValueError) as error:
+            self.sound_lost = _reason(error)
+
+    def write(self, image: Image, time: float) -> None:
+        """Add a frame.
+
+        Args:
+            image: RGB, of the same size as the first one.
+            time: seconds from the beginning; a frame that is no later than the last is moved just behind it.
+
+        Raises:
+            VideoError: it cannot be encoded or written, such as on a full disk.
+        """
+        import av
+
+        try:
+            if self._stream is None:
+                self._stream = self._open_stream(image)
+            width, height = self._stream.width, self._stream.height
+            padded = np.pad(
+                image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge"
+            )
+            frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
+            self._last = max(round(time / _TIME_BASE), self._last + 1)
+            frame.pts, frame.time_base = self._last, _TIME_BASE
+            self._container.mux(self._stream.encode(frame))
+            self._copy_sound(self._last * _TIME_BASE)
+        except (OSError, ValueError) as error:
+            raise VideoError(f"{self.path}: cannot be written: {_reason(error)}") from None
+
+    def _open_stream(self, image: Image) -> Any:
+        codec = _CODECS.get(self.path.suffix.lower(), "libx264")
+        options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {}
+        stream: Any = self._container.add_stream(codec, rate=self._fps, options=options)
+        # Colours are stored for 2 x 2 pixels: an odd side grows by one.
+        stream.width, stream.height = image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2
+        stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+        stream.codec_context.time_base = _TIME_BASE
+        return stream
+
+    def close(self) -> None:
+        """Write what is left, and the sound up to the last frame.
+
+        Raises:
+            VideoError: it cannot be written.
+        """
+        try:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+                self._copy_sound(self._last * _TIME_BASE + 1 / self._fps)
+            self._container.close()
+        except (OSError, ValueError) as error:
+            raise VideoError(f"{self.path}: cannot be written: {_reason(error)}") from None
+        finally:
+            if self._sound is not None:
+                self._sound.close()
+
+    def _copy_sound(self, until: Fraction) -> None:
+        """Copy the sound up to a time in seconds, as it lies between the frames."""
+        try:
+            while self._waiting is None or self._waiting.time_base * self._waiting.dts <= until:
+                if self._waiting is not None:
+                    self._waiting.stream = self._sound_stream
+                    self._container.mux(self._waiting)
+                self._waiting = next(self._packets, None)
+                if self._waiting is None:
+                    return
+        except (OSError, ValueError) as error:
+            self.sound_lost, self._packets, self._waiting = _reason(error), iter(()), None
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())[:160]

@@ -1,0 +1,303 @@
+"""Video: every readable frame with its time, faces that keep their identity, steady and without lag."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+from itertools import islice
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from pipnet.cli import main
+from pipnet.errors import MissingExtraError, PipnetError, VideoError
+from pipnet.images import read_image
+from pipnet.video.reader import VideoReader
+from pipnet.video.smoothing import FaceSmoother, OneEuro, Smoothing
+from pipnet.video.tracker import FaceTracker
+from pipnet.video.writer import VideoWriter
+
+
+@pytest.fixture(scope="session")
+def clip(shared):
+    """A real one: a talking head, 765 frames."""
+    return shared / "data" / "video" / "cap13_edit2.mp4"
+
+
+@pytest.fixture(scope="session")
+def short(clip, tmp_path_factory):
+    """Its first second."""
+    path = tmp_path_factory.mktemp("video") / "short.mp4"
+    with VideoWriter(path, 25) as writer:
+        for frame in islice(VideoReader(clip), 25):
+            writer.write(frame.image, frame.time)
+    return path
+
+
+# -- reading -------------------------------------------------------------------------------------------
+
+
+def test_every_frame_with_its_time(clip):
+    reader = VideoReader(clip)
+    assert (reader.fps, reader.frames) == (25, 765)
+    numbers, times = zip(*((frame.number, frame.time) for frame in reader), strict=True)
+    assert numbers == tuple(range(765))
+    np.testing.assert_allclose(times, np.arange(765) / 25, atol=1e-6)
+    assert reader.damage is None
+
+
+def test_colours_are_rgb_and_odd_sizes_and_times_are_kept(tmp_path):
+    """Red stays red; a variable frame rate comes back as it was written; an odd side grows by one."""
+    red = np.zeros((51, 63, 3), np.uint8)
+    red[..., 0] = 220
+    times = [0.0, 0.04, 0.2, 0.21, 1.0]
+    with VideoWriter(tmp_path / "red.mp4", 25) as writer:
+        for moment in times:
+            writer.write(red, moment)
+    frames = list(VideoReader(tmp_path / "red.mp4"))
+    assert frames[0].image.shape == (52, 64, 3)
+    assert np.abs(frames[0].image[:51, :63].astype(int) - [220, 0, 0]).mean() < 8
+    np.testing.assert_allclose([frame.time for frame in frames], times, atol=1e-4)
+
+
+def test_rotated_videos_are_upright(portrait, tmp_path):
+    """As phones write them: the pixels lie, a matrix says how the player must turn them."""
+    image = cv2.resize(read_image(portrait), (128, 128))
+    image[:30] = 255
+    lying = np.rot90(image, -1)
+    plain = tmp_path / "plain.mp4"
+    with VideoWriter(plain, 25) as writer:
+        for number in range(5):
+            writer.write(np.ascontiguousarray(lying), number / 25)
+    content = plain.read_bytes()
+    at = content.index(b"tkhd") + 4 + 40  # the unit matrix of the track header, in 16.16 and 2.30 numbers
+    unit = [0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000]
+    assert content[at : at + 36] == b"".join(n.to_bytes(4, "big") for n in unit)
+    turned = [0, 0x10000, 0, -0x10000, 0, 0, 128 << 16, 0, 0x40000000]
+    matrix = b"".join(n.to_bytes(4, "big", signed=True) for n in turned)
+    (tmp_path / "turned.mp4").write_bytes(content[:at] + matrix + content[at + 36 :])
+    seen = next(iter(VideoReader(tmp_path / "turned.mp4"))).image
+    by_hand = [np.abs(np.rot90(lying, k).astype(int) - seen).mean() for k in range(4)]
+    assert int(np.argmin(by_hand)) == 3  # a quarter turn clockwise, as the matrix says
+
+
+def test_damaged_videos_give_what_they_have(clip, tmp_path):
+    content = clip.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[:300_000])
+    cut = VideoReader(tmp_path / "cut.mp4")
+    count = sum(1 for _ in cut)
+    assert 100 < count < 700
+    assert cut.damage == f"it ends after {count} of 765 frames"
+    noise = np.random.default_rng(0).integers(0, 256, 20_000, np.uint8).tobytes()
+    (tmp_path / "noise.mp4").write_bytes(content[:300_000] + noise + content[320_000:])
+    noisy = VideoReader(tmp_path / "noise.mp4")
+    assert sum(1 for _ in noisy) > 600
+    assert noisy.damage
+
+
+def test_what_is_no_video(tmp_path, portrait):
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    (tmp_path / "text.mp4").write_text("no video")
+    sound = tmp_path / "sound.wav"
+    with av.open(str(sound), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    for name, words in (
+        ("none.mp4", "no such file"),
+        ("empty.mp4", "empty file"),
+        ("text.mp4", "not a video"),
+        ("sound.wav", "only sound"),
+    ):
+        with pytest.raises(VideoError, match=words):
+            VideoReader(tmp_path / name)
+    with pytest.raises(VideoError, match="more than 1,000 pixels"):
+        VideoReader(portrait, max_pixels=1000)
+
+
+def test_without_pyav_the_extra_is_named(clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"pipnet\[video\]"):
+        VideoReader(clip)
+
+
+# -- smoothing -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def face(landmarker):
+    """The model's mean face, 100 pixels wide."""
+    mean = landmarker.model.info.mean_face
+    return ((mean - mean.mean(axis=0)) / np.ptp(mean[:, 0]) * 100).astype(np.float32)
+
+
+def smoothed(points, mean_face, fps=25, settings=None):
+    smooth = FaceSmoother(settings or Smoothing(), mean_face)
+    return np.array([smooth(frame, number / fps) for number, frame in enumerate(points)])
+
+
+def flicker(points):
+    return np.sqrt((np.diff(points, n=2, axis=0) ** 2).sum(axis=-1).mean())
+
+
+def test_what_stands_still_is_held_still(face):
+    noisy = (face + np.random.default_rng(0).normal(0, 0.5, (200, 68, 2))).astype(np.float32)
+    steady = smoothed(noisy, face)
+    assert flicker(steady[50:]) < flicker(noisy[50:]) / 3
+    assert np.abs(steady[50:] - face).mean() < np.abs(noisy[50:] - face).mean() / 1.5
+
+
+@pytest.mark.parametrize("frequency", [0.5, 1.0, 2.0])
+def test_a_moving_head_is_followed_without_lag(face, frequency):
+    """Back and forth by 20 % of the face, turned a little: less than one frame late."""
+    seconds = np.arange(150) / 25
+    phase = np.sin(2 * np.pi * frequency * seconds)
+    turns = [cv2.getRotationMatrix2D((0, 0), 10 * p, 1) for p in phase]
+    moved = np.array([face @ t[:, :2].T + [20 * p, 0] for t, p in zip(turns, phase, strict=True)], np.float32)
+    out = smoothed(moved, face)
+    centres, behind = moved[50:].mean(axis=1)[:, 0], out[50:].mean(axis=1)[:, 0]
+    lags = [
+        np.abs(np.interp(seconds[50:] - lag / 25, seconds[50:], centres) - behind)[10:].mean()
+        for lag in np.arange(0, 3, 0.1)
+    ]
+    assert 0.1 * int(np.argmin(lags)) <= 1
+
+
+def test_smoothing_does_not_depend_on_the_size_of_the_picture(face):
+    path = face + np.cumsum(np.random.default_rng(1).normal(0, 1, (50, 1, 2)), axis=0)
+    small = smoothed(path.astype(np.float32), face)
+    large = smoothed((4 * path + 300).astype(np.float32), face)
+    np.testing.assert_allclose(4 * small + 300, large, atol=0.05)
+
+
+def test_odd_times_and_settings(face):
+    smooth = FaceSmoother(Smoothing(), face)
+    first = smooth(face, 1.0)
+    np.testing.assert_allclose(first, face, atol=1e-3)
+    np.testing.assert_array_equal(smooth(face + 5, 1.0), first)  # a time that does not go on
+    with pytest.raises(PipnetError, match="above 0"):
+        OneEuro(cutoff=0, beta=1)
+
+
+# -- tracking ------------------------------------------------------------------------------------------
+
+
+def test_one_face_keeps_its_number_and_the_detector_rests(landmarker, clip):
+    tracker = FaceTracker(landmarker, detect_every=20, smoothing=None)
+    seen = [tracker(frame.image, frame.time) for frame in islice(VideoReader(clip), 40)]
+    assert [found.ids for found in seen] == [[1]] * 40
+    assert [i for i, found in enumerate(seen) if found.detected] == [0, 20]
+    for number in (0, 10, 30):
+        each = landmarker(seen[number].faces.image).points[0]
+        away = np.linalg.norm(seen[number].faces.points[0] - each, axis=1).mean()
+        assert away < 0.03 * np.ptp(each[:, 0])
+
+
+def test_faces_come_and_go(landmarker, portrait):
+    """Two faces side by side, then one, then none, then one again with a new number."""
+    image = cv2.resize(read_image(portrait), (256, 256))
+    grey = np.full_like(image, 128)
+    frames = [(image, image)] * 3 + [(image, grey)] * 3 + [(grey, grey)] * 2 + [(grey, image)] * 3
+    tracker = FaceTracker(landmarker, detect_every=100)
+    ids = [tracker(np.hstack(pair), number / 25).ids for number, pair in enumerate(frames)]
+    assert len(ids[0]) == 2
+    assert ids[:3] == [ids[0]] * 3
+    assert ids[3] == ids[5]
+    assert len(ids[5]) == 1
+    assert set(ids[5]) < set(ids[0])
+    assert ids[7] == []
+    assert ids[-1] == [3]
+
+
+def test_no_face_at_all(landmarker):
+    tracker = FaceTracker(landmarker)
+    found = tracker(np.full((120, 160, 3), 128, np.uint8), 0.0)
+    assert found.faces.points.shape == (0, 68, 2)
+    assert found.ids == []
+    with pytest.raises(PipnetError, match="detect_every must be at least 1"):
+        FaceTracker(landmarker, detect_every=0)
+
+
+# -- the command ---------------------------------------------------------------------------------------
+
+
+def test_a_video_on_the_command_line(short, tmp_path, capsys):
+    out = tmp_path / "out.mp4"
+    assert main(["video", str(short), "-o", str(out), "--json", "--detect-every", "10"]) == 0
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["frame"] for line in lines] == list(range(25))
+    assert lines[-1]["time"] == pytest.approx(0.96, abs=1e-3)
+    assert {face["id"] for line in lines for face in line["faces"]} == {1}
+    assert "25 frames, searched for faces in 3" in said.err
+    assert sum(1 for _ in VideoReader(out)) == 25
+
+
+def test_sound_is_kept(short, tmp_path, capsys):
+    with_sound = tmp_path / "sound.mkv"
+    _add_sound(short, with_sound)
+    assert main(["video", str(with_sound), "-o", str(tmp_path / "out.mkv")]) == 0
+    with av.open(str(with_sound)) as a, av.open(str(tmp_path / "out.mkv")) as b:
+        packets = [[bytes(p) for p in c.demux(c.streams.audio[0]) if p.size] for c in (a, b)]
+    assert len(packets[1]) > 5
+    assert packets[1] == packets[0][: len(packets[1])]
+
+
+def _add_sound(source, target):
+    with av.open(str(target), "w") as out, av.open(str(source)) as video:
+        picture = out.add_stream_from_template(video.streams.video[0])
+        sound = out.add_stream("libopus", rate=48000, layout="mono")
+        for packet in video.demux(video.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = picture
+                out.mux(packet)
+        wave = (3000 * np.sin(np.arange(48000) / 20)).astype(np.int16)[None]
+        frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+        frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), 0
+        out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+
+
+def test_damage_is_one_line_and_loses_nothing(short, tmp_path, capsys):
+    damaged = tmp_path / "cut.mkv"
+    with av.open(str(short)) as video, av.open(str(damaged), "w") as out:
+        stream = out.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                out.mux(packet)
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) * 2 // 3])
+    code = main(["video", str(damaged), "--json"])
+    said = capsys.readouterr()
+    assert 5 < len(said.out.splitlines()) < 25
+    assert code in (0, 1)  # a cut Matroska file does not say how long it was
+    assert main(["video", str(short), "-o", str(short)]) == 1
+    assert "would overwrite" in capsys.readouterr().err
+    assert main(["video", str(short), "-o", str(tmp_path / "no" / "out.mp4")]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_a_playable_file(clip, tmp_path):
+    out = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "pipnet", "video", str(clip), "-o", str(out), "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(20):
+        process.stdout.readline()
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 10 < sum(1 for _ in VideoReader(out)) < 765
+
+
+def test_from_python(landmarker, short):
+    found = list(islice(landmarker.stream(short, detect_every=5), 6))
+    assert [one.ids for one in found] == [[1]] * 6
+    assert [one.detected for one in found] == [True, False, False, False, False, True]
+    assert found[3].frame.time == pytest.approx(0.12, abs=1e-3)
