@@ -11,6 +11,7 @@ from jaxtyping import Float64
 
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import CropRule
+from pipnet.inference.confidence import Calibration
 from pipnet.scheme import LandmarkScheme
 
 FORMAT = 1
@@ -40,6 +41,8 @@ class ModelInfo:
     """Who may use the weights for what."""
     training: str = "unknown"
     """What it was trained on and how, in one line."""
+    calibration: Calibration | None = None
+    """What its scores and spreads are worth; None: nobody measured."""
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -54,6 +57,7 @@ class ModelInfo:
             "detector_fits": self.detector_fits,
             "licence": self.licence,
             "training": self.training,
+            "calibration": self.calibration and asdict(self.calibration),
         }
         return json.dumps(table)
 
@@ -78,6 +82,7 @@ class ModelInfo:
                 detector_fits={k: _four(v) for k, v in table["detector_fits"].items()},
                 licence=str(table["licence"]),
                 training=str(table["training"]),
+                calibration=Calibration.from_dict(table["calibration"]) if table.get("calibration") else None,
             )
             info.scheme.check(where)
             numbers = [info.crop.scale, *np.ravel([*info.detector_fits.values()])]
@@ -86,6 +91,7 @@ class ModelInfo:
                 and np.isfinite([*numbers, *info.mean_face.ravel()]).all()
                 and 0 < info.crop.scale < 100
                 and 0 < info.input_size <= 4096
+                and (info.calibration is None or info.calibration.is_sound(info.scheme.landmarks))
             )
             if not sound:
                 raise ValueError("a value is out of range")

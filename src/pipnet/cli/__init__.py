@@ -35,6 +35,7 @@ for _name, _where, _help in (
     ("benchmark", "benchmark:benchmark", "Say how fast models are here, side by side."),
     ("train", "train:train", "Train a model as a recipe says."),
     ("self-train", "self_train:self_train", "Train on labelled and unlabelled faces, in rounds."),
+    ("calibrate", "models:calibrate", "Measure what a model's scores are worth, and write it into it."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
     ("import", "models:import_official", "Read a checkpoint of the original authors."),
     ("info", "models:info", "Say what a model is."),

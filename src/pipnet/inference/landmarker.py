@@ -178,9 +178,8 @@ class FaceLandmarker:
         info, ends = self.model.info, np.cumsum([len(faces.boxes) for faces in found])
         seen = self.look_at(pictures, [self.to_face_boxes(faces.boxes, box_kind) for faces in found])
         points, scores, spread = (np.split(part, ends[:-1]) for part in seen[:3])
-        mean_face = info.mean_face.astype(np.float32)
         return [
-            FaceLandmarks(points[i], scores[i], spread[i], *found[i], info.scheme, pictures[i], mean_face)
+            FaceLandmarks(points[i], scores[i], spread[i], *found[i], pictures[i], info)
             for i in range(len(pictures))
         ]
 

@@ -17,6 +17,7 @@ from pipnet.data.formats.pts import write_pts
 from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
 from pipnet.images import write_image
 from pipnet.inference.draw import draw_faces
+from pipnet.model_info import ModelInfo
 from pipnet.scheme import LandmarkScheme
 
 
@@ -29,6 +30,8 @@ class Face(NamedTuple):
     """Confidence of each landmark in [0, 1]."""
     spread: Float32[np.ndarray, " landmarks"]
     """Disagreement of the neighbours' votes, as a fraction of the crop."""
+    confidence: Float32[np.ndarray, " landmarks"]
+    """Chance that each landmark is right, see `FaceLandmarks.confidence`."""
     box: Box
     """The face box as found or given, xyxy in pixels of the picture."""
     score: float
@@ -49,12 +52,10 @@ class FaceLandmarks:
     """Face boxes as found or given, xyxy in pixels of the picture."""
     box_scores: Float32[np.ndarray, " faces"]
     """The detector's confidence in each face; 1 for given boxes."""
-    scheme: LandmarkScheme
-    """What the landmarks are."""
     image: Image
     """The picture itself."""
-    mean_face: Points
-    """The model's mean face, for `aligned`."""
+    info: ModelInfo
+    """The model that found them."""
 
     def __len__(self) -> int:
         return len(self.points)
@@ -71,8 +72,38 @@ class FaceLandmarks:
         points, scores, spread = self.points[key], self.scores[key], self.spread[key]
         if isinstance(key, slice):
             boxes, sure = self.boxes[key], self.box_scores[key]
-            return FaceLandmarks(points, scores, spread, boxes, sure, self.scheme, self.image, self.mean_face)
-        return Face(points, scores, spread, self.boxes[key], float(self.box_scores[key]))
+            return FaceLandmarks(points, scores, spread, boxes, sure, self.image, self.info)
+        confidence = self.confidence[key]
+        return Face(points, scores, spread, confidence, self.boxes[key], float(self.box_scores[key]))
+
+    @property
+    def scheme(self) -> LandmarkScheme:
+        """What the landmarks are."""
+        return self.info.scheme
+
+    @property
+    def confidence(self) -> Float32[np.ndarray, "faces landmarks"]:
+        """Chance that each landmark is right, that is off by no more than 5 % of the face.
+
+        NaN where the model is not calibrated (see `pipnet.inference.confidence`).
+        """
+        calibration = self.info.calibration
+        if calibration is None:
+            return np.full_like(self.scores, np.nan)
+        return np.asarray(1 - calibration.chance_of_wrong(self.scores, self.spread), dtype=np.float32)
+
+    @property
+    def expected_error(self) -> Float32[np.ndarray, "faces landmarks"]:
+        """Expected error of each landmark as a share of the face; NaN where the model is not calibrated."""
+        calibration = self.info.calibration
+        if calibration is None:
+            return np.full_like(self.scores, np.nan)
+        return calibration.expected_error(self.scores, self.spread)
+
+    @property
+    def quality(self) -> Float32[np.ndarray, " faces"]:
+        """Mean confidence of each face's landmarks: near 1 for a clear face, low where there is none."""
+        return np.asarray(self.confidence.mean(axis=1), dtype=np.float32)
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
@@ -89,7 +120,10 @@ class FaceLandmarks:
         write_image(path, self.plot())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: width, height, and a box, score, points and scores for each face."""
+        """Plain data: width, height, and a box, score, points, scores and confidence for each face.
+
+        There is no confidence where the model is not calibrated.
+        """
         return {
             "width": self.image.shape[1],
             "height": self.image.shape[0],
@@ -99,6 +133,7 @@ class FaceLandmarks:
                     "score": round(face.score, 4),
                     "points": _rounded(face.points, 3),
                     "scores": _rounded(face.scores, 4),
+                    **({"confidence": _rounded(face.confidence, 4)} if self.info.calibration else {}),
                 }
                 for face in self
             ],
@@ -163,9 +198,10 @@ class FaceLandmarks:
             size: side of the pictures in pixels.
             margin: room around the mean face's landmarks on its longer side, as a share of that side.
         """
-        box = tight_box(self.mean_face)
+        mean_face = self.info.mean_face
+        box = tight_box(mean_face)
         centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
-        target = (self.mean_face - centre) / side * size + (size - 1) / 2
+        target = (mean_face - centre) / side * size + (size - 1) / 2
         crops = [warp(self.image, similarity(face.points, target), size) for face in self]
         return np.array(crops, np.uint8).reshape(-1, size, size, 3)
 

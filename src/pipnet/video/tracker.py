@@ -145,14 +145,11 @@ class FaceTracker:
         return kept
 
     def _result(self, image: Image, time: float, seen: Found, kept: list[int]) -> FaceLandmarks:
-        info = self.landmarker.model.info
         points = seen.points[kept].copy()
         for i, track in enumerate(self._tracks):
             if track.smooth is not None:
                 points[i] = track.smooth(points[i], time)
         sure = np.array([track.score for track in self._tracks], np.float32)
         boxes = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
-        mean_face = info.mean_face.astype(np.float32)
-        return FaceLandmarks(
-            points, seen.scores[kept], seen.spread[kept], boxes, sure, info.scheme, image, mean_face
-        )
+        info = self.landmarker.model.info
+        return FaceLandmarks(points, seen.scores[kept], seen.spread[kept], boxes, sure, image, info)

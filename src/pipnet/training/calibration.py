@@ -1,0 +1,122 @@
+"""Fitting a model's confidence on labelled faces that it was not trained on; see `inference.confidence`.
+
+Held-out faces are of the same collection, and mostly easy. Each is therefore seen several times: as it is,
+and turned, shifted, hidden in part, blurred, dark or small, so that there are large errors to learn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from pipnet.data.samples import FaceSample
+from pipnet.data.transforms import Augmentation, training_crop
+from pipnet.errors import DataError
+from pipnet.images import read_image
+from pipnet.inference.confidence import WRONG, Calibration, terms
+from pipnet.inference.views import CropModel
+from pipnet.progress import track
+
+HARDER = Augmentation(
+    translate=0.7,
+    translate_by=0.12,
+    scale=0.7,
+    scale_by=0.2,
+    rotate=0.7,
+    rotate_by=45,
+    occlude=0.6,
+    occlude_by=0.6,
+    blur=0.3,
+    blur_by=10 / 256,
+    light=0.6,
+    coarse=0.4,
+    coarse_by=6,
+)
+"""How faces are made harder."""
+_RIDGE = 1.0
+"""Pull of all coefficients towards zero, which matters to constants of landmarks that are never wrong."""
+_STEPS = 30
+
+
+def calibrate(model: CropModel, samples: Sequence[FaceSample], looks: int = 8, seed: int = 0) -> Calibration:
+    """Fit a model's confidence.
+
+    Args:
+        model: the model.
+        samples: labelled faces that it was not trained on.
+        looks: how often each face is seen; once as it is, the other times harder.
+        seed: of what makes them harder.
+
+    Raises:
+        DataError: there are no faces, or no error above 5 % of the face to learn from.
+    """
+    scores, spread, errors = observe(model, samples, looks, seed)
+    known = np.isfinite(errors)
+    if not known.any() or not (errors[known] > WRONG).any():
+        raise DataError(f"{len(samples)} faces are too few, or too easy, to calibrate on")
+    landmarks = errors.shape[1]
+    design = np.concatenate(
+        [
+            terms(scores, spread).transpose(1, 2, 0),
+            np.broadcast_to(np.eye(landmarks), (*errors.shape, landmarks)),
+        ],
+        axis=2,
+    )[known]
+    truth = errors[known]
+    wrong = _logistic(design, truth > WRONG)
+    size = _linear(design, np.log(truth.clip(1e-4)))
+    # The mean of an error is more than the exponential of its logarithm's mean: put right as a whole.
+    constants = size[-landmarks:] + np.log(truth.mean() / np.exp(design @ size).mean())
+    return Calibration(tuple(wrong.tolist()), (*size[:-landmarks].tolist(), *constants.tolist()))
+
+
+def observe(
+    model: CropModel, samples: Sequence[FaceSample], looks: int, seed: int
+) -> tuple[Float[np.ndarray, "n l"], Float[np.ndarray, "n l"], Float64[np.ndarray, "n l"]]:
+    """Scores, spreads, and errors as shares of the face; NaN where a landmark is unknown or left the crop."""
+    info, rng = model.info, np.random.default_rng(seed)
+    parts = []
+    for sample in track(samples, len(samples), "looking at faces"):
+        image = read_image(sample.image)
+        box = info.crop(info.crop.face_box(sample.points, sample.box), image.shape[1], image.shape[0])
+        ways = [Augmentation.none(), *[replace(HARDER, flip=0.0)] * (looks - 1)]
+        seen = [
+            training_crop(image, sample.points, box, info.input_size, info.scheme, way, rng) for way in ways
+        ]
+        truth = np.stack([points for _, points in seen])
+        found = model(np.stack([crop for crop, _ in seen]))
+        size = np.nanmax(np.nanmax(truth, axis=1) - np.nanmin(truth, axis=1), axis=1)
+        errors = np.linalg.norm(found.points.astype(np.float64) - truth, axis=2) / size[:, None]
+        errors[~((truth >= 0) & (truth < 1)).all(axis=2)] = np.nan
+        parts.append((found.scores, found.spread, errors))
+    if not parts:
+        raise DataError("there are no faces to calibrate on")
+    scores, spread, errors = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return scores, spread, errors
+
+
+def _logistic(
+    design: Float64[np.ndarray, "n terms"], wrong: Bool[np.ndarray, " n"]
+) -> Float64[np.ndarray, " terms"]:
+    """Ridge logistic regression by Newton's method."""
+    weights = np.zeros(design.shape[1])
+    for _ in range(_STEPS):
+        chance = 1 / (1 + np.exp(-design @ weights))
+        slope = design.T @ (chance - wrong) + _RIDGE * weights
+        curve = (design * (chance * (1 - chance))[:, None]).T @ design + _RIDGE * np.eye(len(weights))
+        step = np.linalg.solve(curve, slope)
+        weights -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return weights
+
+
+def _linear(
+    design: Float64[np.ndarray, "n terms"], target: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " terms"]:
+    """Ridge regression."""
+    curve = design.T @ design + _RIDGE * np.eye(design.shape[1])
+    return np.asarray(np.linalg.solve(curve, design.T @ target))

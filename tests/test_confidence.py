@@ -1,0 +1,139 @@
+"""Confidence: fitted where the truth is known, carried with the weights, honest where nobody measured."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipnet import FaceLandmarker
+from pipnet.cli import main
+from pipnet.data.sources import load_faces
+from pipnet.errors import DataError, ModelError
+from pipnet.inference.backends import CropLandmarks
+from pipnet.inference.confidence import WRONG, Calibration, terms
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.predictor import TorchModel
+from pipnet.model_info import ModelInfo
+from pipnet.training.calibration import calibrate, observe
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+
+
+class Doubter:
+    """A model that errs at random, and whose spread says by how much on the mean."""
+
+    def __init__(self, info):
+        self.info, self.rng = info, np.random.default_rng(0)
+        self.truth = None
+
+    def __call__(self, crops):
+        shape = (len(crops), self.info.scheme.landmarks)
+        spread = self.rng.uniform(0.002, 0.06, shape).astype(np.float32)
+        away = self.rng.normal(0, 1, (*shape, 2)) * spread[..., None]
+        points = np.tile(self.info.mean_face, (len(crops), 1, 1)) + away
+        return CropLandmarks(points.astype(np.float32), np.full(shape, 0.5, np.float32), spread)
+
+
+def test_chances_are_chances(small_300w, landmarker, monkeypatch):
+    """Of landmarks said to be wrong with a chance of p, a share of p is."""
+    info = landmarker.model.info
+    model = Doubter(info)
+
+    def on_mean_faces(model, samples, looks, seed):
+        found = model(np.zeros((400, 8, 8, 3), np.uint8))
+        size = np.ptp(info.mean_face, axis=0).max()
+        return found.scores, found.spread, np.linalg.norm(found.points - info.mean_face, axis=2) / size
+
+    monkeypatch.setattr("pipnet.training.calibration.observe", on_mean_faces)
+    calibration = calibrate(model, [])
+    scores, spread, errors = on_mean_faces(model, [], 1, 0)
+    chance, wrong = calibration.chance_of_wrong(scores, spread), errors > WRONG
+    for low in np.arange(0.05, 0.75, 0.1):
+        chosen = (chance >= low) & (chance < low + 0.1)
+        assert abs(wrong[chosen].mean() - chance[chosen].mean()) < 0.05
+    expected = calibration.expected_error(scores, spread)
+    assert expected.mean() == pytest.approx(errors.mean(), rel=0.05)
+    assert np.corrcoef(expected.ravel(), spread.ravel())[0, 1] > 0.9
+
+
+def test_real_faces_seen_several_times(small_300w, landmarker):
+    samples, _, _ = load_faces(small_300w, "full")
+    scores, spread, errors = observe(landmarker.model, samples[:4], looks=5, seed=0)
+    assert scores.shape == spread.shape == errors.shape == (20, 68)
+    assert np.nanmean(errors[::5]) < 0.04  # as they are
+    harder = np.delete(np.arange(20), np.s_[::5])
+    assert np.nanmean(errors[harder]) > np.nanmean(errors[::5])
+    calibration = calibrate(landmarker.model, samples)
+    assert calibration.is_sound(68)
+    chance = calibration.chance_of_wrong(scores, spread)
+    known = np.isfinite(errors)
+    wrong = errors > WRONG
+    assert chance[known & wrong].mean() > chance[known & ~wrong].mean()
+    assert calibrate(landmarker.model, samples) == calibration  # by the seed
+    with pytest.raises(DataError, match="no faces"):
+        calibrate(landmarker.model, [])
+
+
+def test_nobody_measured(landmarker, portrait):
+    plain = FaceLandmarker(_with(landmarker.model, None))(portrait)
+    assert np.isnan(plain.confidence).all()
+    assert np.isnan(plain.expected_error).all()
+    assert np.isnan(plain.quality).all()
+    assert "confidence" not in plain.to_dict()["faces"][0]
+
+
+def test_results_carry_it(landmarker, portrait):
+    count = len(terms(np.zeros(1), np.zeros(1)))
+    calibration = Calibration((0.0,) * count + (-2.0,) * 68, (0.0,) * count + (np.log(0.01),) * 68)
+    faces = FaceLandmarker(_with(landmarker.model, calibration))(portrait)
+    right = 1 / (1 + np.exp(-2.0))
+    np.testing.assert_allclose(faces.confidence, np.full((1, 68), right), rtol=1e-5)
+    np.testing.assert_allclose(faces.expected_error, np.full((1, 68), 0.01), rtol=1e-5)
+    np.testing.assert_allclose(faces[0].confidence, faces.confidence[0])
+    assert faces[:1].quality[0] == pytest.approx(right, rel=1e-5)
+    assert faces.to_dict()["faces"][0]["confidence"] == [round(right, 4)] * 68
+    assert faces[:0].confidence.shape == (0, 68)
+
+
+def test_it_travels_with_the_description_and_must_be_sound(landmarker):
+    info = landmarker.model.info
+    count = len(terms(np.zeros(1), np.zeros(1)))
+    calibration = Calibration((0.5,) * (count + 68), (0.25,) * (count + 68))
+    there = ModelInfo.from_json(replace(info, calibration=calibration).to_json(), "x")
+    assert there.calibration == calibration
+    table = json.loads(there.to_json())
+    del table["calibration"]  # as older files are
+    assert ModelInfo.from_json(json.dumps(table), "x").calibration is None
+    for bad in ({"wrong": [1.0], "error": [1.0]}, {"wrong": 3}, {"wrong": ["a"], "error": []}):
+        with pytest.raises(ModelError, match="its description is damaged"):
+            ModelInfo.from_json(json.dumps({**table, "calibration": bad}), "x")
+
+
+def test_on_the_command_line(small_300w, tmp_path, capsys):
+    checkpoint = tmp_path / "model.safetensors"
+    shutil.copy(SHIPPED, checkpoint)
+    words = ["calibrate", str(checkpoint), "--data", str(small_300w), "--share", "1"]
+    assert main(words) == 0
+    assert "calibrated on" in capsys.readouterr().err
+    network, info = load_checkpoint(checkpoint)
+    assert info.calibration.is_sound(68)
+    before, _ = load_checkpoint(SHIPPED)
+    for key, value in before.state_dict().items():
+        np.testing.assert_array_equal(network.state_dict()[key], value)
+    assert TorchModel(network, info).info.calibration is not None
+    assert main([*words[:-1], "2"]) == 1
+    assert "--share is above 0 and at most 1" in capsys.readouterr().err
+
+
+def _with(model, calibration):
+    class Same:
+        info = replace(model.info, calibration=calibration)
+
+        def __call__(self, crops):
+            return model(crops)
+
+    return Same()
