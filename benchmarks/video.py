@@ -171,7 +171,7 @@ def nme(points: Path3, truth: Path3) -> float:
 
 def tune(landmarker: FaceLandmarker, clips: dict[str, Path3], moved: list[tuple[Path3, Path3]]) -> None:
     """Print what many settings give."""
-    for pose_cutoff, pose_beta, cutoff, beta in product((1, 2, 3), (20, 60, 120), (0.5, 1, 2), (5, 20)):
+    for pose_cutoff, pose_beta, cutoff, beta in product((0.3, 0.5, 1), (1, 2, 4, 8), (0.3, 0.5), (0.5, 2)):
         settings = Smoothing(OneEuro(pose_cutoff, pose_beta), OneEuro(cutoff, beta))
         facts = measure(landmarker, clips, moved, settings)
         steadier = [clip["raw"] / clip["smoothed"] for clip in facts["clips"].values()]

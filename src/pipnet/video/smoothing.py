@@ -38,9 +38,9 @@ class OneEuro:
 class Smoothing:
     """Settings for a face."""
 
-    pose: OneEuro = OneEuro(3.0, 60.0)
+    pose: OneEuro = OneEuro(1.0, 8.0)
     """Of where the face is, how large and how turned in the picture."""
-    shape: OneEuro = OneEuro(1.0, 20.0)
+    shape: OneEuro = OneEuro(1.0, 10.0)
     """Of the landmarks within the face."""
 
 
@@ -53,18 +53,21 @@ class OneEuroFilter:
         self._points: Float64[np.ndarray, "points 2"] | None = None
         self._speed: Float64[np.ndarray, "points 2"] | None = None
 
-    def __call__(self, points: Float[np.ndarray, "points 2"], time: float) -> Float64[np.ndarray, "points 2"]:
+    def __call__(
+        self, points: Float[np.ndarray, "points 2"], time: float, size: float
+    ) -> Float64[np.ndarray, "points 2"]:
         """The next points, smoothed.
 
         Args:
-            points: in face sizes.
+            points: in any unit.
             time: seconds; later than the last.
+            size: of the face in that unit, to measure speeds in.
         """
         if self._points is None or self._speed is None:
             self._time, self._points, self._speed = time, points.astype(np.float64), np.zeros(points.shape)
             return self._points.copy()
         step, settings = time - self._time, self.settings
-        speed = (points - self._points) / step
+        speed = (points - self._points) / (step * size)
         self._speed += _weight(np.asarray(settings.speed_cutoff), step) * (speed - self._speed)
         # One cut-off a point, from the length of its velocity: x and y are not told apart.
         cutoff = settings.cutoff + settings.beta * np.linalg.norm(self._speed, axis=1, keepdims=True)
@@ -102,11 +105,10 @@ class FaceSmoother:
             return self._last
         self._time = time
         pose = similarity(self._mean, points)
-        size = float(np.sqrt(abs(np.linalg.det(pose[:, :2]))))
-        ends = affine(_ENDS, pose) / size
-        steady = similarity(_ENDS, self._pose(ends, time) * size)
+        size = max(float(np.sqrt(abs(np.linalg.det(pose[:, :2])))), 1e-6)
+        steady = similarity(_ENDS, self._pose(affine(_ENDS, pose), time, size))
         back = np.asarray(cv2.invertAffineTransform(pose), dtype=np.float64)
-        shape = self._shape(affine(points, back), time)
+        shape = self._shape(affine(points, back), time, 1.0)
         self._last = affine(shape, steady).astype(np.float32)
         return self._last
 
