@@ -280,7 +280,8 @@ def test_damage_is_one_line_and_loses_nothing(short, tmp_path, capsys):
     assert code in (0, 1)  # a cut Matroska file does not say how long it was
     assert main(["video", str(short), "-o", str(short)]) == 1
     assert "would overwrite" in capsys.readouterr().err
-    assert main(["video", str(short), "-o", str(tmp_path / "no" / "out.mp4")]) == 1
+    assert main(["video", str(short), "-o", str(damaged / "out.mp4")]) == 1
+    assert main(["video", str(short), "-o", str(tmp_path / "out.xyz")]) == 1
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -200,6 +200,8 @@ def doctor() -> int:
         "matplotlib": "report",
         "scipy": "data",
         "h5py": "data",
+        "av": "video",
+        "openvino": "openvino",
         "torch": "train",
         "timm": "train",
         "accelerate": "train",

@@ -95,6 +95,7 @@ def video(
     with contextlib.ExitStack() as stack:
         writer = None
         if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
             writer = stack.enter_context(VideoWriter(output, reader.fps, sound=source))
         for found in frames:
             count, searched = count + 1, searched + found.detected
