@@ -101,7 +101,7 @@ NOTES = """
 ## What was chosen, on AFW
 
 * Pseudo-labels help from the first round on; leaving out those whose votes disagree by more than 3 % of the
-  crop (14 % of them: small, hidden and profile faces, see a round's `best_and_worst.jpg`) helps a little more.
+  crop (14 % of them: small, hidden and profile faces, see a round's `best_and_worst.jpg`) helps a bit more.
 * 300W-LP's profile views help on AFW faces of other photos.
 * Stronger augmentation (stretched, fewer pixels, larger turns and sizes) does not, in 12 epochs.
 * `recipes/wild_mbv2.yaml` is made of what helped.
