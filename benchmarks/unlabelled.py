@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("part", choices=[*ROWS, "report"])
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
-    parser.add_argument("--runs", type=Path, help="folder outside the checkout")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder outside the checkout")
     parser.add_argument("--most", type=int, default=99, help="rows to train at most")
     arguments = parser.parse_args()
     done = 0
@@ -122,7 +122,7 @@ def main() -> None:
         if target.exists() or done == arguments.most:
             continue
         print(f"== {arguments.part}: {row.name}", flush=True)
-        runs = arguments.runs / arguments.part / _slug(row.name)
+        runs = arguments.runs.resolve() / arguments.part / _slug(row.name)
         data = arguments.shared / "data"
         if isinstance(row, Protocol):
             result = run_protocol(row, data, runs)

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from pipnet.errors import RecipeError
 from pipnet.training.protocols import HeldOut, tmd, tsd
 from pipnet.training.recipe import load_recipe
 
+ROOT = Path(__file__).parents[1]
 RECIPE = """
 name: protocol
 workers: 0
@@ -75,6 +77,18 @@ def test_tmd_is_measured_in_widths_of_crops(recipe_file, small_300w, tmp_path):
         assert {row["kind"] for row in csv.DictReader(file)} == {"landmarks"}
     again = tmd(load_recipe(recipe_file, flags), [table], tmp_path / "again", [HeldOut(small_300w, "common")])
     assert again == results
+
+
+def test_tmd_takes_pictures_to_search_and_a_teacher(recipe_file, small_300w, portrait, tmp_path):
+    (tmp_path / "list.txt").write_text(f"{portrait}\n")
+    checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    flags = ["--data.root", str(small_300w), "--self-training.teacher", str(checkpoint)]
+    recipe = load_recipe(recipe_file, flags)
+    results = tmd(recipe, [tmp_path / "list.txt"], tmp_path / "run", [HeldOut(small_300w, "common")])
+    assert list(results) == ["teacher", "round1"]
+    assert results["teacher"]["300-W common"] < 3  # in widths of the crop
+    labels = (tmp_path / "run" / "round1" / "pseudo_labels.csv").read_text()
+    assert len(labels.splitlines()) == 2
 
 
 def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -57,6 +59,12 @@ def contenders(
         for one in given:
             if one not in known:
                 raise PipnetError(f"no {what} {one!r}: {', '.join(known)}")
+    for count in threads:
+        if count < 1:
+            raise PipnetError(f"threads must be at least 1, not {count}")
+    stems = [Path(model).stem for model in models]
+    if len(set(stems)) < len(stems):
+        raise PipnetError(f"models are told apart by name, but these have the same: {', '.join(models)}")
     every = [
         Contender(model, backend, precision, count)
         for model in models
@@ -64,7 +72,11 @@ def contenders(
         for precision in precisions
         for count in threads
     ]
-    return [one for one in every if _goes_together(one)]
+    chosen = [one for one in every if _goes_together(one)]
+    for model in models:
+        if model not in {one.model for one in chosen}:
+            raise PipnetError(f"{model}: none of {', '.join(backends)} runs it in {', '.join(precisions)}")
+    return chosen
 
 
 BACKENDS = ("onnxruntime", "openvino", "torch", "torch compiled")
@@ -91,28 +103,22 @@ def _torch_model(one: Contender) -> CropModel:
     return TorchModel(network, info, one.precision == "bf16")
 
 
-def memory_of(one: Contender, batch: int = 1) -> float:
-    """Megabytes that a process of its own grows by when it loads a contender and runs it."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_grown, (one, batch))
+def memory_of(one: Contender) -> float | None:
+    """Megabytes in memory of a process of its own that loads a contender and runs it; None off Linux."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        megabytes: float | None = pool.submit(_resident, one).result()
+    return megabytes
 
 
-def _grown(one: Contender, batch: int) -> float:
-    before = _resident()
+def _resident(one: Contender) -> float | None:
     model = one.load()
-    size = model.info.input_size
     for _ in range(3):
-        model(np.zeros((batch, size, size, 3), np.uint8))
-    return round(_resident() - before, 1)
-
-
-def _resident() -> float:
-    """Megabytes of this process in memory."""
+        model(crops_for(model, 1))
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
-        return float("nan")
-    return pages * 4096 / 1e6
+        return None
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
 
 
 def crops_for(model: CropModel, batch: int) -> UInt8[np.ndarray, "batch s s 3"]:
@@ -124,12 +130,17 @@ def crops_for(model: CropModel, batch: int) -> UInt8[np.ndarray, "batch s s 3"]:
 def run_on(one: Contender, model: CropModel, batch: int = 1) -> Callable[[], object]:
     """One run of a contender's model on a batch."""
     crops = crops_for(model, batch)
+    return with_threads(one, lambda: model(crops))
+
+
+def with_threads(one: Contender, run: Callable[[], object]) -> Callable[[], object]:
+    """The same, with the contender's number of threads; torch has one number for the whole process."""
     if not one.backend.startswith("torch"):
-        return lambda: model(crops)
+        return run
     import torch
 
-    def run() -> object:
-        torch.set_num_threads(one.threads)  # one number for the whole process: each sets its own
-        return model(crops)
+    def with_own() -> object:
+        torch.set_num_threads(one.threads)
+        return run()
 
-    return run
+    return with_own

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import pipnet
-from pipnet.benchmark.contenders import Contender, memory_of, run_on
+from pipnet.benchmark.contenders import Contender, memory_of, run_on, with_threads
 from pipnet.benchmark.peers import Peer, installed_peers
 from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_in_turns
@@ -48,7 +48,7 @@ class Row:
     per_face: dict[int, float] = field(default_factory=dict)
     """Milliseconds a face, by batch."""
     megabytes: float | None = None
-    """Memory that it takes to load and run."""
+    """Memory of a process that loads and runs it, Python and libraries included."""
     file_megabytes: float | None = None
     nme: float | None = None
     """On the faces at hand in percent, from true boxes."""
@@ -106,6 +106,11 @@ def benchmark(
         raise PipnetError(f"at least 1 round, not {rounds}")
     peers = installed_peers()
     models = {way.name: way.load() for way in ways}
+    # What may be wrong with pictures and faces is found before anything takes long.
+    of_stages = {way.name: _stages(way, models[way.name], picture) for way in ways if picture is not None}
+    for model in models.values():
+        if data is not None:
+            load_faces(data, subset, model.info.scheme, measuring=True)
     turns = _references(ways) | {way.name: run_on(way, models[way.name]) for way in ways}
     turns |= _peer_runs(peers, models[ways[0].name], picture)
     timings = time_in_turns(turns, rounds)
@@ -125,13 +130,15 @@ def benchmark(
     }
     if data is not None:
         facts["data"] = _measure(by_name, models, peers, data, subset)
-    of_stages = {}
     if picture is not None:
         facts["picture"] = "{1} x {0} pixels".format(*read_image(picture).shape)
-        for way in ways:
-            landmarker = FaceLandmarker(models[way.name])
-            of_stages[way.name] = time_in_turns(stages(landmarker, picture), rounds)
-    return Report(rows, of_stages, facts)
+    timed = {name: time_in_turns(of_one, rounds) for name, of_one in of_stages.items()}
+    return Report(rows, timed, facts)
+
+
+def _stages(way: Contender, model: CropModel, picture: Path) -> dict[str, Callable[[], object]]:
+    runs = stages(FaceLandmarker(model), picture, way.threads)
+    return {stage: with_threads(way, run) for stage, run in runs.items()}
 
 
 def throughput(way: Contender, model: CropModel, rounds: int) -> dict[int, float]:

@@ -24,8 +24,13 @@ DECODE, DETECTOR, CROP, NETWORK, MERGE, WHOLE = (
 )
 
 
-def stages(landmarker: FaceLandmarker, picture: Path) -> dict[str, Callable[[], object]]:
+def stages(landmarker: FaceLandmarker, picture: Path, threads: int) -> dict[str, Callable[[], object]]:
     """Each stage of finding the surest face's landmarks in a picture, and all of it.
+
+    Args:
+        landmarker: what finds them.
+        picture: a picture with a face.
+        threads: how many the network uses.
 
     Raises:
         ImageError: the picture cannot be read, or there is no face in it.
@@ -46,13 +51,13 @@ def stages(landmarker: FaceLandmarker, picture: Path) -> dict[str, Callable[[], 
         WHOLE: lambda: landmarker(picture),
     }
     if isinstance(landmarker.model, OnnxModel):
-        maps = _up_to_the_maps(landmarker.model)
+        maps = _up_to_the_maps(landmarker.model, threads)
         if maps is not None:
             ways[MERGE] = lambda: maps.run(None, {"image": cut})
     return ways
 
 
-def _up_to_the_maps(model: OnnxModel) -> onnxruntime.InferenceSession | None:
+def _up_to_the_maps(model: OnnxModel, threads: int) -> onnxruntime.InferenceSession | None:
     """The graph without decode and merge, which begin behind its last convolution."""
     try:
         import onnx
@@ -63,4 +68,6 @@ def _up_to_the_maps(model: OnnxModel) -> onnxruntime.InferenceSession | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "maps.onnx")
         extract_model(model.path, path, ["image"], [maps], check_model=False)
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

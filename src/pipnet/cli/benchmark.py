@@ -59,6 +59,8 @@ def benchmark(
     ways = contenders(
         models or [DEFAULT_MODEL], backend or ["onnxruntime"], precision or ["f32"], threads or [1]
     )
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
     report = time_all(ways, rounds, picture, data, subset)
     console = Console(stderr=True)
     console.print(to_table(report), width=max(console.width, 150))
@@ -66,7 +68,6 @@ def benchmark(
         parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in of_one.items())
         console.print(f"{name}, ms: {parts}", soft_wrap=True, highlight=False)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "benchmark.json").write_text(report.to_json() + "\n")
         if data is not None:
             draw(report, output / "speed.png")

@@ -116,7 +116,7 @@ def calibrate(
     checkpoint
         A .safetensors file of a training.
     data
-        The collection that it was trained on, or another one.
+        The collection that it was trained on (data.root of its recipe), or another one.
     subset
         Part of it; the training part if not given.
     share
@@ -136,10 +136,10 @@ def calibrate(
     model, description = load_checkpoint(checkpoint)
     samples, _, _ = load_faces(data, subset, description.scheme)
     held_out = split_by_group(samples, share, seed=0)[1]
-    description = replace(description, calibration=fit(TorchModel(model, description), held_out))
+    calibration = fit(TorchModel(model, description), held_out)
     target = output or checkpoint
-    save_checkpoint(target, model, description)
-    say(f"{target}: calibrated on {len(held_out)} faces")
+    save_checkpoint(target, model, replace(description, calibration=calibration))
+    say(f"{target}: calibrated on {len(held_out)} faces\nmake it runnable: pipnet export {target}")
 
 
 def info(model: str, /, *, json: bool = False) -> None:

@@ -96,7 +96,7 @@ def video(
         writer = None
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            writer = stack.enter_context(VideoWriter(output, reader.fps, sound=source))
+            writer = stack.enter_context(VideoWriter(output, reader.fps, source, reader.start))
         for found in frames:
             count, searched = count + 1, searched + found.detected
             if writer is not None:

@@ -73,7 +73,8 @@ def load_unlabelled(path: Path, frames: Path) -> list[UnlabelledFace]:
 def read_boxes(path: Path) -> list[UnlabelledFace]:
     """The faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, pictures beside it or in ``images/``.
 
-    A sixth column, ``kind``, may say what each box is, see `BoxKind`.
+    A picture without numbers is searched for faces. A sixth column, ``kind``, may say what each box is, see
+    `BoxKind`.
 
     Raises:
         DataError: missing, not such a table, a box that is empty or not finite, or of an unknown kind.
@@ -86,34 +87,37 @@ def read_boxes(path: Path) -> list[UnlabelledFace]:
     faces = []
     for number, row in enumerate(rows, start=2):
         try:
-            x, y, w, h = (float(row[key]) for key in ("x", "y", "w", "h"))
+            sides = [row[key] for key in ("x", "y", "w", "h")]
+            x, y, w, h = (float(side) for side in sides) if any(sides) else (0.0, 0.0, 1.0, 1.0)
             image = row["image"]
         except (KeyError, TypeError, ValueError):
             raise DataError(f"{path}:{number}: expected image,x,y,w,h") from None
         if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not image:
             raise DataError(f"{path}:{number}: the box is empty or not finite")
+        box = xywh_to_xyxy((x, y, w, h)) if any(sides) else None
         kind = cast("BoxKind | None", row.get("kind") or None)
         if kind is not None and kind not in get_args(BoxKind):
             raise DataError(f"{path}:{number}: no kind of box {kind!r:.40}: {', '.join(get_args(BoxKind))}")
         picture = path.parent / image
         if not picture.is_file() and (path.parent / "images" / image).is_file():
             picture = path.parent / "images" / image
-        faces.append(UnlabelledFace(picture, xywh_to_xyxy((x, y, w, h)), f"{image}#{number}", kind))
+        faces.append(UnlabelledFace(picture, box, f"{image}#{number}", kind))
     if not faces:
         raise DataError(f"{path}: no faces")
     return faces
 
 
 def write_boxes(path: Path, faces: Sequence[UnlabelledFace]) -> None:
-    """The inverse of `read_boxes`, for faces with a box; pictures are named relative to the file."""
+    """The inverse of `read_boxes`; pictures are named relative to the file."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "x", "y", "w", "h", "kind"])
         for face in faces:
-            if face.box is None:
-                continue
-            x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)
             name = Path(os.path.relpath(face.image, path.parent)).as_posix()
-            table.writerow([name, x0, y0, round(x1 - x0, 2), round(y1 - y0, 2), face.kind or ""])
+            numbers: list[float | str] = ["", "", "", ""]
+            if face.box is not None:
+                x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)
+                numbers = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
+            table.writerow([name, *numbers, face.kind or ""])
     partial.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -29,6 +30,8 @@ _PROVIDERS = {
 }
 _BATCH = 64
 """Crops a run; more only costs memory."""
+OUTPUTS = ["landmarks", "scores", "spread"]
+"""What every exported graph gives."""
 
 
 class CropLandmarks(NamedTuple):
@@ -103,10 +106,32 @@ def check_graph(path: Path, info: ModelInfo, shapes: dict[str, list[int]]) -> No
         raise ModelError(f"{path}: its graph takes and gives {shapes}, its description says {expected}")
 
 
-def nothing_found(info: ModelInfo) -> CropLandmarks:
-    """What a model says of no crops."""
-    empty = np.zeros((0, info.scheme.landmarks), np.float32)
-    return CropLandmarks(np.zeros((0, info.scheme.landmarks, 2), np.float32), empty, empty)
+def in_batches(
+    path: Path,
+    info: ModelInfo,
+    run: Callable[[UInt8[np.ndarray, "faces s s 3"]], Sequence[np.ndarray]],
+    crops: UInt8[np.ndarray, "faces s s 3"],
+) -> CropLandmarks:
+    """What a model says of any number of crops.
+
+    Args:
+        path: its file, for the message.
+        info: its description.
+        run: gives landmarks, scores and spread of a batch.
+        crops: RGB, at the model's size.
+
+    Raises:
+        ModelError: it cannot be run.
+    """
+    landmarks = info.scheme.landmarks
+    each = np.zeros((0, landmarks), np.float32)
+    parts: list[Sequence[np.ndarray]] = [(np.zeros((0, landmarks, 2), np.float32), each, each)]
+    try:
+        parts += [run(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
+    except Exception as error:  # both backends have unrelated exceptions for each cause
+        raise ModelError(f"{path}: cannot be run: {' '.join(str(error).split()):.160}") from None
+    points, scores, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return CropLandmarks(points, scores, spread)
 
 
 class OnnxModel:
@@ -133,17 +158,11 @@ class OnnxModel:
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
-        if not len(crops):
-            return nothing_found(self.info)
-        try:
-            batches = [
-                self._session.run(["landmarks", "scores", "spread"], {"image": crops[i : i + _BATCH]})
-                for i in range(0, len(crops), _BATCH)
-            ]
-        except Exception as error:  # onnxruntime has its own unrelated exception for each cause
-            raise ModelError(f"{self.path}: cannot be run: {' '.join(str(error).split()):.160}") from None
-        points, scores, spread = (np.concatenate(part) for part in zip(*batches, strict=True))
-        return CropLandmarks(points, scores, spread)
+        return in_batches(self.path, self.info, self._run, crops)
+
+    def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> Sequence[np.ndarray]:
+        outputs: list[np.ndarray] = self._session.run(OUTPUTS, {"image": crops})
+        return outputs
 
 
 def _session(path: Path, device: Device, threads: int | None) -> onnxruntime.InferenceSession:

@@ -201,7 +201,7 @@ class FaceLandmarker:
         return look(self.model, pictures, boxes, self.views)
 
     def stream(
-        self, video: str | os.PathLike[str], detect_every: int = 25, smooth: bool = True
+        self, video: str | os.PathLike[str], detect_every: int | None = None, smooth: bool = True
     ) -> Iterator[FrameFaces]:
         """The faces of each frame of a video file, followed and steady.
 
@@ -212,7 +212,8 @@ class FaceLandmarker:
 
         Args:
             video: the file.
-            detect_every: search for new faces every so many frames; between, known ones are followed.
+            detect_every: search for new faces every so many frames (25 if None); between, known ones are
+                followed.
             smooth: steady the landmarks; False gives them as they are found in each frame.
 
         Raises:
@@ -222,8 +223,10 @@ class FaceLandmarker:
         from pipnet.video.reader import VideoReader
         from pipnet.video.smoothing import Smoothing
         from pipnet.video.stream import follow
+        from pipnet.video.tracker import DETECT_EVERY
 
-        return follow(self, VideoReader(video), detect_every, Smoothing() if smooth else None)
+        smoothing = Smoothing() if smooth else None
+        return follow(self, VideoReader(video), detect_every or DETECT_EVERY, smoothing)
 
     @property
     def detector(self) -> FaceDetector:

@@ -13,11 +13,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipnet.errors import MissingExtraError, ModelError
-from pipnet.inference.backends import CropLandmarks, Precision, check_graph, nothing_found
+from pipnet.inference.backends import OUTPUTS, CropLandmarks, Precision, check_graph, in_batches
 from pipnet.model_info import ModelInfo
-
-_BATCH = 64
-"""Crops a run; more only costs memory."""
 
 
 class OpenVinoModel:
@@ -59,19 +56,12 @@ class OpenVinoModel:
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
-        if not len(crops):
-            return nothing_found(self.info)
-        try:
-            batches = [self._run(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
-        except RuntimeError as error:
-            raise ModelError(f"{self.path}: cannot be run: {_line(error)}") from None
-        points, scores, spread = (np.concatenate(part) for part in zip(*batches, strict=True))
-        return CropLandmarks(points, scores, spread)
+        return in_batches(self.path, self.info, self._run, crops)
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> list[np.ndarray]:
         # The outputs are copied: the next run writes into the same memory.
         out = self._request.infer({"image": np.ascontiguousarray(crops)}, share_inputs=True)
-        return [out[name] for name in ("landmarks", "scores", "spread")]
+        return [out[name] for name in OUTPUTS]
 
 
 def _line(error: Exception) -> str:

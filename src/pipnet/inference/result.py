@@ -73,7 +73,8 @@ class FaceLandmarks:
         if isinstance(key, slice):
             boxes, sure = self.boxes[key], self.box_scores[key]
             return FaceLandmarks(points, scores, spread, boxes, sure, self.image, self.info)
-        confidence = self.confidence[key]
+        # A slice of one, so that the others' confidence is not computed for each of them.
+        confidence = self[key : key + 1 or None].confidence[0]
         return Face(points, scores, spread, confidence, self.boxes[key], float(self.box_scores[key]))
 
     @property

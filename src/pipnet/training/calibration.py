@@ -70,7 +70,10 @@ def calibrate(model: CropModel, samples: Sequence[FaceSample], looks: int = 8, s
     size = _linear(design, np.log(truth.clip(1e-4)))
     # The mean of an error is more than the exponential of its logarithm's mean: put right as a whole.
     constants = size[-landmarks:] + np.log(truth.mean() / np.exp(design @ size).mean())
-    return Calibration(tuple(wrong.tolist()), (*size[:-landmarks].tolist(), *constants.tolist()))
+    fitted = Calibration(tuple(wrong.tolist()), (*size[:-landmarks].tolist(), *constants.tolist()))
+    if not fitted.is_sound(landmarks):
+        raise DataError(f"{len(samples)} faces are too few to calibrate on")
+    return fitted
 
 
 def observe(

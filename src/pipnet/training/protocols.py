@@ -124,7 +124,9 @@ def _rounds(
     config = replace(recipe.self_training, unlabelled=(table,))
     self_train(replace(recipe, self_training=config), run, max_steps)
     results = {}
-    for number in range(len(config.tasks) + 1):
+    if config.teacher is not None:
+        results["teacher"] = dict(_measure(config.teacher, test, norm) for test in tests)
+    for number in range(config.teacher is not None, len(config.tasks) + 1):
         folder = run / f"round{number}"
         best = folder / "best.safetensors"
         weights = best if best.is_file() else folder / "last.safetensors"

@@ -11,6 +11,7 @@ moment, nothing that is done is done again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -94,7 +95,12 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
         DataError: no face is usable.
     """
     config, facts = recipe.self_training, folder / "labelling.json"
-    way = {"views": config.views, "box_kind": config.box_kind, "given": len(faces)}
+    way = {
+        "views": config.views,
+        "box_kind": config.box_kind,
+        "faces": _fingerprint(faces),
+        "teacher": config.teacher and hashlib.sha256(config.teacher.read_bytes()).hexdigest()[:16],
+    }
     if (folder / LABELS).is_file():
         before = json.loads(facts.read_text()) if facts.is_file() else way
         changed = [key for key, value in way.items() if before.get(key) != value]
@@ -108,8 +114,15 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
         raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
     folder.mkdir(parents=True, exist_ok=True)
     draw_quality(labels, info.scheme, folder)
-    facts.write_text(json.dumps({**way, **_facts(labels, dropped)}, indent=1) + "\n")
+    found = {**way, "given": len(faces), **_facts(labels, dropped)}
+    facts.write_text(json.dumps(found, indent=1) + "\n")
     write_pseudo_labels(folder / LABELS, labels)  # last: with it the labelling is done
+
+
+def _fingerprint(faces: Sequence[UnlabelledFace]) -> str:
+    """A digest of the faces' names and boxes."""
+    rows = [f"{face.name} {None if face.box is None else face.box.tolist()} {face.kind}" for face in faces]
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
 
 
 def _facts(labels: Sequence[PseudoLabel], dropped: dict[str, int]) -> dict[str, Any]:

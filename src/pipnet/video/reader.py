@@ -35,6 +35,10 @@ VIDEO_SUFFIXES = {
 """What counts as a video where a file's ending decides. A file given as a video may have any ending."""
 
 
+_LATE = 0.25
+"""Seconds that a file may be shorter than it says, where it does not count its pictures."""
+
+
 class Frame(NamedTuple):
     """One picture of a video."""
 
@@ -65,6 +69,7 @@ class VideoReader:
             MissingExtraError: PyAV is not installed.
         """
         self.path = Path(path)
+        self._packets = 0
         self.damage: str | None = None
         """Why the last pass over the frames did not give all of them; None where it did."""
         with self._open() as container:
@@ -73,22 +78,40 @@ class VideoReader:
             """Frames a second on the mean."""
             self.frames: int | None = stream.frames or None
             """How many frames the file says it has, where it says so."""
+            self.start = next(
+                (float(f.time) for f in self._decode(container, stream) if f.time is not None), 0.0
+            )
+            """When the first picture is shown, in seconds of the file's own clock; its sound's too."""
+            self._ends = _duration(container, stream)
             if stream.codec_context.width * stream.codec_context.height > max_pixels:
                 raise VideoError(f"{self.path}: frames of more than {max_pixels:,} pixels")
 
     def __iter__(self) -> Iterator[Frame]:
-        self.damage, number = None, 0
+        self.damage, self._packets, number = None, 0, 0
+        time, offset = -1 / self.fps, None
         with self._open() as container:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
-            first: float | None = None
             for decoded in self._decode(container, stream):
-                time = number / self.fps if decoded.time is None else float(decoded.time)
-                first = time if first is None else first
-                yield Frame(_upright(decoded), time - first, number)
+                own = number / self.fps if decoded.time is None else float(decoded.time)
+                if offset is None or own - offset <= time:  # parts of two files in one: the clock begins anew
+                    offset = own - (time + 1 / self.fps)
+                time = own - offset
+                yield Frame(_upright(decoded), time, number)
                 number += 1
-        if self.damage is None and self.frames is not None and number < self.frames:
-            self.damage = f"it ends after {number} of {self.frames} frames"
+        if not number:
+            raise VideoError(f"{self.path}: no frame can be decoded: {self.damage or 'it has none'}")
+        if self.damage is None:
+            self.damage = self._what_is_missing(number, time)
+
+    def _what_is_missing(self, number: int, time: float) -> str | None:
+        """By the file's own account: how many pictures it has, or how long it is."""
+        if self.frames is not None:
+            # Packets, not frames: what a cut hides from players is there, but never decoded.
+            missing = self.frames - self._packets
+            return f"it ends after {number} frames, {missing} are missing" if missing > 0 else None
+        late = 0 if self._ends is None else self._ends - time
+        return f"it ends {late:.1f} seconds early" if late > max(_LATE, 3 / self.fps) else None
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """All frames that can be decoded; a damaged packet is left out, the rest goes on."""
@@ -101,12 +124,13 @@ class VideoReader:
             except StopIteration:
                 return
             except FFmpegError as error:
-                self.damage = _reason(error)
+                self.damage = reason(error)
                 packet = None
+            self._packets += packet is not None and packet.size > 0
             try:
                 yield from stream.decode(packet)
             except FFmpegError as error:
-                self.damage = _reason(error)
+                self.damage = reason(error)
             if packet is None:  # nothing can be read after this
                 return
 
@@ -122,12 +146,24 @@ class VideoReader:
         try:
             return av.open(os.fspath(self.path), metadata_errors="replace")
         except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(f"{self.path}: not a video that can be read: {_reason(error)}") from None
+            raise VideoError(f"{self.path}: not a video that can be read: {reason(error)}") from None
 
     def _stream(self, container: InputContainer) -> VideoStream:
         if not container.streams.video:
             raise VideoError(f"{self.path}: there is no picture in it, only sound")
-        return container.streams.video[0]
+        stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise VideoError(f"{self.path}: there is no decoder for its pictures here")
+        return stream
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float | None:
+    """How long the pictures last in seconds, where the file says so."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is None or len(container.streams) > 1:  # the sound may be longer
+        return None
+    return container.duration / 1e6
 
 
 def _upright(frame: av.VideoFrame) -> Image:
@@ -137,5 +173,6 @@ def _upright(frame: av.VideoFrame) -> Image:
     return np.ascontiguousarray(np.rot90(image, turns), dtype=np.uint8)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What FFmpeg says, in one line."""
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:160]

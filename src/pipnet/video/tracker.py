@@ -51,6 +51,7 @@ class _Track:
     """One face over time."""
 
     number: int
+    """0 until its first landmarks say that it is a face."""
     place: Box
     """The box that its next crop is cut around."""
     score: float
@@ -96,13 +97,18 @@ class FaceTracker:
         if detect:
             self._since = 0
             self._add_detections(image)
+        known = sum(track.number > 0 for track in self._tracks)
         places = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
         seen = self.landmarker.look_at([image], [places])
         boxes = [tight_box(points) for points in seen.points]
         after = self.landmarker.to_face_boxes(np.array(boxes, np.float32).reshape(-1, 4), "landmarks")
         kept = self._still_there(places, after, seen.scores)
-        self._lost = len(kept) < len(places)
+        # A new detection that is no face is not one that was lost: the detector may rest.
+        self._lost = sum(i < known for i in kept) < known
         self._tracks = [self._tracks[i] for i in kept]
+        for track in self._tracks:
+            if not track.number:
+                track.number, self._next = self._next, self._next + 1
         for track, place in zip(self._tracks, after[kept], strict=True):
             track.place = place
         return TrackedFaces(
@@ -120,8 +126,7 @@ class FaceTracker:
             if len(overlap) and overlap.max() >= _SAME:
                 self._tracks[int(overlap.argmax())].score = float(score)
                 continue
-            self._tracks.append(_Track(self._next, place, float(score), self._smoother()))
-            self._next += 1
+            self._tracks.append(_Track(0, place, float(score), self._smoother()))
 
     def _smoother(self) -> FaceSmoother | None:
         if self.smoothing is None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image
+from pipnet.video.reader import reason
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -21,6 +23,13 @@ _TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick: fine enough for the times of any camera."""
 _CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
 """Other endings are written in H.264."""
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What PyAV raises: its own kinds, and Python's for files and arguments."""
+    from av.error import FFmpegError
+
+    return (FFmpegError, OSError, ValueError)
 
 
 class VideoWriter:
@@ -33,13 +42,16 @@ class VideoWriter:
                 writer.write(frame.image, frame.time)
     """
 
-    def __init__(self, path: str | os.PathLike[str], fps: float, sound: Path | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], fps: float, sound: Path | None = None, sound_from: float = 0.0
+    ) -> None:
         """Open a video for writing; its size is that of the first frame.
 
         Args:
             path: the file; its ending decides the container.
             fps: frames a second on the mean, which players show.
             sound: a file whose sound is copied, where it has any and the container can hold it.
+            sound_from: the time of the first frame on the clock of that file, in seconds.
 
         Raises:
             VideoError: the file cannot be written, or the ending is of no video.
@@ -55,10 +67,11 @@ class VideoWriter:
         self._fps = Fraction(fps).limit_denominator(1001)
         self._stream: Any = None
         self._last = -1
+        self._sound_from = Fraction(sound_from).limit_denominator(90_000)
         try:
             self._container = av.open(os.fspath(self.path), "w")
-        except (OSError, ValueError) as error:
-            raise VideoError(f"{self.path}: cannot be written: {_reason(error)}") from None
+        except _failures() as error:
+            raise VideoError(f"{self.path}: cannot be written: {reason(error)}") from None
         self._sound: InputContainer | None = None
         self._sound_stream: Any = None
         self._packets: Iterator[Any] = iter(())
@@ -71,19 +84,29 @@ class VideoWriter:
         import av
 
         try:
-            self._sound = av.open(os.fspath(path))
+            self._sound = av.open(os.fspath(path), metadata_errors="replace")
             if self._sound.streams.audio:
                 own = self._sound.streams.audio[0]
                 self._sound_stream = self._container.add_stream_from_template(own)
-                self._packets = (packet for packet in self._sound.demux(own) if packet.dts is not None)
-        except (OSError, ValueError) as error:
-            self.sound_lost = _reason(error)
+                self._packets = self._sound_packets(own)
+        except _failures() as error:
+            self.sound_lost = reason(error)
+
+    def _sound_packets(self, stream: Any) -> Iterator[Any]:
+        """The sound from the first frame on, by the clock of what is written."""
+        assert self._sound is not None
+        for packet in self._sound.demux(stream):
+            if packet.dts is None or packet.time_base * packet.dts < self._sound_from:
+                continue
+            shift = round(self._sound_from / packet.time_base)
+            packet.dts, packet.pts = packet.dts - shift, (packet.pts or packet.dts) - shift
+            yield packet
 
     def write(self, image: Image, time: float) -> None:
         """Add a frame.
 
         Args:
-            image: RGB, of the same size as the first one.
+            image: RGB; brought to the size of the first one.
             time: seconds from the beginning; a frame that is no later than the last is moved just behind it.
 
         Raises:
@@ -94,17 +117,18 @@ class VideoWriter:
         try:
             if self._stream is None:
                 self._stream = self._open_stream(image)
-            width, height = self._stream.width, self._stream.height
-            padded = np.pad(
-                image, ((0, height - image.shape[0]), (0, width - image.shape[1]), (0, 0)), mode="edge"
-            )
+                self._shape = image.shape
+            if image.shape != self._shape:
+                image = np.asarray(cv2.resize(image, self._shape[1::-1]), dtype=np.uint8)
+            odd = (self._stream.height - image.shape[0], self._stream.width - image.shape[1])
+            padded = np.pad(image, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
             self._last = max(round(time / _TIME_BASE), self._last + 1)
             frame.pts, frame.time_base = self._last, _TIME_BASE
             self._container.mux(self._stream.encode(frame))
             self._copy_sound(self._last * _TIME_BASE)
-        except (OSError, ValueError) as error:
-            raise VideoError(f"{self.path}: cannot be written: {_reason(error)}") from None
+        except _failures() as error:
+            raise VideoError(f"{self.path}: cannot be written: {reason(error)}") from None
 
     def _open_stream(self, image: Image) -> Any:
         codec = _CODECS.get(self.path.suffix.lower(), "libx264")
@@ -127,8 +151,8 @@ class VideoWriter:
                 self._container.mux(self._stream.encode(None))
                 self._copy_sound(self._last * _TIME_BASE + 1 / self._fps)
             self._container.close()
-        except (OSError, ValueError) as error:
-            raise VideoError(f"{self.path}: cannot be written: {_reason(error)}") from None
+        except _failures() as error:
+            raise VideoError(f"{self.path}: cannot be written: {reason(error)}") from None
         finally:
             if self._sound is not None:
                 self._sound.close()
@@ -143,8 +167,8 @@ class VideoWriter:
                 self._waiting = next(self._packets, None)
                 if self._waiting is None:
                     return
-        except (OSError, ValueError) as error:
-            self.sound_lost, self._packets, self._waiting = _reason(error), iter(()), None
+        except _failures() as error:
+            self.sound_lost, self._packets, self._waiting = reason(error), iter(()), None
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -153,7 +177,3 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:160]
