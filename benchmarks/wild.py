@@ -1,4 +1,4 @@
-"""How ``pipnet-wild-mbv2`` was made: 300-W, profile views, and faces nobody labelled.
+"""How ``pipnet-wild-mbv2`` was made: 300-W, profile views, and faces nobody labelled; and what it is worth.
 
     python benchmarks/wild.py --shared ../shared --run RUN        (resumes; Ctrl-C at any time)
 
@@ -10,12 +10,19 @@ validation split are left out. Runs stay outside the checkout.
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from pipnet.data.samples import split_by_group
+from pipnet.data.sources import load_faces
 from pipnet.data.unlabelled import load_unlabelled, write_boxes
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+from pipnet.model.predictor import TorchModel
 from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import self_train
@@ -40,7 +47,32 @@ def main() -> None:
     if not boxes.is_file():
         write_unlabelled(data / "unlabelled", boxes)
     flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
-    self_train(load_recipe(RECIPE, flags), run)
+    recipe = load_recipe(RECIPE, flags)
+    network, info = load_checkpoint(self_train(recipe, run))
+    weights = run / f"{recipe.name}.safetensors"
+    save_checkpoint(weights, network, replace(info, name=recipe.name))
+    assert recipe.self_training.teacher is not None
+    ways = {path: measure(path, data) for path in (recipe.self_training.teacher, weights)}
+    result = {load_checkpoint(path)[1].name: nmes for path, nmes in ways.items()}
+    (Path(__file__).parent / "wild.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(weights: Path, data: Path) -> dict[str, float]:
+    """NME in percent from true boxes, on 300-W's validation split, Common, and WFLW as 68 points."""
+    network, info = load_checkpoint(weights)
+    landmarker = FaceLandmarker(TorchModel(network, info))
+    training, _, source = load_faces(data / "300w", "train")
+    common, _, _ = load_faces(data / "300w", "common")
+    wflw, _, other = load_faces(data / "wflw", None, info.scheme, measuring=True)
+    faces = {
+        "validation": (split_by_group(training, 0.05, seed=0)[1], source),
+        "common": (common, source),
+        "wflw": (wflw, other),
+    }
+    return {
+        name: round(100 * float(evaluate(landmarker, decoded(samples), of).nmes.mean()), 4)
+        for name, (samples, of) in faces.items()
+    }
 
 
 def link_profiles(source: Path, target: Path, recipe: Recipe) -> None:
