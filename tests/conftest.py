@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,22 @@ SHARED = Path(os.environ.get("PIPNET_SHARED", ROOT.parent / "shared"))
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
     """Tests neither use nor fill the user's cache."""
     os.environ["PIPNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def start():
+    """Starts a command of pipnet that Ctrl-C reaches, also where a shell runs the tests in the background."""
+
+    def run(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipnet", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    return run
 
 
 @pytest.fixture(scope="session")

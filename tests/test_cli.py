@@ -265,11 +265,10 @@ def test_a_reader_that_leaves_is_no_error(portrait, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_is_exit_130(portrait, tmp_path):
+def test_ctrl_c_is_exit_130(portrait, tmp_path, start):
     for number in range(200):
         shutil.copy(portrait, tmp_path / f"{number}.jpg")
-    command = [sys.executable, "-m", "pipnet", "detect", str(tmp_path), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with start("detect", str(tmp_path), "--json") as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(2)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 from fractions import Fraction
 from itertools import islice
@@ -343,10 +342,9 @@ def test_damage_is_one_line_and_loses_nothing(short, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_a_playable_file(clip, tmp_path):
+def test_ctrl_c_leaves_a_playable_file(clip, tmp_path, start):
     out = tmp_path / "out.mp4"
-    command = [sys.executable, "-m", "pipnet", "video", str(clip), "-o", str(out), "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start("video", str(clip), "-o", str(out), "--json")
     for _ in range(20):
         process.stdout.readline()
     os.kill(process.pid, signal.SIGINT)
