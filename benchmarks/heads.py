@@ -98,8 +98,8 @@ NOTES = """
 * **Own points suffer most on fine grids** (8x8 4.48, merged 4.14; 16x16 5.32, merged 4.62; 2x2 4.44, merged
   4.36): the neighbours' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
 * **NRM helps, through the merge**: C = 0 4.15, 5 4.00, 10 4.02, 20 3.99, and with another seed C = 0 4.12, 10
-  3.98; but the own points of the net with 10 are no better (4.16) than those of the net without. IJCV has 3.36
-  where v1, without, has 3.52.
+  3.98; but the own points of the net with 10 are no better (4.16) than those of the net without. IJCV has
+  3.36 where v1, without, has 3.52.
 * **Offsets**: L2 4.15, L1 4.02 on 4x4 cells, one seed each; the papers publish no numbers.
 * **Merges**: mean and official differ by less than 0.01, which is nothing at these intervals.
 """
