@@ -11,7 +11,7 @@ from pipnet.benchmark.contenders import Contender, contenders, memory_of
 from pipnet.benchmark.peers import installed_peers
 from pipnet.benchmark.reference import Reference
 from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark
-from pipnet.benchmark.stages import DETECTOR, MERGE, WHOLE, stages
+from pipnet.benchmark.stages import DETECTOR, MAPS, WHOLE, stages
 from pipnet.benchmark.timing import Timing, time_in_turns
 from pipnet.cli import main
 from pipnet.data.sources import load_faces
@@ -70,8 +70,8 @@ def test_the_reference_decodes_as_the_original():
 
 def test_stages_of_a_picture(portrait, landmarker, tmp_path):
     ways = stages(landmarker, portrait, 1)
-    assert {DETECTOR, MERGE, WHOLE} <= set(ways)
-    assert ways[MERGE]()[0].shape == (1, 68 * 23, 8, 8)
+    assert {DETECTOR, MAPS, WHOLE} <= set(ways)
+    assert ways[MAPS]()[0].shape == (1, 68 * 23, 8, 8)
     np.testing.assert_array_equal(ways[WHOLE]().points, landmarker(portrait).points)
     write_image(tmp_path / "grey.png", np.full((90, 90, 3), 128, np.uint8))
     with pytest.raises(ImageError, match="no face in it"):

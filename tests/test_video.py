@@ -37,6 +37,27 @@ def short(clip, tmp_path_factory):
     return path
 
 
+def remux(source, target, sound=False, begin=0.0):
+    """The same pictures in another container, with a tone where asked, on a clock that begins when told."""
+    with av.open(str(target), "w") as out, av.open(str(source)) as video:
+        own = video.streams.video[0]
+        pictures = out.add_stream_from_template(own)
+        tone = out.add_stream("libopus", rate=48000, layout="mono") if sound else None
+        for packet in video.demux(own):
+            if packet.dts is not None:
+                packet.stream = pictures
+                shift = round(begin / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                out.mux(packet)
+        if tone is not None:
+            wave = (3000 * np.sin(np.arange(48000) / 20)).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = 48000, Fraction(1, 48000)
+            frame.pts = round(begin * 48000)
+            out.mux(tone.encode(frame))
+            out.mux(tone.encode(None))
+
+
 # -- reading -------------------------------------------------------------------------------------------
 
 
@@ -102,12 +123,7 @@ def test_damaged_videos_give_what_they_have(clip, tmp_path):
 def test_a_clock_that_begins_anew_goes_on(short, tmp_path):
     """Two broadcasts in one file."""
     one = tmp_path / "one.ts"
-    with av.open(str(short)) as video, av.open(str(one), "w") as out:
-        stream = out.add_stream_from_template(video.streams.video[0])
-        for packet in video.demux(video.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                out.mux(packet)
+    remux(short, one)
     (tmp_path / "two.ts").write_bytes(2 * one.read_bytes())
     times = np.array([frame.time for frame in VideoReader(tmp_path / "two.ts")])
     assert len(times) > 40
@@ -272,7 +288,7 @@ def test_a_video_on_the_command_line(short, tmp_path, capsys):
 
 def test_sound_is_kept(short, tmp_path, capsys):
     with_sound = tmp_path / "sound.mkv"
-    _add_sound(short, with_sound)
+    remux(short, with_sound, sound=True)
     assert main(["video", str(with_sound), "-o", str(tmp_path / "out.mkv")]) == 0
     before, after = (_sound_of(path) for path in (with_sound, tmp_path / "out.mkv"))
     assert len(after) > 5
@@ -283,8 +299,8 @@ def test_sound_is_kept(short, tmp_path, capsys):
 def test_sound_stays_with_pictures_that_begin_late(short, tmp_path, capsys):
     """As in a broadcast: the file's clock does not begin at 0."""
     plain, late = tmp_path / "plain.mkv", tmp_path / "late.mkv"
-    _add_sound(short, plain)
-    _add_sound(short, late, begin=10.0)
+    remux(short, plain, sound=True)
+    remux(short, late, sound=True, begin=10.0)
     assert VideoReader(late).start == pytest.approx(10, abs=0.01)
     assert main(["video", str(late), "-o", str(tmp_path / "out.mkv")]) == 0
     assert next(iter(VideoReader(tmp_path / "out.mkv"))).time == 0
@@ -303,31 +319,9 @@ def _sound_of(path):
         ]
 
 
-def _add_sound(source, target, begin=0.0):
-    with av.open(str(target), "w") as out, av.open(str(source)) as video:
-        picture = out.add_stream_from_template(video.streams.video[0])
-        sound = out.add_stream("libopus", rate=48000, layout="mono")
-        for packet in video.demux(video.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = picture
-                shift = round(begin / packet.time_base)
-                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-                out.mux(packet)
-        wave = (3000 * np.sin(np.arange(48000) / 20)).astype(np.int16)[None]
-        frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
-        frame.sample_rate, frame.time_base, frame.pts = 48000, Fraction(1, 48000), round(begin * 48000)
-        out.mux(sound.encode(frame))
-        out.mux(sound.encode(None))
-
-
 def test_damage_is_one_line_and_loses_nothing(short, tmp_path, capsys):
     damaged = tmp_path / "cut.mkv"
-    with av.open(str(short)) as video, av.open(str(damaged), "w") as out:
-        stream = out.add_stream_from_template(video.streams.video[0])
-        for packet in video.demux(video.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = stream
-                out.mux(packet)
+    remux(short, damaged)
     content = damaged.read_bytes()
     damaged.write_bytes(content[: len(content) * 2 // 3])
     code = main(["video", str(damaged), "--json"])

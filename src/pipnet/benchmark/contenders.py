@@ -18,6 +18,8 @@ from pipnet.hub import find_model
 from pipnet.inference.backends import Backend, Precision, load_model
 from pipnet.inference.views import CropModel
 
+BACKENDS = ("onnxruntime", "openvino", "torch", "torch compiled")
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -26,7 +28,7 @@ class Contender:
     model: str
     """A model's name or .onnx file; a .safetensors checkpoint for torch."""
     backend: str
-    """onnxruntime, openvino, torch, or torch compiled."""
+    """One of `BACKENDS`."""
     precision: Precision
     threads: int
 
@@ -77,9 +79,6 @@ def contenders(
         if model not in {one.model for one in chosen}:
             raise PipnetError(f"{model}: none of {', '.join(backends)} runs it in {', '.join(precisions)}")
     return chosen
-
-
-BACKENDS = ("onnxruntime", "openvino", "torch", "torch compiled")
 
 
 def _goes_together(one: Contender) -> bool:

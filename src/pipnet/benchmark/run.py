@@ -38,11 +38,11 @@ REFERENCE = "reference: ResNet-18, plain float32 PyTorch, {} threads"
 
 @dataclass
 class Row:
-    """One way to find landmarks on a crop, or a stage of the whole path."""
+    """One way to find landmarks on a crop."""
 
     name: str
     latency: Timing
-    """Of one face, or one run of a stage."""
+    """Of one face."""
     ratio: float | None = None
     """How many times faster than the reference of as many threads, in the same run."""
     per_face: dict[int, float] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from pipnet.images import read_image
 from pipnet.inference.backends import OnnxModel
 from pipnet.inference.landmarker import FaceLandmarker
 
-DECODE, DETECTOR, CROP, NETWORK, MERGE, WHOLE = (
+DECODE, DETECTOR, CROP, NETWORK, MAPS, WHOLE = (
     "picture decoded",
     "detector",
     "crop",
@@ -53,7 +53,7 @@ def stages(landmarker: FaceLandmarker, picture: Path, threads: int) -> dict[str,
     if isinstance(landmarker.model, OnnxModel):
         maps = _up_to_the_maps(landmarker.model, threads)
         if maps is not None:
-            ways[MERGE] = lambda: maps.run(None, {"image": cut})
+            ways[MAPS] = lambda: maps.run(None, {"image": cut})
     return ways
 
 

@@ -7,7 +7,6 @@ import json as jsonlib
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 from cyclopts import Parameter
 
 from pipnet.cli import say
@@ -96,7 +95,7 @@ def video(
         writer = None
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            writer = stack.enter_context(VideoWriter(output, reader.fps, source, reader.start))
+            writer = stack.enter_context(VideoWriter(output, reader.fps, reader))
         for found in frames:
             count, searched = count + 1, searched + found.detected
             if writer is not None:
@@ -118,5 +117,5 @@ def to_json(found: FrameFaces) -> str:
     row = found.faces.to_dict()
     for face, number in zip(row["faces"], found.ids, strict=True):
         face["id"] = number
-    facts = {"frame": found.frame.number, "time": float(np.round(found.frame.time, 4))}
+    facts = {"frame": found.frame.number, "time": round(found.frame.time, 4)}
     return jsonlib.dumps({**facts, **row})

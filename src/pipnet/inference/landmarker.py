@@ -225,8 +225,8 @@ class FaceLandmarker:
         from pipnet.video.stream import follow
         from pipnet.video.tracker import DETECT_EVERY
 
-        smoothing = Smoothing() if smooth else None
-        return follow(self, VideoReader(video), detect_every or DETECT_EVERY, smoothing)
+        every = DETECT_EVERY if detect_every is None else detect_every
+        return follow(self, VideoReader(video), every, Smoothing() if smooth else None)
 
     @property
     def detector(self) -> FaceDetector:

@@ -53,6 +53,8 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     """
     faces = unlabelled_faces(recipe, run / FRAMES)
     teacher = recipe.self_training.teacher
+    if teacher is not None and not teacher.is_file():
+        raise RecipeError(f"{teacher}: no such teacher")
     weights = teacher or train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"

@@ -33,8 +33,6 @@ VIDEO_SUFFIXES = {
     ".3gp",
 }
 """What counts as a video where a file's ending decides. A file given as a video may have any ending."""
-
-
 _LATE = 0.25
 """Seconds that a file may be shorter than it says, where it does not count its pictures."""
 
@@ -78,13 +76,12 @@ class VideoReader:
             """Frames a second on the mean."""
             self.frames: int | None = stream.frames or None
             """How many frames the file says it has, where it says so."""
-            self.start = next(
-                (float(f.time) for f in self._decode(container, stream) if f.time is not None), 0.0
-            )
-            """When the first picture is shown, in seconds of the file's own clock; its sound's too."""
-            self._ends = _duration(container, stream)
             if stream.codec_context.width * stream.codec_context.height > max_pixels:
                 raise VideoError(f"{self.path}: frames of more than {max_pixels:,} pixels")
+            self._ends = _duration(container, stream)
+            times = (float(f.time) for f in self._decode(container, stream) if f.time is not None)
+            self.start = next(times, 0.0)
+            """When the first picture is shown, in seconds of the file's own clock, which its sound has too."""
 
     def __iter__(self) -> Iterator[Frame]:
         self.damage, self._packets, number = None, 0, 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image
-from pipnet.video.reader import reason
+from pipnet.video.reader import VideoReader, reason
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -37,21 +37,20 @@ class VideoWriter:
 
     Example::
 
-        with VideoWriter("out.mp4", fps=25, sound="in.mp4") as writer:
-            for frame in VideoReader("in.mp4"):
+        reader = VideoReader("in.mp4")
+        with VideoWriter("out.mp4", reader.fps, reader) as writer:
+            for frame in reader:
                 writer.write(frame.image, frame.time)
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], fps: float, sound: Path | None = None, sound_from: float = 0.0
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], fps: float, sound: VideoReader | None = None) -> None:
         """Open a video for writing; its size is that of the first frame.
 
         Args:
             path: the file; its ending decides the container.
             fps: frames a second on the mean, which players show.
-            sound: a file whose sound is copied, where it has any and the container can hold it.
-            sound_from: the time of the first frame on the clock of that file, in seconds.
+            sound: the video whose sound is copied from its first picture on, where it has any and the
+                container can hold it.
 
         Raises:
             VideoError: the file cannot be written, or the ending is of no video.
@@ -67,7 +66,6 @@ class VideoWriter:
         self._fps = Fraction(fps).limit_denominator(1001)
         self._stream: Any = None
         self._last = -1
-        self._sound_from = Fraction(sound_from).limit_denominator(90_000)
         try:
             self._container = av.open(os.fspath(self.path), "w")
         except _failures() as error:
@@ -79,26 +77,26 @@ class VideoWriter:
         if sound is not None:
             self._open_sound(sound)
 
-    def _open_sound(self, path: Path) -> None:
+    def _open_sound(self, video: VideoReader) -> None:
         """Make a stream for the sound before the first frame, as containers ask."""
         import av
 
         try:
-            self._sound = av.open(os.fspath(path), metadata_errors="replace")
+            self._sound = av.open(os.fspath(video.path), metadata_errors="replace")
             if self._sound.streams.audio:
                 own = self._sound.streams.audio[0]
                 self._sound_stream = self._container.add_stream_from_template(own)
-                self._packets = self._sound_packets(own)
+                self._packets = self._sound_packets(own, Fraction(video.start).limit_denominator(90_000))
         except _failures() as error:
             self.sound_lost = reason(error)
 
-    def _sound_packets(self, stream: Any) -> Iterator[Any]:
-        """The sound from the first frame on, by the clock of what is written."""
+    def _sound_packets(self, stream: Any, start: Fraction) -> Iterator[Any]:
+        """The sound from a time in seconds on, which is 0 on the clock of what is written."""
         assert self._sound is not None
         for packet in self._sound.demux(stream):
-            if packet.dts is None or packet.time_base * packet.dts < self._sound_from:
+            if packet.dts is None or packet.time_base * packet.dts < start:
                 continue
-            shift = round(self._sound_from / packet.time_base)
+            shift = round(start / packet.time_base)
             packet.dts, packet.pts = packet.dts - shift, (packet.pts or packet.dts) - shift
             yield packet
 
