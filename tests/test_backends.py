@@ -14,7 +14,7 @@ from pipnet.errors import MissingExtraError, ModelError, PipnetError
 from pipnet.geometry import crop
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image
-from pipnet.inference.backends import OnnxModel, load_model
+from pipnet.inference.backends import OnnxModel, Runtime, load_model
 from pipnet.inference.openvino import OpenVinoModel
 
 SHIPPED = find_model(DEFAULT_MODEL)
@@ -30,10 +30,10 @@ def faces(portrait):
 
 def test_openvino_finds_what_onnxruntime_finds(faces):
     expected = OnnxModel(SHIPPED)(faces)
-    exact = load_model(SHIPPED, backend="openvino", threads=1)(faces)
+    exact = load_model(SHIPPED, Runtime(backend="openvino", threads=1))(faces)
     for a, b in zip(exact, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
-    rough = load_model(SHIPPED, precision="bf16")
+    rough = load_model(SHIPPED, Runtime(precision="bf16"))
     assert isinstance(rough, OpenVinoModel)
     assert np.abs(rough(faces).points - expected.points).mean() < 0.01
 

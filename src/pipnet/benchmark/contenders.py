@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.hub import find_model
-from pipnet.inference.backends import Backend, Precision, load_model
+from pipnet.inference.backends import Backend, Precision, Runtime, load_model
 from pipnet.inference.views import CropModel
 
 BACKENDS = ("onnxruntime", "openvino", "torch", "torch compiled")
@@ -47,7 +47,7 @@ class Contender:
         if self.backend.startswith("torch"):
             return _torch_model(self)
         backend: Backend = "openvino" if self.backend == "openvino" else "onnxruntime"
-        return load_model(find_model(self.model), "cpu", backend, self.precision, self.threads)
+        return load_model(find_model(self.model), Runtime("cpu", backend, self.precision, self.threads))
 
 
 def contenders(

@@ -6,7 +6,7 @@ import glob
 import json as jsonlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from pipnet.errors import ImageError, PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.images import MAX_PIXELS, PICTURE_SUFFIXES
-from pipnet.inference.backends import Backend, Device, Precision
+from pipnet.inference.backends import Runtime
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
@@ -43,10 +43,7 @@ def detect(
     box_kind: str = "face",
     passes: int = 1,
     views: Views = "none",
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "f32",
-    threads: int | None = None,
+    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
     max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Find faces and their landmarks in pictures.
@@ -78,14 +75,6 @@ def detect(
     views
         Look at each face in several crops and take the mean: none, flip, rotation, translation,
         translation+flip, all.
-    device
-        Where the network runs.
-    backend
-        What runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]').
-    precision
-        What it computes in: f32, or bf16 (openvino), faster where the processor has it.
-    threads
-        How many threads the network may use.
     max_pixels
         Pictures with more pixels are refused before they are decoded.
     """
@@ -94,10 +83,7 @@ def detect(
     landmarker = FaceLandmarker.from_pretrained(
         model,
         detector,
-        device=device,
-        backend=backend,
-        precision=precision,
-        threads=threads,
+        **asdict(runtime),
         detector_size=detector_size,
         passes=passes,
         views=views,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from pipnet.evaluation.composites import composites as make_composites
 from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
-from pipnet.inference.backends import Backend, Device, Precision
+from pipnet.inference.backends import Runtime
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
@@ -36,10 +37,7 @@ def evaluate(
     composites: bool = False,
     passes: int = 1,
     views: Views = "none",
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "f32",
-    threads: int | None = None,
+    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
     json: bool = False,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
@@ -73,14 +71,6 @@ def evaluate(
     views
         Look at each face in several crops and take the mean: none, flip, rotation, translation,
         translation+flip, all.
-    device
-        Where the network runs.
-    backend
-        What runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]').
-    precision
-        What it computes in: f32, or bf16 (openvino), faster where the processor has it.
-    threads
-        How many threads the network may use.
     json
         Print the numbers as one JSON line.
     output
@@ -89,10 +79,7 @@ def evaluate(
     landmarker = FaceLandmarker.from_pretrained(
         model,
         detector or "auto",
-        device=device,
-        backend=backend,
-        precision=precision,
-        threads=threads,
+        **asdict(runtime),
         detector_size=detector_size,
         passes=passes,
         views=views,

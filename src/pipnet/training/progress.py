@@ -14,17 +14,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from pipnet.errors import MissingExtraError
+from pipnet.evaluation.figure import new_figure
 
 
 class TrainingLog:
     """``metrics.jsonl``, one row an epoch, and the progress of the epoch that runs."""
 
     def __init__(self, run: Path, epochs: int, quiet: bool = False) -> None:
-        try:
-            import matplotlib  # noqa: F401  (missed now rather than after the first epoch)
-        except ImportError:
-            raise MissingExtraError("matplotlib", "report") from None
+        new_figure(1, 1)  # where matplotlib is missing it is missed now, not after the first epoch
         self.path = run / "metrics.jsonl"
         self.epochs = epochs
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -87,10 +84,8 @@ class TrainingLog:
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     """Loss terms and validation NME over epochs, as a picture."""
-    from matplotlib.figure import Figure
-
     epochs = [row["epoch"] for row in rows]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = new_figure(9, 3.5)
     left, right = figure.subplots(1, 2)
     for name in (key for key in rows[-1] if key not in ("epoch", "step", "lr", "nme", "seconds")):
         left.plot(epochs, [row[name] for row in rows], label=name)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from pipnet.data.pseudo_labels import PseudoLabel
+from pipnet.evaluation.figure import new_figure
 from pipnet.geometry import CropRule, Image, affine, box_to_crop, crop, tight_box
 from pipnet.images import read_image, write_image
 from pipnet.inference.draw import draw_faces
@@ -27,7 +27,7 @@ def draw_quality(labels: Sequence[PseudoLabel], scheme: LandmarkScheme, folder: 
         folder / "best_and_worst.jpg",
         np.vstack([_sheet([labels[i] for i in part], scheme) for part in (order[:count], order[-count:])]),
     )
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure = new_figure(9, 2.8)
     units = {"score": "mean score", "spread": "spread of votes, % of the crop"}
     units["disagreement"] = "disagreement of views, % of the crop"
     for axes, (key, unit) in zip(figure.subplots(1, 3), units.items(), strict=True):

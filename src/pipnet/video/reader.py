@@ -81,7 +81,7 @@ class VideoReader:
             self._ends = _duration(container, stream)
             times = (float(f.time) for f in self._decode(container, stream) if f.time is not None)
             self.start = next(times, 0.0)
-            """When the first picture is shown, in seconds of the file's own clock, which its sound has too."""
+            """When the first picture is shown, in seconds of the clock of the file and its sound."""
 
     def __iter__(self) -> Iterator[Frame]:
         self.damage, self._packets, number = None, 0, 0
