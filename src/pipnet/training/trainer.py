@@ -114,10 +114,12 @@ class Trainer:
         weights = initial.folder and initial.folder / f"{config.backbone}.safetensors"
         weights = weights if weights and weights.is_file() else None
         pretrained = initial.pretrained and initial.checkpoint is None
+        before = [] if initial.checkpoint is None else [read_checkpoint(initial.checkpoint)[1]]
+        for info in before:
+            if info.scheme.to_dict() == faces.scheme.to_dict():
+                face = info.mean_face  # its head's channels are votes for the neighbours on this face
         model = PIPNet(config, face, pretrained, weights if pretrained else None)
-        before = []
         if initial.checkpoint is not None:
-            before = [read_checkpoint(initial.checkpoint)[1]]
             fresh = start_from(model, initial.checkpoint)
             self.accelerator.print(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
         info = ModelInfo(
