@@ -105,8 +105,7 @@ NOTES = """
 * 300W-LP's profile views help on AFW faces of other photos.
 * Stronger augmentation (stretched, fewer pixels, larger turns and sizes) does not, in 12 epochs.
 * `recipes/wild_mbv2.yaml` is made of what helped, at 256 px, 12 epochs from the supervised weights. Measured
-  once (`python benchmarks/wild.py --run RUN`, `wild.json`): WFLW-68 8.90 to 8.15, but Common 3.34 to 3.39
-  and the validation split 3.57 to 3.61: better on faces from elsewhere, a little worse at home; no default.
+  once (`python benchmarks/weights.py`, `weights/`).
 """
 
 

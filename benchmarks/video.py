@@ -6,8 +6,8 @@ Flicker is the root mean square of the second difference of each landmark over f
 inter-ocular distance; it is measured on the two clips, where nobody knows the truth, and on rendered motion,
 where it is known: labelled faces moved as sinusoids of 0.5 to 2 Hz by 10 to 40 % of their width, with roll
 and the noise of a sensor. Lag is the shift in time at which the smoothed path of the whole face fits the true
-one best. Settings were chosen on rendered validation faces (``--tune``) and the flicker of the clips; the
-page is of 300-W Common.
+one best. Settings were chosen by ``--tune``, on rendered validation faces and the flicker of the clips; the
+page's rendered faces are of 300-W Common.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pipnet.geometry import Image, affine, tight_box
 from pipnet.images import read_image
 from pipnet.progress import track
 from pipnet.video.reader import VideoReader
-from pipnet.video.smoothing import FaceSmoother, OneEuro, Smoothing
+from pipnet.video.smoothing import FaceSmoother, OneEuro, Prediction, Smoothing
 from pipnet.video.tracker import FaceTracker
 
 HERE = Path(__file__).parent
@@ -56,7 +56,9 @@ def main() -> None:
     held_out = split_by_group(load_faces(data / "300w", "train")[0], 0.05, seed=0)[1]
     samples = held_out if arguments.tune else common
     name = "tuning" if arguments.tune else "common"
-    moved = rendered(landmarker, samples, arguments.faces, arguments.cache / f"{name}.npz")
+    moved = rendered(
+        landmarker, samples, arguments.faces, arguments.cache / f"{name}-{landmarker.model.info.name}.npz"
+    )
     if arguments.tune:
         return tune(landmarker, clips, moved)
     result = measure(landmarker, clips, moved, Smoothing())
@@ -68,7 +70,7 @@ def main() -> None:
 
 def raw_clip(landmarker: FaceLandmarker, path: Path, cache: Path) -> Path3:
     """Landmarks of a clip's one face as found in each frame, computed once."""
-    kept = cache / f"{path.stem}.npy"
+    kept = cache / f"{path.stem}-{landmarker.model.info.name}.npy"
     if not kept.is_file():
         reader, tracker = VideoReader(path), FaceTracker(landmarker, smoothing=None)
         found = [tracker(f.image, f.time).faces for f in track(reader, reader.frames, path.name)]
@@ -171,13 +173,15 @@ def nme(points: Path3, truth: Path3) -> float:
 
 def tune(landmarker: FaceLandmarker, clips: dict[str, Path3], moved: list[tuple[Path3, Path3]]) -> None:
     """Print what many settings give."""
-    for pose_cutoff, pose_beta, cutoff, beta in product((0.3, 0.5, 1), (1, 2, 4, 8), (0.3, 0.5), (0.5, 2)):
-        settings = Smoothing(OneEuro(pose_cutoff, pose_beta), OneEuro(cutoff, beta))
+    shapes = [(0.3, 2), (0.5, 5), (1, 5), (1, 10)]
+    poses = product((0.2, 0.3, 0.4), (0.03, 0.04), (0.3, 0.4), (0.02, 0.04))
+    for pose, shape in product(poses, shapes):
+        settings = Smoothing(Prediction(*pose), OneEuro(*shape))
         facts = measure(landmarker, clips, moved, settings)
         steadier = [clip["raw"] / clip["smoothed"] for clip in facts["clips"].values()]
         ours = facts["rendered"]["smoothed"]
         print(
-            f"pose {pose_cutoff} {pose_beta} shape {cutoff} {beta}: clips steadier "
+            f"pose {pose} shape {shape}: clips steadier "
             f"{', '.join(f'{s:.2f}' for s in steadier)}; lag {ours['lag_mean']:.2f} (at most "
             f"{ours['lag_max']:.2f}), NME {ours['nme']:.3f} (raw {facts['rendered']['raw']['nme']:.3f})",
             flush=True,

@@ -25,6 +25,8 @@ def export(
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     half: bool = False,
+    int8: bool = False,
+    data: Path | None = None,
 ) -> None:
     """Turn a checkpoint into one ONNX file that takes crops and gives landmarks.
 
@@ -36,9 +38,16 @@ def export(
         The file to write; beside the checkpoint if not given.
     half
         Store the weights in half precision: half the size, computed in float32 all the same.
+    int8
+        Compute in 8-bit integers, where the processor can. Measure what it costs: pipnet evaluate.
+    data
+        For int8: a collection, on some of whose training faces activations are observed.
     """
+    if int8 != (data is not None):
+        raise PipnetError("--int8 needs --data, a collection with faces to observe; nothing else does")
     try:
         from pipnet.export.onnx import export_onnx
+        from pipnet.export.quantize import calibration_crops, quantize_onnx
         from pipnet.model.checkpoint import load_checkpoint
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
@@ -46,6 +55,9 @@ def export(
     target = output or checkpoint.with_suffix(".onnx")
     try:
         export_onnx(model, description, target, half)
+        if data is not None:
+            faces, _, _ = load_faces(data, None, description.scheme)
+            quantize_onnx(target, target, calibration_crops(description, faces))
     except OSError as error:
         raise PipnetError(f"{target}: cannot be written: {error.strerror}") from None
     say(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

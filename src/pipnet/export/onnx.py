@@ -74,7 +74,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
     assert program is not None
     proto = program.model_proto
     if half:
-        _store_in_half(proto.graph)
+        store_in_half(proto.graph)
     entry = proto.metadata_props.add()
     entry.key, entry.value = "pipnet", info.to_json()
     licence = proto.metadata_props.add()
@@ -85,7 +85,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
     os.replace(partial, path)
 
 
-def _store_in_half(graph: object) -> None:
+def store_in_half(graph: object) -> None:
     """Replace each large float32 constant by a float16 one and a Cast, which the runtime folds away."""
     from onnx import GraphProto, TensorProto, helper, numpy_helper
 

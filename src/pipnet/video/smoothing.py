@@ -1,9 +1,14 @@
-"""Steady landmarks: the One-Euro filter (Casiez, Roussel, Vogel, CHI 2012), on a face's pose and shape apart.
+"""Steady landmarks: a face's pose and its shape are smoothed apart, each by a filter that fits how it moves.
 
-The filter is a low pass whose cut-off frequency rises with speed: what stands still is held still, what moves
-is followed. A head moves as a whole, and all landmarks together tell well how (their errors average out), so
-its pose is hardly smoothed and does not lag. What remains, the shape within the face, moves little and is
-smoothed more. Speeds are in face sizes a second, so that settings hold for faces of any size.
+A head moves as a whole, and goes on as it moved: its pose is predicted from its speed and corrected by what
+is found, an alpha-beta filter. How much it is corrected depends on the mean of the last errors of the
+prediction (Trigg and Leach, 1967): noise, and cameras that show a frame twice, err to and fro, which averages
+out; a head that speeds up or stops errs in one direction for some frames and is soon followed. So there is
+hardly any lag.
+
+What remains, the shape within the face, moves little, and comes back: the One-Euro filter (Casiez, Roussel,
+Vogel, CHI 2012), a low pass whose cut-off frequency rises with speed. Errors and speeds are in face sizes, so
+that settings hold for faces of any size.
 """
 
 from __future__ import annotations
@@ -19,8 +24,28 @@ from pipnet.geometry import affine, similarity
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """Settings of the filter of the pose. Shares are those of a 25th of a second."""
+
+    rest: float = 0.25
+    """Share of an error that is corrected where nothing surprises: lower is steadier."""
+    surprise: float = 0.04
+    """Mean error at which half of what is left is corrected too, in face sizes."""
+    memory: float = 0.3
+    """Share that the newest error has in that mean."""
+    farthest: float = 0.04
+    """The smoothed pose is never farther from the one found than this, in face sizes."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rest <= 1 and 0 < self.memory <= 1 and self.surprise > 0 and self.farthest >= 0):
+            raise PipnetError(
+                "smoothing needs shares in (0, 1], a surprise above 0, a farthest of at least 0"
+            )
+
+
+@dataclass(frozen=True)
 class OneEuro:
-    """Settings of one filter."""
+    """Settings of the filter of the shape."""
 
     cutoff: float
     """Cut-off frequency of what stands still, in Hz: lower is steadier and slower to follow."""
@@ -38,10 +63,49 @@ class OneEuro:
 class Smoothing:
     """Settings for a face."""
 
-    pose: OneEuro = OneEuro(1.0, 8.0)
+    pose: Prediction = Prediction()
     """Of where the face is, how large and how turned in the picture."""
-    shape: OneEuro = OneEuro(1.0, 10.0)
+    shape: OneEuro = OneEuro(0.5, 5.0)
     """Of the landmarks within the face."""
+
+
+class PredictingFilter:
+    """An alpha-beta filter of some points that move together."""
+
+    def __init__(self, settings: Prediction) -> None:
+        self.settings = settings
+        self._time = 0.0
+        self._points: Float64[np.ndarray, "points 2"] | None = None
+        self._speed = self._error = np.zeros((0, 2))
+        self._swing = 0.0
+
+    def __call__(
+        self, points: Float[np.ndarray, "points 2"], time: float, size: float
+    ) -> Float64[np.ndarray, "points 2"]:
+        """The next points, smoothed.
+
+        Args:
+            points: in any unit.
+            time: seconds; later than the last.
+            size: of the face in that unit, to measure errors in.
+        """
+        if self._points is None:
+            self._time, self._points = time, points.astype(np.float64)
+            self._speed = self._error = np.zeros(points.shape)
+            return self._points.copy()
+        step, settings = time - self._time, self.settings
+        expected = self._points + self._speed * step
+        error = points - expected
+        memory, rest = _share(settings.memory, step), _share(settings.rest, step)
+        self._error = self._error + memory * (error - self._error)
+        self._swing += memory * (_length(error) - self._swing)
+        surprise = (_length(self._error) + _TO_AND_FRO * self._swing) / (size * settings.surprise)
+        alpha = rest + (1 - rest) / (1 + max(surprise, 1e-6) ** -_STEEP)
+        self._speed = self._speed + _DAMPING * alpha**2 / (2 - alpha) * error / step
+        behind = (1 - alpha) * error
+        self._points = points - behind * min(1.0, settings.farthest * size / max(_length(behind), 1e-9))
+        self._time = time
+        return self._points.copy()
 
 
 class OneEuroFilter:
@@ -86,7 +150,7 @@ class FaceSmoother:
             settings: of both filters.
             mean_face: the model's; poses are similarities from it. Its own size and place do not matter.
         """
-        self._pose, self._shape = OneEuroFilter(settings.pose), OneEuroFilter(settings.shape)
+        self._pose, self._shape = PredictingFilter(settings.pose), OneEuroFilter(settings.shape)
         centred = mean_face - mean_face.mean(axis=0)
         self._mean = centred / np.ptp(centred, axis=0).max()
         self._time: float | None = None
@@ -115,6 +179,22 @@ class FaceSmoother:
 
 _ENDS = np.array([[-0.5, 0.0], [0.5, 0.0]])
 """Two points of the mean face, from ear to ear, that stand for its pose."""
+_STEEP = 3
+"""How suddenly surprise takes over."""
+_TO_AND_FRO = 0.4
+"""What errors that average out count all the same: without it the filter's own swinging would go unseen."""
+_DAMPING = 1.4
+"""Gain of the speed, over the one that just does not swing (Benedict and Bordner, 1962)."""
+
+
+def _length(moves: Float64[np.ndarray, "points 2"]) -> float:
+    """How far points move on the mean."""
+    return float(np.linalg.norm(moves, axis=1).mean())
+
+
+def _share(of_a_25th: float, step: float) -> float:
+    """The share of a step of so many seconds."""
+    return 1 - float((1 - of_a_25th) ** (25 * step))
 
 
 def _weight(cutoff: Float64[np.ndarray, "..."], step: float) -> Float64[np.ndarray, "..."]:

@@ -1,0 +1,153 @@
+"""How the weights that learnt from unlabelled faces were made.
+
+    python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN         (resumes)
+    python benchmarks/weights.py recipes/tiny.yaml --lfw 4000 --run RUN
+
+Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant box
+is only a place to look. Of 300W-LP's profile views, which are made from AFW's photos, those of photos in the
+validation split are left out. Weights that began from others are averaged with them if that is better on the
+validation split (Wortsman et al., 2022: what was learnt anew and what was known before are both kept); then
+their confidence is calibrated on it. Leaves ``NAME.safetensors`` in the run folder, which stays outside the
+checkout, and `benchmarks/weights/NAME.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipnet.data.samples import FaceSample, split_by_group
+from pipnet.data.sources import Source, load_faces
+from pipnet.data.unlabelled import load_unlabelled, write_boxes
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+from pipnet.model.pipnet import PIPNet
+from pipnet.model.predictor import TorchModel
+from pipnet.model_info import ModelInfo
+from pipnet.training.calibration import calibrate
+from pipnet.training.faces import load_training_faces
+from pipnet.training.recipe import Recipe, load_recipe
+from pipnet.training.self_training import self_train
+from unlabelled import photo_of
+
+HERE = Path(__file__).parent
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of the new weights is tried."""
+LICENCE = (
+    "research only: trained on 300-W and 300W-LP's views of it, and on pseudo-labelled pictures of"
+    " WIDER FACE and LFW, all of which are for research"
+)
+
+
+def main() -> None:
+    """Prepare what is not there yet, train, choose, calibrate, measure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--run", type=Path, required=True, help="folder outside the checkout")
+    parser.add_argument("--lfw", type=int, default=1500, help="how many of LFW's pictures")
+    parser.add_argument("flags", nargs="*", help="further settings of the recipe")
+    arguments = parser.parse_args()
+    data, run = arguments.shared / "data", arguments.run
+    run.mkdir(parents=True, exist_ok=True)
+    flags = ["--data.root", str(data / "300w"), *arguments.flags]
+    link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
+    boxes = run / "boxes.csv"
+    if not boxes.is_file():
+        write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
+    flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
+    recipe = load_recipe(arguments.recipe, flags)
+    network, info = load_checkpoint(self_train(recipe, run))
+    faces, _, source = load_faces(data / "300w", "train")
+    held_out = split_by_group(faces, 0.05, seed=0)[1]
+    tried = {}
+    if recipe.initial.checkpoint is not None:
+        tried = average(network, info, recipe.initial.checkpoint, held_out, source)
+    calibration = calibrate(TorchModel(network, info), held_out)
+    info = replace(info, name=recipe.name, licence=LICENCE, calibration=calibration)
+    weights = run / f"{recipe.name}.safetensors"
+    save_checkpoint(weights, network, info)
+    result = {
+        "validation by share of the new weights": tried,
+        "nme": measure(network, info, data, held_out),
+        "training": info.training,
+        "commit": _commit(),
+        "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
+    }
+    target = HERE / "weights" / f"{recipe.name}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(target.read_text())
+
+
+def average(
+    network: PIPNet, info: ModelInfo, before: Path, held_out: Sequence[FaceSample], source: Source
+) -> dict[str, float]:
+    """Put the best mean of the weights before and after into the network; NME in % of each that was tried."""
+    new = {key: value.clone() for key, value in network.state_dict().items()}
+    old = load_checkpoint(before)[0].state_dict()
+    mixed = {
+        share: {k: torch.lerp(old[k], v, share) if v.is_floating_point() else v for k, v in new.items()}
+        for share in SHARES
+    }
+    tried = {}
+    for share, state in mixed.items():
+        network.load_state_dict(state)
+        tried[share] = nme(network, info, held_out, source)
+    network.load_state_dict(mixed[min(tried, key=lambda share: tried[share])])
+    return {str(share): error for share, error in tried.items()}
+
+
+def measure(network: PIPNet, info: ModelInfo, data: Path, held_out: Sequence[FaceSample]) -> dict[str, float]:
+    """NME in percent from true boxes, on 300-W's validation split, Common, and WFLW as 68 points."""
+    common, _, source = load_faces(data / "300w", "common")
+    wflw, _, other = load_faces(data / "wflw", None, info.scheme, measuring=True)
+    return {
+        "validation": nme(network, info, held_out, source),
+        "common": nme(network, info, common, source),
+        "wflw": nme(network, info, wflw, other),
+    }
+
+
+def nme(network: PIPNet, info: ModelInfo, samples: Sequence[FaceSample], source: Source) -> float:
+    """In percent, from true boxes."""
+    landmarker = FaceLandmarker(TorchModel(network, info))
+    return round(100 * float(evaluate(landmarker, decoded(samples), source).nmes.mean()), 4)
+
+
+def link_profiles(source: Path, target: Path, recipe: Recipe) -> None:
+    """A folder of the views of photos that are not validated on."""
+    own = load_training_faces(recipe)
+    kept_out = {photo_of(s.image.stem) for s in own.validation if s.name.startswith("afw/")}
+    target.mkdir(exist_ok=True)
+    for label in sorted(source.glob("*.pts")):
+        for file in (label, label.with_suffix(".jpg")):
+            if photo_of(label.stem) not in kept_out and not (target / file.name).is_symlink():
+                (target / file.name).symlink_to(file.resolve())
+
+
+def write_unlabelled(source: Path, table: Path, of_lfw: int) -> None:
+    """One table of both collections, which says what their boxes are."""
+    nowhere = table.parent / "frames"
+    wider = [replace(face, kind="face") for face in load_unlabelled(source / "wider", nowhere)]
+    lfw = load_unlabelled(source / "lfw", nowhere)
+    chosen = np.random.default_rng(0).permutation(len(lfw))[:of_lfw]
+    write_boxes(table, [*wider, *(replace(lfw[i], kind="rough") for i in sorted(chosen.tolist()))])
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()
