@@ -3,12 +3,13 @@
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN         (resumes)
     python benchmarks/weights.py recipes/tiny.yaml --lfw 4000 --run RUN
 
-Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant box
-is only a place to look. Of 300W-LP's profile views, which are made from AFW's photos, those of photos in the
-validation split are left out. Weights that began from others are averaged with them if that is better on the
-validation split (Wortsman et al., 2022: what was learnt anew and what was known before are both kept); then
-their confidence is calibrated on it. Leaves ``NAME.safetensors`` in the run folder, which stays outside the
-checkout, and `benchmarks/weights/NAME.json`.
+Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
+box is only a place to look. Of 300W-LP's profile views, which are made from AFW's photos, those of
+photos in the validation split are left out. Weights that began from others are averaged with them if
+that is better on the validation split (Wortsman et al., 2022: what was learnt anew and what was known
+before are both kept); then their confidence is calibrated on it, and on the profile views that were
+left out. Leaves ``NAME.safetensors`` in the run folder, which stays outside the checkout, and
+`benchmarks/weights/NAME.json`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
     data, run = arguments.shared / "data", arguments.run
     run.mkdir(parents=True, exist_ok=True)
     flags = ["--data.root", str(data / "300w"), *arguments.flags]
-    link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
+    kept_out = link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
     boxes = run / "boxes.csv"
     if not boxes.is_file():
         write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
@@ -72,7 +73,9 @@ def main() -> None:
     tried = {}
     if recipe.initial.checkpoint is not None:
         tried = average(network, info, recipe.initial.checkpoint, held_out, source)
-    calibration = calibrate(TorchModel(network, info), held_out)
+    views = load_faces(data / "300w_lp_afw", None, info.scheme)[0]
+    unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
+    calibration = calibrate(TorchModel(network, info), [*held_out, *unseen])
     info = replace(info, name=recipe.name, licence=LICENCE, calibration=calibration)
     weights = run / f"{recipe.name}.safetensors"
     save_checkpoint(weights, network, info)
@@ -124,8 +127,8 @@ def nme(network: PIPNet, info: ModelInfo, samples: Sequence[FaceSample], source:
     return round(100 * float(evaluate(landmarker, decoded(samples), source).nmes.mean()), 4)
 
 
-def link_profiles(source: Path, target: Path, recipe: Recipe) -> None:
-    """A folder of the views of photos that are not validated on."""
+def link_profiles(source: Path, target: Path, recipe: Recipe) -> set[str]:
+    """A folder of the views of photos that are not validated on; the numbers of those that are."""
     own = load_training_faces(recipe)
     kept_out = {photo_of(s.image.stem) for s in own.validation if s.name.startswith("afw/")}
     target.mkdir(exist_ok=True)
@@ -133,6 +136,7 @@ def link_profiles(source: Path, target: Path, recipe: Recipe) -> None:
         for file in (label, label.with_suffix(".jpg")):
             if photo_of(label.stem) not in kept_out and not (target / file.name).is_symlink():
                 (target / file.name).symlink_to(file.resolve())
+    return kept_out
 
 
 def write_unlabelled(source: Path, table: Path, of_lfw: int) -> None:

@@ -1,13 +1,17 @@
 """The ONNX file gives what the network gives."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
-from pipnet import ModelError
+from pipnet import DataError, FaceLandmarker, ModelError
 from pipnet.cli import main
 from pipnet.export.onnx import export_onnx
+from pipnet.export.quantize import calibration_crops, quantize_onnx
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
@@ -82,3 +86,30 @@ def test_the_command(exported, tmp_path, capsys):
 def test_damaged_files_are_model_errors(tmp_path):
     with pytest.raises(ModelError):
         OnnxModel(tmp_path / "none.onnx")
+
+
+def test_eight_bit_integers(small_300w, portrait, tmp_path, capsys):
+    """On real weights and faces: a third of the size, landmarks nearly where they were."""
+    checkpoint = Path("checkpoints/pipnet-300w-mbv2.safetensors")
+    small = tmp_path / "int8.onnx"
+    assert main(["export", str(checkpoint), "--int8", "--data", str(small_300w), "-o", str(small)]) == 0
+    assert small.stat().st_size < 0.45 * checkpoint.stat().st_size
+    box = [[178, 63, 267, 175]]
+    model = OnnxModel(small)
+    a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained()(portrait, box)
+    size = (b.points[0].max(axis=0) - b.points[0].min(axis=0)).max()
+    away = np.linalg.norm(a.points - b.points, axis=2).mean() / size
+    assert 0 < away < 0.015
+    assert {node.op_type for node in onnx.load(small).graph.node} >= {"QuantizeLinear", "DequantizeLinear"}
+
+
+def test_what_integers_need_is_said(exported, small_300w, tmp_path, capsys):
+    assert main(["export", "a.safetensors", "--int8"]) == 1
+    assert main(["export", "a.safetensors", "--data", str(small_300w)]) == 1
+    assert capsys.readouterr().err.count("--int8 needs --data") == 2
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"no model")
+    with pytest.raises(ModelError, match="not an ONNX model"):
+        quantize_onnx(other, other, crops(1))
+    with pytest.raises(DataError, match="no faces"):
+        calibration_crops(OnnxModel(exported[1]).info, [])

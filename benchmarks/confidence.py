@@ -1,0 +1,230 @@
+"""What the confidence of the shipped weights is worth: `benchmarks/confidence.md`.
+
+    python benchmarks/confidence.py --shared ../shared
+
+The calibration was fitted when the weights were made (`benchmarks/weights.py`), on faces kept out of
+training. Here it meets 300-W Common, WFLW and its occlusion part, faces with a part hidden or beyond
+the picture's border, and crops without a face. True boxes throughout; wrong is what is off by more than
+5 % of the face.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipnet import FaceLandmarker
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces
+from pipnet.evaluation.backgrounds import find_backgrounds
+from pipnet.evaluation.reliability import (
+    Judged,
+    auroc,
+    calibration_error,
+    draw_reliability,
+    gain_of_dropping,
+    interval,
+)
+from pipnet.geometry import Image, tight_box
+from pipnet.images import read_image
+from pipnet.inference.confidence import WRONG
+from pipnet.progress import track
+
+HERE = Path(__file__).parent
+HIDDEN = 0.4
+"""Side of the rectangle that hides a part of a face, over the face's."""
+MEASURES: dict[str, Callable[[Judged], float]] = {
+    "AUROC": auroc,
+    "ECE": calibration_error,
+    "gain": gain_of_dropping,
+}
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    data = parser.parse_args().shared / "data"
+    landmarker = FaceLandmarker.from_pretrained()
+    common, _, _ = load_faces(data / "300w", "common")
+    wflw, _, _ = load_faces(data / "wflw", "test", "300w")
+    occlusion, _, _ = load_faces(data / "wflw", "occlusion", "300w")
+    sets = {
+        "300-W Common": judge(landmarker, common),
+        "WFLW-68": judge(landmarker, wflw),
+        "WFLW-68, occlusion": judge(landmarker, occlusion),
+    }
+    draw_reliability(sets, HERE / "confidence.png")
+    result = {
+        "model": landmarker.model.info.name,
+        "sets": {name: summary(judged) for name, judged in sets.items()},
+        "hidden": covered(landmarker, common, hide),
+        "beyond the border": covered(landmarker, common, cut_off),
+        "no face": without_face(landmarker, common),
+        "commit": _git(),
+        "machine": platform.processor() or platform.machine(),
+    }
+    (HERE / "confidence.json").write_text(json.dumps(result, indent=1) + "\n")
+    report(result)
+
+
+def judge(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> Judged:
+    """What the model says of faces, and what is true."""
+    rows = []
+    for sample in track(samples, len(samples), "faces"):
+        box = landmarker.model.info.crop.face_box(sample.points, sample.box)
+        faces = landmarker(read_image(sample.image), boxes=box, box_kind="crop")
+        errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
+        rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > WRONG))
+    return Judged(*(np.array(part) for part in zip(*rows, strict=True)))
+
+
+def summary(judged: Judged) -> dict[str, Any]:
+    """All measures with their intervals over faces."""
+    result: dict[str, Any] = {
+        "faces": len(judged.errors),
+        "wrong": float(judged.wrong.mean()),
+        "said": float(judged.chance.mean()),
+    }
+    for name, measure in MEASURES.items():
+        result[name] = [measure(judged), *interval(judged, measure)]
+    return result
+
+
+def hide(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Image, np.ndarray]:
+    """The picture with a rectangle of one colour on the face, and which landmarks it hides."""
+    x0, y0, x1, y1 = tight_box(sample.points)
+    side = np.array([x1 - x0, y1 - y0]) * HIDDEN
+    low = np.array([x0, y0]) + rng.random(2) * (np.array([x1 - x0, y1 - y0]) - side)
+    a, b = low.round().astype(int).clip(0), (low + side).round().astype(int)
+    image = image.copy()
+    image[a[1] : b[1], a[0] : b[0]] = rng.integers(0, 256, 3)
+    return image, ((sample.points > a) & (sample.points < b)).all(axis=1)
+
+
+def cut_off(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Image, np.ndarray]:
+    """The picture without the lower or the left part of the face, and which landmarks lie beyond it."""
+    x0, y0, x1, y1 = tight_box(sample.points)
+    image = image.copy()
+    if rng.random() < 0.5:
+        border = int(y1 - 0.3 * (y1 - y0))
+        image[border:] = 0
+        return image, sample.points[:, 1] >= border
+    border = int(x0 + 0.3 * (x1 - x0))
+    image[:, :border] = 0
+    return image, sample.points[:, 0] < border
+
+
+def covered(
+    landmarker: FaceLandmarker,
+    samples: Sequence[FaceSample],
+    change: Callable[[Image, FaceSample, np.random.Generator], tuple[Image, np.ndarray]],
+) -> dict[str, float]:
+    """Mean confidence of landmarks that cannot be seen and of the others, and what became of both."""
+    rng = np.random.default_rng(0)
+    sure: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    right: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    for sample in track(samples, len(samples), change.__name__):
+        image, gone = change(read_image(sample.image), sample, rng)
+        box = landmarker.model.info.crop.face_box(sample.points, sample.box)
+        faces = landmarker(image, boxes=box, box_kind="crop")
+        errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
+        for kind in (True, False):
+            sure[kind].append(faces.confidence[0][gone == kind])
+            right[kind].append(errors[gone == kind] <= WRONG)
+    return {
+        f"{what}, {word}": float(np.concatenate(values[kind]).mean())
+        for what, values in (("confidence", sure), ("right", right))
+        for kind, word in ((True, "not to be seen"), (False, "others"))
+    }
+
+
+def without_face(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> dict[str, float]:
+    """Quality of faces and of background crops of the same photos."""
+    info = landmarker.model.info
+    photos = ((s.name, read_image(s.image), tight_box(s.points)[None]) for s in samples)
+    parts = find_backgrounds(track(photos, len(samples), "backgrounds"), info.input_size, 1)
+    whole = np.array([[0, 0, info.input_size, info.input_size]], np.float32) - 0.5
+    nothing = [landmarker(part.crop, boxes=whole, box_kind="whole").quality[0] for part in parts]
+    faces = []
+    for sample in track(samples, len(samples), "faces"):
+        box = info.crop.face_box(sample.points, sample.box)
+        faces.append(landmarker(read_image(sample.image), boxes=box, box_kind="crop").quality[0])
+    low = float(np.percentile(faces, 1))
+    ranks = np.searchsorted(np.sort(nothing), faces) / len(nothing)
+    return {
+        "backgrounds": len(nothing),
+        "AUROC": float(ranks.mean()),
+        "quality that 99 % of the faces have": low,
+        "backgrounds below it": float((np.array(nothing) < low).mean()),
+        "median quality of faces": float(np.median(faces)),
+        "median quality of backgrounds": float(np.median(nothing)),
+    }
+
+
+def report(result: dict[str, Any]) -> None:
+    """Write the page."""
+    lines = [
+        "# Confidence",
+        "",
+        f"`{result['model']}`, `python benchmarks/confidence.py`, commit {result['commit']}.",
+        "Wrong: off by more than 5 % of the face. Intervals of 95 % over faces. Gain: by how much the mean",
+        "error falls when the fifth of the landmarks with the largest expected error is left out.",
+        "",
+        "| faces | n | wrong % | said % | AUROC | ECE | gain % |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in result["sets"].items():
+        cells = [
+            f"{row[key][0]:.3f} ({row[key][1]:.3f} to {row[key][2]:.3f})" for key in ("AUROC", "ECE")
+        ] + ["{:.1f} ({:.1f} to {:.1f})".format(*(100 * v for v in row["gain"]))]
+        shares = f"{100 * row['wrong']:.1f} | {100 * row['said']:.1f}"
+        lines.append(f"| {name} | {row['faces']} | {shares} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "![reliability and risk-coverage](confidence.png)",
+        "",
+        "## What cannot be seen (300-W Common)",
+        "",
+        "| | confidence: not to be seen | others | right: not to be seen | others |",
+        "|---|---|---|---|---|",
+    ]
+    for name, what in (
+        ("hidden", "a rectangle of 0.4 face sides"),
+        ("beyond the border", "the picture ends"),
+    ):
+        values = " | ".join(f"{value:.3f}" for value in result[name].values())
+        lines.append(f"| {what} | {values} |")
+    nothing = result["no face"]
+    lines += [
+        "",
+        "## Where there is no face",
+        "",
+        f"A face's `quality` against that of {nothing['backgrounds']} background crops of the same photos:",
+        f"AUROC {nothing['AUROC']:.3f}; median {nothing['median quality of faces']:.2f} and"
+        f" {nothing['median quality of backgrounds']:.2f}. 99 % of the faces have at least"
+        f" {nothing['quality that 99 % of the faces have']:.2f};",
+        f"{100 * nothing['backgrounds below it']:.1f} % of the backgrounds have less.",
+    ]
+    (HERE / "confidence.md").write_text("\n".join(lines) + "\n")
+
+
+def _size(sample: FaceSample) -> float:
+    box = tight_box(sample.points)
+    return float((box[2:] - box[:2]).max())
+
+
+def _git() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,359 @@
+"""How fast it is: inference, training, memory. The page is `benchmarks/speed.md`; nothing else should run.
+
+    python benchmarks/speed.py network --work WORK      (about ten minutes)
+    python benchmarks/speed.py training --work WORK     (about ten minutes)
+    python benchmarks/speed.py memory --work WORK
+    python benchmarks/speed.py peers --work WORK        (where dlib or MediaPipe is installed)
+
+Everything that is compared is timed in turns in one run, so that ratios hold. Each part leaves its numbers
+in `benchmarks/speed/`, and writes the page from all that is there. WORK is a folder outside the checkout for
+what is made on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from pipnet import FaceLandmarker
+from pipnet.benchmark.contenders import Contender
+from pipnet.benchmark.report import draw, table_lines
+from pipnet.benchmark.run import benchmark
+from pipnet.data.sources import load_faces
+from pipnet.hub import DEFAULT_MODEL
+from pipnet.images import read_image, write_image
+
+HERE = Path(__file__).parent
+CHECKPOINT = HERE.parent / "checkpoints" / f"{DEFAULT_MODEL}.safetensors"
+TINY = "pipnet-tiny"
+PICTURES = 2000
+
+
+def main() -> None:
+    """Measure a part."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("part", choices=["network", "training", "memory", "peers", "report"])
+    parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
+    parser.add_argument("--work", type=Path, default=Path("speed"), help="folder outside the checkout")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    data, work = arguments.shared / "data", arguments.work
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "network": partial(network, data, work, arguments.rounds),
+        "training": partial(training, data, arguments.shared / "backbones", arguments.rounds),
+        "memory": partial(memory, data),
+        "peers": partial(peers, data, work, arguments.rounds),
+    }
+    if arguments.part in parts:
+        work.mkdir(parents=True, exist_ok=True)
+        result = {**parts[arguments.part](), "commit": _commit(), "processor": _processor()}
+        (HERE / "speed").mkdir(exist_ok=True)
+        (HERE / "speed" / f"{arguments.part}.json").write_text(json.dumps(result, indent=1) + "\n")
+    report()
+
+
+# -- inference ----------------------------------------------------------------------------------------
+
+
+def network(data: Path, work: Path, rounds: int) -> dict[str, Any]:
+    """Our models on every backend, in every precision, beside the reference; stages of a 1080p photo."""
+    int8 = work / f"{DEFAULT_MODEL}-int8.onnx"
+    if not int8.is_file():
+        command = [
+            sys.executable,
+            "-m",
+            "pipnet",
+            "export",
+            str(CHECKPOINT),
+            "--int8",
+            "--data",
+            str(data / "300w"),
+        ]
+        subprocess.run([*command, "-o", str(int8)], check=True)
+    ways = [
+        Contender(model, backend, precision, threads)
+        for threads in (2, 1)
+        for model, backend, precision in (
+            (DEFAULT_MODEL, "onnxruntime", "f32"),
+            (DEFAULT_MODEL, "openvino", "f32"),
+            (DEFAULT_MODEL, "openvino", "bf16"),
+            (str(int8), "onnxruntime", "f32"),
+            (str(int8), "openvino", "f32"),
+            (TINY, "onnxruntime", "f32"),
+            (TINY, "openvino", "f32"),
+            (TINY, "openvino", "bf16"),
+        )
+    ]
+    ways += [Contender(str(CHECKPOINT), "torch", precision, 2) for precision in ("f32", "bf16")]
+    found = benchmark(ways, rounds, photo(work), data / "300w", "common")
+    draw(found, HERE / "speed.png")
+    return {"table": table_lines(found), **json.loads(found.to_json())}
+
+
+def peers(data: Path, work: Path, rounds: int) -> dict[str, Any]:
+    """Our models beside other landmark software, on one thread each."""
+    ways = [Contender(model, "onnxruntime", "f32", 1) for model in (DEFAULT_MODEL, TINY)]
+    found = [benchmark(ways, rounds, photo(work), data / name, part) for name, part in COLLECTIONS]
+    return {name: table_lines(one) for (name, _), one in zip(COLLECTIONS, found, strict=True)}
+
+
+COLLECTIONS = (("300w", "common"), ("wflw", "test"))
+
+
+def photo(work: Path) -> Path:
+    """A 1080p JPEG file with one face, which is 380 pixels wide: the portrait on a blurred ground."""
+    path = work / "1080p.jpg"
+    if not path.is_file():
+        portrait = read_image(HERE.parent / "examples" / "astronaut.jpg")
+        canvas = cv2.GaussianBlur(cv2.resize(portrait, (1920, 1080)), (0, 0), 8)
+        canvas[:, 420:1500] = cv2.resize(portrait, (1080, 1080), interpolation=cv2.INTER_CUBIC)
+        write_image(path, np.asarray(canvas, dtype=np.uint8))
+    return path
+
+
+# -- training -----------------------------------------------------------------------------------------
+
+
+def training(data: Path, backbones: Path, rounds: int) -> dict[str, Any]:
+    """Pictures a second of our loop and of a plain one, in turns; and of the loader alone."""
+    rows = {}
+    for backbone, size in (("resnet18", 256), ("mobilenetv2_100", 256), ("mobilenetv2_100", 128)):
+        ours = loop(data, backbones, backbone, size, plain=False)
+        plain = loop(data, backbones, backbone, size, plain=True)
+        for way in (ours, plain):
+            next(way)
+        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+        for _ in range(max(rounds // 2, 3)):
+            for name, way in (("ours", ours), ("plain", plain)):
+                seconds[name] += [next(way) for _ in range(2)]
+        speeds = {name: BATCH / float(np.median(taken)) for name, taken in seconds.items()}
+        ratio = float(np.median(seconds["plain"])) / float(np.median(seconds["ours"]))
+        rows[f"{backbone}, {size} px"] = {
+            **speeds,
+            "ratio": ratio,
+            "loader": loader_alone(data, backbone, size),
+        }
+        print(rows, flush=True)
+    return {"batch": BATCH, "rows": rows}
+
+
+BATCH = 16
+
+
+def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> Iterator[float]:
+    """Train for ever; gives the seconds of each step, its data included.
+
+    Plain is what a tutorial writes: float32, channels first, an optimiser that goes weight by weight. Ours
+    is what the trainer does: bf16 where the processor has it, channels last, a fused optimiser. Both clip,
+    decay, and average weights alike, and are fed by the same loader.
+    """
+    import torch
+    from timm.utils.model_ema import ModelEmaV3
+
+    from pipnet.model.pipnet import PIPNet
+    from pipnet.training.machine import computes_in_bf16
+    from pipnet.training.trainer import build_optimizer
+
+    recipe, (face, batches) = _loader(data, backbone, size)
+    weights = backbones / f"{backbone}.safetensors"
+    there = weights if weights.is_file() else None
+    model = PIPNet(recipe.model, face, there is not None, there).train()
+    if plain:
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=False)
+    else:
+        model = model.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(recipe.optim, model)
+    average = ModelEmaV3(model, 0.998)
+    bf16 = not plain and computes_in_bf16("auto")
+    while True:
+        started = time.perf_counter()
+        image, points, *_ = next(batches)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = model(image)
+        loss = torch.stack(list(model.loss(output, points).values())).sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update(model)
+        yield time.perf_counter() - started
+
+
+def loader_alone(data: Path, backbone: str, size: int) -> float:
+    """Pictures a second that the loader gives, when nobody trains."""
+    _, (_, batches) = _loader(data, backbone, size)
+    for _ in range(4):
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(20):
+        next(batches)
+    return 20 * BATCH / (time.perf_counter() - started)
+
+
+def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray, Iterator[Any]]]:
+    """A recipe, the mean face, and batches without end, as the trainer makes them."""
+    from torch.utils.data import DataLoader
+
+    from pipnet.data.dataset import FaceDataset, ShuffledPasses
+    from pipnet.geometry import to_fraction
+    from pipnet.model.neighbors import mean_face
+    from pipnet.training.faces import load_training_faces
+    from pipnet.training.recipe import load_recipe
+
+    flags = ["--data.root", str(data / "300w"), "--model.backbone", backbone, "--model.input-size", str(size)]
+    recipe = load_recipe(HERE.parent / "recipes" / "300w_mbv2.yaml", flags)
+    faces = load_training_faces(recipe)
+    dataset = FaceDataset(faces.training, faces.scheme, recipe.crop, size, recipe.augment)
+    boxes = [dataset.crops.crop_box(i, recipe.crop) for i in range(len(dataset))]
+    mean = mean_face([to_fraction(s.points, box) for s, box in zip(faces.training, boxes, strict=True)])
+
+    def batches() -> Iterator[Any]:
+        sampler = ShuffledPasses(len(dataset), 0)
+        loader = DataLoader(dataset, BATCH, sampler=sampler, drop_last=True, num_workers=recipe.workers)
+        while True:
+            yield from loader
+
+    return recipe, (mean, batches())
+
+
+# -- memory -------------------------------------------------------------------------------------------
+
+
+def memory(data: Path) -> dict[str, Any]:
+    """Megabytes in memory while 2,000 pictures are annotated one after another, at every hundredth."""
+    landmarker = FaceLandmarker.from_pretrained()
+    files = [sample.image for sample in load_faces(data / "300w", "common")[0]]
+    megabytes, faces = [], 0
+    started = time.perf_counter()
+    for number in range(PICTURES):
+        if number % 100 == 0:
+            megabytes.append(_resident())
+        faces += len(landmarker(files[number % len(files)]))
+    megabytes.append(_resident())
+    return {"megabytes": megabytes, "faces": faces, "seconds": time.perf_counter() - started}
+
+
+def _resident() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+# -- the page -----------------------------------------------------------------------------------------
+
+
+def report() -> None:
+    """Write the page from the parts that are there."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "speed").glob("*.json"))}
+    lines = ["# Speed", "", "Medians; what is compared was timed in turns in one run on a quiet machine.", ""]
+    writers = {
+        "network": _network_lines,
+        "training": _training_lines,
+        "memory": _memory_lines,
+        "peers": _peer_lines,
+    }
+    for part, write in writers.items():
+        if part in found:
+            one = found[part]
+            made = f"`python benchmarks/speed.py {part}`, {one['commit']}, {one['processor']}."
+            lines += [*write(one), "", made, ""]
+    (HERE / "speed.md").write_text("\n".join(lines))
+
+
+HEAD = [
+    "| | ms | 95 % | times the reference | best ms a face (batch) | memory MB | file MB | NME % |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def _network_lines(one: dict[str, Any]) -> list[str]:
+    lines = ["## One crop to landmarks", "", *HEAD]
+    lines += ["| " + " | ".join(cells) + " |" for cells in one["table"]]
+    lines += [
+        "",
+        "Batch 1, network and decode. The reference is ResNet-18 with five separate convolutions and",
+        "a decode of many small operations in plain float32 PyTorch, as the original runs it, with as",
+        "many threads; f32 of an int8 file is the precision of what is not quantised. NME: 300-W",
+        "Common, true boxes. Memory: of a process of its own, Python and libraries included.",
+        "",
+        "![speed and accuracy](speed.png)",
+        "",
+        "### Cost by batch, ms a face",
+        "",
+        "| | " + " | ".join(one["rows"][-1]["per_face"]) + " |",
+        "|---" * (1 + len(one["rows"][-1]["per_face"])) + "|",
+    ]
+    for row in one["rows"]:
+        if row["per_face"]:
+            lines.append(
+                f"| {row['name']} | " + " | ".join(f"{v:.2f}" for v in row["per_face"].values()) + " |"
+            )
+    stages = list(dict.fromkeys(stage for of_one in one["stages"].values() for stage in of_one))
+    lines += [
+        "",
+        f"### From file to points, ms: a photo of {one['picture']} with one face, warm",
+        "",
+        "| | " + " | ".join(stages) + " |",
+        "|---" * (1 + len(stages)) + "|",
+    ]
+    for name, of_one in one["stages"].items():
+        cells = [f"{of_one[stage]['median']:.2f}" if stage in of_one else "" for stage in stages]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _training_lines(one: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Training, pictures a second",
+        "",
+        "| | plain float32, channels first | ours | times | loader alone |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in one["rows"].items():
+        cells = f"{row['plain']:.1f} | {row['ours']:.1f} | {row['ratio']:.2f} | {row['loader']:.0f}"
+        lines.append(f"| {name} | {cells} |")
+    return [*lines, "", f"Batch {one['batch']}, one process that prepares faces, data included."]
+
+
+def _memory_lines(one: dict[str, Any]) -> list[str]:
+    megabytes = one["megabytes"]
+    return [
+        f"## Memory over {PICTURES:,} pictures",
+        "",
+        f"{megabytes[1]:.0f} MB after 100 pictures, {megabytes[len(megabytes) // 2]:.0f} halfway,"
+        f" {megabytes[-1]:.0f} at the end; {one['faces'] / one['seconds']:.1f} faces a second.",
+    ]
+
+
+def _peer_lines(one: dict[str, Any]) -> list[str]:
+    lines = ["## Others, one thread each, in a run of their own"]
+    for name, part in COLLECTIONS:
+        lines += ["", f"NME on {name} {part}.", "", *HEAD]
+        lines += ["| " + " | ".join(cells) + " |" for cells in one[name]]
+    return lines
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{name}, {os.cpu_count()} threads, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main()
