@@ -43,6 +43,7 @@ def detect(
     box_kind: str = "face",
     passes: int = 1,
     views: Views = "none",
+    any_roll: bool = False,
     runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
     max_pixels: int = MAX_PIXELS,
 ) -> int:
@@ -75,6 +76,8 @@ def detect(
     views
         Look at each face in several crops and take the mean: none, flip, rotation, translation,
         translation+flip, all.
+    any_roll
+        Find faces that lie on their side or upside down too; pictures without a face take longer.
     max_pixels
         Pictures with more pixels are refused before they are decoded.
     """
@@ -87,6 +90,7 @@ def detect(
         detector_size=detector_size,
         passes=passes,
         views=views,
+        any_roll=any_roll,
         max_pixels=max_pixels,
     )
     if boxes is None:

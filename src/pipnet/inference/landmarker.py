@@ -25,6 +25,7 @@ from pipnet.inference.faces import (
     load_detector,
 )
 from pipnet.inference.result import FaceLandmarks
+from pipnet.inference.roll import look_upright, turned_detections
 from pipnet.inference.views import CropModel, Found, Views, look
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class FaceLandmarker:
         detector_size: int = DETECT_SIZE,
         passes: int = 1,
         views: Views = "none",
+        any_roll: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Put a model and a face detector together; most use `from_pretrained`.
@@ -68,6 +70,7 @@ class FaceLandmarker:
             passes: 2 predicts, cuts the crop anew around the prediction, and predicts again: better
                 where boxes are rough, at twice the time.
             views: look at each face in several shifted, turned or mirrored crops, and take the mean.
+            any_roll: find faces that lie on their side or upside down too, see `pipnet.inference.roll`.
             max_pixels: pictures with more pixels are refused before they are decoded.
         """
         if passes < 1 or detector_size < 1:
@@ -75,6 +78,7 @@ class FaceLandmarker:
         if views not in get_args(Views):
             raise PipnetError(f"no views {views!r}: {', '.join(get_args(Views))}")
         self.model, self.passes, self.views, self.max_pixels = model, passes, views, max_pixels
+        self.any_roll = any_roll
         self._wanted = (detector, detector_size, box_kind)
         self._detector = None if isinstance(detector, str) else load_detector(*self._wanted)
 
@@ -92,6 +96,7 @@ class FaceLandmarker:
         detector_size: int = DETECT_SIZE,
         passes: int = 1,
         views: Views = "none",
+        any_roll: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> FaceLandmarker:
         """A landmarker from a model's name, ``.onnx`` file, folder or hub id.
@@ -110,6 +115,7 @@ class FaceLandmarker:
             detector_size=detector_size,
             passes=passes,
             views=views,
+            any_roll=any_roll,
             max_pixels=max_pixels,
         )
 
@@ -155,7 +161,13 @@ class FaceLandmarker:
 
     def _find(self, pictures: Sequence[Image]) -> list[FaceLandmarks]:
         """The faces that the detector finds in decoded pictures, with their landmarks."""
-        return self.at_boxes(pictures, [self.detector(picture) for picture in pictures], self.detector.kind)
+        found = [self.detector(picture) for picture in pictures]
+        if self.any_roll:
+            found = [
+                turned_detections(picture, faces, self.detector, self.model.info)
+                for picture, faces in zip(pictures, found, strict=True)
+            ]
+        return self.at_boxes(pictures, found, self.found_kind)
 
     def at_boxes(
         self, pictures: Sequence[Image], found: Sequence[Detections], box_kind: str
@@ -193,6 +205,8 @@ class FaceLandmarker:
             seen = look(self.model, pictures, boxes)
             tight = np.array([tight_box(face) for face in seen.points], np.float32).reshape(-1, 4)
             boxes = np.split(self.to_face_boxes(tight, "landmarks"), ends[:-1])
+        if self.any_roll:
+            return look_upright(self.model, pictures, boxes, self.views)
         return look(self.model, pictures, boxes, self.views)
 
     def stream(
@@ -222,6 +236,11 @@ class FaceLandmarker:
 
         every = DETECT_EVERY if detect_every is None else detect_every
         return follow(self, VideoReader(video), every, Smoothing() if smooth else None)
+
+    @property
+    def found_kind(self) -> str:
+        """What the boxes of faces mean that were searched for, see `__call__`."""
+        return "crop" if self.any_roll else self.detector.kind
 
     @property
     def detector(self) -> FaceDetector:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from pipnet.geometry import Affine, Box, Image, affine, box_to_crop, compose, from_fraction, warp
 from pipnet.inference.backends import CropLandmarks
@@ -84,6 +84,7 @@ def look(
     pictures: Sequence[Image],
     boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
     views: Views = "none",
+    turns: Float[np.ndarray, " faces"] | None = None,
 ) -> Found:
     """The landmarks of the faces of several pictures, all in batches.
 
@@ -92,6 +93,7 @@ def look(
         pictures: the pictures.
         boxes: of each picture, the boxes that crops are cut around (see `CropRule.face_box`).
         views: how often to look at each face.
+        turns: degrees by which each face's crop is turned before the model sees it, clockwise.
 
     Returns:
         All faces of the first picture, then all of the second, and so on.
@@ -102,10 +104,10 @@ def look(
         for picture, of_picture in zip(pictures, boxes, strict=True)
         for box in of_picture
     ]
-    ways = make_views(views, size)
+    ways, angles = make_views(views, size), np.zeros(len(faces)) if turns is None else turns
+    step = max(_AT_ONCE // len(ways), 1)
     parts = [
-        _look(model, faces[i : i + max(_AT_ONCE // len(ways), 1)], ways)
-        for i in range(0, len(faces), max(_AT_ONCE // len(ways), 1))
+        _look(model, faces[i : i + step], angles[i : i + step], ways) for i in range(0, len(faces), step)
     ]
     if not parts:
         none = np.zeros((0, landmarks), np.float32)
@@ -115,12 +117,18 @@ def look(
     return Found(from_fraction(points, crops[:, None]), *rest)
 
 
-def _look(model: CropModel, faces: Sequence[tuple[Image, Box]], views: Sequence[View]) -> Found:
+def _look(
+    model: CropModel,
+    faces: Sequence[tuple[Image, Box]],
+    turns: Float[np.ndarray, " faces"],
+    views: Sequence[View],
+) -> Found:
     """As `look`, with points as fractions of the faces' plain crops."""
     size = model.info.input_size
+    turned = [_matrix(0, 0, angle, False, size) for angle in turns.tolist()]
     crops = [
-        warp(picture, compose(box_to_crop(box, size), view.matrix), size)
-        for picture, box in faces
+        warp(picture, compose(box_to_crop(box, size), turn, view.matrix), size)
+        for (picture, box), turn in zip(faces, turned, strict=True)
         for view in views
     ]
     out = model(np.array(crops, np.uint8).reshape(-1, size, size, 3))
@@ -132,6 +140,8 @@ def _look(model: CropModel, faces: Sequence[tuple[Image, Box]], views: Sequence[
             spread[:, number] = spread[:, number, order]
         if len(views) > 1:
             points[:, number] = _undo(points[:, number], view.matrix, size)
+    for i in np.flatnonzero(turns).tolist():
+        points[i] = _undo(points[i], turned[i], size)
     mean = points.mean(axis=1)
     away = np.linalg.norm(points - mean[:, None], axis=3)
     disagreement = np.sqrt((away**2).mean(axis=1))
