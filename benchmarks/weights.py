@@ -4,11 +4,14 @@
     python benchmarks/weights.py recipes/tiny.yaml --lfw 4000 --run RUN
 
 Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
-box is only a place to look. Of 300W-LP's profile views, which are made from AFW's photos, those of
-photos in the validation split are left out. Weights that began from others are averaged with them if
-that is better on the validation split (Wortsman et al., 2022: what was learnt anew and what was known
-before are both kept); then their confidence is calibrated on it, and on the profile views that were
-left out. Leaves ``NAME.safetensors`` in the run folder, which stays outside the checkout, and
+box is only a place to look.
+
+After the rounds the net trains on the labelled faces alone for a while: profile views are fitted by a
+model, and pseudo-labels err, so that faces like those of 300-W lose a little by them. Weights that
+began from others are then averaged with them (Wortsman et al., 2022: what was learnt anew and what was
+known before are both kept), by the share that is best on profile views of photos that nothing was
+trained on, and no worse on the validation split than the weights before. On both together confidence is
+calibrated. Leaves ``NAME.safetensors`` in the run folder, which stays outside the checkout, and
 `benchmarks/weights/NAME.json`.
 """
 
@@ -37,11 +40,14 @@ from pipnet.model_info import ModelInfo
 from pipnet.training.calibration import calibrate
 from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe, load_recipe
-from pipnet.training.self_training import self_train
+from pipnet.training.self_training import round_recipe, self_train
+from pipnet.training.trainer import train
 from unlabelled import photo_of
 
 HERE = Path(__file__).parent
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+TUNING_EPOCHS, TUNING_RATE = 8, 0.4
+"""Of the training on labelled faces at the end; its rate is of that of the rounds."""
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """How much of the new weights is tried."""
 LICENCE = (
     "research only: trained on 300-W and 300W-LP's views of it, and on pseudo-labelled pictures of"
@@ -67,20 +73,20 @@ def main() -> None:
         write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
     flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
     recipe = load_recipe(arguments.recipe, flags)
-    network, info = load_checkpoint(self_train(recipe, run))
+    network, info = load_checkpoint(tune(recipe, self_train(recipe, run), run / "tuned"))
     faces, _, source = load_faces(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
+    views, _, other = load_faces(data / "300w_lp_afw", None, info.scheme)
+    unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
     tried = {}
     if recipe.initial.checkpoint is not None:
-        tried = average(network, info, recipe.initial.checkpoint, held_out, source)
-    views = load_faces(data / "300w_lp_afw", None, info.scheme)[0]
-    unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
+        tried = average(network, info, recipe.initial.checkpoint, (held_out, source), (unseen, other))
     calibration = calibrate(TorchModel(network, info), [*held_out, *unseen])
     info = replace(info, name=recipe.name, licence=LICENCE, calibration=calibration)
     weights = run / f"{recipe.name}.safetensors"
     save_checkpoint(weights, network, info)
     result = {
-        "validation by share of the new weights": tried,
+        "validation and profile views by share of the new weights": tried,
         "nme": measure(network, info, data, held_out),
         "training": info.training,
         "commit": _commit(),
@@ -92,10 +98,27 @@ def main() -> None:
     print(target.read_text())
 
 
+def tune(recipe: Recipe, weights: Path, run: Path) -> Path:
+    """Train on the labelled faces alone, from the weights of the last round."""
+    return train(
+        replace(
+            round_recipe(recipe, len(recipe.self_training.tasks) + 1),
+            data=replace(recipe.data, also=()),
+            initial=replace(recipe.initial, checkpoint=weights),
+            optim=replace(recipe.optim, epochs=TUNING_EPOCHS, lr=TUNING_RATE * recipe.optim.lr),
+        ),
+        run,
+        resume=True,
+    )
+
+
+Faces = tuple[Sequence[FaceSample], Source]
+
+
 def average(
-    network: PIPNet, info: ModelInfo, before: Path, held_out: Sequence[FaceSample], source: Source
-) -> dict[str, float]:
-    """Put the best mean of the weights before and after into the network; NME in % of each that was tried."""
+    network: PIPNet, info: ModelInfo, before: Path, held_out: Faces, views: Faces
+) -> dict[str, tuple[float, float]]:
+    """Put the best mean of the weights before and after into the network; NMEs in % of all tried."""
     new = {key: value.clone() for key, value in network.state_dict().items()}
     old = load_checkpoint(before)[0].state_dict()
     mixed = {
@@ -105,9 +128,10 @@ def average(
     tried = {}
     for share, state in mixed.items():
         network.load_state_dict(state)
-        tried[share] = nme(network, info, held_out, source)
-    network.load_state_dict(mixed[min(tried, key=lambda share: tried[share])])
-    return {str(share): error for share, error in tried.items()}
+        tried[share] = (nme(network, info, *held_out), nme(network, info, *views))
+    sound = [share for share, (validation, _) in tried.items() if validation <= tried[0.0][0]]
+    network.load_state_dict(mixed[min(sound, key=lambda share: tried[share][1])])
+    return {str(share): errors for share, errors in tried.items()}
 
 
 def measure(network: PIPNet, info: ModelInfo, data: Path, held_out: Sequence[FaceSample]) -> dict[str, float]:
