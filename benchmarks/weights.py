@@ -1,7 +1,7 @@
 """How the weights that learnt from unlabelled faces were made.
 
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN         (resumes)
-    python benchmarks/weights.py recipes/tiny.yaml --lfw 4000 --run RUN
+    python benchmarks/weights.py recipes/tiny.yaml --run RUN
 
 Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
 box is only a place to look.

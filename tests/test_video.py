@@ -16,7 +16,7 @@ from pipnet.cli import main
 from pipnet.errors import MissingExtraError, PipnetError, VideoError
 from pipnet.images import read_image
 from pipnet.video.reader import VideoReader
-from pipnet.video.smoothing import FaceSmoother, OneEuro, Smoothing
+from pipnet.video.smoothing import FaceSmoother, OneEuro, Prediction, Smoothing
 from pipnet.video.tracker import FaceTracker
 from pipnet.video.writer import VideoWriter
 
@@ -216,6 +216,27 @@ def test_a_moving_head_is_followed_without_lag(face, frequency):
     assert 0.1 * int(np.argmin(lags)) <= 1
 
 
+def test_a_camera_that_shows_frames_twice_is_smoothed(face):
+    """A head that glides on, seen in jumps: the pose glides too, and never strays far from what is seen."""
+    seconds = np.arange(200)
+    place = 3.0 * (seconds - seconds % 2)
+    jumps = (face + np.stack([place, 0 * place], axis=1)[:, None]).astype(np.float32)
+    out = smoothed(jumps, face)
+    assert flicker(out[50:]) < flicker(jumps[50:]) / 2
+    strayed = np.linalg.norm(out.mean(axis=1) - jumps.mean(axis=1), axis=1)
+    assert strayed.max() <= Smoothing().pose.farthest * 100 + 1e-3
+
+
+@pytest.mark.parametrize("fps", [5, 25, 60])
+@pytest.mark.parametrize("size", [0.2, 1, 5, 20])
+def test_no_noise_makes_it_swing(face, fps, size):
+    """Whatever moves the head, the filter does not add to it."""
+    rng = np.random.default_rng(0)
+    path = face + np.cumsum(rng.normal(0, size, (300, 1, 2)), axis=0) + rng.normal(0, size, (300, 1, 2))
+    out = smoothed(path.astype(np.float32), face, fps)
+    assert flicker(out) <= flicker(path)
+
+
 def test_smoothing_does_not_depend_on_the_size_of_the_picture(face):
     path = face + np.cumsum(np.random.default_rng(1).normal(0, 1, (50, 1, 2)), axis=0)
     small = smoothed(path.astype(np.float32), face)
@@ -230,6 +251,8 @@ def test_odd_times_and_settings(face):
     np.testing.assert_array_equal(smooth(face + 5, 1.0), first)  # a time that does not go on
     with pytest.raises(PipnetError, match="above 0"):
         OneEuro(cutoff=0, beta=1)
+    with pytest.raises(PipnetError, match="shares"):
+        Prediction(rest=0)
 
 
 # -- tracking ------------------------------------------------------------------------------------------
