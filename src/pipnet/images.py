@@ -90,7 +90,9 @@ def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
     width, height = picture.size
     if width * height > max_pixels:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
-    upright = PIL.ImageOps.exif_transpose(picture)
+    # Both would copy a picture that is upright and RGB already.
+    turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
+    upright = PIL.ImageOps.exif_transpose(picture) if turned else picture
     if upright.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
         values = np.nan_to_num(np.asarray(upright, dtype=np.float32))
         highest = values.max(initial=0)
@@ -98,7 +100,7 @@ def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
         grey = values / (highest if top == np.inf else top) * 255
         rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
         return np.ascontiguousarray(rgb)
-    return np.array(upright.convert("RGB"))
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
 
 
 def _one_line(error: Exception) -> str:
