@@ -223,7 +223,7 @@ class FaceLandmarker:
         from pipnet.video.tracker import DETECT_EVERY
 
         every = DETECT_EVERY if detect_every is None else detect_every
-        reader = LiveReader(source) if is_live(source) else VideoReader(source)
+        reader = LiveReader(source) if isinstance(source, int) or is_live(source) else VideoReader(source)
         return follow(self, reader, every, Smoothing() if smooth else None)
 
     @property

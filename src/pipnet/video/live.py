@@ -40,11 +40,9 @@ _WHY = {
 """What goes wrong with cameras, in the words of their users."""
 
 
-def is_live(source: Source) -> bool:
+def is_live(source: str | os.PathLike[str]) -> bool:
     """Whether pictures come by themselves, as from a camera; those of a file wait until they are read."""
-    if isinstance(source, int) or "://" in os.fspath(source):
-        return True
-    return Path(source).is_char_device() or Path(source).is_fifo()
+    return "://" in os.fspath(source) or Path(source).is_char_device() or Path(source).is_fifo()
 
 
 def cameras() -> list[tuple[str, str]]:
@@ -97,7 +95,7 @@ class LiveReader:
         """How many frames came and were never given out, since the first that was."""
         self.damage: str | None = None
         """Why the frames ended; None where the sender ended them or nobody asked for more."""
-        if not is_live(source):
+        if not (isinstance(source, int) or is_live(source)):
             what = "a file, which `pipnet video` reads" if Path(self.name).is_file() else "no such camera"
             raise VideoError(f"{self.name}: {what}")
 

@@ -35,15 +35,16 @@ _PAGE = """<!doctype html>
 <p><button id="stop">Stop</button> <span id="words">{title}</span></p>
 <script>
   const words = document.getElementById("words"), stop = document.getElementById("stop");
-  const asking = setInterval(async () => {{
+  async function ask() {{
     try {{
       words.textContent = await (await fetch("words")).text();
+      setTimeout(ask, 500);
     }} catch {{
-      clearInterval(asking);
       stop.disabled = true;
       words.textContent = "It has ended.";
     }}
-  }}, 500);
+  }}
+  ask();
   stop.onclick = () => fetch("stop", {{method: "POST"}});
 </script>
 </html>
