@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
 from pipnet.model import processes
-from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.processes import mean_over_processes, shared_count, synchronised_batch_norm
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import self_train
@@ -29,27 +29,31 @@ initial: {pretrained: false}
 model: {backbone: lcnet_050, input_size: 64, neighbors: 3}
 optim: {batch_size: 4, epochs: 2, lr: 0.002}
 """
-NOISE = 1e-3
-"""Relative difference of losses and errors that the order of sums makes in two epochs (measured: 1e-5)."""
+DOUBLE = """
+import sys
+import torch
+torch.set_default_dtype(torch.float64)
+torch.Tensor.float = torch.Tensor.double
+from pipnet.cli import main
+sys.exit(main())
+"""
+NOISE = 1e-9
+"""Relative difference of losses and errors in float64 (measured: 1e-13). In float32 an untrained network
+makes 0.5 % of the order of sums within six steps, and as much of a change of its first weights by 1e-7."""
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def together(count: int, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command of pipnet in several processes."""
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m", "pipnet"]
-    return subprocess.run(
-        [sys.executable, *start, *words],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
 
 
 def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_alike(some: list[dict[str, float]], others: list[dict[str, float]]) -> None:
+def assert_same(some: list[dict[str, float]], others: list[dict[str, float]]) -> None:
     assert len(some) == len(others)
     for a, b in zip(some, others, strict=True):
         assert a.keys() == b.keys()
@@ -57,62 +61,54 @@ def assert_alike(some: list[dict[str, float]], others: list[dict[str, float]]) -
             assert a[key] == pytest.approx(b[key], rel=NOISE), key
 
 
-@pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+@pytest.fixture
+def recipe_file(tmp_path) -> Path:
+    path = tmp_path / "small.yaml"
     path.write_text(SMALL)
     return path
 
 
-@pytest.fixture(scope="module")
-def alone(recipe_file, small_300w, tmp_path_factory) -> Path:
-    """The run of one process."""
-    run = tmp_path_factory.mktemp("alone") / "run"
-    train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), run)
-    return run
-
-
-def test_two_processes_train_as_one_and_one_goes_on(recipe_file, small_300w, alone, tmp_path):
-    """The first epoch by two processes, the second by one: both as if by one."""
-    run = tmp_path / "run"
-    words = ["train", str(recipe_file), "--data", str(small_300w), "-o", str(run)]
-    done = together(2, *words, "--max-steps", "2")
+def test_two_processes_train_as_one_and_one_goes_on(recipe_file, small_300w, tmp_path):
+    """One process trains; two do, and after an epoch one goes on alone: all the same, in float64."""
+    double = tmp_path / "double.py"
+    double.write_text(DOUBLE)
+    alone, run = tmp_path / "alone", tmp_path / "run"
+    words = [str(double), "train", str(recipe_file), "--data", str(small_300w), "-o"]
+    done = run_python(*words, str(alone))
+    assert done.returncode == 0, done.stderr
+    done = run_python(*TORCHRUN, *words, str(run), "--max-steps", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2") == 1  # one speaks
     assert done.stderr.count("make it runnable") == 1
-    assert_alike(rows(run), rows(alone)[:1])
-    environment = json.loads((run / "environment.jsonl").read_text())
-    assert environment["processes"] == 2
+    assert json.loads((run / "environment.jsonl").read_text())["processes"] == 2
+    assert_same(rows(run), rows(alone)[:1])
 
-    train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), run, resume=True)
-    assert_alike(rows(run), rows(alone))
-    assert rows(run)[1]["nme"] != rows(run)[0]["nme"]
-    mine, theirs = (load_checkpoint(path / "last.safetensors")[0].state_dict() for path in (run, alone))
-    for name, tensor in mine.items():
-        if "running" in name:  # statistics of batch norm: of whole batches, not of their parts
-            torch.testing.assert_close(tensor, theirs[name], rtol=0.01, atol=1e-3)
-
-
-def test_bad_numbers_of_processes_are_one_line_each(recipe_file, small_300w, tmp_path):
-    run = tmp_path / "run"
-    done = together(3, "train", str(recipe_file), "--data", str(small_300w), "-o", str(run))
-    assert done.returncode != 0
-    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert ours
-    assert set(ours) == {"error: optim.batch_size 4 is not divisible by 3 processes"}
-    assert not run.exists()
+    done = run_python(*words, str(run), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert_same(rows(run), rows(alone))
+    mine, theirs = (safetensors.torch.load_file(path / "last.safetensors") for path in (run, alone))
+    # But for the sign of what is rounding alone, such as weights of no influence, which Adam makes large.
+    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
 def test_a_process_that_fails_ends_the_others_with_a_line(recipe_file, small_300w, tmp_path):
     """The main process cannot write; the other one is left alone in the middle of a training."""
     run = tmp_path / "run"
-    (run / "last.safetensors.partial").mkdir(parents=True)
-    done = together(2, "train", str(recipe_file), "--data", str(small_300w), "-o", str(run))
+    (run / "metrics.jsonl").mkdir(parents=True)
+    words = ["-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w), "-o", str(run)]
+    done = run_python(*TORCHRUN, *words)
     assert done.returncode != 0
     ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert any("last.safetensors.partial" in line for line in ours)
-    assert all("last.safetensors.partial" in line or "another process" in line for line in ours)
+    assert any("metrics" in line for line in ours)
+    assert all("metrics" in line or "another process" in line for line in ours)
     assert "pipnet/training/trainer.py" not in done.stderr  # no traceback of ours
+
+
+def test_a_batch_that_cannot_be_shared_out(recipe_file, small_300w, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match="batch_size 4 is not divisible by 3 processes"):
+        train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_self_training_in_several_processes_is_refused(recipe_file, monkeypatch, tmp_path):

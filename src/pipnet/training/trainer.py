@@ -27,7 +27,7 @@ import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import gather_object
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
@@ -397,8 +397,6 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         cpu=count > 1 and not torch.cuda.is_available(),  # it takes several on a CPU only if told so
         mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
-        # Buffers follow from what all processes see: nothing to send.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     if accelerator.num_processes != count:
         raise PipnetError(f"{count} processes were started, {accelerator.num_processes} found each other")
