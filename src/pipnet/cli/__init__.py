@@ -43,8 +43,8 @@ for _name, _where, _help in (
     ("doctor", "models:doctor", "Say what is installed and what is missing."),
 ):
     app.command(f"pipnet.cli.{_where}", name=_name, help=_help)
-_data = cyclopts.App(name="data", help="Prepare collections, convert labels, propose a scheme for your own.")
-for _name in ("prepare", "convert", "scheme"):
+_data = cyclopts.App(name="data", help="Prepare collections, convert and look at labels, propose a scheme.")
+for _name in ("prepare", "convert", "scheme", "view"):
     _data.command(f"pipnet.cli.data:{_name}", name=_name)
 app.command(_data)
 _protocol = cyclopts.App(name="protocol", help="v1's protocols: learning with labels taken away.")

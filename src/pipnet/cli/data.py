@@ -1,9 +1,9 @@
-"""``pipnet data``: preparing collections, converting labels, proposing a scheme for one's own."""
+"""``pipnet data``: preparing collections, converting and looking at labels, proposing a scheme."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +18,11 @@ from pipnet.data.prepare import prepare as prepare_parts
 from pipnet.data.proposal import Proposal, propose_scheme
 from pipnet.data.sources import SOURCES, load_faces, recognise
 from pipnet.errors import DataError, PipnetError
+from pipnet.gallery.faces import evenly_spread, read_faces
+from pipnet.gallery.page import INDEX, Heading, write_sheet
 from pipnet.images import write_image
+from pipnet.inference.backends import Runtime
+from pipnet.inference.landmarker import FaceLandmarker
 
 
 def prepare(name: str, source: Path, target: Path, /) -> int:
@@ -137,6 +141,58 @@ def scheme(
     if proposal.faces < 100:  # a batch of 32 would be a third of them, or more than there are
         words += ["--optim.batch-size", str(max(min(8, proposal.faces // 3), 2))]
     say(f"then: {shlex.join(words)}")
+
+
+def view(
+    source: Path,
+    /,
+    *,
+    output: Annotated[Path, Parameter(alias="-o")],
+    images: Path | None = None,
+    subset: str | None = None,
+    scheme: str | None = None,
+    model: str | None = None,
+    limit: int = 1000,
+    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+) -> int:
+    """Make a contact sheet of labelled faces: a page to open in a browser, from disk.
+
+    Faces with their landmarks, to be sorted and filtered; with --model also where the model finds them and
+    how far off it is. Nothing is overwritten. The exit code is 1 where a picture could not be read.
+
+    Parameters
+    ----------
+    source
+        A collection, your own annotations (a folder or file), or a table of pseudo-labels.
+    output
+        The folder to make. Open its index.html; the folder can be moved and sent as it is.
+    images
+        Folder of the pictures of your own annotations, if not beside them.
+    subset
+        Part of a collection; its training part, or all there is, if not given.
+    scheme
+        What the landmarks of your own annotations or pseudo-labels are, so that lines join them: 300w, wflw,
+        ... or FILE.toml. Of a collection: show its points in this scheme. With --model it is the model's.
+    model
+        A model's name, .onnx file, folder or hub id: show what it finds, in the labels' own boxes.
+    limit
+        Show at most so many faces, evenly spread over the set; the page says what is left out.
+    """
+    if limit < 1:
+        raise DataError(f"--limit must be at least 1, not {limit}")
+    if model and scheme:
+        raise DataError("--scheme and --model: the model's own scheme is shown, leave --scheme out")
+    output = output.resolve()
+    _must_be_new(output)
+    landmarker = FaceLandmarker.from_pretrained(model, **asdict(runtime)) if model else None
+    wanted = landmarker.model.info.scheme if landmarker else scheme
+    faces, loaded = read_faces(source, subset, wanted, images)
+    heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), len(faces))
+    bad = write_sheet(output, evenly_spread(faces, limit), loaded, heading, landmarker)
+    for line in bad:
+        say(f"error: {line}")
+    say(f"{output / INDEX}: {min(limit, len(faces)) - len(bad):,} of {len(faces):,} faces")
+    return 1 if bad else 0
 
 
 def _must_be_new(path: Path) -> None:

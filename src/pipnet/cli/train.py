@@ -21,6 +21,8 @@ def train(
 ) -> None:
     """Train a model as a recipe says; any setting of the recipe can be changed, as in --optim.lr 2e-4.
 
+    Several processes or machines train together: torchrun --nproc-per-node 2 -m pipnet train ...
+
     Parameters
     ----------
     recipe
@@ -35,6 +37,7 @@ def train(
         Stop after so many steps, to try things out.
     """
     try:
+        from pipnet.model.processes import is_main
         from pipnet.training.recipe import load_recipe
         from pipnet.training.trainer import train as fit
     except (ImportError, RuntimeError) as error:
@@ -42,4 +45,5 @@ def train(
     flags = [*(["--data.root", str(data)] if data else []), *settings]
     loaded = load_recipe(recipe, flags)
     weights = fit(loaded, run or Path("runs") / loaded.name, resume, max_steps)
-    say(f"{weights}\nmake it runnable: pipnet export {weights}")
+    if is_main():
+        say(f"{weights}\nmake it runnable: pipnet export {weights}")

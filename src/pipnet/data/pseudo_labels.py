@@ -54,6 +54,15 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
     partial.replace(path)
 
 
+def is_pseudo_labels(path: Path) -> bool:
+    """Whether a file is such a table, by its first words."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return False
+    title = ",".join(["image", "name", *_QUALITY, ""]).encode()
+    with path.open("rb") as file:
+        return file.read(len(title)) == title
+
+
 def read_pseudo_labels(path: Path) -> list[PseudoLabel]:
     """The inverse of `write_pseudo_labels`.
 

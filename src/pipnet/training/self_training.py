@@ -25,6 +25,7 @@ from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled
 from pipnet.errors import DataError, RecipeError
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
+from pipnet.model.processes import wanted_processes
 from pipnet.training.labelling import label_faces
 from pipnet.training.machine import computes_in_bf16
 from pipnet.training.quality import draw_quality
@@ -51,6 +52,8 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
         RecipeError: nothing unlabelled is given, a round was labelled in another way, or as `train`.
         DataError: nothing unlabelled is usable, or as `train`.
     """
+    if wanted_processes() > 1:
+        raise RecipeError("self-training runs in one process; several train a round: --pseudo.labels TABLE")
     faces = unlabelled_faces(recipe, run / FRAMES)
     teacher = recipe.self_training.teacher
     if teacher is not None and not teacher.is_file():

@@ -3,6 +3,12 @@
 Killed at any moment and resumed, a training ends with the same weights as if it had never stopped, on the
 same machine: every example depends only on (seed, pass, face), and the state is written whole after each
 epoch.
+
+Started by torchrun or ``accelerate launch``, any number of processes train one model together. Each takes
+its part of every batch, so that the batch is the recipe's whatever their number; means and batch norm are
+over all of them (`pipnet.model.processes`); each validates its part of the faces; the main one writes. They
+need the same run folder. What differs from one process is the order of sums, and what a network draws by
+chance itself, such as dropout.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ import torch
 import yaml
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
@@ -37,6 +44,12 @@ from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
 from pipnet.model.heads.curriculum import TASKS, Supervision
 from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
+from pipnet.model.processes import (
+    lost_another,
+    mean_over_processes,
+    synchronised_batch_norm,
+    wanted_processes,
+)
 from pipnet.model_info import ModelInfo
 from pipnet.training.detector_fits import fit_detectors
 from pipnet.training.faces import load_training_faces
@@ -69,6 +82,10 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
     except OSError as error:
         reason = error.strerror or error
         raise PipnetError(f"{error.filename or run}: {reason}; what was saved remains: --resume") from None
+    except RuntimeError as error:
+        if not lost_another(error):
+            raise
+        raise PipnetError("another process of this training ended, and said why; then: --resume") from None
 
 
 class Trainer:
@@ -80,16 +97,12 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
         self.recipe, self.run = recipe, run
-        # Accelerate keeps one precision a process; another training in it may have another.
-        AcceleratorState._reset_state()
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-        )
+        self.accelerator = build_accelerator(recipe)
         self.faces = load_training_faces(recipe)
         run.mkdir(parents=True, exist_ok=True)
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
-        self.dataset = self._training_set()
+        with self.accelerator.local_main_process_first():  # the others find the faces decoded
+            self.dataset = self._training_set()
         self.model, self.info = self._build_model()
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.sampler = ShuffledPasses(len(self.dataset), recipe.seed)
@@ -101,6 +114,8 @@ class Trainer:
         self.epoch, self.step, self.best = 0, 0, float("inf")
         if resume:
             self._resume()
+            if len(set(gather_object([self.epoch]))) > 1:
+                raise RecipeError(f"{run} is not the same folder for all processes")
         self._write_setup()
 
     # -- set up ----------------------------------------------------------------------------------
@@ -188,7 +203,8 @@ class Trainer:
     def _write_setup(self) -> None:
         if self.accelerator.is_main_process:
             (self.run / "recipe.yaml").write_text(yaml.safe_dump(self._plain_recipe(), sort_keys=False))
-            here = {**environment(), "precision": self.accelerator.mixed_precision, "from epoch": self.epoch}
+            here = {**environment(), "precision": self.accelerator.mixed_precision}
+            here |= {"processes": self.accelerator.num_processes, "from epoch": self.epoch}
             with (self.run / "environment.jsonl").open("a") as file:
                 file.write(json.dumps(here) + "\n")
 
@@ -212,16 +228,19 @@ class Trainer:
                 row["seconds"] = round(time.perf_counter() - started, 1)
                 self.epoch += 1
                 self._save(row)
+        self.accelerator.wait_for_everyone()  # for what the main process writes
         return self.run / ("best.safetensors" if self.faces.validation else "last.safetensors")
 
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
         self.model_on_device.train()
         self.sampler.turn = self.epoch
-        torch.manual_seed(self.recipe.seed + 1_000_003 * self.epoch)  # for dropout, also after a resume
+        # For dropout, also after a resume, and not the same in each process.
+        torch.manual_seed(self.recipe.seed + 1_000_003 * self.epoch + self.accelerator.process_index)
         totals: dict[str, Tensor] = {}
         batches = 0
         for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
-            output = self.model_on_device(image)
+            with synchronised_batch_norm():
+                output = self.model_on_device(image)
             terms = self.model.loss(output, points, Supervision(*how) if self.uneven else None)
             loss = torch.stack(list(terms.values())).sum()
             self.accelerator.backward(loss)
@@ -238,7 +257,10 @@ class Trainer:
                 totals[name] = totals.get(name, torch.zeros(())) + term.detach().cpu()
             if max_steps is not None and self.step >= max_steps:
                 break
-        means = {name: float(total) / batches for name, total in totals.items()}
+        device = self.accelerator.device
+        means = {
+            name: float(mean_over_processes(total.to(device))) / batches for name, total in totals.items()
+        }
         if not np.isfinite(means["loss"]):
             raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
         return means
@@ -257,9 +279,16 @@ class Trainer:
         if not self.faces.validation:
             return None
         dataset = self._dataset(self.faces.validation, Augmentation.none())
+        with self.accelerator.split_between_processes(list(range(len(dataset)))) as part:
+            errors: list[float] = gather_object(self._errors(dataset, part))
+        measured = [error for error in errors if np.isfinite(error)]  # others lack a landmark of the norm
+        return 100 * float(np.mean(measured)) if measured else None
+
+    def _errors(self, dataset: FaceDataset, faces: list[int]) -> list[float]:
+        """NME of each of these faces, by number, as a fraction."""
         model = self.result.eval()
         errors: list[float] = []
-        for chunk in _chunks(list(range(len(dataset))), self.recipe.optim.batch_size):
+        for chunk in _chunks(faces, self.recipe.optim.batch_size // self.accelerator.num_processes):
             crops, labels, *_ = zip(*(dataset[i] for i in chunk), strict=True)
             with self.accelerator.autocast():
                 batch = torch.from_numpy(np.stack(crops)).to(self.accelerator.device)
@@ -268,8 +297,7 @@ class Trainer:
                 box = dataset.crops.crop_box(i, self.recipe.crop)
                 errors.append(self._face_error(dataset.crops.samples[i], box, predicted, true))
         model.train()
-        measured = [error for error in errors if np.isfinite(error)]  # others lack a landmark of the norm
-        return 100 * float(np.mean(measured)) if measured else None
+        return errors
 
     def _face_error(self, sample: FaceSample, box: Box, predicted: np.ndarray, true: np.ndarray) -> float:
         """NME of one face; crops may be stretched, so distances are taken in the picture's pixels."""
@@ -327,7 +355,8 @@ class Trainer:
             raise RecipeError(
                 f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
             )
-        self.log.keep(self.epoch)
+        if self.accelerator.is_main_process:
+            self.log.keep(self.epoch)
 
     def _take_over(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -350,6 +379,28 @@ class Trainer:
 
 
 # -- the parts ---------------------------------------------------------------------------------------
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    """What knows of devices, precision, and the other processes of this training.
+
+    Raises:
+        RecipeError: the batch cannot be shared out evenly.
+        PipnetError: the processes do not find each other.
+    """
+    count = wanted_processes()
+    if recipe.optim.batch_size % count:
+        raise RecipeError(f"optim.batch_size {recipe.optim.batch_size} is not divisible by {count} processes")
+    # Accelerate keeps one precision a process; another training in it may have another.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=count > 1 and not torch.cuda.is_available(),  # it takes several on a CPU only if told so
+        mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+    if accelerator.num_processes != count:
+        raise PipnetError(f"{count} processes were started, {accelerator.num_processes} found each other")
+    return accelerator
 
 
 def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pipnet.model.processes import shared_count
+
 
 class Landmarks(NamedTuple):
     """Decoded landmarks of a batch of crops."""
@@ -41,5 +43,5 @@ class Head(nn.Module, ABC):
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
-    """The mean of the values that count; 0 if none does."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
+    """The mean of the values that count, over all processes that train together; 0 if none does."""
+    return (values * mask).sum() / shared_count(mask.sum())

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipnet.model.processes import shared_count
+
 Task = Literal["full", "half", "quarter"]
 """What a face is trained on: all maps; or the scores alone, on a grid of half or a quarter of the cells a
 side. On an 8 x 8 grid these are the papers' strides 32, 64 and 128."""
@@ -87,4 +89,4 @@ def score_loss(
         share = 1.0 if weighting == "published" else 1.0 / grid**2
         total = total + share * (kind(scored, target).sum(dim=2) * counts).sum()
         count = count + share * grid**2 * counts.sum()
-    return total / count.clamp(min=1)
+    return total / shared_count(count)

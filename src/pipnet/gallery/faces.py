@@ -1,0 +1,128 @@
+"""The faces of a contact sheet: those of any labelled set, and what a model finds on them.
+
+`read_faces` is the only place that knows where faces come from. Another kind of set is one more branch in it
+that gives `ShownFace`s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from pipnet.data.formats import read_annotations
+from pipnet.data.pseudo_labels import is_pseudo_labels, read_pseudo_labels
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces, recognise
+from pipnet.errors import DataError
+from pipnet.evaluation.metrics import norm_distance, point_errors
+from pipnet.geometry import Image, Points
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.scheme import LandmarkScheme
+
+Value = Literal["nme", "confidence", "score", "spread", "disagreement"]
+"""What is known of a face: the error of the model's points against the labels, in percent of the scheme's
+norm; mean confidence and mean score of the landmarks, in [0, 1]; mean spread of the votes and mean
+disagreement of the views, in percent of the crop."""
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class ShownFace:
+    """A face of the sheet."""
+
+    sample: FaceSample
+    values: dict[Value, float] = field(default_factory=dict)
+    """What the page sorts by; what is not known is not there."""
+    found: Points | None = None
+    """The model's landmarks in pixels of the picture."""
+
+
+def read_faces(
+    path: Path,
+    subset: str | None = None,
+    scheme: str | LandmarkScheme | None = None,
+    images: Path | None = None,
+) -> tuple[list[ShownFace], LandmarkScheme]:
+    """The labelled faces of a collection, of one's own annotations, or of a table of pseudo-labels.
+
+    Args:
+        path: the set.
+        subset: which part of it, see `load_faces`.
+        scheme: what the landmarks are. One's own annotations and pseudo-labels do not say it; without it
+            they are points that no line joins.
+        images: the folder of the pictures of one's own annotations, where they do not lie beside them.
+
+    Raises:
+        DataError: see `load_faces` and `read_pseudo_labels`.
+    """
+    if is_pseudo_labels(path):
+        if subset or images:
+            raise DataError(
+                f"{path}: a table of pseudo-labels has no subsets, and says where its pictures are"
+            )
+        labels = read_pseudo_labels(path)
+        faces = [
+            ShownFace(
+                label.face,
+                {"score": label.score, "spread": label.spread, "disagreement": label.disagreement},
+            )
+            for label in labels
+        ]
+        return faces, _scheme_of(path, scheme, len(labels[0].face.points))
+    if scheme is None and recognise(path) is None:
+        count = len(read_annotations(path, images).samples[0].points)
+        scheme = _unknown_scheme(path, count)
+    samples, loaded, _ = load_faces(path, subset, scheme, images=images)
+    return [ShownFace(sample) for sample in samples], loaded
+
+
+def with_model(face: ShownFace, image: Image, landmarker: FaceLandmarker) -> ShownFace:
+    """The face with the model's landmarks, found in the labels' own box, and what they are worth.
+
+    The model's score and spread take the place of those that a pseudo-label came with.
+
+    Raises:
+        BoxError: the model's crops are cut around the collection's boxes, and there are none.
+    """
+    sample, info = face.sample, landmarker.model.info
+    box = info.crop.face_box(sample.points, sample.box)
+    seen = landmarker(image, boxes=box, box_kind="crop")[0]
+    norm = norm_distance(sample.points, info.scheme, sample.box)
+    measured: dict[Value, float] = {
+        "nme": 100 * float(np.nanmean(point_errors(seen.points, sample.points, norm)))
+        if norm > 0
+        else np.nan,
+        "confidence": float(seen.confidence.mean()),
+        "score": float(seen.scores.mean()),
+        "spread": 100 * float(seen.spread.mean()),
+    }
+    known = {key: value for key, value in measured.items() if np.isfinite(value)}
+    return replace(face, values={**face.values, **known}, found=seen.points)
+
+
+def evenly_spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most so many, evenly spread over all of them and in their order."""
+    count = min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def _scheme_of(path: Path, scheme: str | LandmarkScheme | None, landmarks: int) -> LandmarkScheme:
+    if scheme is None:
+        return _unknown_scheme(path, landmarks)
+    loaded = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
+    if loaded.landmarks != landmarks:
+        raise DataError(
+            f"{path}: {landmarks} landmarks a face, scheme {loaded.name!r} has {loaded.landmarks}"
+        )
+    return loaded
+
+
+def _unknown_scheme(path: Path, landmarks: int) -> LandmarkScheme:
+    """Points of which nothing is known but their number."""
+    return LandmarkScheme(
+        name=path.stem, title=path.stem, landmarks=landmarks, norm="box", flip=(), edges=(), regions={}
+    )
