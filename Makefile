@@ -39,7 +39,7 @@ check: $(VENV)/.developing
 	$(BIN)/mypy
 
 bench: $(VENV)/.developing
-	$(BIN)/python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-300w-mbv2.safetensors
+	$(BIN)/python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-wild-mbv2.safetensors
 
 docs:
 	@echo "The documentation is README.md and docs/; a built site comes with a later release."

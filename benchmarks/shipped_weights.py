@@ -1,6 +1,6 @@
 """Measure the weights that ship: `benchmarks/shipped_weights.md`, `.json` and the CED figure.
 
-    python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-300w-mbv2.safetensors
+    python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-wild-mbv2.safetensors
 
 Every number about the shipped model in the README and the model card comes from here. The checkpoint is
 only needed for what an ONNX file does not tell: float32 parity and the own predictions without neighbours.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from pipnet.errors import DownloadError, MissingExtraError, ModelError
 
-DEFAULT_MODEL = "pipnet-300w-mbv2"
+DEFAULT_MODEL = "pipnet-wild-mbv2"
 """The model used when none is named."""
 _TIMEOUT = 30
 _LARGEST = 2**30
