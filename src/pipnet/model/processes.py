@@ -39,7 +39,7 @@ def mean_over_processes(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shap
     """The mean of what all processes have; gradients flow back to all of them."""
     if processes() == 1:
         return values
-    mean: Tensor = _Mean.apply(values)  # type: ignore[no-untyped-call]
+    mean: Tensor = _Mean.apply(values)
     return mean
 
 
@@ -82,7 +82,7 @@ class _Mean(torch.autograd.Function):
         return total / processes()
 
     @staticmethod
-    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(_: Any, gradient: Tensor) -> Tensor:
         return _Mean.forward(_, gradient)
 
 
