@@ -3,7 +3,8 @@
     python benchmarks/distributed.py --data ../shared/data/300w [--processes 2] [--epochs 4]
 
 Both train the same small network on the same faces with the same batch, on the CPU and in float32. They
-differ in the order of sums alone. Not a measurement of speed: processes on one machine share it.
+differ in the order of sums alone, which an untrained network makes more of with each step; in float64 they
+are the same (tests/test_distributed.py). Not a measurement of speed: processes on one machine share it.
 """
 
 from __future__ import annotations
