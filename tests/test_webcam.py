@@ -325,3 +325,8 @@ def test_a_viewer_that_leaves_or_never_reads_disturbs_nobody(capfd):
             assert next(pictures_of(answer)).shape == (480, 640, 3)
     idle.close()
     assert capfd.readouterr().err == ""
+
+
+def test_passwords_of_addresses_are_not_said():
+    assert LiveReader("rtsp://me:se@cret@camera.local/stream").name == "rtsp://camera.local/stream"
+    assert LiveReader("http://camera.local/a@b").name == "http://camera.local/a@b"

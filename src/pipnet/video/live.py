@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import threading
 import time
@@ -43,6 +44,11 @@ _WHY = {
 def is_live(source: str | os.PathLike[str]) -> bool:
     """Whether pictures come by themselves, as from a camera; those of a file wait until they are read."""
     return "://" in os.fspath(source) or Path(source).is_char_device() or Path(source).is_fifo()
+
+
+def without_password(address: str) -> str:
+    """``rtsp://name:password@host/path`` -> ``rtsp://host/path``."""
+    return re.sub(r"://[^/]*@", "://", address)
 
 
 def cameras() -> list[tuple[str, str]]:
@@ -87,8 +93,8 @@ class LiveReader:
             VideoError: it is a file, or nothing at all.
         """
         self.source, self._max_pixels = source, max_pixels
-        self.name = f"camera {source}" if isinstance(source, int) else os.fspath(source)
-        """What messages call it."""
+        self.name = f"camera {source}" if isinstance(source, int) else without_password(os.fspath(source))
+        """What messages call it; without name and password, which addresses may hold."""
         self.fps = 25.0
         """Frames a second, by its own account once it is open."""
         self.dropped = 0
@@ -96,7 +102,7 @@ class LiveReader:
         self.damage: str | None = None
         """Why the frames ended; None where the sender ended them or nobody asked for more."""
         if not (isinstance(source, int) or is_live(source)):
-            what = "a file, which `pipnet video` reads" if Path(self.name).is_file() else "no such camera"
+            what = "a file, which `pipnet video` reads" if Path(source).is_file() else "no such camera"
             raise VideoError(f"{self.name}: {what}")
 
     def __iter__(self) -> Iterator[Frame]:
