@@ -47,6 +47,10 @@ _data = cyclopts.App(name="data", help="Prepare collections, convert and look at
 for _name in ("prepare", "convert", "scheme", "view"):
     _data.command(f"pipnet.cli.data:{_name}", name=_name)
 app.command(_data)
+_detector = cyclopts.App(name="detector", help="Use the boxes of any detector; see how exact one must be.")
+for _name in ("fit", "sensitivity"):
+    _detector.command(f"pipnet.cli.detector:{_name}", name=_name)
+app.command(_detector)
 _protocol = cyclopts.App(name="protocol", help="v1's protocols: learning with labels taken away.")
 for _name in ("tsd", "tmd"):
     _protocol.command(f"pipnet.cli.protocol:{_name}", name=_name)

@@ -70,7 +70,8 @@ def detect(
     box
         A face box x,y,w,h in pixels instead of a detector's; may be given several times.
     box_kind
-        What the given boxes mean: face (forehead to chin), landmarks (tight), whole, or a detector.
+        What the given boxes mean: face (forehead to chin), landmarks (tight), whole, a detector, or a name
+        that pipnet detector fit gave.
     passes
         2 looks twice, with a better crop the second time.
     views

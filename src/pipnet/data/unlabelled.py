@@ -7,11 +7,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
 
 import numpy as np
 
-from pipnet.data.formats.files import read_text
+from pipnet.data.formats.files import is_file, read_text
 from pipnet.data.formats.pictures import files_below
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
@@ -21,10 +20,10 @@ from pipnet.video.sampling import sample_frames
 
 BOXES = "boxes.csv"
 """The table of a folder of faces."""
-BoxKind = Literal["face", "landmarks", "rough"]
+KINDS = ("face", "landmarks", "rough")
 """What boxes of unlabelled faces are: ``face``, forehead to chin; ``landmarks``, tight around them (v1's
 protocols, whose unlabelled faces are labelled ones); ``rough``, a place in which a detector looks for the
-face."""
+face. Any other kind is one that a model was fitted to, see ``pipnet detector fit``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +36,7 @@ class UnlabelledFace:
     """Whatever box it came with, xyxy in pixels of the picture; None: the whole picture is to be searched."""
     name: str
     """Unique in its collection."""
-    kind: BoxKind | None = None
+    kind: str | None = None
     """What its box is, where its table says so."""
 
 
@@ -70,15 +69,20 @@ def load_unlabelled(path: Path, frames: Path) -> list[UnlabelledFace]:
     return [UnlabelledFace(picture, None, os.path.relpath(picture, path.parent)) for picture in pictures]
 
 
-def read_boxes(path: Path) -> list[UnlabelledFace]:
+def read_boxes(path: Path, folder: Path | None = None) -> list[UnlabelledFace]:
     """The faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, pictures beside it or in ``images/``.
 
     A picture without numbers is searched for faces. A sixth column, ``kind``, may say what each box is, see
-    `BoxKind`.
+    `KINDS`. Other columns are left alone.
+
+    Args:
+        path: the table.
+        folder: where pictures are looked for that are not beside the table.
 
     Raises:
-        DataError: missing, not such a table, a box that is empty or not finite, or of an unknown kind.
+        DataError: missing, not such a table, or a box that is empty or not finite.
     """
+    folders = [path.parent, path.parent / "images", *([folder] if folder else [])]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -95,13 +99,8 @@ def read_boxes(path: Path) -> list[UnlabelledFace]:
         if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not image:
             raise DataError(f"{path}:{number}: the box is empty or not finite")
         box = xywh_to_xyxy((x, y, w, h)) if any(sides) else None
-        kind = cast("BoxKind | None", row.get("kind") or None)
-        if kind is not None and kind not in get_args(BoxKind):
-            raise DataError(f"{path}:{number}: no kind of box {kind!r:.40}: {', '.join(get_args(BoxKind))}")
-        picture = path.parent / image
-        if not picture.is_file() and (path.parent / "images" / image).is_file():
-            picture = path.parent / "images" / image
-        faces.append(UnlabelledFace(picture, box, f"{image}#{number}", kind))
+        picture = next((f / image for f in folders if is_file(f / image)), path.parent / image)
+        faces.append(UnlabelledFace(picture, box, f"{image}#{number}", row.get("kind") or None))
     if not faces:
         raise DataError(f"{path}: no faces")
     return faces

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import Source
-from pipnet.errors import DataError
+from pipnet.errors import DataError, ImageError
 from pipnet.evaluation.metrics import (
     area_under_curve,
     bootstrap_mean,
@@ -150,10 +150,27 @@ def evaluate(
     return FaceErrors(samples, predicted, np.array(pixels), np.array(official), missed, without_norm)
 
 
-def decoded(samples: Iterable[FaceSample]) -> Iterator[LabelledPicture]:
-    """Each face with its picture."""
+def decoded(
+    samples: Iterable[FaceSample], unreadable: list[ImageError] | None = None
+) -> Iterator[LabelledPicture]:
+    """Each face with its picture.
+
+    Args:
+        samples: the faces.
+        unreadable: takes the errors of pictures that cannot be read, whose faces are left out then.
+
+    Raises:
+        ImageError: a picture cannot be read, and ``unreadable`` is not given.
+    """
     for sample in samples:
-        yield read_image(sample.image), sample
+        try:
+            image = read_image(sample.image)
+        except ImageError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(error)
+            continue
+        yield image, sample
 
 
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:

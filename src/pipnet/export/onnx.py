@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from pipnet.errors import MissingExtraError
+from pipnet.export.description import describe
 from pipnet.model.heads.base import Landmarks
 from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
@@ -75,10 +76,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
     proto = program.model_proto
     if half:
         store_in_half(proto.graph)
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = "pipnet", info.to_json()
-    licence = proto.metadata_props.add()
-    licence.key, licence.value = "licence", info.licence
+    describe(proto, info)
     onnx.checker.check_model(proto, full_check=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(proto.SerializeToString())

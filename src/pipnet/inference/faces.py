@@ -10,7 +10,9 @@ detector's ``kind``.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -29,6 +31,8 @@ _AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
 BOX_KINDS = {"crop": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
 """Boxes that mean the same for every model: the box its crop is cut around; the landmarks' tight box, which
 for nearly all models is the same; a picture of one face."""
+_TAKEN = {*BOX_KINDS, "face", "rough"}
+"""Kinds that no fit may be called: ``rough`` is a place to look in, in tables of unlabelled faces."""
 _SMALLEST = 8
 _SAME_FACE = 0.3
 """Least overlap (intersection over union) of a predicted and a true box of one face."""
@@ -212,6 +216,28 @@ def face_boxes(
     return fitted_boxes(boxes, fits[kind])
 
 
+def check_kind(kind: str) -> None:
+    """Refuse a name for boxes of a user's detector that is none, or means something else.
+
+    Raises:
+        ModelError: it is such a name.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,59}", kind):
+        raise ModelError(f"{kind!r:.80} is no name for boxes: letters, digits, dots, - and _, at most 60")
+    if kind in _TAKEN:
+        raise ModelError(f"boxes of kind {kind!r} mean something else already: choose another name")
+
+
+def with_fit(info: ModelInfo, kind: str, fit: tuple[float, float, float, float]) -> ModelInfo:
+    """A model that knows one more kind of boxes (see `fit_boxes`), or has a kind fitted anew.
+
+    Raises:
+        ModelError: not a name for boxes, see `check_kind`.
+    """
+    check_kind(kind)
+    return replace(info, detector_fits={**info.detector_fits, kind: fit})
+
+
 def fitted_boxes(
     boxes: Float32[np.ndarray, "faces 4"], fit: Sequence[float]
 ) -> Float32[np.ndarray, "faces 4"]:
@@ -237,19 +263,21 @@ def fit_boxes(
     Raises:
         PipnetError: found in none.
     """
-    pairs = []
-    for detections, target in zip(found, true, strict=True):
-        low = np.maximum(detections.boxes[:, :2], target[:2])
-        high = np.minimum(detections.boxes[:, 2:], target[2:])
-        sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
-        smaller = np.minimum(sides.prod(axis=1), (target[2:] - target[:2]).prod())
-        held = (high - low).clip(0).prod(axis=1) / smaller
-        boxes = detections.boxes[held >= _HOLDS]
-        if len(boxes):
-            pairs.append((boxes[int(box_iou(boxes, target).argmax())], target))
+    matches = [
+        holding_match(detections.boxes, target) for detections, target in zip(found, true, strict=True)
+    ]
+    pairs = [(box, target) for box, target in zip(matches, true, strict=True) if box is not None]
     if not pairs:
         raise PipnetError("no fit: the detector found none of the labelled faces")
     return median_fit(pairs), len(pairs)
+
+
+def holding_match(boxes: Float32[np.ndarray, "faces 4"], true: Box) -> Box | None:
+    """A face's box, whatever a detector draws of it: one holds most of the other. None: there is none."""
+    low, high = np.maximum(boxes[:, :2], true[:2]), np.minimum(boxes[:, 2:], true[2:])
+    smaller = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (true[2:] - true[:2]).prod())
+    held = boxes[(high - low).clip(0).prod(axis=1) / smaller >= _HOLDS]
+    return held[int(box_iou(held, true).argmax())] if len(held) else None
 
 
 def median_fit(pairs: Sequence[tuple[Box, Box]]) -> tuple[float, float, float, float]:

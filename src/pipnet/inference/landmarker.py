@@ -136,7 +136,8 @@ class FaceLandmarker:
             box_kind: what the given boxes mean: ``"face"`` (forehead to chin, as most detectors and
                 people draw them), ``"landmarks"`` (tight around the landmarks), ``"whole"`` (a picture
                 of one face), ``"crop"`` (what the model's crops are cut around in training, see
-                `CropRule.box`), or the name of a detector that the model was fitted to.
+                `CropRule.box`), or the name of a detector that the model was fitted to, one of ours or,
+                by ``pipnet detector fit``, any other.
 
         Raises:
             ImageError: a picture cannot be read or is too large.

@@ -21,6 +21,7 @@ def save_checkpoint(path: Path, model: PIPNet, info: ModelInfo) -> None:
     try:
         safetensors.torch.save_file(tensors, partial, {"pipnet": info.to_json()})
     except safetensors.SafetensorError as error:  # what it makes of a full disk
+        partial.unlink(missing_ok=True)
         raise OSError(str(error)) from None
     os.replace(partial, path)
 

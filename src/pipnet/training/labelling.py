@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from pipnet.data.pseudo_labels import PseudoLabel
 from pipnet.data.samples import FaceSample
-from pipnet.data.unlabelled import BoxKind, UnlabelledFace
+from pipnet.data.unlabelled import UnlabelledFace
 from pipnet.errors import PipnetError
 from pipnet.geometry import Image, box_iou, tight_box
 from pipnet.images import read_image
@@ -36,7 +36,7 @@ def label_faces(
     model: CropModel,
     faces: Sequence[UnlabelledFace],
     views: Views = "none",
-    box_kind: BoxKind = "face",
+    box_kind: str = "face",
 ) -> tuple[list[PseudoLabel], Counter[str]]:
     """Landmarks of unlabelled faces.
 
@@ -44,10 +44,13 @@ def label_faces(
         model: finds landmarks on crops.
         faces: the faces, or pictures to search.
         views: take the mean over these views.
-        box_kind: what given boxes are where their table does not say, see `BoxKind`.
+        box_kind: what given boxes are where their table does not say, see `KINDS`.
 
     Returns:
         The pseudo-labels, and how many faces were dropped for which reason.
+
+    Raises:
+        ModelError: the model was not fitted to such boxes.
     """
     landmarker = FaceLandmarker(model, passes=1, views=views)
     labels: list[PseudoLabel] = []
@@ -65,7 +68,7 @@ _Placed = tuple[UnlabelledFace, Image, Float32[np.ndarray, "4"]]
 
 
 def _places(
-    landmarker: FaceLandmarker, faces: Sequence[UnlabelledFace], box_kind: BoxKind, dropped: Counter[str]
+    landmarker: FaceLandmarker, faces: Sequence[UnlabelledFace], box_kind: str, dropped: Counter[str]
 ) -> Iterator[_Placed]:
     """Where the faces of a chunk are; of a picture without a box, all that the detector finds."""
     for face in faces:

@@ -17,7 +17,6 @@ import yaml
 from cyclopts import Parameter
 
 from pipnet.data.transforms import Augmentation
-from pipnet.data.unlabelled import BoxKind
 from pipnet.errors import RecipeError
 from pipnet.geometry import CropRule
 from pipnet.inference.views import Views
@@ -75,9 +74,9 @@ class SelfTrainingConfig:
     Plain self-training is all full; v1's data distillation is ``full`` three times, with views."""
     views: Views = "none"
     """Pseudo-labels are the mean over these views of a face (v1: ``translation``)."""
-    box_kind: BoxKind = "face"
-    """What given boxes are where their table does not say: ``face``, ``landmarks`` or ``rough``. Pictures
-    without boxes are searched by the detector in any case."""
+    box_kind: str = "face"
+    """What given boxes are where their table does not say: ``face``, ``landmarks``, ``rough``, or a kind that
+    the teacher was fitted to. Pictures without boxes are searched by the detector in any case."""
     limit: int | None = None
     """Use only this many unlabelled faces, the first ones in a shuffle by the seed."""
     teacher: Path | None = None

