@@ -5,9 +5,11 @@ Pillow reads them: it knows a picture's size before decoding it, and says when a
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -20,8 +22,9 @@ MAX_PIXELS = 100_000_000
 """Pictures with more pixels than this are refused before they are decoded, unless told otherwise.
 
 Pillow has a limit of its own behind it, ``PIL.Image.MAX_IMAGE_PIXELS``, which is not ours to lift."""
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "MPO", "AVIF", "ICO", "TGA")
-"""What is decoded. Others would be handed to interpreters such as Ghostscript."""
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "ICO", "TGA")
+"""What is decoded. Others would be handed to interpreters such as Ghostscript. JPEG includes MPO, which is
+no format of its own in Pillow 13."""
 PICTURE_SUFFIXES = {
     ".jpg",
     ".jpeg",
@@ -49,21 +52,38 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked below, odd EXIF does not matter
-            with PIL.Image.open(path, formats=_FORMATS) as picture:
-                return _decode(picture, max_pixels)
+        with path.open("rb") as file:
+            return _read(file, str(path), max_pixels)
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except PIL.UnidentifiedImageError:
-        empty = path.stat().st_size == 0
-        raise ImageError(f"{path}: {'empty file' if empty else 'not a picture'}") from None
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from None
-    except PIL.Image.DecompressionBombError:
-        raise ImageError(f"{path}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
-    except Exception as error:  # decoders of damaged files raise whatever they like
+    except (OSError, ValueError) as error:
         raise ImageError(f"{path}: cannot be read: {_one_line(error)}") from None
+
+
+def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
+    """As `read_image`, of a picture file's content; errors call it ``name``.
+
+    Raises:
+        ImageError: empty, truncated, not a picture, or more than ``max_pixels``.
+    """
+    return _read(io.BytesIO(content), name, max_pixels)
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are checked below, odd EXIF does not matter
+            with PIL.Image.open(file, formats=_FORMATS) as picture:
+                return _decode(picture, max_pixels)
+    except PIL.UnidentifiedImageError:
+        empty = file.seek(0, os.SEEK_END) == 0
+        raise ImageError(f"{name}: {'empty file' if empty else 'not a picture'}") from None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except PIL.Image.DecompressionBombError:
+        raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
+    except Exception as error:  # decoders of damaged files raise whatever they like
+        raise ImageError(f"{name}: cannot be read: {_one_line(error)}") from None
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The command line: ``pipnet detect | video | webcam | evaluate | train | export | info`` and more.
+"""The command line: ``pipnet detect | annotate | video | webcam | train | export | info`` and more.
 
 JSON on standard output, everything else on standard error. Exit codes: 0 all right (also where there is no
 face), 1 an error of ours in one line, 2 wrong usage, 130 interrupted, 141 the reader of our output left.
@@ -27,6 +27,7 @@ app = cyclopts.App(
 # By name, so that each command imports what it needs and no more.
 for _name, _where, _help in (
     ("detect", "detect:detect", "Find faces and their landmarks in pictures."),
+    ("annotate", "annotate:annotate", "Annotate any number of pictures, resumably."),
     ("video", "video:video", "Find and follow the faces of a video."),
     ("webcam", "webcam:webcam", "Find and follow the faces before a camera."),
     ("evaluate", "evaluate:evaluate", "Measure a model on labelled faces."),

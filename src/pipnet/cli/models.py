@@ -213,6 +213,8 @@ def doctor() -> int:
         "scipy": "data",
         "h5py": "data",
         "av": "video",
+        "pyarrow": "bulk",
+        "ray": "bulk",
         "openvino": "openvino",
         "torch": "train",
         "timm": "train",

@@ -1,0 +1,120 @@
+"""The labels of one shard, as a pure function of its pictures and the settings.
+
+Who computes them and how often it was tried before does not change a bit of them: the last bits of a network
+depend on which crops it sees together, so the groups that go through it are cut by the shard alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipnet.bulk.labels import Row, error_row, face_rows
+from pipnet.bulk.marks import STRIKES, Attempt
+from pipnet.bulk.reader import PictureReader
+from pipnet.bulk.sources import Reference
+from pipnet.errors import DataError, ImageError, PipnetError
+from pipnet.geometry import Image
+from pipnet.images import decode_image
+from pipnet.inference.faces import Detections
+from pipnet.inference.landmarker import FaceLandmarker
+
+_TOGETHER = 16
+"""Pictures whose faces go through the model together, at most."""
+_MOST_PIXELS = 2**25
+"""Pixels of pictures that are held in memory for that; the last one may go beyond."""
+_DEADLY = f"stopped the process that worked on it, by a crash or in time, {STRIKES} times"
+
+
+class Shard(NamedTuple):
+    """A part of the work."""
+
+    number: int
+    """Its place among all."""
+    pictures: list[Reference]
+    """Its pictures, in their order."""
+
+
+class _Decoded(NamedTuple):
+    number: int
+    image: Image
+    found: Detections
+
+
+class ShardLabels:
+    """Finds the labels of one shard: a list of rows for each picture, one a face, or one without a face."""
+
+    def __init__(
+        self, landmarker: FaceLandmarker, shard: Shard, reader: PictureReader, attempt: Attempt
+    ) -> None:
+        self._landmarker, self._shard, self._reader, self._attempt = landmarker, shard, reader, attempt
+        self._rows: list[list[Row]] = [[] for _ in shard.pictures]
+
+    def find(self) -> list[list[Row]]:
+        """The rows of each picture.
+
+        Raises:
+            DataError: the place where the pictures lie is gone.
+            ModelError: the model cannot be run.
+        """
+        group: list[_Decoded] = []
+        pixels = 0
+        for number, reference in enumerate(self._shard.pictures):
+            decoded = self._decode(number, reference)
+            if decoded is not None:
+                group.append(decoded)
+                pixels += decoded.image.shape[0] * decoded.image.shape[1]
+            if len(group) == _TOGETHER or pixels >= _MOST_PIXELS:
+                self._look(group)
+                group, pixels = [], 0
+        self._look(group)
+        self._reader.check()
+        return self._rows
+
+    def _decode(self, number: int, reference: Reference) -> _Decoded | None:
+        """A picture and where its faces are; None, and a row that says why, where that fails."""
+        if not self._attempt.step(str(number)):
+            self._fail(number, _DEADLY)
+            return None
+        try:
+            image = decode_image(self._reader(reference), reference.key, self._landmarker.max_pixels)
+            return _Decoded(number, image, self._landmarker.detector(image))
+        except (DataError, MemoryError):
+            raise
+        except ImageError as error:
+            self._fail(number, str(error))
+        except Exception as error:  # whatever one picture does, the others are done
+            self._fail(number, _unexpected(error))
+        return None
+
+    def _look(self, group: Sequence[_Decoded]) -> None:
+        """The landmarks of a group of pictures; one by one where the group as a whole cannot be done."""
+        if not group:
+            return
+        reason = _DEADLY
+        try:
+            if self._attempt.step(f"{group[0].number}-{group[-1].number}"):
+                self._label(group)
+                return
+        except (PipnetError, MemoryError):
+            raise
+        except Exception as error:  # as above
+            reason = _unexpected(error)
+        if len(group) == 1:
+            self._fail(group[0].number, reason)
+        else:
+            for one in group:
+                self._look([one])
+
+    def _label(self, group: Sequence[_Decoded]) -> None:
+        kind = self._landmarker.detector.kind
+        images, found = [one.image for one in group], [one.found for one in group]
+        for one, faces in zip(group, self._landmarker.at_boxes(images, found, kind), strict=True):
+            self._rows[one.number] = face_rows(self._shard.pictures[one.number].key, faces)
+
+    def _fail(self, number: int, reason: str) -> None:
+        self._rows[number] = [error_row(self._shard.pictures[number].key, reason)]
+
+
+def _unexpected(error: Exception) -> str:
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
