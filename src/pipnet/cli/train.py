@@ -21,7 +21,7 @@ def train(
 ) -> None:
     """Train a model as a recipe says; any setting of the recipe can be changed, as in --optim.lr 2e-4.
 
-    Several processes or machines train together: torchrun --nproc-per-node 2 -m pipnet train ...
+    Several processes train together: torchrun --nproc-per-node 2 -m pipnet train ...
 
     Parameters
     ----------

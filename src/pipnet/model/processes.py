@@ -26,7 +26,7 @@ def processes() -> int:
 
 
 def wanted_processes() -> int:
-    """How many torchrun or ``accelerate launch`` has started."""
+    """How many torchrun has started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -4,11 +4,11 @@ Killed at any moment and resumed, a training ends with the same weights as if it
 same machine: every example depends only on (seed, pass, face), and the state is written whole after each
 epoch.
 
-Started by torchrun or ``accelerate launch``, any number of processes train one model together. Each takes
-its part of every batch, so that the batch is the recipe's whatever their number; means and batch norm are
-over all of them (`pipnet.model.processes`); each validates its part of the faces; the main one writes. They
-need the same run folder. What differs from one process is the order of sums, and what a network draws by
-chance itself, such as dropout.
+Started by torchrun, any number of processes train one model together. Each takes its part of every batch, so
+that the batch is the recipe's whatever their number; means and batch norm are over all of them
+(`pipnet.model.processes`); each validates its part of the faces; the main one writes. They need the same run
+folder. What differs from one process is the order of sums, and what a network draws by chance itself, such
+as dropout.
 """
 
 from __future__ import annotations
