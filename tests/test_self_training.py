@@ -14,7 +14,7 @@ from pipnet.cli import main
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.data.sources import load_faces
 from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled, write_boxes
-from pipnet.errors import DataError, RecipeError, VideoError
+from pipnet.errors import DataError, ModelError, RecipeError, VideoError
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.images import read_image, write_image
@@ -163,8 +163,8 @@ def test_a_table_may_say_what_its_boxes_are(unlabelled, shipped):
         assert np.abs(a.face.points - b.face.points).max() < 0.03 * np.ptp(b.face.points[:, 0])
     text = (unlabelled / "boxes.csv").read_text().replace(",landmarks", ",tight")
     (unlabelled / "boxes.csv").write_text(text)
-    with pytest.raises(DataError, match="no kind of box 'tight'"):
-        load_unlabelled(unlabelled, NOWHERE)
+    with pytest.raises(ModelError, match="does not know boxes of kind 'tight'"):
+        label_faces(shipped, load_unlabelled(unlabelled, NOWHERE))
 
 
 def test_pseudo_labels_there_and_back(unlabelled, shipped, tmp_path):
