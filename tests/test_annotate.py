@@ -317,7 +317,7 @@ def test_a_killed_job_goes_on_and_its_processes_are_gone(crowd, tmp_path, capsys
         workers = workers_of(running)
         running.kill()
     assert workers
-    psutil.wait_procs(workers, timeout=60)
+    psutil.wait_procs(workers, timeout=300)
     assert not any(worker.is_running() for worker in workers)
     kept = {path.name: path.stat().st_mtime_ns for path in labels.glob("shards/*")}
     noted = len((labels / ".work" / "done.jsonl").read_text().splitlines())
@@ -336,7 +336,7 @@ def test_ctrl_c_keeps_what_is_done(crowd, tmp_path, start):
     with start(*command(pictures, labels)) as running:
         wait_for(lambda: shards_in(labels) >= 2, running)
         running.send_signal(2)
-        _, err = running.communicate(timeout=60)
+        _, err = running.communicate(timeout=300)
     assert running.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
@@ -361,7 +361,7 @@ def test_pictures_that_crash_or_hang_are_given_up(album, tmp_path):
     PIL.Image.new("RGB", (40, 40)).save(pictures / "hangs.png")
     shutil.copy(album / "01.jpg", pictures / "z.jpg")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with process(pictures, tmp_path / "labels", "--timeout", "5", PYTHONPATH=path) as running:
+    with process(pictures, tmp_path / "labels", "--timeout", "10", PYTHONPATH=path) as running:
         err = running.communicate(timeout=300)[1]
     assert running.returncode == 0, err
     found = rows(tmp_path / "labels")
@@ -395,16 +395,23 @@ def test_a_picture_that_went_since_it_was_listed_is_a_row(album, tmp_path):
     assert [row["error"] for row in found] == [None, f"{album}/gone.jpg: no such file", None]
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_done(album, tmp_path, undisturbed, capsys):
+def test_a_full_disk_is_one_line_and_keeps_what_is_done(crowd, tmp_path, capsys):
+    pictures, expected = crowd
     labels = tmp_path / "labels"
-    (labels / ".work").mkdir(parents=True)
-    (labels / ".work" / "done.jsonl").symlink_to("/dev/full")
-    assert main(command(album, labels)) == 1
+    with process(pictures, labels) as running:
+        wait_for(lambda: shards_in(labels) >= 2, running)
+        running.kill()
+    kept = {path.name for path in labels.glob("shards/*")}
+    done = labels / ".work" / "done.jsonl"
+    done.rename(tmp_path / "done.jsonl")
+    done.symlink_to("/dev/full")
+    assert main(command(pictures, labels)) == 1
     err = capsys.readouterr().err
     assert "No space left on device" in err
     assert err.count("\n") == 1
-    (labels / ".work" / "done.jsonl").unlink()
-    assert files(annotate(album, labels)) == undisturbed
+    assert kept <= {path.name for path in labels.glob("shards/*")}
+    (tmp_path / "done.jsonl").replace(done)
+    assert files(annotate(pictures, labels)) == expected
 
 
 def test_a_target_that_cannot_be_written(album, capsys):
@@ -433,7 +440,7 @@ def test_other_settings_and_other_jobs_are_refused(album, tmp_path, capsys):
         assert main(command(album, labels)) == 1
     assert "another job is writing there" in capsys.readouterr().err
     assert main(command(album, album)) == 1
-    assert "not empty, and no labels of pipnet" in capsys.readouterr().err
+    assert "not empty, and without the manifest of a job" in capsys.readouterr().err
     (labels / "shards" / "00001.parquet").unlink()
     assert main(command(album, labels)) == 1
     assert "gone since it was made" in capsys.readouterr().err
@@ -450,6 +457,20 @@ def test_lines_cut_off_by_a_power_cut_mean_that_a_shard_is_done_again(crowd, tmp
     next(labels.glob("shards/*")).unlink()
     (labels / ".work" / "0.partial").write_bytes(b"half")
     assert files(annotate(pictures, labels)) == expected
+
+
+def test_what_is_left_of_a_job_that_was_thrown_away_is_not_taken_for_done(
+    album, tmp_path, undisturbed, capsys
+):
+    labels = annotate(album, tmp_path / "labels")
+    (labels / "manifest.json").unlink()
+    assert main(command(album, labels)) == 1
+    assert "without the manifest" in capsys.readouterr().err
+    shutil.rmtree(labels / "shards")
+    (labels / ".work").mkdir(exist_ok=True)
+    record = {"number": 0, "pictures": 9, "faces": 9, "errors": 9, "rows": 9, "sha256": "0"}
+    (labels / ".work" / "done.jsonl").write_text(json.dumps(record) + "\n")
+    assert files(annotate(album, labels)) == undisturbed
 
 
 def test_without_the_extra_one_line_says_what_to_install(album, tmp_path, monkeypatch, capsys):

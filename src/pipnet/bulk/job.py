@@ -131,6 +131,8 @@ def _begin(
         _check_same(begun, wanted, str(store.folder))
         if "shards" in begun or store.has_plan():
             return begun
+    else:
+        store.forget()
     sources = find_sources(names)
     base = common_folder(sources)
     pictures = track(find_pictures(sources, base, column), None, "listing pictures")

@@ -60,7 +60,7 @@ class RayEngine:
         actor, shard = self._busy.pop(result)
         try:
             said: Record | str = self._ray.get(result)
-        except self._ray.exceptions.RayActorError:
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError):
             return shard, None
         except self._ray.exceptions.RayError as error:
             raise PipnetError(f"Ray: {str(error).splitlines()[-1]:.200}") from None

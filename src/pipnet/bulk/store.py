@@ -71,8 +71,11 @@ class Store:
             raise MissingExtraError("filelock", "bulk") from None
         try:
             ours = self.work.is_dir() or self.manifest_file.is_file()
-            if not ours and self.folder.is_dir() and any(self.folder.iterdir()):
-                raise DataError(f"{self.folder}: not empty, and no labels of pipnet: choose another -o")
+            alone = not self.manifest_file.is_file() and any(self.folder.glob("shards/*"))
+            if alone or (not ours and self.folder.is_dir() and any(self.folder.iterdir())):
+                raise DataError(
+                    f"{self.folder}: not empty, and without the manifest of a job: choose another -o"
+                )
             self.work.mkdir(parents=True, exist_ok=True)
             (self.folder / "shards").mkdir(exist_ok=True)
             # The system gives the lock back when its holder dies, however that is.
@@ -112,6 +115,18 @@ class Store:
 
         self._write(self._plan, lines())
         return count, checksum.hexdigest()
+
+    def forget(self) -> None:
+        """Forget what an earlier job did, of which somebody took the manifest and the labels away.
+
+        Raises:
+            DataError: it cannot be written.
+        """
+        try:
+            for path in (self._done, *self.work.glob("*.marks")):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def has_plan(self) -> bool:
         """Whether the work was planned."""
