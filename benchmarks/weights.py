@@ -50,7 +50,7 @@ TUNING_EPOCHS, TUNING_RATE = 8, 0.4
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """How much of the new weights is tried."""
 LICENCE = (
-    "research only: trained on 300-W and 300W-LP's views of it, and on pseudo-labelled pictures of"
+    "research use only: trained on 300-W and 300W-LP's views of it, and on pseudo-labelled pictures of"
     " WIDER FACE and LFW, all of which are for research"
 )
 

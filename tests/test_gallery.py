@@ -73,12 +73,12 @@ def own(tmp_path, portrait, landmarker) -> Path:
 
 def test_a_collection_with_a_model(small_300w, tmp_path, capsys):
     out = tmp_path / "deep" / "sheet"
-    arguments = ["--subset", "common", "--model", "pipnet-300w-mbv2", "--limit", "5", "-o", str(out)]
+    arguments = ["--subset", "common", "--model", "pipnet-wild-mbv2", "--limit", "5", "-o", str(out)]
     assert main(["data", "view", str(small_300w), *arguments]) == 0
     assert "5 of 8 faces" in capsys.readouterr().err
     page = Page(out)
     assert len(page.faces) == 5
-    assert page.sorts == ["nme", "score", "spread", "order", "name"]
+    assert page.sorts == ["nme", "confidence", "score", "spread", "order", "name"]
     assert all(0 <= float(face["data-nme"]) < 1 for face in page.faces)  # its own landmarks, shifted crops
     assert all(0 < float(face["data-score"]) <= 1 for face in page.faces)
     assert sorted(page.pictures) == sorted(str(p.relative_to(out)) for p in out.rglob("*.jpg"))

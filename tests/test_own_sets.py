@@ -274,7 +274,7 @@ def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker
     nineteen = SchemeMapping.load("300w", "aflw")
 
     class Mapped:
-        info = replace(landmarker.model.info, scheme=scheme, mean_face=np.zeros((19, 2)))
+        info = replace(landmarker.model.info, scheme=scheme, mean_face=np.zeros((19, 2)), calibration=None)
 
         def __call__(self, crops):
             out = landmarker.model(crops)

@@ -19,7 +19,7 @@ from pipnet.inference.backends import CropLandmarks
 from pipnet.inference.views import Views, look, make_views
 from pipnet.model.checkpoint import load_checkpoint
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-wild-mbv2.safetensors"
 KINDS = get_args(Views)
 
 

@@ -22,6 +22,8 @@ from pipnet.model_info import ModelInfo
 
 _SURE = 0.55
 """Mean score from which a face is taken to lie as the model knows it."""
+_MARGIN = 0.05
+"""By how much a turned look must be surer: a profile is not sure of itself, and upright all the same."""
 _ROLLED = 15.0
 """Degrees by which a crop may be off the upright; beyond them the face is looked at again."""
 _TIMES = 2
@@ -74,7 +76,7 @@ def look_upright(
     for angle in (*_QUARTERS, 45, 135, 225, 315):
         unsure = np.flatnonzero(seen.scores.mean(axis=1) < _SURE)
         again = _look_at(model, [faces[i] for i in unsure], np.full(len(unsure), float(angle)))
-        better = again.scores.mean(axis=1) > seen.scores[unsure].mean(axis=1)
+        better = again.scores.mean(axis=1) > seen.scores[unsure].mean(axis=1) + _MARGIN
         for part, new in zip(seen, again, strict=True):
             part[unsure[better]] = new[better]
     turns = np.zeros(len(faces))
