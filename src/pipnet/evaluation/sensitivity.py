@@ -178,9 +178,9 @@ def plot_sensitivity(facts: Mapping[str, Any], path: Path) -> None:
         else:
             left.plot(100 * by, nmes, marker="o", markersize=4, label=way)
     left.set(xlabel="shift, % of the box's side", ylabel="NME, %", ylim=(0, None))
-    right.set(xlabel="size, in true ones")
+    right.set(xlabel="side of the box, in true ones")
     for axes in (left, right):
-        axes.axhline(limit, color="0.6", linewidth=1, linestyle="--")
+        axes.axhline(limit, color="0.6", linestyle="--", label=f"{100 * (TOLERATED - 1):.0f} % more error")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
     figure.savefig(path, dpi=120)
