@@ -263,7 +263,7 @@ def _resident() -> float:
 def report() -> None:
     """Write the page from the parts that are there."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "speed").glob("*.json"))}
-    lines = ["# Speed", "", "Medians; what is compared was timed in turns in one run on a quiet machine.", ""]
+    lines = ["# Speed", "", "Medians; what is compared was timed in turns in one run.", ""]
     writers = {
         "network": _network_lines,
         "training": _training_lines,
