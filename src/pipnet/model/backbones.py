@@ -13,6 +13,8 @@ import timm
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
@@ -23,7 +25,12 @@ class Backbone(nn.Module):
     """A timm network without its classifier: picture -> feature map."""
 
     def __init__(
-        self, name: str, pretrained: bool = False, weights: Path | None = None, stride: int = 32
+        self,
+        name: str,
+        pretrained: bool = False,
+        weights: Path | None = None,
+        stride: int = 32,
+        last_width: int | None = None,
     ) -> None:
         """Build a network by its timm name.
 
@@ -32,9 +39,11 @@ class Backbone(nn.Module):
             pretrained: start from timm's ImageNet weights instead of random ones.
             weights: a ``.safetensors`` file in timm's key layout to take them from; fetched if None.
             stride: of the features; below 32 the last stages are dilated instead of strided.
+            last_width: channels of the last layer, in place of its own.
 
         Raises:
-            RecipeError: timm has no such network, or its features are no map of this stride.
+            RecipeError: timm has no such network, its features are no map of this stride, or it has no last
+                layer of another width.
             ModelError: the weights are missing or do not fit.
         """
         super().__init__()
@@ -68,7 +77,19 @@ class Backbone(nn.Module):
         for unused in ("conv_head", "norm_head"):
             if isinstance(self.net, MobileNetV3) and hasattr(self.net, unused):
                 setattr(self.net, unused, nn.Identity())
+        if last_width is not None:
+            self._narrow(name, last_width)
         self.out_channels = self._probe(name, stride)
+
+    def _narrow(self, name: str, width: int) -> None:
+        """Put a new last layer of another width in place of the network's own."""
+        if width < 1:
+            raise RecipeError(f"last_width must be at least 1, not {width}")
+        if not isinstance(self.net, EfficientNet):
+            raise RecipeError(f"backbone {name!r} has no last layer of another width: leave last_width out")
+        own, norm = self.net.conv_head, self.net.bn2
+        self.net.conv_head = nn.Conv2d(own.in_channels, width, 1, bias=False)
+        self.net.bn2 = BatchNormAct2d(width, norm.eps, norm.momentum, act_layer=type(norm.act))
 
     def _probe(self, name: str, stride: int) -> int:
         """Channels of the features, found by trying the network on an empty picture."""

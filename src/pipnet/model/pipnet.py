@@ -34,6 +34,9 @@ class ModelConfig:
     """Side of the head's cells in pixels: 16, 32, 64, 128 for pip; 32 for coord; 4, 2, 1 for map."""
     backbone_stride: Literal[32, 16, 8] = 32
     """Stride of the backbone's features; below 32 its last stages are dilated instead of strided."""
+    last_width: int | None = None
+    """Channels of the backbone's last layer, where that is a 1 x 1 convolution as wide as ImageNet's thousand
+    classes ask for (MobileNetV2, EfficientNet: 1280); its own if None. See `pipnet.training.slimming`."""
     head: Literal["pip", "coord", "map"] = "pip"
     """How landmarks are represented: Pixel-in-Pixel, coordinates, or heat maps."""
     neck_width: int = 512
@@ -118,7 +121,9 @@ class PIPNet(nn.Module):
             raise RecipeError(f"input_size must be divisible by {step}: {config.input_size}, try {near}")
         self.config = config
         self.mean_face = mean_face
-        self.backbone = Backbone(config.backbone, pretrained, weights, config.backbone_stride)
+        self.backbone = Backbone(
+            config.backbone, pretrained, weights, config.backbone_stride, config.last_width
+        )
         channels = self.backbone.out_channels
         self.neck = Neck(
             channels, config.stride, config.input_size, config.neck_width, config.backbone_stride

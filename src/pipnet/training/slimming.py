@@ -1,0 +1,117 @@
+"""A trained net made leaner: fewer neighbours, and a last layer only as wide as landmarks need.
+
+MobileNetV2's last layer has 1280 channels for ImageNet's thousand classes, and the head reads all of them:
+together they are a third of the net's multiplications. Channels are taken out one by one, each time the one
+without which the others can still answer best (Optimal Brain Surgeon: Hassibi and Stork, 1993; the head is
+linear, so that it holds exactly), and the others' weights in the head make up for it.
+
+What was lost otherwise comes back in a training from these weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipnet.data.dataset import FaceDataset, ShuffledPasses
+from pipnet.errors import RecipeError
+from pipnet.model.heads.pip import PipHead
+from pipnet.model.pipnet import PIPNet
+from pipnet.progress import track
+
+_FACES = 1000
+"""How many faces answers are compared on, unless there are fewer."""
+_RIDGE = 1e-4
+"""Of the mean square of a channel: keeps what is all but dependent solvable."""
+
+
+def slim(model: PIPNet, last_width: int, neighbors: int, faces: FaceDataset) -> PIPNet:
+    """A leaner copy of a trained net, whose maps are as like the old ones as can be.
+
+    Args:
+        model: the net; its head is a PIP head on the backbone's own features.
+        last_width: channels to be left of the backbone's last layer.
+        neighbors: C to be left; the nearest ones stay.
+        faces: examples, varied as in training, that maps are compared on.
+
+    Raises:
+        RecipeError: the net is no such one, or is not wider than asked for.
+    """
+    head, config = model.head, model.config
+    if not isinstance(head, PipHead) or config.stride != config.backbone_stride or head.curriculum:
+        raise RecipeError("only a net with a PIP head on the backbone's own features is made leaner")
+    if last_width > head.conv.in_channels or neighbors > head.neighbors.shape[1]:
+        raise RecipeError(
+            f"it has {head.conv.in_channels} channels and {head.neighbors.shape[1]} neighbours,"
+            f" fewer than {last_width} and {neighbors}"
+        )
+    lean = PIPNet(replace(config, last_width=last_width, neighbors=neighbors), model.mean_face)
+    rows = _kept_maps(head, neighbors)
+    old = head.conv.state_dict()
+    weight, bias = old["weight"][rows, :, 0, 0].double(), old["bias"][rows].double()
+    gram, mean = _moments(model, faces)
+    scale = (weight @ gram * weight).sum(dim=1).sqrt()[:, None]  # all maps matter alike
+    kept, fitted = keep_best(weight / scale, gram, last_width)
+    fitted = fitted * scale
+    state = model.state_dict()
+    layer = [key for key in state if key.startswith(("backbone.net.conv_head.", "backbone.net.bn2."))]
+    state |= {key: state[key][kept] for key in layer if state[key].ndim}
+    state["head.conv.weight"] = fitted.float()[:, :, None, None]
+    state["head.conv.bias"] = (bias + weight @ mean - fitted @ mean[kept]).float()
+    lean.load_state_dict(state)
+    return lean.eval()
+
+
+def keep_best(
+    weight: Float[Tensor, "maps channels"], gram: Float[Tensor, "channels channels"], width: int
+) -> tuple[Tensor, Float[Tensor, "maps width"]]:
+    """Take out channels one by one.
+
+    Args:
+        weight: of the linear layer that reads the channels.
+        gram: the channels' covariance.
+        width: how many to keep.
+
+    Returns:
+        Those that are kept, in order, and the weights with which they make up for the others.
+    """
+    channels = len(gram)
+    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(channels, dtype=gram.dtype)
+    inverse, weight = torch.linalg.inv(gram + ridge), weight.clone()
+    left = torch.ones(channels, dtype=torch.bool)
+    for _ in track(range(channels - width), channels - width, "channels taken out"):
+        loss = weight.square().sum(dim=0) / inverse.diagonal()
+        worst = int(torch.where(left, loss, torch.inf).argmin())
+        row = inverse[worst] / inverse[worst, worst]
+        weight -= weight[:, worst : worst + 1] * row
+        inverse = inverse - inverse[:, worst : worst + 1] * row
+        left[worst] = False
+        inverse[worst, worst] = 1.0  # out of the play, and never divided by
+    return left.nonzero()[:, 0], weight[:, left]
+
+
+def _kept_maps(head: PipHead, neighbors: int) -> Tensor:
+    """The head's channels that stay: all scores and offsets, and the votes for the nearest neighbours."""
+    n, c = head.neighbors.shape
+    votes = 3 * n + torch.arange(2 * n * c).reshape(2, n, c)[:, :, :neighbors].flatten()
+    return torch.cat([torch.arange(3 * n), votes])
+
+
+@torch.no_grad()
+def _moments(model: PIPNet, faces: FaceDataset) -> tuple[Tensor, Tensor]:
+    """Covariance and mean of the features' channels, over cells and faces."""
+    order = list(ShuffledPasses(len(faces), faces.seed))[:_FACES]
+    total: Tensor | float = 0.0
+    products: Tensor | float = 0.0
+    cells = 0
+    for i in track(order, len(order), "faces"):
+        crop = torch.from_numpy(faces[i].crop)[None]
+        normalised = (crop.permute(0, 3, 1, 2).float() - model.mean) / model.std
+        features = model.backbone(normalised)[0].flatten(1).double()
+        total, products = total + features.sum(dim=1), products + features @ features.T
+        cells += features.shape[1]
+    mean = torch.as_tensor(total) / cells
+    return torch.as_tensor(products) / cells - mean[:, None] * mean, mean
