@@ -5,12 +5,17 @@ mean (its accurate bias correction: with the fast one landmarks suffer a little,
 quantisation a lot). Everything up to the last convolution is quantised. That one is not: its maps are
 compared with each other (scores) and read as places within a cell (offsets), so that its errors would be
 errors of landmarks.
+
+What NNCF leaves is then put into the one form that ONNX Runtime computes in integers, without changing a
+value: see `_in_integers_everywhere`. Processors before AVX-512 VNNI (or Arm's dot products) may overflow
+in it; use the file in floats there.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +73,7 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     try:
         import nncf
         import onnx
+        from nncf.quantization.advanced_parameters import QuantizationParameters
     except ImportError as error:
         raise MissingExtraError(str(error.name), "int8") from None
     try:
@@ -84,7 +90,12 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
         subset_size=len(crops),
         fast_bias_correction=False,
         ignored_scope=nncf.IgnoredScope(names=_in_full_precision(model.graph)),
+        # A scale for each channel of a depthwise layer's input is something that only OpenVINO knows.
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            activations_quantization_params=QuantizationParameters(per_channel=False)
+        ),
     )
+    _in_integers_everywhere(quantised.graph)
     store_in_half(quantised.graph)
     onnx.checker.check_model(quantised)
     partial = target.with_name(target.name + ".partial")
@@ -100,3 +111,33 @@ def _in_full_precision(graph: object) -> list[str]:
     names = [node.name for node in graph.node]
     layers = [i for i, node in enumerate(graph.node) if node.op_type == "Conv"]
     return [*names[: layers[0]], *names[layers[-1] :]]
+
+
+def _in_integers_everywhere(graph: object) -> None:
+    """Make all activations unsigned, and drop each clip that the rounding after it does anyway.
+
+    ONNX Runtime computes a convolution in integers only if its input and its output are of one type, and
+    nothing stands between it and the rounding of its output.
+    """
+    from onnx import GraphProto, TensorProto, numpy_helper
+
+    assert isinstance(graph, GraphProto)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    roundings = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    for zero in {node.input[2] for node in roundings.values()}:
+        if tensors[zero].data_type == TensorProto.INT8:
+            shifted = numpy_helper.to_array(tensors[zero]).astype(np.int16) + 128
+            tensors[zero].CopyFrom(numpy_helper.from_array(shifted.astype(np.uint8), zero))
+    readers = Counter(name for node in graph.node for name in node.input)
+    for clip in [node for node in graph.node if node.op_type == "Clip"]:
+        rounding = roundings.get(clip.output[0])
+        if rounding is None or readers[clip.output[0]] > 1:
+            continue
+        scale, zero, least, most = (
+            numpy_helper.to_array(tensors[name]).astype(np.float64)
+            for name in (*rounding.input[1:], *clip.input[1:])
+        )
+        if least <= -zero * scale and (255 - zero) * scale <= most * (1 + 1e-6):
+            rounding.input[0] = clip.input[0]
+            graph.node.remove(clip)
+    del graph.value_info[:]  # types of what changed

@@ -109,8 +109,7 @@ def _moments(model: PIPNet, faces: FaceDataset) -> tuple[Tensor, Tensor]:
     cells = 0
     for i in track(order, len(order), "faces"):
         crop = torch.from_numpy(faces[i].crop)[None]
-        normalised = (crop.permute(0, 3, 1, 2).float() - model.mean) / model.std
-        features = model.backbone(normalised)[0].flatten(1).double()
+        features = model.backbone(model.normalise(crop))[0].flatten(1).double()
         total, products = total + features.sum(dim=1), products + features @ features.T
         cells += features.shape[1]
     mean = torch.as_tensor(total) / cells
