@@ -25,7 +25,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +45,12 @@ from pipnet.training.calibration import calibrate
 from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import round_recipe, self_train
-from pipnet.training.slimming import slim
+from pipnet.training.slimming import described_slim, slim
 from pipnet.training.trainer import train
 from unlabelled import photo_of
 
 HERE = Path(__file__).parent
-TUNING_EPOCHS, TUNING_RATE = 20, 0.4
+TUNING_EPOCHS, TUNING_RATE = 10, 0.4
 """Of the training on labelled faces at the end; its rate is of that of the rounds. The wide weights had 8."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """How much of the new weights is tried."""
@@ -119,7 +119,7 @@ def lean_start(recipe: Recipe, wide: Path, lean: Path) -> Path:
         faces = load_training_faces(recipe)
         varied = FaceDataset(faces.training, faces.scheme, recipe.crop, info.input_size, recipe.augment)
         slimmed = slim(model, *wanted, varied)
-        save_checkpoint(lean, slimmed, replace(info, config=asdict(slimmed.config), calibration=None))
+        save_checkpoint(lean, slimmed, described_slim(info, slimmed))
     return lean
 
 

@@ -9,6 +9,9 @@ from rich.table import Table
 from pipnet.benchmark.run import Report
 from pipnet.evaluation.figure import new_figure
 
+_MARKERS = "osD^"
+"""One for each ten rows, as there are ten colours."""
+
 
 def to_table(report: Report) -> Table:
     """The rows, for the terminal."""
@@ -57,13 +60,11 @@ def draw(report: Report, path: Path) -> None:
         MissingExtraError: matplotlib is not installed.
     """
     rows = [row for row in report.rows if row.nme is not None]
-    figure = new_figure(7, 4.5)
+    figure = new_figure(10, 4.5)
     axes = figure.subplots()
-    for row in rows:
-        axes.plot(row.latency.median, row.nme, "o")
-        axes.annotate(
-            row.name, (row.latency.median, row.nme), fontsize=7, xytext=(4, 4), textcoords="offset points"
-        )
+    for number, row in enumerate(rows):
+        axes.plot(row.latency.median, row.nme, _MARKERS[number // 10 % len(_MARKERS)], label=row.name)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     data = report.facts.get("data", {})
     axes.set(
         xscale="log",
@@ -71,4 +72,4 @@ def draw(report: Report, path: Path) -> None:
         ylabel=f"NME, % ({data.get('collection', '')} {data.get('subset', '')})",
     )
     axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")

@@ -38,6 +38,7 @@ for _name, _where, _help in (
     ("train", "train:train", "Train a model as a recipe says."),
     ("self-train", "self_train:self_train", "Train on labelled and unlabelled faces, in rounds."),
     ("calibrate", "models:calibrate", "Measure what a model's scores are worth, and write it into it."),
+    ("slim", "models:slim", "Make a trained net leaner: fewer neighbours, a narrower last layer."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
     ("import", "models:import_official", "Read a checkpoint of the original authors."),
     ("info", "models:info", "Say what a model is."),

@@ -154,6 +154,54 @@ def calibrate(
     say(f"{target}: calibrated on {len(held_out)} faces\nmake it runnable: pipnet export {target}")
 
 
+def slim(
+    checkpoint: Path,
+    /,
+    *,
+    data: Path,
+    subset: str | None = None,
+    last_width: int = 512,
+    neighbors: int = 5,
+    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+) -> None:
+    """Make a trained net leaner, with landmarks as like its own as can be.
+
+    A fifth of MobileNetV2's time goes into channels that ImageNet needs and landmarks do not. What it costs,
+    a short training from the new weights gives back.
+
+    Parameters
+    ----------
+    checkpoint
+        A .safetensors file of a training, of a MobileNetV2 or EfficientNet with a PIP head at stride 32.
+    data
+        A collection, on some of whose training faces both nets are compared.
+    subset
+        Part of it; the training part if not given.
+    last_width
+        Channels to be left of the backbone's last layer.
+    neighbors
+        C to be left, the nearest.
+    output
+        The checkpoint to write; NAME-slim.safetensors beside the other if not given.
+    """
+    try:
+        from pipnet.data.dataset import FaceDataset
+        from pipnet.data.transforms import Augmentation
+        from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+        from pipnet.training.slimming import described_slim
+        from pipnet.training.slimming import slim as make_slim
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    model, described = load_checkpoint(checkpoint)
+    samples, _, _ = load_faces(data, subset, described.scheme)
+    faces = FaceDataset(samples, described.scheme, described.crop, described.input_size, Augmentation())
+    slimmed = make_slim(model, last_width, neighbors, faces)
+    target = output or checkpoint.with_name(f"{checkpoint.stem}-slim.safetensors")
+    save_checkpoint(target, slimmed, described_slim(described, slimmed))
+    flags = f"--model.last-width {last_width} --model.neighbors {neighbors}"
+    say(f"{target}\ntrain it on: pipnet train RECIPE --initial.checkpoint {target} {flags}")
+
+
 def info(model: str, /, *, json: bool = False) -> None:
     """Say what a model is: landmarks, crop, training, licence.
 

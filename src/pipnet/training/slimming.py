@@ -10,7 +10,7 @@ What was lost otherwise comes back in a training from these weights.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from pipnet.data.dataset import FaceDataset, ShuffledPasses
 from pipnet.errors import RecipeError
 from pipnet.model.heads.pip import PipHead
 from pipnet.model.pipnet import PIPNet
+from pipnet.model_info import ModelInfo
 from pipnet.progress import track
 
 _FACES = 1000
@@ -63,6 +64,13 @@ def slim(model: PIPNet, last_width: int, neighbors: int, faces: FaceDataset) -> 
     state["head.conv.bias"] = (bias + weight @ mean - fitted @ mean[kept]).float()
     lean.load_state_dict(state)
     return lean.eval()
+
+
+def described_slim(info: ModelInfo, slimmed: PIPNet) -> ModelInfo:
+    """The description of the leaner copy: its confidence is to be calibrated anew."""
+    config = asdict(slimmed.config)
+    made = f"made leaner: {config['last_width']} channels, {config['neighbors']} neighbours"
+    return replace(info, config=config, training=f"{made}; begun from {info.training}", calibration=None)
 
 
 def keep_best(

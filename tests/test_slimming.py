@@ -1,0 +1,77 @@
+"""A trained net made leaner answers nearly as before."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipnet import FaceLandmarker
+from pipnet.cli import main
+from pipnet.data.dataset import FaceDataset
+from pipnet.data.transforms import Augmentation
+from pipnet.errors import RecipeError
+from pipnet.geometry import CropRule
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model.predictor import TorchModel
+from pipnet.scheme import LandmarkScheme
+from pipnet.training.slimming import keep_best, slim
+from test_model import face
+
+CHECKPOINT = Path("checkpoints/pipnet-wild-mbv2-wide.safetensors")
+
+
+def test_channels_that_others_make_up_for_are_taken_out():
+    """Of ten channels six are mixtures of the others: without them the answers stay the same."""
+    rng = torch.Generator().manual_seed(0)
+    free = torch.randn(500, 4, generator=rng, dtype=torch.float64)
+    features = torch.cat([free, free @ torch.randn(4, 6, generator=rng, dtype=torch.float64)], dim=1)
+    weight = torch.randn(3, 10, generator=rng, dtype=torch.float64)
+    gram = features.T @ features / 500
+    kept, fitted = keep_best(weight, gram, 4)
+    assert len(kept) == 4
+    answers, fewer = features @ weight.T, features[:, kept] @ fitted.T
+    assert (answers - fewer).abs().max() < 0.02 * answers.abs().max()
+
+
+def test_a_channel_that_nothing_reads_goes_first():
+    features = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = torch.ones(2, 5, dtype=torch.float64)
+    weight[:, 2] = 0
+    kept, fitted = keep_best(weight, features.T @ features / 200, 4)
+    assert kept.tolist() == [0, 1, 3, 4]
+    assert fitted.shape == (2, 4)
+
+
+def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys):
+    """On real weights: the command, and landmarks that have hardly moved, without any training."""
+    lean = tmp_path / "lean.safetensors"
+    command = ["slim", str(CHECKPOINT), "--data", str(small_300w), "-o", str(lean)]
+    assert main([*command, "--last-width", "900"]) == 0
+    assert "--model.last-width 900 --model.neighbors 5" in capsys.readouterr().err
+    model, info = load_checkpoint(lean)
+    assert (model.config.last_width, model.config.neighbors) == (900, 5)
+    assert info.calibration is None
+    assert lean.stat().st_size < 0.8 * CHECKPOINT.stat().st_size
+    box = [[178, 63, 267, 175]]
+    before = FaceLandmarker(TorchModel(*load_checkpoint(CHECKPOINT)))(portrait, box).points[0]
+    after = FaceLandmarker(TorchModel(model, info))(portrait, box).points[0]
+    size = (before.max(axis=0) - before.min(axis=0)).max()
+    assert 0 < np.linalg.norm(before - after, axis=1).mean() / size < 0.02
+
+
+@pytest.mark.parametrize(
+    ("settings", "width", "neighbors", "reason"),
+    [
+        ({"neighbors": 5}, 9999, 5, "fewer than 9999 and 5"),
+        ({"neighbors": 5}, 32, 6, "fewer than 32 and 6"),
+        ({"head": "coord"}, 32, 0, "only a net with a PIP head"),
+        ({"stride": 64, "input_size": 128}, 32, 0, "only a net with a PIP head"),
+    ],
+)
+def test_what_cannot_be_leaner(settings, width, neighbors, reason):
+    model = PIPNet(ModelConfig(**{"backbone": "lcnet_050", "input_size": 64, **settings}), face())
+    nobody = FaceDataset([], LandmarkScheme.load("300w"), CropRule(), 64, Augmentation())
+    with pytest.raises(RecipeError, match=reason):
+        slim(model, width, neighbors, nobody)
