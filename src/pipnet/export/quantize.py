@@ -7,8 +7,8 @@ compared with each other (scores) and read as places within a cell (offsets), so
 errors of landmarks.
 
 What NNCF leaves is then put into the one form that ONNX Runtime computes in integers, without changing a
-value: see `_in_integers_everywhere`. Processors before AVX-512 VNNI (or Arm's dot products) may overflow
-in it; use the file in floats there.
+value: see `_in_integers_everywhere`. Weights keep to 7 bits: processors without AVX-512 VNNI add products
+two by two in 16 bits, which 8 would overflow.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
         ignored_scope=nncf.IgnoredScope(names=_in_full_precision(model.graph)),
         # A scale for each channel of a depthwise layer's input is something that only OpenVINO knows.
         advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.OverflowFix.ENABLE,
             activations_quantization_params=QuantizationParameters(per_channel=False)
         ),
     )
