@@ -22,6 +22,7 @@ from pipnet.bulk.store import Store
 from pipnet.cli import main
 from pipnet.data.formats import read_annotations
 from pipnet.images import read_image, write_image
+from pipnet.scheme import LandmarkScheme
 
 BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not a picture"}
 
@@ -118,6 +119,8 @@ def test_a_folder(album, tmp_path, landmarker, capsys):
         np.testing.assert_allclose(row["scores"], found.scores[0], atol=0.01)
         np.testing.assert_allclose(row["box"], found.boxes[0], atol=1e-3)
         assert len(row["spread"]) == 68
+        assert not any(row["disagreement"])
+        assert row["quality"] == pytest.approx(found.quality[0], abs=0.01)
         assert 0.5 < row["box_score"] <= 1
     nobody = table["nobody.png"]
     assert (nobody["face"], nobody["points"], nobody["error"], nobody["width"]) == (None, None, None, 300)
@@ -128,7 +131,13 @@ def test_a_folder(album, tmp_path, landmarker, capsys):
     assert manifest["pictures"] == 15
     assert [shard["pictures"] for shard in manifest["shards"]] == [4, 4, 4, 3]
     assert manifest["model"]["name"] == landmarker.model.info.name
+    assert LandmarkScheme.from_dict(manifest["model"]["scheme"]) == landmarker.model.info.scheme
     assert sorted(p.name for p in labels.iterdir()) == ["manifest.json", "shards"]
+
+
+def test_views_bring_their_disagreement(portrait, tmp_path):
+    found = rows(annotate(portrait, tmp_path / "labels", "--views", "flip"))
+    assert 0 < np.mean(found[0]["disagreement"]) < 0.05
 
 
 def test_two_workers_are_as_one(album, tmp_path, undisturbed):
