@@ -197,8 +197,8 @@ def _distributed() -> list[str]:
         "",
         "![curves](distributed.png)",
         "",
-        f"The same training by {counts[0]} and by {counts[-1]} processes: loss and NME are nowhere further apart"
-        f" than {100 * apart['loss']:.2f} % and {100 * apart['nme']:.2f} %.",
+        f"The same training by {counts[0]} and by {counts[-1]} processes: loss and NME are nowhere further"
+        f" apart than {100 * apart['loss']:.2f} % and {100 * apart['nme']:.2f} %.",
         f"`python benchmarks/distributed.py`, commit {found['commit']}, {found['machine']},"
         f" {found['faces']} faces of 300-W's training part.",
     ]

@@ -407,11 +407,11 @@ def test_a_picture_that_went_since_it_was_listed_is_a_row(album, tmp_path):
 def test_a_full_disk_is_one_line_and_keeps_what_is_done(crowd, tmp_path, capsys):
     pictures, expected = crowd
     labels = tmp_path / "labels"
+    done = labels / ".work" / "done.jsonl"
     with process(pictures, labels) as running:
-        wait_for(lambda: shards_in(labels) >= 2, running)
+        wait_for(done.is_file, running)
         running.kill()
     kept = {path.name for path in labels.glob("shards/*")}
-    done = labels / ".work" / "done.jsonl"
     done.rename(tmp_path / "done.jsonl")
     done.symlink_to("/dev/full")
     assert main(command(pictures, labels)) == 1
