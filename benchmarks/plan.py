@@ -239,7 +239,7 @@ def decode_table(scale: dict[str, Any], network: dict[str, Any]) -> str:
 def job_table(outcomes: dict[tuple[int, int], Outcome]) -> str:
     """Wall time, waste and core hours by shard size and workers."""
     lines = [
-        "| pictures a shard | " + " | ".join(f"{workers:,} workers" for workers in WORKERS) + " |",
+        "| pictures a shard | " + " | ".join(map(named, WORKERS)) + " |",
         "|---" * (len(WORKERS) + 1) + "|",
     ]
     for size in SHARDS:
@@ -317,6 +317,11 @@ def limits_table(scale: dict[str, Any], a_picture: float) -> str:
     return "\n".join(lines)
 
 
+def named(workers: int) -> str:
+    """A number of workers as people say it."""
+    return f"{workers:,} workers" if workers > 1 else "1 worker"
+
+
 def duration(hours: float) -> str:
     """A time as people say it."""
     for unit, length in (("years", 24 * 365.25), ("days", 24), ("h", 1), ("min", 1 / 60)):
@@ -343,7 +348,7 @@ def draw(jobs: dict[int, dict[tuple[int, int], Outcome]]) -> None:
     for axes, (faces, outcomes) in zip(figure.subplots(1, 2, sharey=True), jobs.items(), strict=True):
         for workers in WORKERS:
             waste = [100 * outcomes[size, workers].waste for size in SHARDS]
-            axes.plot(SHARDS, waste, marker="o", label=f"{workers:,} workers" if workers > 1 else "1 worker")
+            axes.plot(SHARDS, waste, marker="o", label=named(workers))
         axes.set(
             xscale="log", xlabel="pictures a shard", title=f"{faces:,} faces", xticks=SHARDS, ylim=(0, 100)
         )
