@@ -46,7 +46,7 @@ class AnnotatedFaces:
         """
         self.path = path
         one = not path.is_dir()
-        store = Store(path.absolute().parents[1] if one else path)
+        store = Store(path.absolute().parent.parent if one else path)
         job = store.manifest()
         if job is None:
             raise DataError(f"{store.manifest_file}: not there: it says where the pictures of {path} lie")
