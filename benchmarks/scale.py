@@ -1,224 +1,129 @@
 """Bulk annotation at size: `benchmarks/scale.md` and `.json`.
 
     python benchmarks/scale.py                 (20,000 pictures, three times; nothing else should run)
+    python benchmarks/scale.py --parts kills   (only some of it)
 
 Real pictures under many names, one of a hundred damaged, are annotated by one process, by two, and by two
 actors of Ray: the three results must be the same, byte for byte, and memory must not grow. Then a smaller job
-is killed at random moments, driver or worker, again and again, and must end with the same files too.
+is killed at random moments, driver or worker, again and again, and must end with the same files too. What
+stages, the driver and merging cost is measured apart, for benchmarks/plan.py.
+
+Each part is kept in the work folder as it ends: killed, the same command goes on with the next one. The
+results are written when all parts of this commit are there.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import platform
-import random
 import subprocess
-import sys
-import tempfile
-import time
-from itertools import cycle, islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
 
+from scale_parts import driver, kill, make_pictures, merging, run, stages
+
 HERE = Path(__file__).parent
 WAYS = {
-    "one process": ("--workers", "1"),
-    "two workers": ("--workers", "2"),
-    "Ray, two actors": ("--engine", "ray", "--workers", "2"),
+    "one": ("one process", "--workers", "1"),
+    "two": ("two workers", "--workers", "2"),
+    "ray": ("Ray, two actors", "--engine", "ray", "--workers", "2"),
 }
-DAMAGED = 100
-"""One of so many pictures is damaged."""
-KILL_SHARD = 32
-"""Pictures in a shard of the job that is killed: small, so that there are many to be killed in."""
+PARTS = (*WAYS, "stages", "driver", "merging", "kills")
 
 
 def main() -> None:
-    """Make the pictures, run all, write both files."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure what is not measured yet, and write both files where all is there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--pictures", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--work", type=Path, help="folder for pictures and labels; a temporary one otherwise")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="all that are not done yet")
+    parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "scale", help="pictures, labels")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        work = arguments.work or Path(temporary)
-        pictures = make_pictures(work / "pictures", arguments.shared.resolve(), arguments.pictures)
-        runs = {name: run(pictures, work / f"labels {i}", *how) for i, (name, how) in enumerate(WAYS.items())}
-        few = max(arguments.pictures // 10, 10)
-        killed = kill(make_pictures(work / "few", arguments.shared.resolve(), few), work, arguments.kills)
-    results = {
-        "command": "python benchmarks/scale.py"
-        + ("" if arguments.pictures == 20_000 else f" --pictures {arguments.pictures}")
-        + ("" if arguments.kills == 20 else f" --kills {arguments.kills}"),
-        "commit": _git("rev-parse", "--short", "HEAD"),
-        "machine": f"{torch.cpu.get_capabilities().get('cpu_name') or platform.processor()}, "
-        f"{psutil.cpu_count()} cores",
-        "pictures": arguments.pictures,
-        "identical": len({facts["checksum"] for facts in runs.values()}) == 1,
-        "runs": runs,
-        "kills": killed,
-    }
+    found = Parts(arguments)
+    for name in arguments.parts:
+        found.measure(name)
+    missing = [name for name in PARTS if name not in found.done]
+    if missing:
+        print(f"kept in {found.file}; still to do: {', '.join(missing)}")
+        return
+    results = found.results()
     (HERE / "scale.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "scale.md").write_text(markdown(results))
     print((HERE / "scale.md").read_text())
 
 
-def make_pictures(folder: Path, shared: Path, count: int) -> Path:
-    """Real pictures under new names, a thousand a folder; every hundredth is cut off, empty or no picture."""
-    real = sorted((shared / "data" / "unlabelled" / "wider").rglob("*.jpg"))
-    for number, picture in enumerate(islice(cycle(real), count)):
-        path = folder / f"{number // 1000:03}" / f"{number:06}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
-        if number % DAMAGED == DAMAGED // 2:
-            kind = number // DAMAGED % 3
-            content = picture.read_bytes()
-            path.write_bytes((content[: len(content) // 2], b"", b"no picture")[kind])
-        else:
-            path.symlink_to(picture)
-    return folder
+class Parts:
+    """What is measured at this commit, on so many pictures and kills; kept on disk part by part."""
 
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.pictures, self.kills = arguments.pictures, arguments.kills
+        self.work, self.shared = arguments.work.resolve(), arguments.shared.resolve()
+        self.file = self.work / "parts.json"
+        self.of = {
+            "commit": _git("rev-parse", "--short", "HEAD"),
+            "pictures": self.pictures,
+            "kills": self.kills,
+        }
+        kept = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.done: dict[str, Any] = kept["parts"] if kept.get("of") == self.of else {}
 
-def start(pictures: Path, labels: Path, *how: str) -> subprocess.Popen[str]:
-    """Begin, or go on with, a job."""
-    command = [sys.executable, "-m", "pipnet", "annotate", str(pictures), "-o", str(labels), *how]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    def measure(self, name: str) -> None:
+        """Measure a part, unless that is done."""
+        if name in self.done:
+            print(f"{name}: done before", flush=True)
+            return
+        print(f"{name} ...", flush=True)
+        self.done[name] = self._how(name)()
+        partial = self.file.with_suffix(".partial")
+        partial.write_text(json.dumps({"of": self.of, "parts": self.done}))
+        partial.replace(self.file)
 
+    def _how(self, name: str) -> Callable[[], dict[str, Any]]:
+        pictures = self._made("pictures", self.pictures)
+        if name in WAYS:
+            return lambda: run(pictures, self.work / name, *WAYS[name][1:])
+        if name == "merging" and "one" not in self.done:
+            raise SystemExit("merging needs the labels of part 'one': measure that first")
+        few = max(self.pictures // 10, 10)
+        return {
+            "stages": lambda: stages(pictures),
+            "driver": lambda: driver(pictures, self.work, 5 * self.pictures),
+            "merging": lambda: merging(self.work / "one"),
+            "kills": lambda: kill(self._made("few", few), self.work, self.kills),
+        }[name]
 
-def run(pictures: Path, labels: Path, *how: str) -> dict[str, Any]:
-    """One undisturbed job: what it found, how fast, and the memory of all its processes over time."""
-    began = time.monotonic()
-    memory: list[tuple[float, float]] = []
-    with start(pictures, labels, *how) as job:
-        while job.poll() is None:
-            memory.append((round(time.monotonic() - began, 1), round(resident(job.pid) / 2**20, 1)))
-            time.sleep(1)
-        _, said = job.communicate()
-    seconds = time.monotonic() - began
-    if job.returncode:
-        raise SystemExit(said)
-    shards = json.loads((labels / "manifest.json").read_text())["shards"]
-    count, faces = (sum(shard[key] for shard in shards) for key in ("pictures", "faces"))
-    # The beginning is left out: processes load their models.
-    steady = [megabytes for _, megabytes in memory[len(memory) // 4 :]]
-    return {
-        "how": " ".join(how),
-        "seconds": round(seconds, 1),
-        "pictures": count,
-        "faces": faces,
-        "errors": sum(shard["errors"] for shard in shards),
-        "pictures_a_second": round(count / seconds, 2),
-        "faces_a_second": round(faces / seconds, 2),
-        "mb_second_quarter": round(float(np.median(steady[: len(steady) // 3 or 1])), 1),
-        "mb_last_quarter": round(float(np.median(steady[-(len(steady) // 3 or 1) :])), 1),
-        "mb_most": max(megabytes for _, megabytes in memory),
-        "checksum": checksum(labels),
-        "memory": memory[:: max(len(memory) // 200, 1)],
-    }
+    def _made(self, name: str, count: int) -> Path:
+        """A folder with so many pictures, made anew where it has another number."""
+        folder = self.work / f"{name} {count}"
+        complete = self.work / f"{name} {count}.made"
+        if not complete.is_file():
+            make_pictures(folder, self.shared, count)
+            complete.touch()
+        return folder
 
-
-def resident(pid: int) -> int:
-    """Resident memory of a process and all below it, in bytes; what they share counts for each."""
-    total = 0
-    try:
-        parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    for process in family:
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def checksum(labels: Path) -> str:
-    """SHA-256 over the names and contents of all files of a finished job."""
-    found = hashlib.sha256()
-    for path in sorted(p for p in labels.rglob("*") if p.is_file()):
-        found.update(f"{path.relative_to(labels)}\n".encode() + path.read_bytes())
-    return found.hexdigest()
-
-
-def kill(pictures: Path, work: Path, kills: int) -> dict[str, Any]:
-    """Kill a job again and again, at random moments, and compare what it ends with."""
-    how = ("--workers", "2", "--shard-size", str(KILL_SHARD))
-    undisturbed = run(pictures, work / "not killed", *how)
-    random.seed(0)
-    attempts: dict[str, str] = {}
-    done = {"driver": 0, "worker": 0}
-    checksums, rounds, recomputed = set(), 0, 0
-    while sum(done.values()) < kills:  # usually once: where the job ends before all kills, it begins anew
-        labels = work / f"killed {rounds}"
-        rounds += 1
-        job = start(pictures, labels, *how)
-        while True:
-            wait = random.uniform(0, 2 * undisturbed["seconds"] / kills)  # noqa: S311
-            watch(job, labels, wait, attempts)
-            if job.poll() is not None:
-                break
-            target = random.choice(("driver", "worker"))  # noqa: S311
-            if sum(done.values()) == kills:
-                watch(job, labels, None, attempts)
-                break
-            victims = workers(job.pid) if target == "worker" else [psutil.Process(job.pid)]
-            if not victims:
-                continue
-            random.choice(victims).kill()  # noqa: S311
-            done[target] += 1
-            if target == "driver":
-                job.communicate()
-                job = start(pictures, labels, *how)
-        _, said = job.communicate()
-        if job.returncode:
-            raise SystemExit(said)
-        checksums.add(checksum(labels))
-        recomputed += sum(begun_in_vain(marks) for marks in attempts.values())
-        attempts.clear()
-    return {
-        "pictures": undisturbed["pictures"],
-        "shard_size": KILL_SHARD,
-        "kills": done,
-        "jobs": rounds,
-        "identical": checksums == {undisturbed["checksum"]},
-        "recomputed_pictures": recomputed,
-    }
-
-
-def watch(job: subprocess.Popen[str], labels: Path, seconds: float | None, attempts: dict[str, str]) -> None:
-    """Look on for some time, or to the end, and keep what the job marks as begun."""
-    began = time.monotonic()
-    while job.poll() is None and (seconds is None or time.monotonic() - began < seconds):
-        for path in labels.glob(".work/*.marks"):
-            try:
-                attempts[path.name] = path.read_text()
-            except FileNotFoundError:
-                continue
-        time.sleep(0.02)
-
-
-def begun_in_vain(marks: str) -> int:
-    """Pictures that were begun in all attempts at a shard but the last."""
-    attempts = marks.split("begin\n")[1:]
-    return sum(line.isdigit() for attempt in attempts[:-1] for line in attempt.splitlines())
-
-
-def workers(pid: int) -> list[psutil.Process]:
-    """The processes that annotate for a driver."""
-    found = []
-    try:
-        for child in psutil.Process(pid).children():
-            found += [child] if any("spawn_main" in word for word in child.cmdline()) else []
-    except psutil.NoSuchProcess:
-        pass
-    return found
+    def results(self) -> dict[str, Any]:
+        """All of it, as it is published."""
+        runs = {title: self.done[name] for name, (title, *_) in WAYS.items()}
+        return {
+            "command": "python benchmarks/scale.py"
+            + ("" if self.pictures == 20_000 else f" --pictures {self.pictures}")
+            + ("" if self.kills == 20 else f" --kills {self.kills}"),
+            "commit": self.of["commit"],
+            "machine": f"{torch.cpu.get_capabilities().get('cpu_name') or platform.processor()}, "
+            f"{psutil.cpu_count()} cores",
+            "pictures": self.pictures,
+            "identical": len({facts["checksum"] for facts in runs.values()}) == 1,
+            "runs": runs,
+            **{name: self.done[name] for name in ("stages", "driver", "merging", "kills")},
+        }
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -252,8 +157,51 @@ def markdown(results: dict[str, Any]) -> str:
         f"a worker ({killed['pictures']:,} pictures in shards of {killed['shard_size']}, two workers, jobs:",
         f"{killed['jobs']}): the files are {same[killed['identical']]};",
         f"{killed['recomputed_pictures']:,} pictures were begun more than once.",
+        "",
+        *_costs(results),
+        "",
+        "What follows for millions and billions of faces: [docs/scale.md](../docs/scale.md).",
+        *_distributed(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _costs(results: dict[str, Any]) -> list[str]:
+    """What a picture and a shard cost, apart from one another."""
+    stage, alone, merged = results["stages"], results["driver"], results["merging"]
+    size = next(iter(results["runs"].values()))["bytes_a_face"]
+    return [
+        f"A picture costs one thread {stage['decode_ms']:.1f} ms to read and decode,"
+        f" {stage['detect_ms']:.1f} ms to search,",
+        f"{stage['landmarks_ms']:.1f} ms for the landmarks of its faces and {stage['write_ms']:.2f} ms to"
+        f" pack ({stage['pictures']} pictures, {stage['faces']} faces, warm);",
+        f"a worker takes {stage['begin_seconds']:.1f} s to begin. The driver lists"
+        f" {alone['listed_a_second']:,} files a second and takes",
+        f"{1000 * alone['seconds_a_shard']:.2f} ms for a shard. Labels take {size:.0f} bytes a face,"
+        f" as JSON lines {merged['jsonl']['bytes_a_face']:,}",
+        f"({merged['jsonl']['faces_a_second']:,} faces a second), as COCO {merged['coco']['bytes_a_face']:,}"
+        f" ({merged['coco']['faces_a_second']:,}).",
+    ]
+
+
+def _distributed() -> list[str]:
+    """Training by several processes against one, as benchmarks/distributed.py left it."""
+    file = HERE / "distributed.json"
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text())
+    apart, counts = found["largest relative difference"], list(found["curves by number of processes"])
+    return [
+        "",
+        "## Training by several processes",
+        "",
+        "![curves](distributed.png)",
+        "",
+        f"The same training by {counts[0]} and by {counts[-1]} processes: loss and NME are nowhere further"
+        f" apart than {100 * apart['loss']:.2f} % and {100 * apart['nme']:.2f} %.",
+        f"`python benchmarks/distributed.py`, commit {found['commit']}, {found['machine']},"
+        f" {found['faces']} faces of 300-W's training part.",
+    ]
 
 
 def _git(*words: str) -> str:

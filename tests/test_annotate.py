@@ -22,6 +22,7 @@ from pipnet.bulk.store import Store
 from pipnet.cli import main
 from pipnet.data.formats import read_annotations
 from pipnet.images import read_image, write_image
+from pipnet.scheme import LandmarkScheme
 
 BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not a picture"}
 
@@ -118,6 +119,8 @@ def test_a_folder(album, tmp_path, landmarker, capsys):
         np.testing.assert_allclose(row["scores"], found.scores[0], atol=0.01)
         np.testing.assert_allclose(row["box"], found.boxes[0], atol=1e-3)
         assert len(row["spread"]) == 68
+        assert not any(row["disagreement"])
+        assert row["quality"] == pytest.approx(found.quality[0], abs=0.01)
         assert 0.5 < row["box_score"] <= 1
     nobody = table["nobody.png"]
     assert (nobody["face"], nobody["points"], nobody["error"], nobody["width"]) == (None, None, None, 300)
@@ -128,7 +131,13 @@ def test_a_folder(album, tmp_path, landmarker, capsys):
     assert manifest["pictures"] == 15
     assert [shard["pictures"] for shard in manifest["shards"]] == [4, 4, 4, 3]
     assert manifest["model"]["name"] == landmarker.model.info.name
+    assert LandmarkScheme.from_dict(manifest["model"]["scheme"]) == landmarker.model.info.scheme
     assert sorted(p.name for p in labels.iterdir()) == ["manifest.json", "shards"]
+
+
+def test_views_bring_their_disagreement(portrait, tmp_path):
+    found = rows(annotate(portrait, tmp_path / "labels", "--views", "flip"))
+    assert 0 < np.mean(found[0]["disagreement"]) < 0.05
 
 
 def test_two_workers_are_as_one(album, tmp_path, undisturbed):
@@ -398,11 +407,11 @@ def test_a_picture_that_went_since_it_was_listed_is_a_row(album, tmp_path):
 def test_a_full_disk_is_one_line_and_keeps_what_is_done(crowd, tmp_path, capsys):
     pictures, expected = crowd
     labels = tmp_path / "labels"
+    done = labels / ".work" / "done.jsonl"
     with process(pictures, labels) as running:
-        wait_for(lambda: shards_in(labels) >= 2, running)
+        wait_for(done.is_file, running)
         running.kill()
     kept = {path.name for path in labels.glob("shards/*")}
-    done = labels / ".work" / "done.jsonl"
     done.rename(tmp_path / "done.jsonl")
     done.symlink_to("/dev/full")
     assert main(command(pictures, labels)) == 1

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.data.samples import FaceSample
 from pipnet.gallery.faces import evenly_spread
-from pipnet.images import read_image
+from pipnet.images import read_image, write_image
 
 EVIL = '<img src=x onerror="alert(1)">&amp; $title.jpg'
 
@@ -134,6 +135,75 @@ def test_pseudo_labels_bring_their_quality(own, tmp_path):
     page = Page(out)
     assert page.sorts[:3] == ["score", "spread", "disagreement"]
     assert [face["data-spread"] for face in page.faces] == ["2.0000", "1.0000"]
+
+
+@pytest.fixture
+def annotated(tmp_path, portrait) -> Path:
+    """What ``pipnet annotate`` makes of three pictures, one of which is damaged, in shards of two."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    image = read_image(portrait)
+    write_image(folder / "a.jpg", image)
+    (folder / "b.jpg").write_bytes((folder / "a.jpg").read_bytes()[:2000])
+    write_image(folder / "c.png", image[:300])
+    words = ["-o", str(tmp_path / "labels"), "--workers", "1", "--shard-size", "2"]
+    assert main(["annotate", str(folder), *words]) == 0
+    return tmp_path / "labels"
+
+
+def test_what_annotate_wrote_can_be_looked_at(annotated, tmp_path, landmarker, capsys):
+    out = tmp_path / "sheet"
+    capsys.readouterr()
+    assert main(["data", "view", str(annotated), "-o", str(out)]) == 0
+    assert "2 of 2 faces; 1 pictures were annotated with an error" in capsys.readouterr().err
+    page = Page(out)
+    assert page.names == ["a.jpg", "c.png"]
+    assert page.sorts == ["confidence", "score", "spread", "order", "name"]
+    assert "1 pictures could not be read when they were annotated." in page.text
+    found = landmarker(tmp_path / "album" / "a.jpg")
+    assert float(page.faces[0]["data-confidence"]) == pytest.approx(found.quality[0], abs=0.01)
+    assert float(page.faces[0]["data-spread"]) == pytest.approx(100 * found.spread.mean(), abs=0.05)
+    assert '<path d=""/>' not in page.text  # its manifest says which landmarks to join
+
+
+def test_some_faces_of_a_job_one_shard_and_pictures_that_were_moved(annotated, tmp_path, capsys):
+    (tmp_path / "album").rename(tmp_path / "moved")
+    shard = annotated / "shards" / "00001.parquet"
+    for number, (source, more, names) in enumerate(
+        [(shard, [], ["c.png"]), (annotated, ["--limit", "1", "--model", "pipnet-tiny"], ["a.jpg"])]
+    ):
+        out = tmp_path / f"sheet {number}"
+        arguments = ["-o", str(out), "--images", str(tmp_path / "moved"), *more]
+        assert main(["data", "view", str(source), *arguments]) == 0
+        assert Page(out).names == names
+    assert "1 of 2 faces" in Page(out).text
+    assert float(Page(out).faces[0]["data-nme"]) < 10
+    (annotated / "manifest.json").rename(tmp_path / "manifest.json")
+    capsys.readouterr()
+    assert main(["data", "view", str(shard), "-o", str(tmp_path / "none")]) == 1
+    assert "manifest.json: not there" in capsys.readouterr().err
+
+
+def test_a_job_without_pyarrow_or_with_a_damaged_shard_is_one_line(annotated, tmp_path, monkeypatch, capsys):
+    shard = annotated / "shards" / "00001.parquet"
+    words = ["data", "view", str(annotated), "-o", str(tmp_path / "sheet")]
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pyarrow", None)
+        assert main(words) == 1
+    assert capsys.readouterr().err == "error: pyarrow is not installed: pip install 'pipnet[bulk]'\n"
+    assert main([*words, "--subset", "train"]) == 1
+    assert "no subsets" in capsys.readouterr().err
+    assert main([*words, "--scheme", "wflw"]) == 1
+    assert "68 landmarks a face, scheme 'wflw' has 98" in capsys.readouterr().err
+    shard.write_bytes(shard.read_bytes()[:500])
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {shard}: cannot be read: ")
+    assert error.count("\n") == 1
+    shard.unlink()
+    assert main(words) == 1
+    assert "gone since it was made" in capsys.readouterr().err
 
 
 def test_one_bad_picture_is_named_and_the_others_shown(own, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.data.sources import load_faces
@@ -20,6 +22,7 @@ from pipnet.geometry import tight_box
 from pipnet.images import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
+from pipnet.training.faces import load_training_faces
 from pipnet.training.labelling import label_faces
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import LABELS, self_train, unlabelled_faces
@@ -221,6 +224,58 @@ def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabelle
     self_train(load_recipe(recipe_file, flags), tmp_path / "other", max_steps=2)
     assert "most_spread: null" in (tmp_path / "other" / "round0" / "recipe.yaml").read_text()
     assert "most_spread: 3" in (tmp_path / "other" / "round1" / "recipe.yaml").read_text()
+
+
+def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):
+    """From pictures that nobody labelled to a net trained on them, with the labels of a bulk job."""
+    pictures, labels = tmp_path / "pictures", tmp_path / "labels"
+    pictures.mkdir()
+    for number, face in enumerate(load_faces(small_300w, "full")[0][:5]):
+        shutil.copy(face.image, pictures / f"{number}{face.image.suffix}")
+    write_image(pictures / "nobody.png", np.full((90, 90, 3), 128, np.uint8))
+    (pictures / "damaged.jpg").write_bytes(b"no picture")
+    words = [str(pictures), "-o", str(labels), "--workers", "1", "--views", "flip", "--shard-size", "3"]
+    assert main(["annotate", *words]) == 0
+    flags = ["--data.root", str(small_300w), "--pseudo.labels", str(labels)]
+    trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "run")
+    found = trainer.faces.pseudo
+    assert [label.face.name for label in found] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.png"]
+    truth = FaceLandmarker.from_pretrained()
+    for label in found:
+        faces = truth(label.face.image)
+        np.testing.assert_allclose(label.face.points, faces.points[0], atol=2)  # without the mirrored view
+        assert label.score == pytest.approx(faces.scores[0].mean(), abs=0.05)
+        assert label.spread == pytest.approx(100 * faces.spread[0].mean(), abs=0.3)
+        assert 0 < label.disagreement < 5
+    trainer.fit(max_steps=2)
+    _, info = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert "5 with pseudo-labels" in info.training
+    one = load_recipe(recipe_file, [*flags[:3], str(labels / "shards" / "00001.parquet")])
+    assert len(load_training_faces(one).pseudo) == 2
+    with pytest.raises(DataError, match="no face in it is good enough"):
+        load_training_faces(load_recipe(recipe_file, [*flags, "--pseudo.least-score", "0.99"]))
+
+
+def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w, portrait, tmp_path):
+    labels = tmp_path / "labels"
+    with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
+        tar.add(portrait, "a.jpg")
+    assert main(["annotate", str(tmp_path / "pictures.tar"), "-o", str(labels), "--workers", "1"]) == 0
+    recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--pseudo.labels", str(labels)])
+    with pytest.raises(DataError, match=r"pictures\.tar/a\.jpg lies inside another file: unpack"):
+        load_training_faces(recipe)
+    file = labels / "manifest.json"
+    manifest = json.loads(file.read_text())
+    scheme = manifest["model"]["scheme"]
+    for changed, words in (
+        ({**manifest, "model": {"scheme": {**scheme, "landmarks": 67}}}, "67 landmarks a face"),
+        ({**manifest, "model": {"scheme": {**scheme, "name": "other", "regions": {}}}}, "those of 'other'"),
+        ({**manifest, "model": {}}, "not a manifest: KeyError"),
+        ({key: value for key, value in manifest.items() if key != "shards"}, "not finished"),
+    ):
+        file.write_text(json.dumps(changed))
+        with pytest.raises(DataError, match=words):
+            load_training_faces(recipe)
 
 
 def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ def _begin(
             "name": info.name,
             "sha256": settings.model_checksum(),
             "licence": info.licence,
-            "landmarks": list(info.scheme.point_names),
+            "scheme": json.loads(json.dumps(info.scheme.to_dict())),  # as it is read back
         },
         "settings": settings.facts(),
         "inputs": [os.path.abspath(name) for name in names],  # noqa: PTH100  (links stay)

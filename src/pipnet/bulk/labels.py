@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from pipnet.bulk.sources import parquet
 from pipnet.inference.result import FaceLandmarks
@@ -17,9 +18,18 @@ Row = dict[str, Any]
 """Values by column, see `to_parquet`; columns that are not there are null."""
 
 
-def face_rows(key: str, faces: FaceLandmarks) -> list[Row]:
-    """A row for each face; a single one without a face for a picture that has none."""
+def face_rows(
+    key: str, faces: FaceLandmarks, disagreement: Float32[np.ndarray, "faces landmarks"]
+) -> list[Row]:
+    """A row for each face; a single one without a face for a picture that has none.
+
+    Args:
+        key: what the picture is called.
+        faces: what was found in it.
+        disagreement: of the views, see `pipnet.inference.views.Found`.
+    """
     height, width = faces.image.shape[:2]
+    quality = faces.quality if faces.info.calibration else [None] * len(faces)
     picture = {"image": key, "width": width, "height": height}
     return [
         {
@@ -30,6 +40,8 @@ def face_rows(key: str, faces: FaceLandmarks) -> list[Row]:
             "points": face.points.ravel(),
             "scores": face.scores,
             "spread": face.spread,
+            "disagreement": disagreement[number],
+            "quality": quality[number],
         }
         for number, face in enumerate(faces)
     ] or [picture]
@@ -45,8 +57,9 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
 
     Columns: ``image``; ``face``, from 0, null in a picture without one; ``box``, xyxy, and ``points``,
     x0, y0, x1, y1 and so on, in pixels of the picture, (0, 0) being the centre of its top-left one;
-    ``box_score``; ``scores`` and ``spread`` of each landmark; ``width`` and ``height``; ``error``, null for
-    a picture that can be read.
+    ``box_score``; ``scores``, ``spread`` and ``disagreement`` (of the views, 0 for one) of each landmark;
+    ``quality``, the face's mean confidence, null where the model is not calibrated; ``width`` and ``height``;
+    ``error``, null for a picture that can be read.
     """
     pa, pq = parquet()
     numbers = pa.list_(pa.float32())
@@ -59,6 +72,8 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
             ("points", numbers),
             ("scores", numbers),
             ("spread", numbers),
+            ("disagreement", numbers),
+            ("quality", pa.float32()),
             ("width", pa.int32()),
             ("height", pa.int32()),
             ("error", pa.string()),
@@ -66,7 +81,8 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
     )
     columns = [pa.array([row.get(name) for row in rows], schema.field(name).type) for name in schema.names]
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd")
+    # Hardly two of these numbers are the same: dictionaries of them would make the file half as large again.
+    pq.write_table(pa.table(columns, schema=schema), sink, compression="zstd", use_dictionary=False)
     return bytes(sink.getvalue())
 
 

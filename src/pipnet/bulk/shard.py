@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from pipnet.bulk.labels import Row, error_row, face_rows
 from pipnet.bulk.marks import STRIKES, Attempt
 from pipnet.bulk.reader import PictureReader
@@ -18,6 +20,7 @@ from pipnet.geometry import Image
 from pipnet.images import decode_image
 from pipnet.inference.faces import Detections
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.inference.result import FaceLandmarks
 
 _TOGETHER = 16
 """Pictures whose faces go through the model together, at most."""
@@ -107,10 +110,16 @@ class ShardLabels:
                 self._look([one])
 
     def _label(self, group: Sequence[_Decoded]) -> None:
-        kind = self._landmarker.detector.kind
-        images, found = [one.image for one in group], [one.found for one in group]
-        for one, faces in zip(group, self._landmarker.at_boxes(images, found, kind), strict=True):
-            self._rows[one.number] = face_rows(self._shard.pictures[one.number].key, faces)
+        landmarker = self._landmarker
+        places = [landmarker.to_face_boxes(one.found.boxes, landmarker.detector.kind) for one in group]
+        seen = landmarker.look_at([one.image for one in group], places)
+        ends = np.cumsum([len(of_picture) for of_picture in places])[:-1]
+        parts = [np.split(part, ends) for part in seen]
+        for one, points, scores, spread, disagreement in zip(group, *parts, strict=True):
+            boxes, sure = one.found
+            faces = FaceLandmarks(points, scores, spread, boxes, sure, one.image, landmarker.model.info)
+            key = self._shard.pictures[one.number].key
+            self._rows[one.number] = face_rows(key, faces, disagreement)
 
     def _fail(self, number: int, reason: str) -> None:
         self._rows[number] = [error_row(self._shard.pictures[number].key, reason)]

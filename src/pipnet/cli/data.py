@@ -18,7 +18,7 @@ from pipnet.data.prepare import prepare as prepare_parts
 from pipnet.data.proposal import Proposal, propose_scheme
 from pipnet.data.sources import SOURCES, load_faces, recognise
 from pipnet.errors import DataError, PipnetError
-from pipnet.gallery.faces import evenly_spread, read_faces
+from pipnet.gallery.faces import read_faces
 from pipnet.gallery.page import INDEX, Heading, write_sheet
 from pipnet.images import write_image
 from pipnet.inference.backends import Runtime
@@ -163,11 +163,12 @@ def view(
     Parameters
     ----------
     source
-        A collection, your own annotations (a folder or file), or a table of pseudo-labels.
+        A collection, your own annotations (a folder or file), a table of pseudo-labels, or what pipnet
+        annotate wrote: its folder or one of its shards.
     output
         The folder to make. Open its index.html; the folder can be moved and sent as it is.
     images
-        Folder of the pictures of your own annotations, if not beside them.
+        Folder of the pictures of your own annotations, if not beside them; of annotated ones, if moved.
     subset
         Part of a collection; its training part, or all there is, if not given.
     scheme
@@ -186,12 +187,13 @@ def view(
     _must_be_new(output)
     landmarker = FaceLandmarker.from_pretrained(model, **asdict(runtime)) if model else None
     wanted = landmarker.model.info.scheme if landmarker else scheme
-    faces, loaded = read_faces(source, subset, wanted, images)
-    heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), len(faces))
-    bad = write_sheet(output, evenly_spread(faces, limit), loaded, heading, landmarker)
+    found = read_faces(source, limit, subset, wanted, images)
+    heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), found.total, found.unreadable)
+    bad = write_sheet(output, found.faces, found.scheme, heading, landmarker)
     for line in bad:
         say(f"error: {line}")
-    say(f"{output / INDEX}: {min(limit, len(faces)) - len(bad):,} of {len(faces):,} faces")
+    without = f"; {found.unreadable:,} pictures were annotated with an error" if found.unreadable else ""
+    say(f"{output / INDEX}: {len(found.faces) - len(bad):,} of {found.total:,} faces{without}")
     return 1 if bad else 0
 
 

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from pipnet.bulk.faces import AnnotatedFaces, is_annotated
 from pipnet.data.formats import read_annotations
 from pipnet.data.pseudo_labels import is_pseudo_labels, read_pseudo_labels
 from pipnet.data.samples import FaceSample
@@ -41,24 +42,79 @@ class ShownFace:
     """The model's landmarks in pixels of the picture."""
 
 
+@dataclass(frozen=True)
+class FaceSet:
+    """What is to be shown of a set."""
+
+    faces: list[ShownFace]
+    """Some of its faces, evenly spread."""
+    total: int
+    """How many it has."""
+    scheme: LandmarkScheme
+    """What their landmarks are."""
+    unreadable: int = 0
+    """Pictures that could not be read when the set was annotated."""
+
+
 def read_faces(
     path: Path,
+    limit: int,
     subset: str | None = None,
     scheme: str | LandmarkScheme | None = None,
     images: Path | None = None,
-) -> tuple[list[ShownFace], LandmarkScheme]:
-    """The labelled faces of a collection, of one's own annotations, or of a table of pseudo-labels.
+) -> FaceSet:
+    """The labelled faces of a collection, of one's own annotations or pseudo-labels, or of a bulk job.
 
     Args:
-        path: the set.
+        path: the set. Of a job of ``pipnet annotate``, its folder or one of its shards.
+        limit: give at most so many faces.
         subset: which part of it, see `load_faces`.
         scheme: what the landmarks are. One's own annotations and pseudo-labels do not say it; without it
             they are points that no line joins.
-        images: the folder of the pictures of one's own annotations, where they do not lie beside them.
+        images: the folder of the pictures of one's own annotations, where they do not lie beside them, or
+            of a job's, where they were moved.
 
     Raises:
-        DataError: see `load_faces` and `read_pseudo_labels`.
+        DataError: see `load_faces`, `read_pseudo_labels` and `AnnotatedFaces`.
+        MissingExtraError: pyarrow is not installed, for a job.
     """
+    if is_annotated(path):
+        return _annotated(path, limit, subset, scheme, images)
+    faces, loaded = _labelled(path, subset, scheme, images)
+    return FaceSet(evenly_spread(faces, limit), len(faces), loaded)
+
+
+def _annotated(
+    path: Path,
+    limit: int,
+    subset: str | None,
+    scheme: str | LandmarkScheme | None,
+    images: Path | None,
+) -> FaceSet:
+    """Those of a job, of which only the faces that are shown are held."""
+    if subset:
+        raise DataError(f"{path}: what pipnet annotate wrote has no subsets; its shards can be opened alone")
+    found = AnnotatedFaces(path, images)
+    loaded = found.scheme if scheme is None else _scheme_of(path, scheme, found.scheme.landmarks)
+    faces = [
+        ShownFace(
+            label.face,
+            {
+                **({} if quality is None else {"confidence": quality}),
+                "score": label.score,
+                "spread": label.spread,
+                **({"disagreement": label.disagreement} if label.disagreement else {}),
+            },
+        )
+        for label, quality in found.read(evenly_spread(range(len(found)), limit))
+    ]
+    return FaceSet(faces, len(found), loaded, found.unreadable)
+
+
+def _labelled(
+    path: Path, subset: str | None, scheme: str | LandmarkScheme | None, images: Path | None
+) -> tuple[list[ShownFace], LandmarkScheme]:
+    """Those of any other set."""
     if is_pseudo_labels(path):
         if subset or images:
             raise DataError(

@@ -61,6 +61,8 @@ class Heading:
     title: str
     total: int
     """How many faces the set has, shown or not."""
+    unreadable: int = 0
+    """Pictures without faces, because they could not be read when the set was annotated."""
 
 
 def write_sheet(
@@ -157,6 +159,8 @@ def _facts(
         facts.append(f"{left_out:,} are left out; those shown are evenly spread over the set, not chosen.")
     if bad:
         facts.append(f"{bad:,} could not be shown.")
+    if heading.unreadable:
+        facts.append(f"{heading.unreadable:,} pictures could not be read when they were annotated.")
     if landmarker is not None:
         errors = [face.values["nme"] for face in shown if "nme" in face.values]
         mean = f" Mean NME of the faces here: {np.mean(errors):.2f} %." if errors else ""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
+from pipnet.bulk.faces import AnnotatedFaces, is_annotated
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels
 from pipnet.data.samples import FaceSample, split_by_group
 from pipnet.data.sources import Source, load_faces
 from pipnet.errors import DataError, RecipeError
+from pipnet.geometry import tight_box
 from pipnet.scheme import LandmarkScheme
+from pipnet.training.labelling import is_absurd
 from pipnet.training.recipe import PseudoConfig, Recipe
 
 
@@ -60,17 +65,37 @@ def _pseudo_labelled(config: PseudoConfig, scheme: LandmarkScheme) -> list[Pseud
     """The pseudo-labels of a recipe that are good enough.
 
     Raises:
-        DataError: no such table, or one of other landmarks.
+        DataError: no such labels, unfinished ones, ones of other landmarks, or none that is good enough.
+        MissingExtraError: pyarrow is not installed, which reads what ``pipnet annotate`` wrote.
     """
     if config.labels is None:
         return []
-    labels = read_pseudo_labels(config.labels)
-    found = len(labels[0].face.points)
-    if found != scheme.landmarks:
-        raise DataError(f"{config.labels}: {found} landmarks a face, the labels have {scheme.landmarks}")
     limit = float("inf") if config.most_spread is None else config.most_spread
-    return [
+    good = [
         label
-        for label in labels
+        for label in _all_labels(config.labels, scheme)
         if label.score >= config.least_score and max(label.spread, label.disagreement) <= limit
     ]
+    if not good:
+        raise DataError(f"{config.labels}: no face in it is good enough")
+    return good
+
+
+def _all_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
+    """Those of a table, or of a bulk job, whose detector may have found what cannot be a face."""
+    if not is_annotated(path):
+        labels = read_pseudo_labels(path)
+        _check_landmarks(path, len(labels[0].face.points), scheme)
+        return labels
+    found = AnnotatedFaces(path)
+    if not found.finished:
+        raise DataError(f"{path}: not finished: run its pipnet annotate again, with the same words")
+    _check_landmarks(path, found.scheme.landmarks, scheme)
+    if found.scheme.point_names != scheme.point_names:
+        raise DataError(f"{path}: its landmarks are called as those of {found.scheme.name!r}")
+    return (label for label, _ in found.read() if not is_absurd(tight_box(label.face.points)))
+
+
+def _check_landmarks(path: Path, found: int, scheme: LandmarkScheme) -> None:
+    if found != scheme.landmarks:
+        raise DataError(f"{path}: {found} landmarks a face, the labels have {scheme.landmarks}")

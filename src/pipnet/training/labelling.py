@@ -79,7 +79,7 @@ def _places(
             continue
         kind = face.kind or box_kind
         if face.box is not None and kind != "rough":
-            if _is_absurd(face.box):
+            if is_absurd(face.box):
                 dropped["box is tiny or oblong"] += 1
             else:
                 yield face, image, landmarker.to_face_boxes(face.box[None], kind)[0]
@@ -106,7 +106,7 @@ def _label(
     seen = landmarker.look_at(pictures, [box[None] for box in boxes])
     for i, (face, _, _) in enumerate(placed):
         box = tight_box(seen.points[i])
-        if _is_absurd(box) or box_iou(box[None], tight[i])[0] < _APART:
+        if is_absurd(box) or box_iou(box[None], tight[i])[0] < _APART:
             dropped["found points are no face"] += 1
             continue
         yield PseudoLabel(
@@ -117,6 +117,7 @@ def _label(
         )
 
 
-def _is_absurd(box: Float32[np.ndarray, "4"]) -> bool:
+def is_absurd(box: Float32[np.ndarray, "4"]) -> bool:
+    """Whether a box is too small or too oblong for a face."""
     width, height = (box[2:] - box[:2]).tolist()
     return not (min(width, height) >= _SMALLEST and max(width, height) <= _OBLONG * min(width, height))

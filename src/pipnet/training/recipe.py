@@ -51,7 +51,8 @@ class PseudoConfig:
     """Faces with pseudo-labels, trained on besides the labelled ones: one round of self-training."""
 
     labels: Path | None = None
-    """The table that ``pipnet self-train`` wrote; none: labelled faces alone."""
+    """The table that ``pipnet self-train`` wrote, or what ``pipnet annotate`` did, its folder or one of its
+    shards; none: labelled faces alone."""
     task: Task = "full"
     """What they are trained on (IJCV): all maps, or only scores on half or a quarter of the grid's cells."""
     least_score: float = 0.0

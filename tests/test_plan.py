@@ -1,0 +1,34 @@
+"""The simulation behind docs/scale.md, against what can be worked out on paper."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PLAN = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "plan.py"))
+CALM = PLAN["Machine"](seconds=0.5, variation=0.0, begin=2.0, driver=0.0, straggling=0.0, failures=0.0)
+
+
+def test_without_chance_the_last_shards_are_what_is_waited_for():
+    """Ten shards of 50 s on four workers are three rounds; a second of the driver for each delays them."""
+    hours, core_hours, waste = PLAN["simulate"](CALM, 1000, 100, 4, 0)
+    assert (3600 * hours, 3600 * core_hours) == pytest.approx((152, 608))
+    assert waste == pytest.approx(1 - 500 / 608)
+    slow = PLAN["simulate"](CALM._replace(driver=1.0), 1000, 100, 4, 0)
+    assert 3600 * slow.hours == pytest.approx(2 + 3 * 51 + 1)
+
+
+def test_failures_lose_what_theory_says():
+    """A shard of d seconds takes (exp(rate d) - 1) / rate with all that fails; each failure, a beginning."""
+    failing, kept = CALM._replace(failures=1.0), np.full(200_000, 5400.0)
+    lost = PLAN["lost"](kept, failing, np.random.default_rng(0)).mean()
+    failures = np.expm1(1.5)
+    assert lost == pytest.approx(3600 * failures - 5400 + 2 * failures, rel=0.02)
+    assert not PLAN["lost"](kept, CALM, np.random.default_rng(0)).any()
+
+
+def test_the_same_seed_gives_the_same_job():
+    machine = CALM._replace(straggling=0.25, failures=0.5)
+    first, again, other = (PLAN["simulate"](machine, 1e5, 256, 10, seed) for seed in (0, 0, 1))
+    assert first == again != other
