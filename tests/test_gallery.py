@@ -12,8 +12,7 @@ import pytest
 from pipnet.cli import main
 from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from pipnet.data.samples import FaceSample
-from pipnet.gallery.faces import evenly_spread
+from pipnet.data.samples import FaceSample, evenly_spread
 from pipnet.images import read_image
 
 EVIL = '<img src=x onerror="alert(1)">&amp; $title.jpg'

@@ -10,7 +10,6 @@ errors of landmarks.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from pipnet.geometry import crop
 from pipnet.images import read_image
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
+from pipnet.writing import written_whole
 
 FACES = 200
 """How many faces activations are observed on, unless there are fewer."""
@@ -64,6 +64,7 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     Raises:
         ModelError: the source is no exported model.
         MissingExtraError: NNCF or onnx is not installed.
+        WriteError: the file cannot be written.
     """
     try:
         import nncf
@@ -87,9 +88,8 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     )
     store_in_half(quantised.graph)
     onnx.checker.check_model(quantised)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(quantised.SerializeToString())
-    os.replace(partial, target)
+    with written_whole(target) as partial:
+        partial.write_bytes(quantised.SerializeToString())
 
 
 def _in_full_precision(graph: object) -> list[str]:

@@ -6,10 +6,9 @@ that gives `ShownFace`s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
@@ -27,7 +26,6 @@ Value = Literal["nme", "confidence", "score", "spread", "disagreement"]
 """What is known of a face: the error of the model's points against the labels, in percent of the scheme's
 norm; mean confidence and mean score of the landmarks, in [0, 1]; mean spread of the votes and mean
 disagreement of the views, in percent of the crop."""
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,12 +100,6 @@ def with_model(face: ShownFace, image: Image, landmarker: FaceLandmarker) -> Sho
     }
     known = {key: value for key, value in measured.items() if np.isfinite(value)}
     return replace(face, values={**face.values, **known}, found=seen.points)
-
-
-def evenly_spread(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most so many, evenly spread over all of them and in their order."""
-    count = min(limit, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _scheme_of(path: Path, scheme: str | LandmarkScheme | None, landmarks: int) -> LandmarkScheme:
