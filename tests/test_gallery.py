@@ -187,3 +187,4 @@ def test_evenly_spread():
     assert evenly_spread(range(10), 4) == [0, 2, 5, 7]
     assert evenly_spread(range(3), 5) == [0, 1, 2]
     assert evenly_spread([], 5) == []
+    assert len(evenly_spread(range(999), 500)) == 500
