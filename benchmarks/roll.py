@@ -4,16 +4,20 @@
 
 Pictures of 300-W Common, turned about their centre, with and without ``any_roll``; from true boxes (of
 the turned landmarks) and from the default detector. A face counts as missed if none was found on it.
-Large yaw stands apart: the pose part of WFLW, as it is.
+What it costs is counted (crops the model saw, pictures the detector searched) and timed, in turns, on some
+of the faces. Large yaw stands apart: the pose part of WFLW, as it is.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,8 @@ import cv2
 import numpy as np
 
 from pipnet import FaceLandmarker
-from pipnet.data.samples import FaceSample
+from pipnet.benchmark.timing import time_in_turns
+from pipnet.data.samples import FaceSample, evenly_spread
 from pipnet.data.sources import load_faces
 from pipnet.evaluation.evaluate import LabelledPicture, decoded, evaluate
 from pipnet.geometry import Image, affine
@@ -31,9 +36,12 @@ from pipnet.inference.backends import CropLandmarks, load_model
 from pipnet.inference.faces import Detections, FaceDetector, load_detector
 from pipnet.inference.views import CropModel
 from pipnet.progress import track
+from pipnet.writing import write_text
 
 HERE = Path(__file__).parent
-ANGLES = (0, 15, 30, 45, 60, 90, 120, 150, 180)
+ANGLES = range(0, 181, 30)
+TIMED = 16
+"""Faces on which time is taken."""
 
 
 class Counted:
@@ -65,10 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--faces", type=int, default=554, help="how many of Common's faces")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder for roll.md and roll.json")
     arguments = parser.parse_args()
     data = arguments.shared / "data"
     samples, _, source = load_faces(data / "300w", "common")
-    samples = samples[: arguments.faces]
+    samples = evenly_spread(samples, arguments.faces)
     model, detector = Counted(load_model(find_model(DEFAULT_MODEL))), CountedDetector(load_detector("auto"))
     ways = {roll: FaceLandmarker(model, detector, any_roll=roll) for roll in (False, True)}
     rows = []
@@ -85,8 +94,8 @@ def main() -> None:
                     "crops": model.count / len(samples),
                     "searches": detector.count / len(samples),
                 }
-        rows.append(row)
-        print(row, flush=True)
+        rows.append({**row, "ms": timed(ways, samples, angle)})
+        print(rows[-1], flush=True)
     pose, _, other = load_faces(data / "wflw", "pose", "300w")
     yaw = {
         str(roll): 100 * float(evaluate(one, decoded(pose), other).nmes.mean()) for roll, one in ways.items()
@@ -97,11 +106,31 @@ def main() -> None:
         "model": model.info.name,
         "faces": len(samples),
         "rows": rows,
+        "timed on": min(TIMED, len(samples)),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "WFLW pose": {"faces": len(pose), "nme": yaw},
         "commit": commit,
     }
-    (HERE / "roll.json").write_text(json.dumps(result, indent=1) + "\n")
-    report(result)
+    write_text(arguments.out / "roll.json", json.dumps(result, indent=1) + "\n")
+    report(result, arguments.out)
+
+
+def timed(
+    ways: dict[bool, FaceLandmarker], samples: Sequence[FaceSample], angle: float
+) -> dict[str, dict[str, float]]:
+    """Milliseconds a picture, of detector and landmarks together, and how many times as long it takes."""
+    images = [image for image, _ in turned(evenly_spread(samples, TIMED), angle)]
+
+    def find_all(landmarker: FaceLandmarker) -> None:
+        for image in images:
+            landmarker(image)
+
+    runs = {f"any_roll {roll}": partial(find_all, one) for roll, one in ways.items()}
+    plain, rolled = time_in_turns(runs, rounds=3, seconds=0).values()
+    return {
+        "any_roll False": {"ms": plain.median / len(images)},
+        "any_roll True": {"ms": rolled.median / len(images), "times": plain.times_faster(rolled)},
+    }
 
 
 def turned(samples: Sequence[FaceSample], angle: float) -> Iterator[LabelledPicture]:
@@ -115,34 +144,59 @@ def turned(samples: Sequence[FaceSample], angle: float) -> Iterator[LabelledPict
         yield whole, replace(sample, points=points, box=None, source_box=None)
 
 
-def report(result: dict[str, Any]) -> None:
+def report(result: dict[str, Any], folder: Path) -> None:
     """Write the page."""
-    ways = list(result["rows"][0])[1:]
+    rows = result["rows"]
+    ways = [name for name in rows[0] if name not in ("angle", "ms")]
     lines = [
         "# Faces turned in the picture",
         "",
         f"`{result['model']}`, {result['faces']} faces of 300-W Common turned about the picture's centre;",
         f"`python benchmarks/roll.py`, commit {result['commit']}. NME in % of the inter-ocular distance",
-        "over the faces found; in brackets missed faces, crops that the model saw for each face, and",
-        "searches of the detector for each picture.",
+        "over the faces found; in brackets those missed.",
         "",
         "| degrees | " + " | ".join(ways) + " |",
         "|---" * (1 + len(ways)) + "|",
     ]
-    for row in result["rows"]:
-        cells = [
-            f"{c['nme']:.2f} ({c['missed']}; {c['crops']:.1f}; {c['searches']:.1f})"
-            for c in (row[way] for way in ways)
-        ]
+    for row in rows:
+        cells = [f"{row[way]['nme']:.2f} ({row[way]['missed']})" for way in ways]
         lines.append(f"| {row['angle']} | {' | '.join(cells)} |")
+    upright, over = rows[0], rows[-1]
+    apart = {way: 100 * (over[way]["nme"] / upright[way]["nme"] - 1) for way in ways}
+    lines += [
+        "",
+        "Upside down, the error is larger than upright by "
+        + "; ".join(f"{apart[way]:.0f} % ({way})" for way in ways)
+        + ".",
+        "",
+        "## Cost",
+        "",
+        "Crops that the model saw for each face, and searches of the detector for each picture;",
+        "milliseconds a picture from the detector on, in turns on"
+        f" {result['timed on']} of the faces ({result['machine']}), and how many times as long it takes",
+        "with any_roll.",
+        "",
+        "| degrees | crops: "
+        + " | ".join(ways)
+        + " | searches: without | with | ms without | with | times |",
+        "|---" * (6 + len(ways)) + "|",
+    ]
+    for row in rows:
+        crops = [f"{row[way]['crops']:.1f}" for way in ways]
+        searches = [f"{row[way]['searches']:.1f}" for way in ways if "detector" in way]
+        plain, rolled = row["ms"].values()
+        times = [f"{plain['ms']:.1f}", f"{rolled['ms']:.1f}", f"{rolled['times']:.2f}"]
+        lines.append(f"| {row['angle']} | {' | '.join([*crops, *searches, *times])} |")
     pose = result["WFLW pose"]
     plain, rolled = pose["nme"].values()
     lines += [
         "",
-        f"Large yaw, which turning cannot mend: the {pose['faces']} faces of WFLW's pose part as 68 points,",
-        f"true boxes: {plain:.2f}, with any_roll {rolled:.2f}.",
+        "## Large yaw",
+        "",
+        f"Turning cannot mend it: the {pose['faces']} faces of WFLW's pose part as 68 points, true boxes:",
+        f"{plain:.2f}, with any_roll {rolled:.2f}.",
     ]
-    (HERE / "roll.md").write_text("\n".join(lines) + "\n")
+    write_text(folder / "roll.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

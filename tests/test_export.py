@@ -17,6 +17,7 @@ from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from test_model import described, face
+from test_writing import written_at_most
 
 
 @pytest.fixture(scope="module", params=[("mean", 10), ("official", 10), ("mean", 0)], ids=str)
@@ -82,6 +83,11 @@ def test_the_command(exported, tmp_path, capsys):
     assert main(["export", str(tmp_path / "none.safetensors")]) == 1
     assert main(["export", str(checkpoint), "-o", "/dev/null/a.onnx"]) == 1
     assert capsys.readouterr().err.count("error: ") == 2
+    with written_at_most(100_000):
+        assert main(["export", str(checkpoint)]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'a.onnx'}: cannot be written: File too large\n"
+    np.testing.assert_array_equal(OnnxModel(tmp_path / "a.onnx")(image).points, OnnxModel(path)(image).points)
+    assert {file.name for file in tmp_path.iterdir()} == {"a.safetensors", "a.onnx"}
 
 
 def test_damaged_files_are_model_errors(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from pipnet.data.formats import Annotations, PictureFinder, read_annotations, write_annotations
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
-from pipnet.errors import DataError, ImageError
+from pipnet.errors import DataError, ImageError, WriteError
 from pipnet.geometry import tight_box
 from pipnet.images import write_image
 
@@ -213,7 +213,7 @@ def test_what_cannot_be_written(whole, folder):
         write_annotations(folder / "f.json", replace(whole, names=("\ud800", "a", "b", "c")))
     with pytest.raises(DataError, match="not .json"):
         write_annotations(folder / "f.txt", whole)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         write_annotations(folder / "in", whole, "csv")
     assert sorted(p.name for p in folder.iterdir()) == ["in"]
 

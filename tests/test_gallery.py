@@ -13,8 +13,7 @@ import pytest
 from pipnet.cli import main
 from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from pipnet.data.samples import FaceSample
-from pipnet.gallery.faces import evenly_spread
+from pipnet.data.samples import FaceSample, evenly_spread
 from pipnet.images import read_image, write_image
 
 EVIL = '<img src=x onerror="alert(1)">&amp; $title.jpg'
@@ -258,3 +257,4 @@ def test_evenly_spread():
     assert evenly_spread(range(10), 4) == [0, 2, 5, 7]
     assert evenly_spread(range(3), 5) == [0, 1, 2]
     assert evenly_spread([], 5) == []
+    assert len(evenly_spread(range(999), 500)) == 500

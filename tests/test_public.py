@@ -35,7 +35,7 @@ def test_public_names():
     assert set(pipnet.__all__) == {
         "BoxError", "DataError", "DownloadError", "Face", "FaceLandmarker", "FaceLandmarks",
         "ImageError", "LandmarkScheme", "MissingExtraError", "ModelError", "PipnetError", "RecipeError",
-        "VideoError",
+        "VideoError", "WriteError",
     }  # fmt: skip
     assert all(hasattr(pipnet, name) for name in pipnet.__all__)
     assert metadata.version("pipnet") == pipnet.__version__

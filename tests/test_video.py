@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.errors import MissingExtraError, PipnetError, VideoError
 from pipnet.images import read_image
@@ -294,6 +295,28 @@ def test_no_face_at_all(landmarker):
         FaceTracker(landmarker, detect_every=0)
 
 
+def test_faces_upside_down_are_found_and_followed(landmarker, clip, tmp_path):
+    """Frames turned by half a turn, with a detector that finds upright faces only, as most do."""
+
+    def upright_only(image):
+        return [face.box for face in landmarker(image) if face.scores.mean() > 0.5]
+
+    path = tmp_path / "turned.mp4"
+    with VideoWriter(path, 25) as writer:
+        for frame in islice(VideoReader(clip), 6):
+            writer.write(np.ascontiguousarray(frame.image[::-1, ::-1]), frame.time)
+    assert not any(one.ids for one in FaceLandmarker(landmarker.model, upright_only).stream(path))
+    any_roll = FaceLandmarker(landmarker.model, upright_only, any_roll=True)
+    found = list(any_roll.stream(path, smooth=False))
+    assert [one.ids for one in found] == [[1]] * 6
+    assert [one.detected for one in found] == [True] + [False] * 5
+    for frame, faces, _, _ in found[::5]:
+        height, width = frame.image.shape[:2]
+        upright = landmarker(np.ascontiguousarray(frame.image[::-1, ::-1])).points[0]
+        away = np.linalg.norm([width - 1, height - 1] - upright - faces.points[0], axis=1).mean()
+        assert away < 0.03 * np.ptp(upright[:, 0])
+
+
 # -- the command ---------------------------------------------------------------------------------------
 
 
@@ -307,6 +330,14 @@ def test_a_video_on_the_command_line(short, tmp_path, capsys):
     assert {face["id"] for line in lines for face in line["faces"]} == {1}
     assert "25 frames, searched for faces in 3" in said.err
     assert sum(1 for _ in VideoReader(out)) == 25
+
+
+def test_a_port_without_a_page_is_refused(short, tmp_path, capsys):
+    for command in (["video", str(short), "--json"], ["webcam", "-o", str(tmp_path / "out.mp4")]):
+        assert main([*command, "--port", "8000"]) == 1
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err == "error: --port 8000 is of the page: ask for it too, --page\n"
 
 
 def test_sound_is_kept(short, tmp_path, capsys):

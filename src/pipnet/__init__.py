@@ -18,6 +18,7 @@ from pipnet.errors import (
     PipnetError,
     RecipeError,
     VideoError,
+    WriteError,
 )
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import Face, FaceLandmarks
@@ -39,4 +40,5 @@ __all__ = [
     "PipnetError",
     "RecipeError",
     "VideoError",
+    "WriteError",
 ]

@@ -10,6 +10,7 @@
     ├── DataError               an annotation or a data folder is not what it should be
     │   └── MissingDataError    a part of a collection is not there
     ├── RecipeError             a recipe has an unknown key or an impossible value
+    ├── WriteError              a file cannot be written, such as on a full disk; what was there remains
     ├── DownloadError           a file could not be fetched, or its checksum is wrong
     └── MissingExtraError       an optional dependency is not installed; names the pip command
 
@@ -49,6 +50,10 @@ class MissingDataError(DataError):
 
 class RecipeError(PipnetError):
     """A recipe has an unknown key or an impossible value."""
+
+
+class WriteError(PipnetError):
+    """A file or folder cannot be written; what was there before remains."""
 
 
 class DownloadError(PipnetError):

@@ -11,7 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from pipnet.errors import DownloadError, MissingExtraError, ModelError
+from pipnet.errors import DownloadError, MissingExtraError, ModelError, WriteError
+from pipnet.writing import written_whole
 
 DEFAULT_MODEL = "pipnet-wild-mbv2"
 """The model used when none is named."""
@@ -97,11 +98,9 @@ def cached_download(file: RemoteFile) -> Path:
             content: bytes = response.read(_LARGEST)
         if _sha256(content) != file.sha256:
             raise DownloadError(f"{file.url} gave another file than expected (checksum); nothing was kept")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.{os.getpid()}")
-        partial.write_bytes(content)
-        os.replace(partial, target)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        with written_whole(target, target.with_name(f"{target.name}.{os.getpid()}")) as partial:
+            partial.write_bytes(content)
+    except (OSError, WriteError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DownloadError(
             f"{file.name} cannot be fetched ({reason}); get it from {file.url} and put it at {target}"

@@ -30,7 +30,8 @@ def export(store: Store, info: ModelInfo, kind: Format) -> Path:
         The file.
 
     Raises:
-        DataError: it cannot be written, or a shard is gone.
+        WriteError: it cannot be written.
+        DataError: a shard is gone.
     """
     files = [store.shard_file(record.number) for record in store.finished() or ()]
     if kind == "jsonl":

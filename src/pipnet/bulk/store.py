@@ -12,7 +12,6 @@ moment leaves none in pieces.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -27,7 +26,8 @@ from typing import Any
 from pipnet.bulk.marks import Marks
 from pipnet.bulk.shard import Shard
 from pipnet.bulk.sources import Reference
-from pipnet.errors import DataError, MissingExtraError
+from pipnet.errors import DataError, MissingExtraError, WriteError
+from pipnet.writing import written_whole
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Store:
         """Make the folder and lock it.
 
         Raises:
-            DataError: it cannot be written, holds other things, or another job works in it.
+            WriteError: it cannot be written.
+            DataError: it holds other things, or another job works in it.
             MissingExtraError: filelock is not installed.
         """
         try:
@@ -101,7 +102,7 @@ class Store:
             How many pictures there are, and the plan's checksum.
 
         Raises:
-            DataError: it cannot be written.
+            WriteError: it cannot be written.
         """
         count, checksum, rest = 0, hashlib.sha256(), iter(pictures)
 
@@ -120,7 +121,7 @@ class Store:
         """Forget what an earlier job did, of which somebody took the manifest and the labels away.
 
         Raises:
-            DataError: it cannot be written.
+            WriteError: it cannot be written.
         """
         try:
             for path in (self._done, *self.work.glob("*.marks")):
@@ -147,7 +148,7 @@ class Store:
             The file's checksum.
 
         Raises:
-            DataError: it cannot be written.
+            WriteError: it cannot be written.
         """
         self._write(self.shard_file(number), [content])
         return hashlib.sha256(content).hexdigest()
@@ -168,7 +169,7 @@ class Store:
         """Note that a shard is finished; its marks are no longer needed.
 
         Raises:
-            DataError: it cannot be written.
+            WriteError: it cannot be written.
         """
         try:
             with self._done.open("ab") as file:
@@ -240,7 +241,7 @@ class Store:
         """Write the manifest.
 
         Raises:
-            DataError: it cannot be written.
+            WriteError: it cannot be written.
         """
         self._write(self.manifest_file, [json.dumps(content, indent=1).encode() + b"\n"])
 
@@ -252,7 +253,7 @@ class Store:
         """Write a text file of any length into the folder, whole or not at all.
 
         Raises:
-            DataError: it cannot be written.
+            WriteError: it cannot be written.
         """
         target = self.folder / name
         self._write(target, (line.encode() for line in lines))
@@ -260,21 +261,17 @@ class Store:
 
     def _write(self, target: Path, parts: Iterable[bytes]) -> None:
         partial = self.work / f"{target.name}.{uuid.uuid4().hex}.partial"
+        with written_whole(target, partial), partial.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
         try:
-            with partial.open("wb") as file:
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)
             if os.name == "posix":  # the new name too is on the disk only when its folder is
                 folder = os.open(target.parent, os.O_RDONLY)
                 os.fsync(folder)
                 os.close(folder)
         except OSError as error:
             raise self._unwritable(error) from None
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
 
-    def _unwritable(self, error: OSError) -> DataError:
-        return DataError(f"{error.filename or self.folder}: cannot be written: {error.strerror or error}")
+    def _unwritable(self, error: OSError) -> WriteError:
+        return WriteError(f"{error.filename or self.folder}: cannot be written: {error.strerror or error}")

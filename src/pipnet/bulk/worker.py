@@ -15,7 +15,7 @@ from pipnet.bulk.reader import PictureReader
 from pipnet.bulk.settings import Settings
 from pipnet.bulk.shard import Shard, ShardLabels
 from pipnet.bulk.store import Record, Store
-from pipnet.errors import DataError, PipnetError
+from pipnet.errors import DataError, PipnetError, WriteError
 from pipnet.inference.landmarker import FaceLandmarker
 
 
@@ -68,7 +68,7 @@ class Worker:
                 pictures = ShardLabels(landmarker, shard, reader, attempt).find()
         except OSError as error:
             where = error.filename or self._work.labels
-            raise DataError(f"{where}: cannot be written here: {error.strerror or error}") from None
+            raise WriteError(f"{where}: cannot be written here: {error.strerror or error}") from None
         rows = [row for picture in pictures for row in picture]
         return Record(
             number=shard.number,

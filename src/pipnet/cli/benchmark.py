@@ -14,6 +14,7 @@ from pipnet.benchmark.run import benchmark as time_all
 from pipnet.cli import say
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.backends import Precision
+from pipnet.writing import write_text
 
 
 def benchmark(
@@ -68,7 +69,7 @@ def benchmark(
         parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in of_one.items())
         console.print(f"{name}, ms: {parts}", soft_wrap=True, highlight=False)
     if output is not None:
-        (output / "benchmark.json").write_text(report.to_json() + "\n")
+        write_text(output / "benchmark.json", report.to_json() + "\n")
         if data is not None:
             draw(report, output / "speed.png")
         say(str(output / "benchmark.json"))

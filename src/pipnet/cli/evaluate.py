@@ -22,6 +22,7 @@ from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
 from pipnet.progress import track
+from pipnet.writing import write_text
 
 
 def evaluate(
@@ -119,14 +120,13 @@ def evaluate(
             "norm": {"scheme": scheme.norm, "width": "image width"}.get(norm, norm),
         }
         try:
-            output.mkdir(parents=True, exist_ok=True)
             rows = [
                 {"face": s.name, "nme": round(100 * float(n), 4)}
                 for s, n in zip(errors.samples, errors.nmes, strict=True)
             ]
             missed = [s.name for s in errors.missed]
             kept: dict[str, Any] = {**facts, **summary, "missed_faces": missed, "per_face": rows}
-            (output / "evaluation.json").write_text(jsonlib.dumps(kept, indent=1))
+            write_text(output / "evaluation.json", jsonlib.dumps(kept, indent=1))
             plot_ced({landmarker.model.info.name: errors.nmes}, output / "ced.png")
             contact_sheet(errors, pictures(samples), scheme, output / "worst.jpg")
         except OSError as error:

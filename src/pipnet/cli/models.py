@@ -53,13 +53,10 @@ def export(
         raise cannot_import(error) from None
     model, description = load_checkpoint(checkpoint)
     target = output or checkpoint.with_suffix(".onnx")
-    try:
-        export_onnx(model, description, target, half)
-        if data is not None:
-            faces, _, _ = load_faces(data, None, description.scheme)
-            quantize_onnx(target, target, calibration_crops(description, faces))
-    except OSError as error:
-        raise PipnetError(f"{target}: cannot be written: {error.strerror}") from None
+    export_onnx(model, description, target, half)
+    if data is not None:
+        faces, _, _ = load_faces(data, None, description.scheme)
+        quantize_onnx(target, target, calibration_crops(description, faces))
     say(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
@@ -103,7 +100,7 @@ def import_official(
     model, description = load_official(checkpoint, mean_face, scheme, backbone, crop_scale)
     if data is not None:
         faces, _, _ = load_faces(data, None, description.scheme)
-        description = replace(description, detector_fits=fit_detectors(faces, description.crop))
+        description = replace(description, detector_fits=fit_detectors(faces, description.crop, say))
     target = output or checkpoint.with_suffix(".safetensors")
     save_checkpoint(target, model, description)
     say(f"{target}\nmake it runnable: pipnet export {target}")

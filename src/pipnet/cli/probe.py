@@ -23,6 +23,7 @@ from pipnet.images import read_image
 from pipnet.inference.faces import FaceDetector, face_boxes, load_detector
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
+from pipnet.writing import write_text
 
 _PHOTOS = 3
 """Photos of the collection looked through for each part without a face."""
@@ -97,7 +98,7 @@ def probe(
         "distance of guesses": prior.references(info.mean_face),
         "landmarks shown": landmarks,
     }
-    (output / "position_prior.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_text(output / "position_prior.json", json.dumps(result, indent=1) + "\n")
     Console(stderr=True).print(_table(result))
     say(f"{output / 'position_prior.png'}\n{output / 'position_prior.json'}")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
+from pipnet.writing import write_text
 
 if TYPE_CHECKING:
     from pipnet.training.protocols import HeldOut, Results
@@ -123,7 +124,7 @@ def _write(results: Mapping[str, Results], run: Path, title: str) -> None:
     for name, rounds in results.items():
         for number, row in enumerate(rounds.values()):
             lines.append(f"| {name} | {number} | {' | '.join(f'{row[test]:.3f}' for test in tests)} |")
-    (run / "results.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(run / "results.md", "\n".join(lines) + "\n")
     curves = {
         f"{name}, {test}": [row[test] for row in r.values()] for name, r in results.items() for test in tests
     }

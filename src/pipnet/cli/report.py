@@ -11,6 +11,7 @@ from pipnet.cli import say
 from pipnet.errors import PipnetError
 from pipnet.evaluation.comparison import compare, markdown, plot_comparison
 from pipnet.evaluation.measured import read_measured
+from pipnet.writing import write_text
 
 
 def report(
@@ -37,8 +38,7 @@ def report(
         print(text, end="")  # noqa: T201
         return
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "report.md").write_text(text, encoding="utf-8")
+        write_text(output / "report.md", text)
         plot_comparison(sections, output / "report.png")
     except OSError as error:
         raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None

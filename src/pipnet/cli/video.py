@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.errors import VideoError
+from pipnet.errors import PipnetError, VideoError
 from pipnet.geometry import Image
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.backends import Runtime
@@ -49,6 +49,8 @@ class Following:
     """Longest side of the frame that is searched; larger finds smaller faces."""
     detect_every: int = DETECT_EVERY
     """Search for new faces every so many frames; 1 searches in every frame."""
+    any_roll: bool = False
+    """Find faces that lie on their side or upside down too; frames without a face take longer."""
     raw: bool = False
     """Do not smooth: each frame's landmarks as they are found."""
 
@@ -81,9 +83,18 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
 
     Returns:
         The exit code: 1 where the frames ended too early, which one line says.
+
+    Raises:
+        PipnetError: a port without a page, and as `follow`.
     """
+    if following.port and not following.page:
+        raise PipnetError(f"--port {following.port} is of the page: ask for it too, --page")
     landmarker = FaceLandmarker.from_pretrained(
-        following.model, following.detector, **asdict(runtime), detector_size=following.detector_size
+        following.model,
+        following.detector,
+        **asdict(runtime),
+        detector_size=following.detector_size,
+        any_roll=following.any_roll,
     )
     total = reader.frames if isinstance(reader, VideoReader) else None
     smoothing = None if following.raw else Smoothing()

@@ -23,6 +23,7 @@ from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
 from pipnet.images import picture_size
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
+from pipnet.writing import write_text
 
 _NAMED = 5
 """Missing pictures that are named in a message."""
@@ -85,9 +86,7 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
 
 def _describe(target: Path, name: str, source: Path, counts: dict[str, int]) -> None:
     facts = {"collection": name, "source": str(source.resolve()), "faces": counts}
-    partial = target / f"{PREPARED}.partial"
-    partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    partial.replace(target / PREPARED)
+    write_text(target / PREPARED, json.dumps(facts, indent=1) + "\n")
 
 
 def _prepare_part(source: Source, root: Path, subset: str, target: Path) -> Part:

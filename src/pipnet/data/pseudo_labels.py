@@ -16,6 +16,7 @@ import numpy as np
 
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError
+from pipnet.writing import written_whole
 
 _QUALITY = ("score", "spread", "disagreement")
 
@@ -38,12 +39,12 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
 
     Raises:
         DataError: there are none.
+        WriteError: it cannot be written.
     """
     if not labels:
         raise DataError(f"{path}: no pseudo-labels to write")
     landmarks = len(labels[0].face.points)
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "name", *_QUALITY, *(f"{a}{i}" for i in range(landmarks) for a in "xy")])
         for label in labels:
@@ -51,7 +52,6 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
             quality = [round(float(getattr(label, key)), 5) for key in _QUALITY]
             points = np.round(label.face.points.ravel().astype(np.float64), 3).tolist()
             table.writerow([image, label.face.name, *quality, *points])
-    partial.replace(path)
 
 
 def is_pseudo_labels(path: Path) -> bool:

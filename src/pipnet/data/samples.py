@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool
 
 from pipnet.geometry import Box, Points, tight_box
 from pipnet.scheme import SchemeMapping
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +45,12 @@ def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[Fa
         replace(s, points=mapping(s.points).astype(np.float32), source_box=tight_box(s.points), visible=None)
         for s in samples
     ]
+
+
+def evenly_spread(items: Sequence[Item], limit: int) -> list[Item]:
+    """At most so many, evenly spread over all of them and in their order."""
+    count = min(limit, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def split_by_group(

@@ -17,6 +17,7 @@ from pipnet.geometry import Box, xywh_to_xyxy
 from pipnet.images import PICTURE_SUFFIXES
 from pipnet.video.reader import VIDEO_SUFFIXES
 from pipnet.video.sampling import sample_frames
+from pipnet.writing import written_whole
 
 BOXES = "boxes.csv"
 """The table of a folder of faces."""
@@ -107,9 +108,12 @@ def read_boxes(path: Path, folder: Path | None = None) -> list[UnlabelledFace]:
 
 
 def write_boxes(path: Path, faces: Sequence[UnlabelledFace]) -> None:
-    """The inverse of `read_boxes`; pictures are named relative to the file."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    """The inverse of `read_boxes`; pictures are named relative to the file, which is whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "x", "y", "w", "h", "kind"])
         for face in faces:
@@ -119,4 +123,3 @@ def write_boxes(path: Path, faces: Sequence[UnlabelledFace]) -> None:
                 x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)
                 numbers = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
             table.writerow([name, *numbers, face.kind or ""])
-    partial.replace(path)

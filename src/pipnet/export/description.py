@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import onnx
 
 from pipnet.model_info import ModelInfo
+from pipnet.writing import written_whole
 
 
 def describe(proto: onnx.ModelProto, info: ModelInfo) -> None:
@@ -25,14 +25,9 @@ def rewrite_description(source: Path, target: Path, info: ModelInfo) -> None:
         info: the new description.
 
     Raises:
-        OSError: it cannot be written; what was there remains.
+        WriteError: it cannot be written; what was there remains.
     """
     proto = onnx.load_from_string(source.read_bytes())
     describe(proto, info)
-    partial = target.with_name(target.name + ".partial")
-    try:
+    with written_whole(target) as partial:
         partial.write_bytes(proto.SerializeToString())
-        os.replace(partial, target)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

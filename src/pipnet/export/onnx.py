@@ -7,7 +7,6 @@ needs no code of ours. What the model is stands in the metadata, under ``pipnet`
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pipnet.export.description import describe
 from pipnet.model.heads.base import Landmarks
 from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
+from pipnet.writing import written_whole
 
 OPSET = 18
 _HALF_FROM = 1024
@@ -50,6 +50,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
+        WriteError: the file cannot be written.
     """
     try:
         import onnx
@@ -78,9 +79,8 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
         store_in_half(proto.graph)
     describe(proto, info)
     onnx.checker.check_model(proto, full_check=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(proto.SerializeToString())
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        partial.write_bytes(proto.SerializeToString())
 
 
 def store_in_half(graph: object) -> None:

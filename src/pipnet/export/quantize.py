@@ -14,7 +14,6 @@ two by two in 16 bits, which 8 would overflow.
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from pipnet.geometry import crop
 from pipnet.images import read_image
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
+from pipnet.writing import written_whole
 
 FACES = 200
 """How many faces activations are observed on, unless there are fewer."""
@@ -69,6 +69,7 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     Raises:
         ModelError: the source is no exported model.
         MissingExtraError: NNCF or onnx is not installed.
+        WriteError: the file cannot be written.
     """
     try:
         import nncf
@@ -93,15 +94,14 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
         # A scale for each channel of a depthwise layer's input is something that only OpenVINO knows.
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             overflow_fix=nncf.OverflowFix.ENABLE,
-            activations_quantization_params=QuantizationParameters(per_channel=False)
+            activations_quantization_params=QuantizationParameters(per_channel=False),
         ),
     )
     _in_integers_everywhere(quantised.graph)
     store_in_half(quantised.graph)
     onnx.checker.check_model(quantised)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(quantised.SerializeToString())
-    os.replace(partial, target)
+    with written_whole(target) as partial:
+        partial.write_bytes(quantised.SerializeToString())
 
 
 def _in_full_precision(graph: object) -> list[str]:

@@ -6,17 +6,16 @@ that gives `ShownFace`s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 
 from pipnet.bulk.faces import AnnotatedFaces, is_annotated
 from pipnet.data.formats import read_annotations
 from pipnet.data.pseudo_labels import is_pseudo_labels, read_pseudo_labels
-from pipnet.data.samples import FaceSample
+from pipnet.data.samples import FaceSample, evenly_spread
 from pipnet.data.sources import load_faces, recognise
 from pipnet.errors import DataError
 from pipnet.evaluation.metrics import norm_distance, point_errors
@@ -28,7 +27,6 @@ Value = Literal["nme", "confidence", "score", "spread", "disagreement"]
 """What is known of a face: the error of the model's points against the labels, in percent of the scheme's
 norm; mean confidence and mean score of the landmarks, in [0, 1]; mean spread of the votes and mean
 disagreement of the views, in percent of the crop."""
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,12 +156,6 @@ def with_model(face: ShownFace, image: Image, landmarker: FaceLandmarker) -> Sho
     }
     known = {key: value for key, value in measured.items() if np.isfinite(value)}
     return replace(face, values={**face.values, **known}, found=seen.points)
-
-
-def evenly_spread(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most so many, evenly spread over all of them and in their order."""
-    count = min(limit, len(items))
-    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _scheme_of(path: Path, scheme: str | LandmarkScheme | None, landmarks: int) -> LandmarkScheme:

@@ -7,7 +7,6 @@ the browser over the pictures, so that they can be taken away, and stay sharp wh
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -25,6 +24,7 @@ from pipnet.images import read_image, write_image
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
+from pipnet.writing import written_whole
 
 INDEX = "index.html"
 _PICTURES = "faces"
@@ -86,12 +86,10 @@ def write_sheet(
 
     Raises:
         DataError: not one could be shown.
-        PipnetError, OSError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
-    building = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(building, ignore_errors=True)  # what a kill left behind
-    (building / _PICTURES).mkdir(parents=True)
-    try:
+    with written_whole(folder) as building:
+        (building / _PICTURES).mkdir(parents=True)
         tiles, shown, bad = [], [], []
         for number, face in enumerate(track(faces, len(faces), "drawing"), start=1):
             try:
@@ -113,9 +111,6 @@ def write_sheet(
         (building / INDEX).write_text(page, encoding="utf-8")
         if folder.is_dir():
             folder.rmdir()
-        building.replace(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return bad
 
 

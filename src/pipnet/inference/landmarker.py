@@ -162,13 +162,18 @@ class FaceLandmarker:
 
     def _find(self, pictures: Sequence[Image]) -> list[FaceLandmarks]:
         """The faces that the detector finds in decoded pictures, with their landmarks."""
-        found = [self.detector(picture) for picture in pictures]
-        if self.any_roll:
-            found = [
-                turned_detections(picture, faces, self.detector, self.model.info)
-                for picture, faces in zip(pictures, found, strict=True)
-            ]
-        return self.at_boxes(pictures, found, self.found_kind)
+        return self.at_boxes(pictures, [self.search(picture) for picture in pictures], self.found_kind)
+
+    def search(self, picture: Image) -> Detections:
+        """Where the detector finds faces in a decoded picture, and how sure; boxes of `found_kind`.
+
+        Raises:
+            ModelError: any roll is searched, and the model was not fitted to the detector's boxes.
+        """
+        found = self.detector(picture)
+        if not self.any_roll:
+            return found
+        return turned_detections(picture, found, self.detector, self.model.info)
 
     def at_boxes(
         self, pictures: Sequence[Image], found: Sequence[Detections], box_kind: str

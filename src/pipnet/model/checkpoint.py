@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import safetensors
@@ -12,18 +11,21 @@ from torch import Tensor
 from pipnet.errors import ModelError, PipnetError
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model_info import ModelInfo
+from pipnet.writing import written_whole
 
 
 def save_checkpoint(path: Path, model: PIPNet, info: ModelInfo) -> None:
-    """Write weights and description; the file appears whole or not at all."""
+    """Write weights and description; the file appears whole or not at all.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        safetensors.torch.save_file(tensors, partial, {"pipnet": info.to_json()})
-    except safetensors.SafetensorError as error:  # what it makes of a full disk
-        partial.unlink(missing_ok=True)
-        raise OSError(str(error)) from None
-    os.replace(partial, path)
+    with written_whole(path) as partial:
+        try:
+            safetensors.torch.save_file(tensors, partial, {"pipnet": info.to_json()})
+        except safetensors.SafetensorError as error:  # what it makes of a full disk
+            raise OSError(str(error)) from None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelInfo]:

@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.data.samples import FaceSample
+from pipnet.data.samples import FaceSample, evenly_spread
 from pipnet.data.unlabelled import read_boxes
-from pipnet.errors import DataError, PipnetError
+from pipnet.errors import DataError, ImageError, PipnetError
+from pipnet.evaluation.evaluate import decoded
 from pipnet.geometry import Box, CropRule, box_iou, tight_box
 from pipnet.hub import YUNET, cached
-from pipnet.images import read_image
 from pipnet.inference.faces import (
     Detections,
     FaceDetector,
@@ -39,8 +39,8 @@ from pipnet.inference.faces import (
 )
 from pipnet.progress import track
 
-_FACES = 500
-"""Faces to fit on; the median settles with far fewer."""
+FACES = 500
+"""Faces to fit on at most; the median settles with far fewer."""
 _FEWEST = 10
 """Faces without which the median of a user's detector is worth little."""
 _APART = 0.3
@@ -133,33 +133,57 @@ def tabled_boxes(
     return [sample for sample, _ in there], found
 
 
-def some(samples: Sequence[FaceSample], count: int = _FACES) -> Sequence[FaceSample]:
-    """Of many faces about so many, from all over the collection; all of few."""
-    return samples[:: max(len(samples) // count, 1)]
-
-
 def fit_detectors(
-    samples: Sequence[FaceSample], rule: CropRule
+    samples: Sequence[FaceSample], rule: CropRule, say: Callable[[str], object]
 ) -> dict[str, tuple[float, float, float, float]]:
     """The fit (see `fit_boxes`) of each detector that is to be had here without a download.
+
+    Args:
+        samples: labelled faces, of which at most `FACES` are used.
+        rule: the model's crop.
+        say: takes a line for each detector, with the number of faces that its fit rests on, and for each
+            picture that cannot be read, which is left out.
 
     Where the rule's crops are cut around the collection's boxes, ``"landmarks"`` has a fit too. YuNet is
     fitted where ``$PIPNET_YUNET`` names its file or it was fetched before. A detector that is left out, or
     finds none of the faces, is one whose boxes the model will refuse.
     """
-    chosen = some(samples)
-    wanted = [rule.face_box(s.points, s.box) for s in chosen]
+    chosen = evenly_spread(samples, FACES)
     fits = {}
     if rule.box == "given":
-        tight = [tight_box(s.points) for s in chosen]
-        fits["landmarks"] = median_fit(list(zip(tight, wanted, strict=True)))
+        fits["landmarks"] = median_fit(
+            [(tight_box(s.points), rule.face_box(s.points, s.box)) for s in chosen]
+        )
+    unreadable: list[ImageError] = []
     for detector in _available():
-        pictures = track((read_image(s.image) for s in chosen), len(chosen), f"fitting {detector.kind}")
+        looked_at, found = search(detector, chosen, unreadable)
         try:
-            fits[detector.kind], _ = fit_boxes([detector(image) for image in pictures], wanted)
-        except PipnetError:
-            continue
+            true = [rule.face_box(s.points, s.box) for s in looked_at]
+            fits[detector.kind], count = fit_boxes(found, true)
+            say(f"boxes of {detector.kind}: fitted on {count} of {len(chosen)} faces")
+        except PipnetError as error:
+            say(f"boxes of {detector.kind}: {error}")
+    for line in dict.fromkeys(map(str, unreadable)):
+        say(f"error: {line}")
     return fits
+
+
+def search(
+    detector: FaceDetector, samples: Sequence[FaceSample], unreadable: list[ImageError]
+) -> tuple[list[FaceSample], list[Detections]]:
+    """What a detector finds in the pictures of faces.
+
+    Args:
+        detector: the detector.
+        samples: the faces.
+        unreadable: takes the errors of pictures that cannot be read.
+
+    Returns:
+        The faces whose pictures can be read, and what was found in the picture of each.
+    """
+    pictures = track(decoded(samples, unreadable), len(samples), f"searching with {detector.kind}")
+    looked_at = [(sample, detector(image)) for image, sample in pictures]
+    return [sample for sample, _ in looked_at], [found for _, found in looked_at]
 
 
 def _available() -> list[FaceDetector]:

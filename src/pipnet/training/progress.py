@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from pipnet.evaluation.figure import new_figure
+from pipnet.writing import write_text
 
 
 class TrainingLog:
@@ -65,9 +65,7 @@ class TrainingLog:
     def keep(self, epochs: int) -> None:
         """Forget rows beyond an epoch: they were written, but their state was not."""
         rows = [row for row in self.rows() if row["epoch"] <= epochs]
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
         """Add an epoch's row, say it, and draw the curves anew."""

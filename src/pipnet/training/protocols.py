@@ -29,6 +29,7 @@ from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe
 from pipnet.training.self_training import FRAMES, self_train
 from pipnet.video.reader import VIDEO_SUFFIXES
+from pipnet.writing import write_text
 
 Results = dict[str, dict[str, float]]
 """NME in percent, by round and then by test."""
@@ -132,7 +133,7 @@ def _rounds(
         weights = best if best.is_file() else folder / "last.safetensors"
         results[folder.name] = dict(_measure(weights, test, norm) for test in tests)
     facts = {"labelled": recipe.data.limit, "unlabelled": len(rest), "norm": norm, "rounds": results}
-    (run / "results.json").write_text(json.dumps(facts, indent=1) + "\n")
+    write_text(run / "results.json", json.dumps(facts, indent=1) + "\n")
     return results
 
 

@@ -32,6 +32,7 @@ from pipnet.training.machine import computes_in_bf16
 from pipnet.training.quality import draw_quality
 from pipnet.training.recipe import PseudoConfig, Recipe, SelfTrainingConfig
 from pipnet.training.trainer import train
+from pipnet.writing import write_text
 
 LABELS = "pseudo_labels.csv"
 FRAMES = "frames"
@@ -153,7 +154,7 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
     folder.mkdir(parents=True, exist_ok=True)
     draw_quality(labels, info.scheme, folder)
     found = {**way, "given": len(faces), **_facts(labels, dropped)}
-    facts.write_text(json.dumps(found, indent=1) + "\n")
+    write_text(facts, json.dumps(found, indent=1) + "\n")
     write_pseudo_labels(folder / LABELS, labels)  # last: with it the labelling is done
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -37,7 +37,7 @@ import pipnet
 from pipnet.data.dataset import FaceDataset, ShuffledPasses
 from pipnet.data.samples import FaceSample
 from pipnet.data.transforms import Augmentation
-from pipnet.errors import ModelError, PipnetError, RecipeError
+from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import Box, to_fraction
 from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
@@ -56,6 +56,7 @@ from pipnet.training.faces import load_training_faces
 from pipnet.training.machine import computes_in_bf16, environment
 from pipnet.training.progress import TrainingLog
 from pipnet.training.recipe import OptimConfig, Recipe, differences
+from pipnet.writing import write_text, written_whole
 
 STATE = "last.pt"
 """The file in a run folder from which it resumes."""
@@ -79,6 +80,8 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
     """
     try:
         return Trainer(recipe, run, resume).fit(max_steps)
+    except WriteError as error:
+        raise WriteError(f"{error}; what was saved remains: --resume") from None
     except OSError as error:
         reason = error.strerror or error
         raise PipnetError(f"{error.filename or run}: {reason}; what was saved remains: --resume") from None
@@ -136,7 +139,7 @@ class Trainer:
         model = PIPNet(config, face, pretrained, weights if pretrained else None)
         if initial.checkpoint is not None:
             fresh = start_from(model, initial.checkpoint)
-            self.accelerator.print(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
+            self._say(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
         info = ModelInfo(
             name=recipe.name,
             scheme=faces.scheme,
@@ -144,13 +147,17 @@ class Trainer:
             input_size=config.input_size,
             mean_face=face,
             config=asdict(config),
-            detector_fits=fit_detectors(faces.training, recipe.crop),
+            detector_fits=fit_detectors(faces.training, recipe.crop, self._say),
             licence="; ".join(
                 [*(source.licence for source in faces.sources), *(f"begun from: {i.licence}" for i in before)]
             ),
             training="; ".join([self._describe(), *(f"begun from {i.name}: {i.training}" for i in before)]),
         )
         return model.to(memory_format=torch.channels_last), info
+
+    def _say(self, text: str) -> None:
+        """One line on standard error, of one process."""
+        self.accelerator.print(text, file=sys.stderr)
 
     def _describe(self) -> str:
         """What the model is trained on, in one line."""
@@ -202,7 +209,7 @@ class Trainer:
 
     def _write_setup(self) -> None:
         if self.accelerator.is_main_process:
-            (self.run / "recipe.yaml").write_text(yaml.safe_dump(self._plain_recipe(), sort_keys=False))
+            write_text(self.run / "recipe.yaml", yaml.safe_dump(self._plain_recipe(), sort_keys=False))
             here = {**environment(), "precision": self.accelerator.mixed_precision}
             here |= {"processes": self.accelerator.num_processes, "from epoch": self.epoch}
             with (self.run / "environment.jsonl").open("a") as file:
@@ -333,9 +340,11 @@ class Trainer:
             "recipe": json.dumps(self._plain_recipe()),
             "faces": self._fingerprint(),
         }
-        partial = self.run / (STATE + ".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.run / STATE)
+        with written_whole(self.run / STATE) as partial:
+            try:
+                torch.save(state, partial)
+            except RuntimeError as error:  # what it makes of a full disk
+                raise OSError(f"is the disk full? {' '.join(str(error).split()):.120}") from None
 
     def _resume(self) -> None:
         path = self.run / STATE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pipnet.errors import VideoError
 from pipnet.images import write_image
 from pipnet.progress import track
 from pipnet.video.reader import VideoReader
+from pipnet.writing import written_whole
 
 _EVERY = 1.0
 """Seconds between two frames; nearer ones show the same face in the same pose."""
@@ -25,20 +25,19 @@ def sample_frames(video: Path, folder: Path) -> list[Path]:
 
     Raises:
         VideoError: missing, or without a frame that can be read. A damaged one gives what it has.
+        WriteError: the folder cannot be written.
     """
     own = folder / f"{video.stem}-{hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:8]}"
     if not own.is_dir():
-        partial = own.with_name(own.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        reader, due = VideoReader(video), 0.0
-        for frame in track(reader, reader.frames, f"frames of {video.name}"):
-            if frame.time >= due:
-                write_image(partial / f"{frame.number:06d}.png", frame.image)
-                due = frame.time + _EVERY
-        if reader.damage:
-            print(f"{video}: damaged: {reader.damage}", file=sys.stderr)  # noqa: T201
-        if not any(partial.iterdir()):
-            raise VideoError(f"{video}: no frame can be read")
-        partial.rename(own)
+        with written_whole(own) as partial:
+            partial.mkdir()
+            reader, due = VideoReader(video), 0.0
+            for frame in track(reader, reader.frames, f"frames of {video.name}"):
+                if frame.time >= due:
+                    write_image(partial / f"{frame.number:06d}.png", frame.image)
+                    due = frame.time + _EVERY
+            if reader.damage:
+                print(f"{video}: damaged: {reader.damage}", file=sys.stderr)  # noqa: T201
+            if not any(partial.iterdir()):
+                raise VideoError(f"{video}: no frame can be read")
     return sorted(own.glob("*.png"))

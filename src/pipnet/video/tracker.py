@@ -118,8 +118,8 @@ class FaceTracker:
     def _add_detections(self, image: Image) -> None:
         """Begin to follow the faces that the detector finds and nobody follows."""
         landmarker = self.landmarker
-        found = landmarker.detector(image)
-        places = landmarker.to_face_boxes(found.boxes, landmarker.detector.kind)
+        found = landmarker.search(image)
+        places = landmarker.to_face_boxes(found.boxes, landmarker.found_kind)
         for place, score in zip(places, found.scores, strict=True):
             followed = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
             overlap = box_iou(followed, place)

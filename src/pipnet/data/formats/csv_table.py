@@ -21,11 +21,12 @@ import numpy as np
 from pipnet.data.formats.annotations import Annotations, in_order
 from pipnet.data.formats.collector import FaceCollector
 from pipnet.data.formats.fields import number_in_text, shown, words
-from pipnet.data.formats.files import read_text, relative_name, write_text
+from pipnet.data.formats.files import read_text, relative_name
 from pipnet.data.formats.pictures import PictureFinder
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError
 from pipnet.geometry import Box, Points, xywh_to_xyxy
+from pipnet.writing import write_text
 
 _PICTURE_TITLES = ("image", "file", "file_name", "filename", "path")
 _BOX = ("box_x", "box_y", "box_w", "box_h")

@@ -28,12 +28,13 @@ import numpy as np
 from pipnet.data.formats.annotations import Annotations, in_order
 from pipnet.data.formats.collector import FaceCollector
 from pipnet.data.formats.fields import number_in_text, shown, words
-from pipnet.data.formats.files import read_text, relative_name, write_text
+from pipnet.data.formats.files import read_text, relative_name
 from pipnet.data.formats.pictures import PictureFinder
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError
 from pipnet.geometry import Points
 from pipnet.images import picture_size
+from pipnet.writing import write_text
 
 _LABEL = "face"
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")

@@ -1,4 +1,4 @@
-"""Text files as every format needs them: read with errors in one line, written whole or not at all."""
+"""Text files as every format needs them: read with errors in one line, pictures named from beside them."""
 
 from __future__ import annotations
 
@@ -41,28 +41,6 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:
         return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file and the folders above it; until all of it is there, the old one stays.
-
-    Raises:
-        DataError: it cannot be written, or a name in it is no text.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        data = text.encode("utf-8")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}") from None
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: cannot be written: a name in it is not UTF-8 text") from None
 
 
 def relative_name(picture: Path, folder: Path) -> str:

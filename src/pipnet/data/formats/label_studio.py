@@ -26,12 +26,13 @@ import numpy as np
 from pipnet.data.formats.annotations import Annotations, in_order
 from pipnet.data.formats.collector import FaceCollector
 from pipnet.data.formats.fields import identity, number, rows, shown, table, words
-from pipnet.data.formats.files import relative_name, write_text
+from pipnet.data.formats.files import relative_name
 from pipnet.data.formats.pictures import PictureFinder
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError
 from pipnet.geometry import Box, tight_box, xywh_to_xyxy
 from pipnet.images import PICTURE_SUFFIXES, picture_size
+from pipnet.writing import write_text
 
 _Region = Mapping[str, object]
 _ORDER = "landmarks"

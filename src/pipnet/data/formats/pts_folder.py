@@ -13,11 +13,11 @@ import numpy as np
 
 from pipnet.data.formats.annotations import Annotations
 from pipnet.data.formats.collector import FaceCollector
-from pipnet.data.formats.files import write_text
 from pipnet.data.formats.pictures import PictureFinder, files_below
 from pipnet.data.formats.pts import pts_text, read_pts
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError
+from pipnet.writing import write_text
 
 
 def read_pts_folder(folder: Path, finder: PictureFinder) -> Annotations:

@@ -1,0 +1,64 @@
+"""Files and folders that appear whole or not at all, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipnet.errors import DataError, WriteError
+
+
+@contextlib.contextmanager
+def written_whole(target: Path, partial: Path | None = None) -> Iterator[Path]:
+    """Where to write something, which takes its place when all of it is there.
+
+    Example::
+
+        with written_whole(path) as partial:
+            partial.write_bytes(content)
+
+    Args:
+        target: the file, or the folder, which may be there if it is empty; folders above it are made.
+        partial: where it is written, on the same disk; beside it if None. Processes that may write the
+            same target at the same time need one each.
+
+    Raises:
+        WriteError: it cannot be written. Then, and after any other error, what was there remains and
+            ``partial`` is gone.
+    """
+    partial = partial or target.with_name(target.name + ".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)  # what a kill left behind
+        yield partial
+        os.replace(partial, target)
+    except OSError as error:
+        raise WriteError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file, whole or not at all, and the folders above it.
+
+    Raises:
+        WriteError: it cannot be written.
+        DataError: a name in it is no text.
+    """
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise DataError(f"{path}: cannot be written: a name in it is not UTF-8 text") from None
+    with written_whole(path) as partial:
+        partial.write_bytes(content)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
