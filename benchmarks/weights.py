@@ -2,7 +2,8 @@
 
     python benchmarks/weights.py recipes/wild_mbv2_wide.yaml --run RUN         (resumes)
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN
-    python benchmarks/weights.py recipes/tiny.yaml --run RUN [--tune CHECKPOINT]
+    python benchmarks/weights.py recipes/tiny.yaml --run RUN
+    python benchmarks/weights.py recipes/tiny.yaml --run RUN --tune CHECKPOINT --tuning-epochs 60
 
 A recipe that begins from weights with a wider last layer or more neighbours first makes these leaner.
 
@@ -50,8 +51,8 @@ from pipnet.training.trainer import train
 from unlabelled import photo_of
 
 HERE = Path(__file__).parent
-TUNING_EPOCHS, TUNING_RATE = 10, 0.4
-"""Of the training on labelled faces at the end; its rate is of that of the rounds. The wide weights had 8."""
+TUNING_RATE = 0.4
+"""Of the training on labelled faces at the end, as a share of the rounds'."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """How much of the new weights is tried."""
 LICENCE = (
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder outside the checkout")
     parser.add_argument("--lfw", type=int, default=1500, help="how many of LFW's pictures")
     parser.add_argument("--tune", type=Path, help="leave the rounds out, and tune these weights")
+    parser.add_argument("--tuning-epochs", type=int, default=10, help="on labelled faces, at the end")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
     data, run = arguments.shared / "data", arguments.run
@@ -83,7 +85,7 @@ def main() -> None:
         first = lean_start(recipe, recipe.initial.checkpoint, run / "lean.safetensors")
         recipe = replace(recipe, initial=replace(recipe.initial, checkpoint=first))
     learnt = arguments.tune or self_train(recipe, run)
-    network, info = load_checkpoint(tune(recipe, learnt, run / "tuned"))
+    network, info = load_checkpoint(tune(recipe, learnt, arguments.tuning_epochs, run / "tuned"))
     faces, _, source = load_faces(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
     views, _, other = load_faces(data / "300w_lp_afw", None, info.scheme)
@@ -123,14 +125,14 @@ def lean_start(recipe: Recipe, wide: Path, lean: Path) -> Path:
     return lean
 
 
-def tune(recipe: Recipe, weights: Path, run: Path) -> Path:
+def tune(recipe: Recipe, weights: Path, epochs: int, run: Path) -> Path:
     """Train on the labelled faces alone, from the weights of the last round."""
     return train(
         replace(
             round_recipe(recipe, len(recipe.self_training.tasks) + 1),
             data=replace(recipe.data, also=()),
             initial=replace(recipe.initial, checkpoint=weights),
-            optim=replace(recipe.optim, epochs=TUNING_EPOCHS, lr=TUNING_RATE * recipe.optim.lr),
+            optim=replace(recipe.optim, epochs=epochs, lr=TUNING_RATE * recipe.optim.lr),
         ),
         run,
         resume=True,
