@@ -1,11 +1,10 @@
 """How the weights that learnt from unlabelled faces were made.
 
-    python benchmarks/weights.py recipes/wild_mbv2_wide.yaml --run RUN         (resumes)
-    python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN
+    python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640         (resumes)
+    python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640 --made CHECKPOINT
     python benchmarks/weights.py recipes/tiny.yaml --run RUN
-    python benchmarks/weights.py recipes/tiny.yaml --run RUN --tune CHECKPOINT --tuning-epochs 60
 
-A recipe that begins from weights with a wider last layer or more neighbours first makes these leaner.
+The second makes the lean weights from wide ones that are there.
 
 Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
 box is only a place to look.
@@ -14,7 +13,8 @@ After the rounds the net trains on the labelled faces alone for a while: profile
 model, and pseudo-labels err, so that faces like those of 300-W lose a little by them. Weights that
 began from others are then averaged with them (Wortsman et al., 2022: what was learnt anew and what was
 known before are both kept), by the share that is best on profile views of photos that nothing was
-trained on, and no worse on the validation split than the weights before. On both together confidence is
+trained on, and no worse on the validation split than the weights before. Then the last layer is made
+narrower (`pipnet.training.slimming`), which costs next to nothing. On both together confidence is
 calibrated. Leaves ``NAME.safetensors`` in the run folder, which stays outside the checkout, and
 `benchmarks/weights/NAME.json`.
 """
@@ -38,7 +38,7 @@ from pipnet.data.sources import Source, load_faces
 from pipnet.data.unlabelled import load_unlabelled, write_boxes
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import PIPNet
 from pipnet.model.predictor import TorchModel
 from pipnet.model_info import ModelInfo
@@ -51,8 +51,8 @@ from pipnet.training.trainer import train
 from unlabelled import photo_of
 
 HERE = Path(__file__).parent
-TUNING_RATE = 0.4
-"""Of the training on labelled faces at the end, as a share of the rounds'."""
+TUNING_EPOCHS, TUNING_RATE = 8, 0.4
+"""Of the training on labelled faces at the end; its rate is of that of the rounds."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """How much of the new weights is tried."""
 LICENCE = (
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--run", type=Path, required=True, help="folder outside the checkout")
     parser.add_argument("--lfw", type=int, default=1500, help="how many of LFW's pictures")
-    parser.add_argument("--tune", type=Path, help="leave the rounds out, and tune these weights")
-    parser.add_argument("--tuning-epochs", type=int, default=10, help="on labelled faces, at the end")
+    parser.add_argument("--last-width", type=int, help="channels to be left of the last layer")
+    parser.add_argument("--made", type=Path, help="wide weights: nothing is trained")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
     data, run = arguments.shared / "data", arguments.run
@@ -81,25 +81,29 @@ def main() -> None:
         write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
     flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
     recipe = load_recipe(arguments.recipe, flags)
-    if recipe.initial.checkpoint is not None:
-        first = lean_start(recipe, recipe.initial.checkpoint, run / "lean.safetensors")
-        recipe = replace(recipe, initial=replace(recipe.initial, checkpoint=first))
-    learnt = arguments.tune or self_train(recipe, run)
-    network, info = load_checkpoint(tune(recipe, learnt, arguments.tuning_epochs, run / "tuned"))
+    wide = arguments.made or tune(recipe, self_train(recipe, run), run / "tuned")
+    network, info = load_checkpoint(wide)
     faces, _, source = load_faces(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
     views, _, other = load_faces(data / "300w_lp_afw", None, info.scheme)
     unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
     tried = {}
-    if recipe.initial.checkpoint is not None:
+    if recipe.initial.checkpoint is not None and arguments.made is None:
         tried = average(network, info, recipe.initial.checkpoint, (held_out, source), (unseen, other))
+    before = measure(network, info, data, held_out) | {"profile views": nme(network, info, unseen, other)}
+    if arguments.last_width is not None:
+        training = load_training_faces(recipe).training
+        varied = FaceDataset(training, info.scheme, recipe.crop, info.input_size, recipe.augment)
+        network = slim(network, arguments.last_width, recipe.model.neighbors, varied)
+        info = described_slim(info, network)
     calibration = calibrate(TorchModel(network, info), [*held_out, *unseen])
     info = replace(info, name=recipe.name, licence=LICENCE, calibration=calibration)
     weights = run / f"{recipe.name}.safetensors"
     save_checkpoint(weights, network, info)
     result = {
         "validation and profile views by share of the new weights": tried,
-        "nme": measure(network, info, data, held_out),
+        "nme, wide": before,
+        "nme": measure(network, info, data, held_out) | {"profile views": nme(network, info, unseen, other)},
         "training": info.training,
         "commit": _commit(),
         "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
@@ -110,29 +114,14 @@ def main() -> None:
     print(target.read_text())
 
 
-def lean_start(recipe: Recipe, wide: Path, lean: Path) -> Path:
-    """The weights that a recipe begins from, made as lean as its net."""
-    config = read_checkpoint(wide)[1].config
-    wanted = (recipe.model.last_width, recipe.model.neighbors)
-    if wanted[0] is None or wanted == (config.get("last_width"), config["neighbors"]):
-        return wide
-    if not lean.is_file():
-        model, info = load_checkpoint(wide)
-        faces = load_training_faces(recipe)
-        varied = FaceDataset(faces.training, faces.scheme, recipe.crop, info.input_size, recipe.augment)
-        slimmed = slim(model, *wanted, varied)
-        save_checkpoint(lean, slimmed, described_slim(info, slimmed))
-    return lean
-
-
-def tune(recipe: Recipe, weights: Path, epochs: int, run: Path) -> Path:
+def tune(recipe: Recipe, weights: Path, run: Path) -> Path:
     """Train on the labelled faces alone, from the weights of the last round."""
     return train(
         replace(
             round_recipe(recipe, len(recipe.self_training.tasks) + 1),
             data=replace(recipe.data, also=()),
             initial=replace(recipe.initial, checkpoint=weights),
-            optim=replace(recipe.optim, epochs=epochs, lr=TUNING_RATE * recipe.optim.lr),
+            optim=replace(recipe.optim, epochs=TUNING_EPOCHS, lr=TUNING_RATE * recipe.optim.lr),
         ),
         run,
         resume=True,

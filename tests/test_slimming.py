@@ -48,7 +48,7 @@ def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys)
     """On real weights: the command, and landmarks that have hardly moved, without any training."""
     lean = tmp_path / "lean.safetensors"
     command = ["slim", str(CHECKPOINT), "--data", str(small_300w), "-o", str(lean)]
-    assert main([*command, "--last-width", "900"]) == 0
+    assert main([*command, "--last-width", "900", "--neighbors", "5"]) == 0
     assert "--model.last-width 900 --model.neighbors 5" in capsys.readouterr().err
     model, info = load_checkpoint(lean)
     assert (model.config.last_width, model.config.neighbors) == (900, 5)
