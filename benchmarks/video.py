@@ -289,7 +289,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         "## The clips",
         "",
         "Where a head moves fast, many frames show it where it was in the one before, as of a camera with",
-        "fewer than 25 pictures a second: raw landmarks go in steps there, which is most of the flicker.",
+        "fewer than 25 pictures a second: raw landmarks go in steps there, most of the flicker.",
         "",
         "| clip | frames | flicker raw | smoothed | times steadier |",
         "|---|---|---|---|---|",
