@@ -67,6 +67,7 @@ def main() -> None:
     draw_reliability(sets, HERE / "confidence.png")
     result = {
         "model": landmarker.model.info.name,
+        "file": arguments.model if arguments.model == DEFAULT_MODEL else Path(arguments.model).name,
         "sets": {name: summary(judged) for name, judged in sets.items()},
         "hidden": covered(landmarker, common, hide),
         "beyond the border": covered(landmarker, common, cut_off),
@@ -177,7 +178,8 @@ def report(result: dict[str, Any]) -> None:
     lines = [
         "# Confidence",
         "",
-        f"`{result['model']}`, `python benchmarks/confidence.py`, commit {result['commit']}.",
+        f"`{result['model']}`, `python benchmarks/confidence.py --model {result['file']}`,"
+        f" commit {result['commit']}.",
         "Wrong: off by more than 5 % of the face. Intervals of 95 % over faces. Gain: by how much the mean",
         "error falls when the fifth of the landmarks with the largest expected error is left out. Chances",
         "lie half way between those in the own collection and those in another ([measured](calibration.md)).",
