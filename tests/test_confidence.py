@@ -49,13 +49,13 @@ def test_chances_are_chances(small_300w, landmarker, monkeypatch):
         return found.scores, found.spread, np.linalg.norm(found.points - info.mean_face, axis=2) / size
 
     monkeypatch.setattr("pipnet.training.calibration.observe", on_mean_faces)
-    calibration = calibrate(model, [])
+    calibration = calibrate(model, [], elsewhere=0)
     scores, spread, errors = on_mean_faces(model, [], 1, 0)
-    chance, wrong = calibration.chance_of_wrong(scores, spread), errors > WRONG
+    chance, wrong = calibration.chance_of_wrong(scores, spread, info.mean_face), errors > WRONG
     for low in np.arange(0.05, 0.75, 0.1):
         chosen = (chance >= low) & (chance < low + 0.1)
         assert abs(wrong[chosen].mean() - chance[chosen].mean()) < 0.05
-    expected = calibration.expected_error(scores, spread)
+    expected = calibration.expected_error(scores, spread, info.mean_face)
     assert expected.mean() == pytest.approx(errors.mean(), rel=0.05)
     assert np.corrcoef(expected.ravel(), spread.ravel())[0, 1] > 0.9
 
@@ -69,13 +69,61 @@ def test_real_faces_seen_several_times(small_300w, landmarker):
     assert np.nanmean(errors[harder]) > np.nanmean(errors[::5])
     calibration = calibrate(landmarker.model, samples)
     assert calibration.is_sound(68)
-    chance = calibration.chance_of_wrong(scores, spread)
+    chance = calibration.chance_of_wrong(scores, spread, landmarker.model.info.mean_face)
     known = np.isfinite(errors)
     wrong = errors > WRONG
     assert chance[known & wrong].mean() > chance[known & ~wrong].mean()
     assert calibrate(landmarker.model, samples) == calibration  # by the seed
     with pytest.raises(DataError, match="no faces"):
         calibrate(landmarker.model, [])
+
+
+def test_elsewhere_what_is_sure_is_wrong_more_often(landmarker, monkeypatch):
+    model = Doubter(landmarker.model.info)
+    rng = np.random.default_rng(1)
+    spread = rng.uniform(0.002, 0.06, (100, 68)).astype(np.float32)
+    seen = np.full_like(spread, 0.5), spread, np.abs(rng.normal(0, 1, spread.shape)) * spread
+    monkeypatch.setattr("pipnet.training.calibration.observe", lambda *_: seen)
+    mean_face = model.info.mean_face
+    same, half, other = (
+        calibrate(model, [], elsewhere=share).chance_of_wrong(*seen[:2], mean_face) for share in (0, 0.5, 1)
+    )
+    odds = np.log(same / (1 - same))
+    np.testing.assert_allclose(np.log(other / (1 - other)), 0.75 * odds + 0.25, atol=1e-3)
+    sure = same < 0.2
+    assert (same[sure] < half[sure]).all()
+    assert (half[sure] < other[sure]).all()
+
+
+def test_terms_tell_of_those_around_and_of_the_whole_face(landmarker):
+    mean_face = landmarker.model.info.mean_face
+    scores = np.full((3, 68), 0.8, np.float32)
+    scores[1, 1:] = 0.3
+    near = np.linalg.norm(mean_face - mean_face[0], axis=1).argsort()
+    scores[2, near[1:10]] = 0.3
+    of_terms = terms(scores, np.full_like(scores, 0.01), mean_face)
+    assert of_terms.shape == (8, 3, 68)
+    np.testing.assert_allclose(of_terms[:4, :, 0], of_terms[:4, :1, 0].repeat(3, axis=1))
+    np.testing.assert_allclose(of_terms[4, :, 0], [0.8, 0.35, 0.35], rtol=1e-6)
+    np.testing.assert_allclose(
+        of_terms[6, :, 0], [0.8, (0.8 + 67 * 0.3) / 68, (59 * 0.8 + 9 * 0.3) / 68], rtol=1e-6
+    )
+
+
+def test_older_calibrations_have_fewer_terms(landmarker):
+    """They say what they said."""
+    info = landmarker.model.info
+    rng = np.random.default_rng(3)
+    slopes, constants = rng.normal(0, 1, 4), rng.normal(-2, 1, 68)
+    older = Calibration((*slopes, *constants), (*slopes, *constants))
+    assert older.is_sound(68)
+    scores = rng.uniform(0, 1, (2, 68)).astype(np.float32)
+    spread = rng.uniform(0.001, 0.1, (2, 68)).astype(np.float32)
+    amount = np.log(spread)
+    said = slopes @ np.stack([scores, amount, amount**2, scores * amount]).reshape(4, -1)
+    odds = said.reshape(2, 68) + constants
+    chance = older.chance_of_wrong(scores, spread, info.mean_face)
+    np.testing.assert_allclose(chance, 1 / (1 + np.exp(-odds)), rtol=1e-4)
 
 
 def test_nobody_measured(landmarker, portrait):
@@ -87,7 +135,7 @@ def test_nobody_measured(landmarker, portrait):
 
 
 def test_results_carry_it(landmarker, portrait):
-    count = len(terms(np.zeros(1), np.zeros(1)))
+    count = _terms()
     calibration = Calibration((0.0,) * count + (-2.0,) * 68, (0.0,) * count + (np.log(0.01),) * 68)
     faces = FaceLandmarker(_with(landmarker.model, calibration))(portrait)
     right = 1 / (1 + np.exp(-2.0))
@@ -101,14 +149,20 @@ def test_results_carry_it(landmarker, portrait):
 
 def test_it_travels_with_the_description_and_must_be_sound(landmarker):
     info = landmarker.model.info
-    count = len(terms(np.zeros(1), np.zeros(1)))
+    count = _terms()
     calibration = Calibration((0.5,) * (count + 68), (0.25,) * (count + 68))
     there = ModelInfo.from_json(replace(info, calibration=calibration).to_json(), "x")
     assert there.calibration == calibration
     table = json.loads(there.to_json())
     del table["calibration"]  # as older files are
     assert ModelInfo.from_json(json.dumps(table), "x").calibration is None
-    for bad in ({"wrong": [1.0], "error": [1.0]}, {"wrong": 3}, {"wrong": ["a"], "error": []}):
+    several = [0.5] * (count - 1 + 68)
+    for bad in (
+        {"wrong": several, "error": several},
+        {"wrong": [1.0], "error": [1.0]},
+        {"wrong": 3},
+        {"wrong": ["a"], "error": []},
+    ):
         with pytest.raises(ModelError, match="its description is damaged"):
             ModelInfo.from_json(json.dumps({**table, "calibration": bad}), "x")
 
@@ -127,6 +181,13 @@ def test_on_the_command_line(small_300w, tmp_path, capsys):
     assert TorchModel(network, info).info.calibration is not None
     assert main([*words[:-1], "2"]) == 1
     assert "--share is above 0 and at most 1" in capsys.readouterr().err
+    assert main([*words, "--elsewhere", "2"]) == 1
+    assert "--elsewhere is 0 to 1" in capsys.readouterr().err
+
+
+def _terms():
+    """How many there are."""
+    return len(terms(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((2, 2))))
 
 
 def _with(model, calibration):

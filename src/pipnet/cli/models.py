@@ -113,6 +113,7 @@ def calibrate(
     data: Path,
     subset: str | None = None,
     share: float = 0.05,
+    elsewhere: float = 0.5,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
     """Measure what a model's scores are worth, on faces that it was not trained on, and write it into it.
@@ -131,6 +132,9 @@ def calibrate(
     share
         Of these faces, those that a training with this data.validation keeps out; 1 for all of them, where
         none was trained on.
+    elsewhere
+        How far chances go towards those in collections that the model never saw: 0 where it will only meet
+        faces like these, 1 where it will not meet such.
     output
         The checkpoint to write; the same one if not given.
     """
@@ -142,10 +146,12 @@ def calibrate(
         raise cannot_import(error) from None
     if not 0 < share <= 1:
         raise PipnetError(f"--share is above 0 and at most 1, not {share}")
+    if not 0 <= elsewhere <= 1:
+        raise PipnetError(f"--elsewhere is 0 to 1, not {elsewhere}")
     model, description = load_checkpoint(checkpoint)
     samples, _, _ = load_faces(data, subset, description.scheme)
     held_out = split_by_group(samples, share, seed=0)[1]
-    calibration = fit(TorchModel(model, description), held_out)
+    calibration = fit(TorchModel(model, description), held_out, elsewhere=elsewhere)
     target = output or checkpoint
     save_checkpoint(target, model, replace(description, calibration=calibration))
     say(f"{target}: calibrated on {len(held_out)} faces\nmake it runnable: pipnet export {target}")

@@ -3,8 +3,9 @@
 The peak of a landmark's score map and the disagreement of its neighbours' votes tell how sure a model is of
 a landmark, but in units of their own, which differ by model and landmark. A calibration is a logistic
 regression of "wrong by more than 5 % of the face" on them, and a linear one of the logarithm of the error,
-both with one constant a landmark. It is fitted on labelled faces that the model was not trained on
-(`pipnet.training.calibration`) and travels with the weights.
+both with one constant a landmark. A landmark's own score and spread tell most; those around it and those of
+the whole face tell whether it is in trouble with others. It is fitted on labelled faces that the model was
+not trained on (`pipnet.training.calibration`) and travels with the weights.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ WRONG = 0.05
 box of its landmarks."""
 _LEAST = 1e-4
 """Spreads below this count as this."""
+_AROUND = 10
+"""The landmarks around one: so many that are nearest to it on the mean face, itself among them."""
+_COUNTS = (4, 8)
+"""How many terms a calibration may have: older ones have the first four alone."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +40,26 @@ class Calibration:
         self,
         scores: Float32[np.ndarray, "faces landmarks"],
         spread: Float32[np.ndarray, "faces landmarks"],
+        mean_face: Float[np.ndarray, "landmarks 2"],
     ) -> Float32[np.ndarray, "faces landmarks"]:
-        """Chance that each landmark is off by more than 5 % of the face."""
-        odds = np.exp(-_apply(self.wrong, scores, spread))
+        """Chance that each landmark is off by more than 5 % of the face; ``mean_face`` is the model's."""
+        odds = np.exp(-_apply(self.wrong, terms(scores, spread, mean_face)))
         return np.asarray(1 / (1 + odds), dtype=np.float32)
 
     def expected_error(
         self,
         scores: Float32[np.ndarray, "faces landmarks"],
         spread: Float32[np.ndarray, "faces landmarks"],
+        mean_face: Float[np.ndarray, "landmarks 2"],
     ) -> Float32[np.ndarray, "faces landmarks"]:
         """Expected error of each landmark, as a share of the face."""
-        return np.asarray(np.exp(_apply(self.error, scores, spread)).clip(0, 1), dtype=np.float32)
+        sizes = np.exp(_apply(self.error, terms(scores, spread, mean_face)))
+        return np.asarray(sizes.clip(0, 1), dtype=np.float32)
 
     def is_sound(self, landmarks: int) -> bool:
         """Whether it is one of so many landmarks, and finite."""
-        count = len(terms(np.zeros(1), np.zeros(1))) + landmarks
-        return all(len(c) == count and bool(np.isfinite(c).all()) for c in (self.wrong, self.error))
+        both = (self.wrong, self.error)
+        return all(len(c) - landmarks in _COUNTS and bool(np.isfinite(c).all()) for c in both)
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> Calibration:
@@ -60,18 +68,27 @@ class Calibration:
 
 
 def terms(
-    scores: Float[np.ndarray, "*shape"], spread: Float[np.ndarray, "*shape"]
-) -> Float64[np.ndarray, "terms *shape"]:
-    """What the regressions are of: score, logarithm of the spread, its square, and both together."""
-    amount = np.log(np.maximum(spread.astype(np.float64), _LEAST))
+    scores: Float[np.ndarray, "faces landmarks"],
+    spread: Float[np.ndarray, "faces landmarks"],
+    mean_face: Float[np.ndarray, "landmarks 2"],
+) -> Float64[np.ndarray, "terms faces landmarks"]:
+    """What the regressions are of.
+
+    Score, logarithm of the spread, its square, score times logarithm; then the mean score and the mean
+    logarithm of the landmarks around each; then those of the whole face.
+    """
     score = scores.astype(np.float64)
-    return np.stack([score, amount, amount**2, score * amount])
+    amount = np.log(np.maximum(spread.astype(np.float64), _LEAST))
+    around = np.linalg.norm(mean_face[:, None] - mean_face[None], axis=2).argsort(axis=1, kind="stable")
+    near = around[:, :_AROUND]
+    means = [part[:, near].mean(axis=2) for part in (score, amount)]
+    whole = [np.broadcast_to(part.mean(axis=1, keepdims=True), part.shape) for part in (score, amount)]
+    return np.stack([score, amount, amount**2, score * amount, *means, *whole])
 
 
 def _apply(
-    coefficients: tuple[float, ...], scores: Float32[np.ndarray, "f l"], spread: Float32[np.ndarray, "f l"]
+    coefficients: tuple[float, ...], of_terms: Float64[np.ndarray, "terms f l"]
 ) -> Float64[np.ndarray, "f l"]:
-    of_terms = terms(scores, spread)
-    slopes = np.array(coefficients[: len(of_terms)])
-    constants = np.array(coefficients[len(of_terms) :])
-    return np.asarray(np.tensordot(slopes, of_terms, axes=1) + constants)
+    count = len(coefficients) - of_terms.shape[2]
+    slopes, constants = np.array(coefficients[:count]), np.array(coefficients[count:])
+    return np.asarray(np.tensordot(slopes, of_terms[:count], axes=1) + constants)

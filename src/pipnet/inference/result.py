@@ -91,7 +91,8 @@ class FaceLandmarks:
         calibration = self.info.calibration
         if calibration is None:
             return np.full_like(self.scores, np.nan)
-        return np.asarray(1 - calibration.chance_of_wrong(self.scores, self.spread), dtype=np.float32)
+        wrong = calibration.chance_of_wrong(self.scores, self.spread, self.info.mean_face)
+        return np.asarray(1 - wrong, dtype=np.float32)
 
     @property
     def expected_error(self) -> Float32[np.ndarray, "faces landmarks"]:
@@ -99,7 +100,7 @@ class FaceLandmarks:
         calibration = self.info.calibration
         if calibration is None:
             return np.full_like(self.scores, np.nan)
-        return calibration.expected_error(self.scores, self.spread)
+        return calibration.expected_error(self.scores, self.spread, self.info.mean_face)
 
     @property
     def quality(self) -> Float32[np.ndarray, " faces"]:
