@@ -323,5 +323,5 @@ def test_starting_from_a_checkpoint_takes_what_fits(small, checkpoint):
     assert start_from(other, checkpoint) == ["head.conv.weight", "head.conv.bias"]
     first = next(iter(other.backbone.parameters()))
     torch.testing.assert_close(first, next(iter(small.backbone.parameters())))
-    with pytest.raises(ModelError, match="its backbone is lcnet_050, not lcnet_075"):
+    with pytest.raises(ModelError, match="its backbone is lcnet_050, .* not lcnet_075"):
         start_from(PIPNet(ModelConfig("lcnet_075", 64), face()), checkpoint)

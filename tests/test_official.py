@@ -69,6 +69,7 @@ def original(request, tmp_path_factory):
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.7, 1.3)
+        getattr(network, next(iter(HEADS))).weight.mul_(30)  # scores that do not nearly tie
     state = OrderedDict((f"module.{key}", value) for key, value in network.state_dict().items())
     torch.save(state, folder / "epoch59.pth")
     np.savetxt(folder / "meanface.txt", face(N).reshape(1, -1))

@@ -89,7 +89,7 @@ def test_every_command_of_the_readme_works(checkout):
                 "--workers",
                 "0",
             ]
-            words += ["--initial.checkpoint", "checkpoints/pipnet-wild-mbv2.safetensors"]
+            words += ["--initial.checkpoint", "checkpoints/pipnet-wild-mbv2-wide.safetensors"]
         command = [sys.executable, "-m", *words]
         result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, f"{line}\n{result.stderr}"

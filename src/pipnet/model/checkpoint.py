@@ -77,8 +77,10 @@ def start_from(model: PIPNet, path: Path) -> list[str]:
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     backbone = [k for k in own if k.startswith("backbone.")]
     if any(k not in fitting for k in backbone):
-        raise ModelError(
-            f"{path}: its backbone is {info.config.get('backbone')}, not {model.config.backbone}"
+        given, wanted = (
+            f"{config.get('backbone')}, last_width {config.get('last_width')}"
+            for config in (info.config, vars(model.config))
         )
+        raise ModelError(f"{path}: its backbone is {given}, not {wanted}")
     model.load_state_dict(fitting, strict=False)
     return [k for k in own if k not in fitting]

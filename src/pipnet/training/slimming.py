@@ -71,7 +71,7 @@ def described_slim(info: ModelInfo, slimmed: PIPNet) -> ModelInfo:
     """The description of the leaner copy: its confidence is to be calibrated anew."""
     config = asdict(slimmed.config)
     made = f"made leaner: {config['last_width']} channels, {config['neighbors']} neighbours"
-    return replace(info, config=config, training=f"{made}; begun from {info.training}", calibration=None)
+    return replace(info, config=config, training=f"{info.training}; {made}", calibration=None)
 
 
 def keep_best(
