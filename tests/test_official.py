@@ -81,9 +81,7 @@ def test_the_same_points_through_both_paths(original):
     image = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
-    normalised = model.normalise(image)  # scores nearly tie, so that the last bit matters behind it
-    np.testing.assert_allclose(normalised, (image.permute(0, 3, 1, 2) / 255 - mean) / std, atol=1e-5)
-    maps = network(normalised)
+    maps = network((image.permute(0, 3, 1, 2) / 255 - mean) / std)
     expected = points_of_the_original(maps, np.loadtxt(folder / "meanface.txt").reshape(N, 2))
     np.testing.assert_allclose(model.predict(image).points[0], expected, atol=1e-4)
     assert (info.crop.square, info.crop.clip, info.crop.scale) == (False, True, 1.0)

@@ -72,7 +72,7 @@ def test_from_labels_to_a_detector(tmp_path, small_300w, portrait, capsys, point
     assert main(["evaluate", model, "--data", str(labels), "-o", str(out), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["faces"] == 12
-    assert 0 < measured["pixels"]["nme"] < 200
+    assert 0 < measured["pixels"]["nme"] < 100
     assert main(["detect", str(portrait), "--model", model, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert np.shape(row["faces"][0]["points"]) == (len(points), 2)

@@ -25,8 +25,8 @@ from pipnet.model.predictor import TorchModel
 from pipnet.training.faces import load_training_faces
 from pipnet.training.labelling import label_faces
 from pipnet.training.recipe import load_recipe
-from pipnet.training.self_training import LABELS, self_train, unlabelled_faces
-from pipnet.training.trainer import Trainer
+from pipnet.training.self_training import LABELS, round_recipe, self_train, unlabelled_faces
+from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = Path("/nowhere")
@@ -220,11 +220,10 @@ def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabelle
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["round1"]
     labels = read_pseudo_labels(tmp_path / "run" / "round1" / LABELS)
     assert np.median([label.score for label in labels]) > 0.4  # it knows faces
+    assert "most_spread: 3" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
     # Without one, round 0 knows nothing of pseudo-labels, whatever the recipe says of them.
-    flags[-1] = "90"  # a net of eight steps is not sure of much
-    self_train(load_recipe(recipe_file, flags), tmp_path / "other", max_steps=8)
-    assert "most_spread: null" in (tmp_path / "other" / "round0" / "recipe.yaml").read_text()
-    assert "most_spread: 90" in (tmp_path / "other" / "round1" / "recipe.yaml").read_text()
+    train(round_recipe(load_recipe(recipe_file, flags), 0), tmp_path / "round0", max_steps=2)
+    assert "most_spread: null" in (tmp_path / "round0" / "recipe.yaml").read_text()
 
 
 def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipnet.errors import MissingExtraError
 from pipnet.export.description import describe
@@ -35,7 +36,12 @@ class _Decoded(nn.Module):
         self.model = model
 
     def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
-        return self.model.head.decode(self.model(image))
+        model = self.model
+        # One operation: the two of `PIPNet.normalise` cost ONNX Runtime a third of an int8 graph's time.
+        normalised = F.batch_norm(
+            image.permute(0, 3, 1, 2).float(), model.mean.flatten(), model.std.flatten().square(), eps=0
+        )
+        return model.head.decode(model.head(model.neck(model.backbone(normalised))))
 
 
 def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
 from pipnet.model.backbones import Backbone
@@ -131,9 +130,10 @@ class PIPNet(nn.Module):
         )
         self.head = build_head(config, self.neck.out_channels, mean_face)
         self.mean: Tensor
-        self.variance: Tensor
-        for name, value, power in (("mean", self.backbone.mean, 1), ("variance", self.backbone.std, 2)):
-            self.register_buffer(name, (torch.tensor(value) * 255) ** power, persistent=False)
+        self.std: Tensor
+        for name, value in (("mean", self.backbone.mean), ("std", self.backbone.std)):
+            constant = torch.tensor(value).reshape(1, 3, 1, 1) * 255
+            self.register_buffer(name, constant, persistent=False)
 
     def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor:
         """RGB crops -> the head's raw output, to be trained on or decoded."""
@@ -141,8 +141,8 @@ class PIPNet(nn.Module):
         return output
 
     def normalise(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
-        """RGB crops -> what the backbone was made for, as one operation, which all runtimes are quick at."""
-        return F.batch_norm(image.permute(0, 3, 1, 2).float(), self.mean, self.variance, eps=0)
+        """RGB crops -> what the backbone was made for."""
+        return (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
 
     @torch.no_grad()
     def predict(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
