@@ -78,6 +78,7 @@ def main() -> None:
     command = ["git", "rev-parse", "--short", "HEAD"]
     result = {
         "model": landmarker.model.info.name,
+        "faces": arguments.faces,
         "commit": subprocess.run(
             command, cwd=HERE, capture_output=True, text=True, check=True
         ).stdout.strip(),
@@ -282,9 +283,10 @@ def report(result: dict[str, Any], folder: Path) -> None:
     lines = [
         "# Steady video",
         "",
-        f"`{result['model']}`; `python benchmarks/video.py --cache CACHE`, commit {result['commit']},",
-        f"{result['machine']}; all numbers in `video.json`. Flicker is the root mean square of the second",
-        "difference of each landmark over frames, in % of the inter-ocular distance.",
+        f"`{result['model']}`; `python benchmarks/video.py --cache CACHE --faces {result['faces']}`,",
+        f"commit {result['commit']}, {result['machine']}; all numbers in `video.json`. Flicker is the root",
+        "mean square of the second difference of each landmark over frames, in % of the inter-ocular",
+        "distance.",
         "",
         "## The clips",
         "",

@@ -101,6 +101,7 @@ def test_eight_bit_integers(small_300w, portrait, tmp_path, capsys):
     small = tmp_path / "int8.onnx"
     assert main(["export", str(checkpoint), "--int8", "--data", str(small_300w), "-o", str(small)]) == 0
     assert small.stat().st_size < 0.45 * checkpoint.stat().st_size
+    assert OnnxModel(small).info.name == "pipnet-300w-mbv2-int8"
     box = [[178, 63, 267, 175]]
     model = OnnxModel(small)
     a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained()(portrait, box)
@@ -120,6 +121,13 @@ def test_what_integers_need_is_said(exported, small_300w, tmp_path, capsys):
     assert main(["export", "a.safetensors", "--int8"]) == 1
     assert main(["export", "a.safetensors", "--data", str(small_300w)]) == 1
     assert capsys.readouterr().err.count("--int8 needs --data") == 2
+    assert main(["export", "a.safetensors", "--int8", "--half", "--data", str(small_300w)]) == 1
+    assert "leave --half out" in capsys.readouterr().err
+    good = tmp_path / "good.onnx"
+    good.write_bytes(b"an earlier one")
+    words = ["export", "checkpoints/pipnet-tiny.safetensors", "--int8", "--data", str(tmp_path / "none")]
+    assert main([*words, "-o", str(good)]) == 1
+    assert good.read_bytes() == b"an earlier one"
     other = tmp_path / "other.onnx"
     other.write_bytes(b"no model")
     with pytest.raises(ModelError, match="not an ONNX model"):

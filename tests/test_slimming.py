@@ -67,7 +67,9 @@ def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys)
         ({"neighbors": 5}, 9999, 5, "fewer than 9999 and 5"),
         ({"neighbors": 5}, 32, 6, "fewer than 32 and 6"),
         ({"head": "coord"}, 32, 0, "only a net with a PIP head"),
-        ({"stride": 64, "input_size": 128}, 32, 0, "only a net with a PIP head"),
+        ({"stride": 64, "input_size": 128}, 32, 0, "maps of stride 64"),
+        ({"reduction": "heatmap"}, 32, 0, "without reduction"),
+        ({"reduction": "coordinates", "input_size": 32}, 32, 0, "without reduction"),
     ],
 )
 def test_what_cannot_be_leaner(settings, width, neighbors, reason):

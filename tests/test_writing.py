@@ -93,3 +93,28 @@ def test_what_is_no_text(tmp_path):
     with pytest.raises(DataError, match="not UTF-8 text"):
         write_text(tmp_path / "file", "\ud800")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_stays_one_and_what_is_no_name_is_said(tmp_path):
+    real, link = tmp_path / "real.txt", tmp_path / "link.txt"
+    link.symlink_to(real)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    for name in (".", "/", ".."):
+        with pytest.raises(WriteError, match="not the name of a file"):
+            write_text(Path(name), "")
+
+
+@pytest.mark.parametrize("write", [pseudo_labels, boxes])
+def test_names_that_are_no_text_are_one_line(write, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.relpath", lambda *_: "a\udcff.jpg")
+    with pytest.raises(DataError, match="a name in it is not UTF-8 text"):
+        write(tmp_path / "file.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_could_not_be_read_meanwhile_is_named(tmp_path):
+    named = pytest.raises(WriteError, match=r"out: cannot be written: .*input\.txt: No such file")
+    with named, written_whole(tmp_path / "out"):
+        (tmp_path / "input.txt").read_text()

@@ -28,15 +28,21 @@ def written_whole(target: Path, partial: Path | None = None) -> Iterator[Path]:
     Raises:
         WriteError: it cannot be written. Then, and after any other error, what was there remains and
             ``partial`` is gone.
+        DataError: a name in what is written is no text.
     """
-    partial = partial or target.with_name(target.name + ".partial")
+    if target.name in ("", ".."):
+        raise WriteError(f"{target}: cannot be written: not the name of a file")
+    place = Path(os.path.realpath(target))  # a link stays one
+    partial = partial or place.with_name(place.name + ".partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)  # what a kill left behind
         yield partial
-        os.replace(partial, target)
+        os.replace(partial, place)
+    except UnicodeEncodeError:
+        raise DataError(f"{target}: cannot be written: a name in it is not UTF-8 text") from None
     except OSError as error:
-        raise WriteError(f"{target}: cannot be written: {error.strerror or error}") from None
+        raise WriteError(f"{target}: cannot be written: {_reason(error, place, partial)}") from None
     finally:
         with contextlib.suppress(OSError):
             _remove(partial)
@@ -49,12 +55,15 @@ def write_text(path: Path, text: str) -> None:
         WriteError: it cannot be written.
         DataError: a name in it is no text.
     """
-    try:
-        content = text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DataError(f"{path}: cannot be written: a name in it is not UTF-8 text") from None
     with written_whole(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(text.encode("utf-8"))
+
+
+def _reason(error: OSError, place: Path, partial: Path) -> str:
+    """Why, and where that is in another file, such as one that was read meanwhile, in which."""
+    reason = error.strerror or str(error)
+    known = (None, str(place), str(partial), str(place.parent))
+    return reason if error.filename in known else f"{error.filename}: {reason}"
 
 
 def _remove(path: Path) -> None:

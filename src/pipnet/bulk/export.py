@@ -31,7 +31,7 @@ def export(store: Store, info: ModelInfo, kind: Format) -> Path:
 
     Raises:
         WriteError: it cannot be written.
-        DataError: a shard is gone.
+        DataError: a shard is gone or damaged.
     """
     files = [store.shard_file(record.number) for record in store.finished() or ()]
     if kind == "jsonl":

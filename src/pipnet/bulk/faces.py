@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from pipnet.bulk.sources import parquet
+from pipnet.bulk.labels import read_shard
 from pipnet.bulk.store import Store
 from pipnet.data.pseudo_labels import PseudoLabel
 from pipnet.data.samples import FaceSample
@@ -55,6 +55,7 @@ class AnnotatedFaces:
             self.scheme = LandmarkScheme.from_dict(job["model"]["scheme"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{store.manifest_file}: not a manifest: {error!r}") from None
+        self.scheme.check(str(store.manifest_file))
         records = None if one else store.finished()
         self.finished = one or records is not None
         """Whether these are all that the job is to find."""
@@ -63,7 +64,7 @@ class AnnotatedFaces:
         self._counts, self.unreadable = [], 0
         """Pictures that the job could not read: they have no faces."""
         for file in self.files:
-            table = _read(file, ["face", "error"])
+            table = read_shard(file, ["face", "error"])
             self._counts.append(len(table) - table["face"].null_count)
             self.unreadable += len(table) - table["error"].null_count
         if not sum(self._counts):
@@ -89,7 +90,7 @@ class AnnotatedFaces:
                 yield from self._faces(file, numbers[first:last] - (end - count))
 
     def _faces(self, file: Path, numbers: np.ndarray) -> Iterator[AnnotatedFace]:
-        table = _read(file, _COLUMNS)
+        table = read_shard(file, _COLUMNS)
         table = table.filter(table["face"].is_valid()).take(numbers)
         try:
             points, scores, spread, disagreement = (
@@ -118,21 +119,5 @@ class AnnotatedFaces:
 
 def is_annotated(path: Path) -> bool:
     """Whether a path is the folder of a job, or one of its shards."""
-    return path.suffix.lower() == ".parquet" or (path / "manifest.json").is_file()
-
-
-def _read(file: Path, columns: list[str]) -> Any:
-    """Some columns of a shard, as a table of pyarrow.
-
-    Raises:
-        DataError: it cannot be read, or has other columns.
-    """
-    pa, pq = parquet()
-    try:
-        table = pq.read_table(file, use_threads=False, columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read: {' '.join(str(error).split()):.160}") from None
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise DataError(f"{file}: not written by pipnet annotate: no column {', '.join(missing)}")
-    return table
+    job = (path / "manifest.json").is_file() and (path / "shards").is_dir()
+    return job or path.suffix.lower() == ".parquet"

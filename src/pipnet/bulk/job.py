@@ -16,14 +16,11 @@ import pipnet
 from pipnet.bulk.engine import Engine, run
 from pipnet.bulk.settings import Settings
 from pipnet.bulk.sources import common_folder, find_pictures, find_sources
-from pipnet.bulk.store import Record, Store
+from pipnet.bulk.store import FORMAT, Record, Store
 from pipnet.bulk.worker import Work
 from pipnet.errors import DataError
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
-
-_FORMAT = 1
-"""Version of the manifest."""
 
 
 class Summary(NamedTuple):
@@ -67,7 +64,8 @@ def annotate(
         timeout: seconds that one picture may take before its process is ended.
 
     Raises:
-        DataError: no pictures, another job's folder, the folder cannot be written, the pictures are gone.
+        WriteError: the folder cannot be written.
+        DataError: no pictures, another job's folder, the pictures are gone.
         PipnetError: see `run`.
     """
     started = time.monotonic()
@@ -115,7 +113,7 @@ def _begin(
         DataError: the folder is of another job, or there are no pictures.
     """
     wanted: dict[str, Any] = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "pipnet": pipnet.__version__,
         "model": {
             "name": info.name,

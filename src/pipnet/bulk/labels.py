@@ -11,9 +11,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.bulk.sources import parquet
+from pipnet.errors import DataError
 from pipnet.inference.result import FaceLandmarks
 from pipnet.model_info import ModelInfo
 
+_COLUMNS = ["image", "face", "box", "box_score", "points", "scores", "spread", "width", "height", "error"]
+"""What is read back."""
 Row = dict[str, Any]
 """Values by column, see `to_parquet`; columns that are not there are null."""
 
@@ -86,6 +89,23 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
     return bytes(sink.getvalue())
 
 
+def read_shard(file: Path, columns: Sequence[str]) -> Any:
+    """Some columns of a shard, as a table of pyarrow.
+
+    Raises:
+        DataError: it cannot be read, or has other columns.
+    """
+    pa, pq = parquet()
+    try:
+        table = pq.read_table(file, use_threads=False, columns=list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file}: cannot be read: {' '.join(str(error).split()):.160}") from None
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise DataError(f"{file}: not written by pipnet annotate: no column {', '.join(missing)}")
+    return table
+
+
 class Labelled(NamedTuple):
     """A picture's labels, read back."""
 
@@ -103,11 +123,13 @@ def read_labels(shards: Sequence[Path], info: ModelInfo) -> Iterator[Labelled]:
     Args:
         shards: Parquet files, in their order.
         info: the model that found the labels.
+
+    Raises:
+        DataError: a shard cannot be read, or has other columns.
     """
-    _, pq = parquet()
     for path in shards:
         # Row for row: a list may name a picture twice, one after the other.
-        rows = pq.read_table(path, use_threads=False).to_pylist()
+        rows = read_shard(path, _COLUMNS).to_pylist()
         starts = np.cumsum([not row["face"] for row in rows]).tolist()
         for _, of_picture in groupby(zip(starts, rows, strict=True), key=lambda pair: pair[0]):
             yield _labelled([row for _, row in of_picture], info)

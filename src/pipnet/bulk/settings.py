@@ -29,6 +29,8 @@ class Settings:
     """How often to look at each face, see `FaceLandmarker`."""
     views: Views
     """In which views to look at each face."""
+    any_roll: bool
+    """Whether faces are found that lie on their side or upside down too."""
     max_pixels: int
     """Pictures with more pixels are refused before they are decoded."""
     device: Device
@@ -48,8 +50,7 @@ class Settings:
         """
         if self.shard_size < 1:
             raise PipnetError(f"a shard has at least 1 picture, not {self.shard_size}")
-        keys = ("detector_size", "passes", "views", "max_pixels", "device", "backend", "precision")
-        wanted = {key: value for key, value in asdict(self).items() if key in keys}
+        wanted = {k: v for k, v in asdict(self).items() if k not in ("model", "detector", "shard_size")}
         landmarker = FaceLandmarker.from_pretrained(self.model, self.detector, threads=threads, **wanted)
         _ = landmarker.detector
         return landmarker

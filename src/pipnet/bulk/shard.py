@@ -81,7 +81,7 @@ class ShardLabels:
             return None
         try:
             image = decode_image(self._reader(reference), reference.key, self._landmarker.max_pixels)
-            return _Decoded(number, image, self._landmarker.detector(image))
+            return _Decoded(number, image, self._landmarker.search(image))
         except (DataError, MemoryError):
             raise
         except ImageError as error:
@@ -111,7 +111,7 @@ class ShardLabels:
 
     def _label(self, group: Sequence[_Decoded]) -> None:
         landmarker = self._landmarker
-        places = [landmarker.to_face_boxes(one.found.boxes, landmarker.detector.kind) for one in group]
+        places = [landmarker.to_face_boxes(one.found.boxes, landmarker.found_kind) for one in group]
         seen = landmarker.look_at([one.image for one in group], places)
         ends = np.cumsum([len(of_picture) for of_picture in places])[:-1]
         parts = [np.split(part, ends) for part in seen]

@@ -29,6 +29,9 @@ from pipnet.bulk.sources import Reference
 from pipnet.errors import DataError, MissingExtraError, WriteError
 from pipnet.writing import written_whole
 
+FORMAT = 2
+"""Version of the manifest and the shards."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -207,7 +210,7 @@ class Store:
         """The manifest; None if nothing was begun.
 
         Raises:
-            DataError: it cannot be read, or is damaged.
+            DataError: it cannot be read, is damaged, or of another version.
         """
         try:
             content = json.loads(self.manifest_file.read_bytes())
@@ -217,6 +220,8 @@ class Store:
             raise DataError(f"{self.manifest_file}: not a manifest: {error}") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.manifest_file}: not a manifest")
+        if content.get("format", FORMAT) != FORMAT:
+            raise DataError(f"{self.manifest_file}: of another version of pipnet: annotate into another -o")
         return content
 
     def finished(self) -> list[Record] | None:

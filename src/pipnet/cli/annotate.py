@@ -43,6 +43,7 @@ def annotate(
     detector_size: int = DETECT_SIZE,
     passes: int = 1,
     views: Views = "none",
+    any_roll: bool = False,
     runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
     max_pixels: int = MAX_PIXELS,
     column: str | None = None,
@@ -78,6 +79,9 @@ def annotate(
     views
         Look at each face in several crops and take the mean: none, flip, rotation, translation,
         translation+flip, all.
+    any_roll
+        Find faces that lie on their side or upside down too; pictures without a face take longer, and
+        turned or doubtful faces four to nine times as long.
     max_pixels
         Pictures with more pixels are refused before they are decoded.
     column
@@ -98,6 +102,7 @@ def annotate(
             detector_size=detector_size,
             passes=passes,
             views=views,
+            any_roll=any_roll,
             max_pixels=max_pixels,
             shard_size=shard_size,
             **chosen,

@@ -87,10 +87,7 @@ def convert(
     else:
         samples, loaded, _ = load_faces(source, subset, scheme)
         annotations = Annotations(samples, loaded.point_names)
-    try:
-        write_annotations(target, annotations, to)
-    except OSError as error:
-        raise PipnetError(f"{error.filename or target}: cannot be written: {error.strerror}") from None
+    write_annotations(target, annotations, to)
     say(f"{target}: {len(annotations.samples):,} faces")
 
 

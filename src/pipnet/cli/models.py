@@ -6,6 +6,7 @@ import importlib.metadata
 import json as jsonlib
 import platform
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
-from pipnet.data.samples import split_by_group
+from pipnet.data.samples import evenly_spread, split_by_group
 from pipnet.data.sources import load_faces
 from pipnet.errors import PipnetError
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
@@ -45,6 +46,8 @@ def export(
     """
     if int8 != (data is not None):
         raise PipnetError("--int8 needs --data, a collection with faces to observe; nothing else does")
+    if int8 and half:
+        raise PipnetError("--int8 stores what is not in integers in half precision: leave --half out")
     try:
         from pipnet.export.onnx import export_onnx
         from pipnet.export.quantize import calibration_crops, quantize_onnx
@@ -53,10 +56,15 @@ def export(
         raise cannot_import(error) from None
     model, description = load_checkpoint(checkpoint)
     target = output or checkpoint.with_suffix(".onnx")
-    export_onnx(model, description, target, half)
-    if data is not None:
+    if data is None:
+        export_onnx(model, description, target, half)
+    else:
         faces, _, _ = load_faces(data, None, description.scheme)
-        quantize_onnx(target, target, calibration_crops(description, faces))
+        crops = calibration_crops(description, faces)
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "whole.onnx"
+            export_onnx(model, description, whole)
+            quantize_onnx(whole, target, crops)
     say(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
 
 
@@ -134,7 +142,7 @@ def calibrate(
         none was trained on.
     elsewhere
         How far chances go towards those in collections that the model never saw: 0 where it will only meet
-        faces like these, 1 where it will not meet such.
+        faces like these, or where these are of such a collection themselves; 1 where it will not meet such.
     output
         The checkpoint to write; the same one if not given.
     """
@@ -164,7 +172,7 @@ def slim(
     data: Path,
     subset: str | None = None,
     last_width: int = 640,
-    neighbors: int = 10,
+    neighbors: int | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
     """Make a trained net leaner, with landmarks as like its own as can be.
@@ -177,13 +185,13 @@ def slim(
     checkpoint
         A .safetensors file of a training, of a MobileNetV2 or EfficientNet with a PIP head at stride 32.
     data
-        A collection, on some of whose training faces both nets are compared.
+        A collection, on some of whose training faces (1,000 at most) both nets are compared.
     subset
         Part of it; the training part if not given.
     last_width
         Channels to be left of the backbone's last layer.
     neighbors
-        C to be left, the nearest.
+        C to be left, the nearest; all of them if not given.
     output
         The checkpoint to write; NAME-slim.safetensors beside the other if not given.
     """
@@ -191,18 +199,23 @@ def slim(
         from pipnet.data.dataset import FaceDataset
         from pipnet.data.transforms import Augmentation
         from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
-        from pipnet.training.slimming import described_slim
+        from pipnet.training.slimming import FACES, described_slim
         from pipnet.training.slimming import slim as make_slim
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     model, described = load_checkpoint(checkpoint)
     samples, _, _ = load_faces(data, subset, described.scheme)
-    faces = FaceDataset(samples, described.scheme, described.crop, described.input_size, Augmentation())
+    chosen = evenly_spread(samples, FACES)
+    faces = FaceDataset(chosen, described.scheme, described.crop, described.input_size, Augmentation())
     slimmed = make_slim(model, last_width, neighbors, faces)
     target = output or checkpoint.with_name(f"{checkpoint.stem}-slim.safetensors")
     save_checkpoint(target, slimmed, described_slim(described, slimmed))
-    flags = f"--model.last-width {last_width} --model.neighbors {neighbors}"
-    say(f"{target}\ntrain it on: pipnet train RECIPE --initial.checkpoint {target} {flags}")
+    flags = f"--model.last-width {last_width} --model.neighbors {slimmed.config.neighbors}"
+    say(
+        f"{target}\ngive it its confidence back: pipnet calibrate {target} --data {data}\n"
+        f"make it runnable: pipnet export {target}\n"
+        f"train it on: pipnet train RECIPE --initial.checkpoint {target} {flags}"
+    )
 
 
 def info(model: str, /, *, json: bool = False) -> None:
@@ -265,11 +278,15 @@ def doctor() -> int:
         "h5py": "data",
         "av": "video",
         "pyarrow": "bulk",
+        "filelock": "bulk",
         "ray": "bulk",
         "openvino": "openvino",
         "torch": "train",
         "timm": "train",
         "accelerate": "train",
+        "onnx": "train",
+        "onnxscript": "train",
+        "nncf": "int8",
     }.items():
         say(f"{package:<24} {_version(package, extra)}")
     say(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")

@@ -8,7 +8,8 @@ errors of landmarks.
 
 What NNCF leaves is then put into the one form that ONNX Runtime computes in integers, without changing a
 value: see `_in_integers_everywhere`. Weights keep to 7 bits: processors without AVX-512 VNNI add products
-two by two in 16 bits, which 8 would overflow.
+two by two in 16 bits, which 8 would overflow. Those of depthwise layers have 8: their products are added in
+32 bits everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +61,7 @@ def calibration_crops(
 
 
 def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s s 3"]) -> None:
-    """Write an exported model in 8-bit integers, with the same inputs, outputs and description.
+    """Write an exported model in 8-bit integers, with the same inputs and outputs, as NAME-int8.
 
     Args:
         source: an .onnx file of `export_onnx`, in full precision.
@@ -75,14 +77,18 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
         import nncf
         import onnx
         from nncf.quantization.advanced_parameters import QuantizationParameters
+
+        from pipnet.export.description import describe
     except ImportError as error:
         raise MissingExtraError(str(error.name), "int8") from None
     try:
         model = onnx.load(source)
     except Exception as error:  # protobuf has its own unrelated exceptions
         raise ModelError(f"{source}: not an ONNX model: {' '.join(str(error).split()):.120}") from None
-    if not any(entry.key == "pipnet" for entry in model.metadata_props):
+    described = {entry.key: entry.value for entry in model.metadata_props}.get("pipnet")
+    if described is None:
         raise ModelError(f"{source}: an ONNX model, but not one exported by pipnet")
+    info = ModelInfo.from_json(described, str(source))
     nncf.set_log_level(logging.ERROR)
     quantised = nncf.quantize(
         model,
@@ -100,6 +106,8 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     _in_integers_everywhere(quantised.graph)
     store_in_half(quantised.graph)
     onnx.checker.check_model(quantised)
+    as_integers = replace(info, name=f"{info.name}-int8", training=f"{info.training}; in 8-bit integers")
+    describe(quantised, as_integers)
     with written_whole(target) as partial:
         partial.write_bytes(quantised.SerializeToString())
 

@@ -94,6 +94,8 @@ def _annotated(
         raise DataError(f"{path}: what pipnet annotate wrote has no subsets; its shards can be opened alone")
     found = AnnotatedFaces(path, images)
     loaded = found.scheme if scheme is None else _scheme_of(path, scheme, found.scheme.landmarks)
+    if loaded.point_names != found.scheme.point_names:
+        raise DataError(f"{path}: its landmarks are those of {found.scheme.name!r}, not of {loaded.name!r}")
     faces = [
         ShownFace(
             label.face,

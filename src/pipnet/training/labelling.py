@@ -84,13 +84,13 @@ def _places(
             else:
                 yield face, image, landmarker.to_face_boxes(face.box[None], kind)[0]
             continue
-        found = landmarker.detector(image).boxes
+        found = landmarker.search(image).boxes
         if face.box is not None and len(found):
             overlap = box_iou(found, face.box)
             found = found[[int(overlap.argmax())]] if overlap.max() > _APART else found[:0]
         if not len(found):
             dropped["no face found"] += 1
-        for number, box in enumerate(landmarker.to_face_boxes(found, landmarker.detector.kind), start=1):
+        for number, box in enumerate(landmarker.to_face_boxes(found, landmarker.found_kind), start=1):
             name = face.name if number == 1 else f"{face.name}#{number}"
             yield UnlabelledFace(face.image, face.box, name), image, box
 

@@ -24,27 +24,30 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
 
-_FACES = 1000
+FACES = 1000
 """How many faces answers are compared on, unless there are fewer."""
 _RIDGE = 1e-4
 """Of the mean square of a channel: keeps what is all but dependent solvable."""
 
 
-def slim(model: PIPNet, last_width: int, neighbors: int, faces: FaceDataset) -> PIPNet:
+def slim(model: PIPNet, last_width: int, neighbors: int | None, faces: FaceDataset) -> PIPNet:
     """A leaner copy of a trained net, whose maps are as like the old ones as can be.
 
     Args:
-        model: the net; its head is a PIP head on the backbone's own features.
+        model: the net, to be evaluated; its head is a PIP head on the backbone's own features.
         last_width: channels to be left of the backbone's last layer.
-        neighbors: C to be left; the nearest ones stay.
+        neighbors: C to be left; the nearest ones stay, or all of them.
         faces: examples, varied as in training, that maps are compared on.
 
     Raises:
         RecipeError: the net is no such one, or is not wider than asked for.
     """
     head, config = model.head, model.config
-    if not isinstance(head, PipHead) or config.stride != config.backbone_stride or head.curriculum:
-        raise RecipeError("only a net with a PIP head on the backbone's own features is made leaner")
+    if not isinstance(head, PipHead) or head.reduction != "none" or head.curriculum:
+        raise RecipeError("only a net with a PIP head is made leaner, without reduction or curriculum")
+    if config.stride != config.backbone_stride:
+        raise RecipeError(f"its head reads maps of stride {config.stride}, not the backbone's own features")
+    neighbors = config.neighbors if neighbors is None else neighbors
     if last_width > head.conv.in_channels or neighbors > head.neighbors.shape[1]:
         raise RecipeError(
             f"it has {head.conv.in_channels} channels and {head.neighbors.shape[1]} neighbours,"
@@ -112,7 +115,7 @@ def _kept_maps(head: PipHead, neighbors: int) -> Tensor:
 @torch.no_grad()
 def _moments(model: PIPNet, faces: FaceDataset) -> tuple[Tensor, Tensor]:
     """Covariance and mean of the features' channels, over cells and faces."""
-    order = list(ShuffledPasses(len(faces), faces.seed))[:_FACES]
+    order = list(ShuffledPasses(len(faces), faces.seed))[:FACES]
     total: Tensor | float = 0.0
     products: Tensor | float = 0.0
     cells = 0

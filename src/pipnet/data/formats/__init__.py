@@ -81,7 +81,8 @@ def write_annotations(path: Path, annotations: Annotations, kind: Kind | None = 
         kind: the format; by the ending if None: COCO for ``.json``, ``.pts`` files without one.
 
     Raises:
-        DataError: the format is unknown or cannot express a face, or the file cannot be written.
+        DataError: the format is unknown or cannot express a face.
+        WriteError: the file cannot be written.
         ImageError: a picture cannot be opened to see its size, which most formats hold.
     """
     if kind is None:

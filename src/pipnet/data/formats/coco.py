@@ -148,7 +148,7 @@ def write_coco(path: Path, annotations: Annotations) -> None:
     """Write faces as COCO key points; pictures are named by their way from the file's folder.
 
     Raises:
-        DataError: it cannot be written.
+        WriteError: it cannot be written.
         ImageError: a picture cannot be opened to see its size.
     """
     images: dict[Path, dict[str, object]] = {}

@@ -122,7 +122,8 @@ def write_csv(path: Path, annotations: Annotations) -> None:
     """Write faces as a table; pictures are named by their way from the file's folder.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the landmarks' names cannot be titles of columns.
+        WriteError: it cannot be written.
     """
     names, count = annotations.names, len(annotations.samples[0].points)
     axes = (

@@ -147,7 +147,8 @@ def write_cvat(path: Path, annotations: Annotations) -> None:
     hidden landmarks.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: a name has a character that XML does not allow.
+        WriteError: it cannot be written.
         ImageError: a picture cannot be opened to see its size.
     """
     unknown = any(np.isnan(sample.points).any() for sample in annotations.samples)

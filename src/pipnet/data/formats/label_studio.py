@@ -182,7 +182,7 @@ def write_label_studio(path: Path, annotations: Annotations) -> None:
     (``LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT``).
 
     Raises:
-        DataError: it cannot be written.
+        WriteError: it cannot be written.
         ImageError: a picture cannot be opened to see its size.
     """
     names = annotations.point_names

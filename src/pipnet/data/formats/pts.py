@@ -22,6 +22,7 @@ import numpy as np
 from pipnet.data.formats.fields import FARTHEST
 from pipnet.errors import DataError
 from pipnet.geometry import Points
+from pipnet.writing import write_text
 
 
 def read_pts(path: str | Path, landmarks: int | None = None) -> Points:
@@ -66,5 +67,9 @@ def pts_text(points: Points) -> str:
 
 
 def write_pts(path: str | Path, points: Points) -> None:
-    """Write points as a ``.pts`` file, to a thousandth of a pixel."""
-    Path(path).write_text(pts_text(points), encoding="utf-8")
+    """Write points as a ``.pts`` file, to a thousandth of a pixel.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    write_text(Path(path), pts_text(points))

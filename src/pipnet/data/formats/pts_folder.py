@@ -62,7 +62,8 @@ def write_pts_folder(folder: Path, annotations: Annotations) -> None:
     Names, boxes and visibility have no place in the format.
 
     Raises:
-        DataError: a point is unknown, two faces would share a file, or it cannot be written.
+        DataError: a point is unknown, or two faces would share a file.
+        WriteError: it cannot be written.
     """
     pictures = [Path(os.path.abspath(sample.image)) for sample in annotations.samples]  # noqa: PTH100
     try:
