@@ -68,7 +68,7 @@ def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys)
         ({"neighbors": 5}, 32, 6, "fewer than 32 and 6"),
         ({"head": "coord"}, 32, 0, "only a net with a PIP head"),
         ({"stride": 64, "input_size": 128}, 32, 0, "maps of stride 64"),
-        ({"reduction": "heatmap"}, 32, 0, "without reduction"),
+        ({"reduction": "heatmap", "neighbors": 0}, 32, 0, "without reduction"),
         ({"reduction": "coordinates", "input_size": 32}, 32, 0, "without reduction"),
     ],
 )
