@@ -78,11 +78,13 @@ def main() -> None:
     run.mkdir(parents=True, exist_ok=True)
     flags = ["--data.root", str(data / "300w"), *arguments.flags]
     kept_out = link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
-    boxes = run / "boxes.csv"
-    if not boxes.is_file():
-        write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
-    flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
+    flags += ["--data.also", str(run / "profiles")]
     recipe = load_recipe(arguments.recipe, flags)
+    if recipe.self_training.teacher is not None:
+        boxes = run / "boxes.csv"
+        if not boxes.is_file():
+            write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
+        recipe = load_recipe(arguments.recipe, [*flags, "--self-training.unlabelled", str(boxes)])
     if arguments.made is not None:
         made = arguments.made
     elif recipe.self_training.teacher is not None:
