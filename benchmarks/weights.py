@@ -2,10 +2,9 @@
 
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640         (resumes)
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640 --made CHECKPOINT
-    python benchmarks/weights.py recipes/wild_mbv2_224.yaml --run RUN
     python benchmarks/weights.py recipes/tiny.yaml --run RUN
 
-The second makes the lean weights from wide ones that are there; the third trains those on at 224 px.
+The second makes the lean weights from wide ones that are there.
 
 Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
 box is only a place to look.
@@ -44,7 +43,6 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.model.predictor import TorchModel
 from pipnet.model_info import ModelInfo
 from pipnet.training.calibration import calibrate
-from pipnet.training.detector_fits import fit_detectors
 from pipnet.training.faces import load_training_faces
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import round_recipe, self_train
@@ -71,33 +69,26 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="folder outside the checkout")
     parser.add_argument("--lfw", type=int, default=1500, help="how many of LFW's pictures")
     parser.add_argument("--last-width", type=int, help="channels to be left of the last layer")
-    parser.add_argument("--made", type=Path, help="weights: nothing is trained")
+    parser.add_argument("--made", type=Path, help="wide weights: nothing is trained")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
     data, run = arguments.shared / "data", arguments.run
     run.mkdir(parents=True, exist_ok=True)
     flags = ["--data.root", str(data / "300w"), *arguments.flags]
     kept_out = link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
-    flags += ["--data.also", str(run / "profiles")]
+    boxes = run / "boxes.csv"
+    if not boxes.is_file():
+        write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
+    flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
     recipe = load_recipe(arguments.recipe, flags)
-    if recipe.self_training.teacher is not None:
-        boxes = run / "boxes.csv"
-        if not boxes.is_file():
-            write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
-        recipe = load_recipe(arguments.recipe, [*flags, "--self-training.unlabelled", str(boxes)])
-    if arguments.made is not None:
-        made = arguments.made
-    elif recipe.self_training.teacher is not None:
-        made = tune(recipe, self_train(recipe, run), run / "tuned")
-    else:
-        made = train(recipe, run / "trained", resume=True).with_name("last.safetensors")
-    network, info = load_checkpoint(made)
+    wide = arguments.made or tune(recipe, self_train(recipe, run), run / "tuned")
+    network, info = load_checkpoint(wide)
     faces, _, source = load_faces(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
     views, _, other = load_faces(data / "300w_lp_afw", None, info.scheme)
     unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
     tried = {}
-    if recipe.initial.checkpoint is not None and arguments.last_width is None:
+    if recipe.initial.checkpoint is not None and arguments.made is None:
         tried = average(network, info, recipe.initial.checkpoint, (held_out, source), (unseen, other))
     before = measure(network, info, data, held_out) | {"profile views": nme(network, info, unseen, other)}
     if arguments.last_width is not None:
@@ -105,9 +96,6 @@ def main() -> None:
         varied = FaceDataset(training, info.scheme, recipe.crop, info.input_size, recipe.augment)
         network = slim(network, arguments.last_width, recipe.model.neighbors, varied)
         info = described_slim(info, network)
-    info = replace(
-        info, detector_fits=fit_detectors(split_by_group(faces, 0.05, seed=0)[0], info.crop, print)
-    )
     calibration = calibrate(TorchModel(network, info), [*held_out, *unseen])
     info = replace(info, name=recipe.name, licence=LICENCE, calibration=calibration)
     weights = run / f"{recipe.name}.safetensors"
