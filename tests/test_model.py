@@ -203,7 +203,7 @@ def test_parameters_of_the_papers_networks(backbone, millions):
         ({"stride": 24}, "stride must be one of"),
         ({"neighbors": 68}, "choose 0 to 67"),
         ({"backbone": "vit_tiny_patch16_224"}, "not a map .* of stride 32"),
-        ({"backbone": "lcnet_050", "last_width": 64}, "no last layer of another width"),
+        ({"backbone": "lcnet_050", "last_width": 64}, "no last layer whose width can be chosen"),
         ({"backbone": "mobilenetv2_100", "last_width": 0}, "at least 1"),
     ],
 )
