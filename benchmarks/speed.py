@@ -159,6 +159,7 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     from timm.utils.model_ema import ModelEmaV3
 
     from pipnet.model.pipnet import PIPNet
+    from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
     from pipnet.training.machine import computes_in_bf16
     from pipnet.training.trainer import build_optimizer
 

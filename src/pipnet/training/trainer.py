@@ -51,6 +51,7 @@ from pipnet.model.processes import (
     wanted_processes,
 )
 from pipnet.model_info import ModelInfo
+from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
 from pipnet.training.detector_fits import fit_detectors
 from pipnet.training.faces import load_training_faces
 from pipnet.training.machine import computes_in_bf16, environment
@@ -97,8 +98,10 @@ class Trainer:
     def __init__(self, recipe: Recipe, run: Path, resume: bool = False) -> None:
         if (run / STATE).exists() and not resume:
             raise RecipeError(f"{run} holds a training: --resume it, or choose another folder")
+        keep_freed_memory()
         torch.manual_seed(recipe.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what was not written
         self.recipe, self.run = recipe, run
         self.accelerator = build_accelerator(recipe)
         self.faces = load_training_faces(recipe)
@@ -246,7 +249,7 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         batches = 0
         for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
-            with synchronised_batch_norm():
+            with synchronised_batch_norm(), QuickDepthwise():
                 output = self.model_on_device(image)
             terms = self.model.loss(output, points, Supervision(*how) if self.uneven else None)
             loss = torch.stack(list(terms.values())).sum()
