@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -123,26 +126,64 @@ def photo(work: Path) -> Path:
 
 
 def training(data: Path, backbones: Path, rounds: int) -> dict[str, Any]:
-    """Pictures a second of our loop and of a plain one, in turns; and of the loader alone."""
+    """Pictures a second of our loop and of a plain one, in turns; and of the loader alone.
+
+    Each loop has a process of its own: what ours asks of the C library holds for a whole process.
+    """
     rows = {}
-    for backbone, size in (("resnet18", 256), ("mobilenetv2_100", 256), ("mobilenetv2_100", 128)):
-        ours = loop(data, backbones, backbone, size, plain=False)
-        plain = loop(data, backbones, backbone, size, plain=True)
-        for way in (ours, plain):
-            next(way)
-        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    for backbone, size in TRAININGS:
+        ways = {name: Stepper(data, backbones, backbone, size, name == "plain") for name in ("ours", "plain")}
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for way in ways.values():
+            way.steps(3)
         for _ in range(max(rounds // 2, 3)):
-            for name, way in (("ours", ours), ("plain", plain)):
-                seconds[name] += [next(way) for _ in range(2)]
+            for name, way in ways.items():
+                seconds[name] += way.steps(2)
+        for way in ways.values():
+            way.end()
         speeds = {name: BATCH / float(np.median(taken)) for name, taken in seconds.items()}
-        ratio = float(np.median(seconds["plain"])) / float(np.median(seconds["ours"]))
         rows[f"{backbone}, {size} px"] = {
             **speeds,
-            "ratio": ratio,
+            "ratio": speeds["ours"] / speeds["plain"],
             "loader": loader_alone(data, backbone, size),
         }
         print(rows, flush=True)
     return {"batch": BATCH, "rows": rows}
+
+
+TRAININGS = (
+    ("resnet18", 256),
+    ("mobilenetv2_100", 256),
+    ("mobilenetv2_100", 128),
+    ("tf_efficientnet_lite0", 256),
+)
+
+
+class Stepper:
+    """A training in a process of its own, which stands still between steps that are asked for."""
+
+    def __init__(self, *what: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_step_when_asked, args=(theirs, *what))
+        self.process.start()
+
+    def steps(self, count: int) -> list[float]:
+        """Take so many steps; the seconds of each."""
+        self.pipe.send(count)
+        seconds: list[float] = self.pipe.recv()
+        return seconds
+
+    def end(self) -> None:
+        """Stop the process."""
+        self.pipe.send(0)
+        self.process.join()
+
+
+def _step_when_asked(pipe: Any, *what: Any) -> None:
+    training = loop(*what)
+    while count := pipe.recv():
+        pipe.send(list(islice(training, count)))
 
 
 BATCH = 16
@@ -152,8 +193,8 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     """Train for ever; gives the seconds of each step, its data included.
 
     Plain is what a tutorial writes: float32, channels first, an optimiser that goes weight by weight. Ours
-    is what the trainer does: bf16 where the processor has it, channels last, a fused optimiser. Both clip,
-    decay, and average weights alike, and are fed by the same loader.
+    is what the trainer does: bf16 where the processor has it, channels last, a fused optimiser, and what
+    `pipnet.training.cpu` holds. Both clip, decay, and average weights alike, and are fed by the same loader.
     """
     import torch
     from timm.utils.model_ema import ModelEmaV3
@@ -170,6 +211,7 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     if plain:
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=False)
     else:
+        keep_freed_memory()
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(recipe.optim, model)
     average = ModelEmaV3(model, 0.998)
@@ -177,7 +219,8 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     while True:
         started = time.perf_counter()
         image, points, *_ = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        quick = nullcontext() if plain else QuickDepthwise()
+        with quick, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             output = model(image)
         loss = torch.stack(list(model.loss(output, points).values())).sum()
         loss.backward()

@@ -53,6 +53,7 @@ class QuickDepthwise(TorchFunctionMode):
         if func is F.conv2d and not kwargs and len(args) == 7 and args[0].device.type == "cpu":
             image, weight, bias, *geometry, groups = args
             plain = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in geometry)
+            plain = plain and weight.shape[2] == weight.shape[3]
             if bias is None and plain and groups == weight.shape[0] == image.shape[1]:
                 return depthwise_conv2d(image, weight, *(pair[0] for pair in geometry))
         return func(*args, **(kwargs or {}))
@@ -70,20 +71,25 @@ def depthwise_conv2d(
         kind = torch.get_autocast_dtype("cpu")
         image, weight = image.to(kind), weight.to(kind)
     kernel, (height, width) = weight.shape[2], image.shape[2:]
+    result: Tensor
     if dilation == 1:
-        result: Tensor = _Depthwise.apply(image, weight, stride, padding)
+        result = _Depthwise.apply(image, weight, stride, padding)
         return result
     if stride > 1 or 2 * padding != dilation * (kernel - 1) or height % dilation or width % dilation:
-        return F.conv2d(image, weight, None, stride, padding, dilation, len(weight))
+        result = F.conv2d(image, weight, None, stride, padding, dilation, len(weight))
+        return result
     # Cells a dilation apart see only each other: as pictures of their own they are convolved plainly.
-    split = image.unflatten(3, (-1, dilation)).unflatten(2, (-1, dilation))  # b c i a j d
-    parts = split.permute(3, 5, 0, 2, 4, 1).flatten(0, 2).permute(0, 3, 1, 2)  # (a d b) c i j
-    done: Tensor = _Depthwise.apply(parts, weight, 1, padding // dilation)
-    back = done.unflatten(0, (dilation, dilation, len(image))).permute(2, 4, 0, 5, 1, 3)  # b i a j d c
-    return back.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    batch, channels, d = len(image), len(weight), dilation
+    split = image.reshape(batch, channels, height // d, d, width // d, d)
+    parts = split.permute(3, 5, 0, 2, 4, 1).reshape(-1, height // d, width // d, channels)
+    done: Tensor = _Depthwise.apply(parts.permute(0, 3, 1, 2), weight, 1, padding // d)
+    joined = done.permute(0, 2, 3, 1).reshape(d, d, batch, height // d, width // d, channels)
+    return joined.permute(2, 3, 0, 4, 1, 5).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Depthwise(torch.autograd.Function):
+    """A convolution with a kernel a channel, without dilation."""
+
     @staticmethod
     def forward(context: Any, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
         context.save_for_backward(image, weight)
@@ -94,16 +100,14 @@ class _Depthwise(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         image, weight = context.saved_tensors
         geometry = context.stride, context.padding
-        of_image = (
-            _gradient_of_image(gradient, image, weight, *geometry) if context.needs_input_grad[0] else None
-        )
-        return of_image, _gradient_of_weight(gradient, image, weight, *geometry), None, None
+        of_weight = _gradient_of_weight(gradient, image, weight, *geometry)
+        wanted = context.needs_input_grad[0]
+        of_image = _gradient_of_image(gradient, image, weight, *geometry) if wanted else None
+        return of_image, of_weight, None, None
 
 
 def _gradient_of_image(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """A convolution too: of the output's gradient, its cells set ``stride`` apart with zeros between them,
-    with the kernels turned by half a turn.
-    """
+    """A convolution of the output's gradient, its cells ``stride`` apart, by kernels turned half around."""
     channels, kernel = len(weight), weight.shape[2]
     if stride > 1:
         rows, columns = (side + 2 * padding - kernel + 1 for side in image.shape[2:])
@@ -115,8 +119,7 @@ def _gradient_of_image(gradient: Tensor, image: Tensor, weight: Tensor, stride: 
 
 def _gradient_of_weight(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """oneDNN's, which is quick for 3 x 3; of 5 x 5 the four corners of 3 x 3, which overlap."""
-    kernel, channels = weight.shape[2], len(weight)
-    if kernel != 5:
+    if weight.shape[2] != 5:
         return _plain_gradient_of_weight(gradient, image, weight, stride, padding)
     result = torch.empty_like(weight)
     image = F.pad(image, [padding] * 4)
@@ -131,18 +134,8 @@ def _gradient_of_weight(gradient: Tensor, image: Tensor, weight: Tensor, stride:
 def _plain_gradient_of_weight(
     gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int
 ) -> Tensor:
+    fixed = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight)
+    only_weight = [False, True, False]
     result: Tensor
-    _, result, _ = torch.ops.aten.convolution_backward(
-        gradient,
-        image,
-        weight,
-        None,
-        [stride] * 2,
-        [padding] * 2,
-        [1, 1],
-        False,
-        [0, 0],
-        len(weight),
-        [False, True, False],
-    )
+    _, result, _ = torch.ops.aten.convolution_backward(gradient, image, weight, None, *fixed, only_weight)
     return result

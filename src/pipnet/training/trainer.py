@@ -101,7 +101,8 @@ class Trainer:
         keep_freed_memory()
         torch.manual_seed(recipe.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what was not written
+        # Nothing here reads what was not written.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.recipe, self.run = recipe, run
         self.accelerator = build_accelerator(recipe)
         self.faces = load_training_faces(recipe)

@@ -1,0 +1,71 @@
+"""What makes training on a CPU quick computes what torch does."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
+
+CLOSE = {torch.float64: {"rtol": 1e-10, "atol": 1e-10}, torch.bfloat16: {"rtol": 2e-2, "atol": 1e-2}}
+GEOMETRIES = [  # side, kernel, stride, padding, dilation
+    (16, 3, 1, 1, 1),
+    (16, 3, 2, 1, 1),
+    (17, 3, 2, 0, 1),
+    (16, 3, 1, 2, 2),
+    (15, 3, 1, 2, 2),
+    (16, 3, 2, 2, 2),
+    (15, 5, 2, 2, 1),
+    (17, 5, 1, 2, 1),
+    (16, 5, 1, 4, 2),
+    (16, 5, 2, 0, 1),
+]
+
+
+def gradients(image, weight, geometry, seed):
+    side, _, stride, padding, dilation = geometry
+    output = F.conv2d(image, weight, None, (stride,) * 2, (padding,) * 2, (dilation,) * 2, len(weight))
+    target = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed), dtype=output.dtype)
+    return output, *torch.autograd.grad(output, (image, weight), target)
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
+def test_depthwise_convolutions_are_those_of_torch(geometry, kind):
+    torch.manual_seed(0)
+    side, kernel, *_ = geometry
+    image = torch.randn(2, 8, side, side, dtype=kind).to(memory_format=torch.channels_last).requires_grad_()
+    weight = torch.randn(8, 1, kernel, kernel, dtype=kind, requires_grad=True)
+    expected = gradients(image, weight, geometry, 1)
+    with QuickDepthwise():
+        found = gradients(image, weight, geometry, 1)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **CLOSE[kind])
+
+
+def test_other_convolutions_are_left_alone():
+    image, weight = torch.randn(1, 4, 8, 8), torch.randn(8, 4, 3, 3)
+    with QuickDepthwise():
+        found = F.conv2d(image, weight, torch.ones(8), 2, 1)
+    torch.testing.assert_close(found, F.conv2d(image, weight, torch.ones(8), 2, 1), rtol=0, atol=0)
+
+
+def test_under_autocast_it_computes_in_its_type():
+    image, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():
+        assert F.conv2d(image, weight, None, (2, 2), (1, 1), (1, 1), 4).dtype == torch.bfloat16
+
+
+def test_freed_memory_is_kept():
+    """Asking for it again brings no new pages: the faults of a second pass are few."""
+    import resource
+
+    keep_freed_memory()
+
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            torch.ones(64 * 2**20 // 4)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    faults()
+    assert faults() < 4 * 64 * 2**20 / 4096 / 4
