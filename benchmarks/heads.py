@@ -3,8 +3,8 @@
     python benchmarks/heads.py --data ../shared/data/300w --runs RUNS        (resumes; Ctrl-C at any time)
 
 Works through the rows in order, skips those whose JSON stands in `benchmarks/heads/`, resumes inside a row,
-and writes `benchmarks/heads.md` and its figure after each. Runs stay outside the checkout. After the ablations at
-128 px come the light networks at 256 px, measured on faces from elsewhere too.
+and writes `benchmarks/heads.md` and its figure after each. Runs stay outside the checkout. After the
+ablations at 128 px come the light networks at 256 px, measured on faces from elsewhere too.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def _backbones() -> list[str]:
     lines = [
         "## At 256 px",
         "",
-        "PIP, stride 32, C = 10, 12 epochs on the same 2,012 faces with the augmentation of the shipped weights,",
+        "PIP, stride 32, C = 10, 12 epochs on the same 2,012 faces, augmented as for the shipped weights,",
         "last weights; 12 epochs are too few for a network that starts from random weights, and ImageNet",
         "weights of ResNet-18 were not to be had. WFLW-68: its 114 faces at hand, true boxes.",
         "",
