@@ -51,6 +51,8 @@ class Row(NamedTuple):
 
 
 PIP4, PIP8 = "--model.stride 32", "--model.stride 16"
+PAPERS_CROP = "--crop.no-square --crop.clip --crop.scale 1.1 --augment.scale 0 --augment.light 0"
+PAPERS_CROP += f" --augment.translate 0.5 --augment.translate-by {29 / 256} --augment.rotate 0.5"
 ROWS = (
     Row("PIP 8x8", PIP8, "stride 32 (8x8): 3.52 (v1, 300W full)"),
     Row("PIP 4x4", "--model.stride 32", "stride 64 (4x4): 3.82"),
