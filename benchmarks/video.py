@@ -6,7 +6,8 @@ Flicker is the root mean square of the second difference of each landmark over f
 inter-ocular distance; it is measured on the two clips, where nobody knows the truth, and on rendered motion,
 where it is known: labelled faces moved as sinusoids of 0.5 to 2 Hz by 10 to 40 % of their width, with roll
 and the noise of a sensor; and faces that stand still. Lag is the shift in time at which the smoothed path of
-the whole face fits the true one best. Settings were chosen by ``--tune``, on rendered validation faces and
+the whole face fits the true one best. Both ways to smooth are measured: of files, by the frames before and
+after, and of cameras, frame by frame. Settings were chosen by ``--tune``, on rendered validation faces and
 the flicker of the clips; the page's rendered faces are of 300-W Common.
 
 What was measured is kept in the cache, by the checksum of the model's file; run again, it goes on.
@@ -37,6 +38,7 @@ from pipnet.geometry import Image, affine, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image
 from pipnet.progress import track
+from pipnet.video.lookahead import LookAhead
 from pipnet.video.reader import VideoReader
 from pipnet.video.smoothing import FaceSmoother, OneEuro, Prediction, Smoothing
 from pipnet.video.tracker import FaceTracker
@@ -50,6 +52,9 @@ FOLLOWED = 250
 """Frames of each clip in which following is compared with detecting."""
 Path3 = Float[np.ndarray, "frames landmarks 2"]
 Motion = tuple[float, float]
+Settings = LookAhead | Smoothing | None
+WAYS: dict[str, Settings] = {"raw": None, "file": LookAhead(), "camera": Smoothing()}
+"""How landmarks are smoothed."""
 
 
 def main() -> None:
@@ -83,7 +88,7 @@ def main() -> None:
             command, cwd=HERE, capture_output=True, text=True, check=True
         ).stdout.strip(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread",
-        **measure(landmarker, clips, moved, Smoothing()),
+        **measure(landmarker, clips, moved, WAYS),
         "following": {
             path.stem: following(landmarker, path, cache, arguments.frames)
             for path in sorted(data.glob("video/*"))
@@ -158,22 +163,22 @@ def measure(
     landmarker: FaceLandmarker,
     clips: dict[str, Path3],
     moved: dict[Motion, list[tuple[Path3, Path3]]],
-    settings: Smoothing,
+    ways: dict[str, Settings],
 ) -> dict[str, Any]:
-    """Flicker of the clips; flicker, lag and NME of each rendered motion and on the mean; raw, smoothed."""
+    """Flicker of the clips; flicker, lag and NME of each rendered motion and on the mean; each by way."""
     mean_face = landmarker.model.info.mean_face
     result: dict[str, Any] = {"clips": {}, "rendered": []}
     for name, points in clips.items():
-        steady = smooth(points, mean_face, settings)
-        result["clips"][name] = {"raw": flicker(points), "smoothed": flicker(steady), "frames": len(points)}
+        flickers = {way: flicker(smooth(points, mean_face, how)) for way, how in ways.items()}
+        result["clips"][name] = {"frames": len(points), **flickers}
     for (frequency, amplitude), pairs in moved.items():
         if not pairs:
             continue
         row: dict[str, Any] = {"frequency": frequency, "amplitude": amplitude, "faces": len(pairs)}
         row["true flicker"] = float(np.mean([flicker(truth) for _, truth in pairs]))
-        for name in ("raw", "smoothed"):
-            paths = [(p if name == "raw" else smooth(p, mean_face, settings), t) for p, t in pairs]
-            row[name] = {
+        for way, how in ways.items():
+            paths = [(smooth(points, mean_face, how), truth) for points, truth in pairs]
+            row[way] = {
                 "flicker": float(np.mean([flicker(points) for points, _ in paths])),
                 "nme": float(np.mean([nme(points, truth) for points, truth in paths])),
                 "lag": max(lag(points, truth) for points, truth in paths) if amplitude else None,
@@ -181,18 +186,25 @@ def measure(
         result["rendered"].append(row)
     moving = [row for row in result["rendered"] if row["amplitude"]]
     result["moving"] = {
-        name: {
-            "flicker": float(np.mean([row[name]["flicker"] for row in moving])),
-            "nme": float(np.mean([row[name]["nme"] for row in moving])),
-            "lag": max(row[name]["lag"] for row in moving),
+        way: {
+            "flicker": float(np.mean([row[way]["flicker"] for row in moving])),
+            "nme": float(np.mean([row[way]["nme"] for row in moving])),
+            "lag": max(row[way]["lag"] for row in moving),
         }
-        for name in ("raw", "smoothed")
+        for way in ways
     }
     return result
 
 
-def smooth(points: Path3, mean_face: np.ndarray, settings: Smoothing) -> Path3:
-    """A path as the filter would give it, frame by frame."""
+def smooth(points: Path3, mean_face: np.ndarray, settings: Settings) -> Path3:
+    """A path as it is smoothed."""
+    if settings is None:
+        return points
+    if isinstance(settings, LookAhead):
+        times = np.arange(len(points)) / FPS
+        near = [np.flatnonzero(np.abs(times - now) <= settings.reach + 1e-9) for now in times]
+        fits = [settings.weights(times[n] - now) for n, now in zip(near, times, strict=True)]
+        return np.array([np.tensordot(fit, points[n], 1) for n, fit in zip(near, fits, strict=True)])
     smoother = FaceSmoother(settings, mean_face)
     return np.array([smoother(frame.astype(np.float32), k / FPS) for k, frame in enumerate(points)])
 
@@ -228,15 +240,18 @@ def tune(
     landmarker: FaceLandmarker, clips: dict[str, Path3], moved: dict[Motion, list[tuple[Path3, Path3]]]
 ) -> None:
     """Print what many settings give."""
+    tried: list[Settings] = [
+        LookAhead(width, degree) for width, degree in product((0.08, 0.1, 0.12, 0.14, 0.16), (2, 4))
+    ]
     shapes = [(0.3, 2), (0.5, 5), (1, 5)]
     poses = product((0.2, 0.25, 0.3), (0.015, 0.025, 0.04), (0.3, 0.45), (0.02, 0.04))
-    for pose, shape in product(poses, shapes):
-        settings = Smoothing(Prediction(*pose), OneEuro(*shape))
-        facts = measure(landmarker, clips, moved, settings)
+    tried += [Smoothing(Prediction(*pose), OneEuro(*shape)) for pose, shape in product(poses, shapes)]
+    for settings in tried:
+        facts = measure(landmarker, clips, moved, {"raw": None, "smoothed": settings})
         steadier = [clip["raw"] / clip["smoothed"] for clip in facts["clips"].values()]
         raw, ours = facts["moving"]["raw"], facts["moving"]["smoothed"]
         print(
-            f"pose {pose} shape {shape}: clips steadier {', '.join(f'{s:.2f}' for s in steadier)};"
+            f"{settings}: clips steadier {', '.join(f'{s:.2f}' for s in steadier)};"
             f" lag at most {ours['lag']:.2f}, NME {ours['nme']:.3f} (raw {raw['nme']:.3f})",
             flush=True,
         )
@@ -278,7 +293,6 @@ def _follow(landmarker: FaceLandmarker, frames: list[Image]) -> None:
 
 def report(result: dict[str, Any], folder: Path) -> None:
     """Write the page."""
-    raw, smoothed = result["moving"]["raw"], result["moving"]["smoothed"]
     faces = sum(row["faces"] for row in result["rendered"])
     lines = [
         "# Steady video",
@@ -286,21 +300,20 @@ def report(result: dict[str, Any], folder: Path) -> None:
         f"`{result['model']}`; `python benchmarks/video.py --cache CACHE --faces {result['faces']}`,",
         f"commit {result['commit']}, {result['machine']}; all numbers in `video.json`. Flicker is the root",
         "mean square of the second difference of each landmark over frames, in % of the inter-ocular",
-        "distance.",
+        "distance. In a file, landmarks are smoothed by the frames before and after",
+        "(`pipnet.video.lookahead`), a camera's frame by frame (`pipnet.video.smoothing`).",
         "",
         "## The clips",
         "",
         "Where a head moves fast, many frames show it where it was in the one before, as of a camera with",
         "fewer than 25 pictures a second: raw landmarks go in steps there, most of the flicker.",
         "",
-        "| clip | frames | flicker raw | smoothed | times steadier |",
-        "|---|---|---|---|---|",
+        "| clip | frames | flicker raw | as a file | times steadier | as of a camera | times steadier |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, clip in result["clips"].items():
-        steadier = clip["raw"] / clip["smoothed"]
-        lines.append(
-            f"| {name} | {clip['frames']} | {clip['raw']:.2f} | {clip['smoothed']:.2f} | {steadier:.1f} |"
-        )
+        cells = [f"{clip[way]:.2f} | {clip['raw'] / clip[way]:.1f}" for way in ("file", "camera")]
+        lines.append(f"| {name} | {clip['frames']} | {clip['raw']:.2f} | {' | '.join(cells)} |")
     lines += [
         "",
         "## Rendered motion",
@@ -309,20 +322,16 @@ def report(result: dict[str, Any], folder: Path) -> None:
         f"of roll and the noise of a sensor, {FRAMES} frames each. Lag, in frames of a 25th of a second, is",
         "that of the face for which it is largest.",
         "",
-        "| motion | faces | true flicker | flicker raw | smoothed | NME % raw | smoothed | lag |",
-        "|---|---|---|---|---|---|---|---|",
+        "| motion | faces | true flicker | flicker raw | file | camera | NME % raw | file | camera "
+        "| lag file | camera |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in result["rendered"]:
         moves = f"{row['frequency']:g} Hz, {100 * row['amplitude']:.0f} %" if row["amplitude"] else "none"
-        late = f"{row['smoothed']['lag']:.2f}" if row["amplitude"] else ""
-        flickers = f"{row['raw']['flicker']:.2f} | {row['smoothed']['flicker']:.2f}"
-        nmes = f"{row['raw']['nme']:.2f} | {row['smoothed']['nme']:.2f}"
-        lines.append(
-            f"| {moves} | {row['faces']} | {row['true flicker']:.2f} | {flickers} | {nmes} | {late} |"
-        )
+        true = f"{row['true flicker']:.2f}"
+        lines.append(f"| {moves} | {row['faces']} | {true} | {_by_way(row)} |")
     lines += [
-        f"| mean of the moving | | | {raw['flicker']:.2f} | {smoothed['flicker']:.2f} | {raw['nme']:.2f} |"
-        f" {smoothed['nme']:.2f} | {smoothed['lag']:.2f} |",
+        f"| mean of the moving | | | {_by_way(result['moving'])} |",
         "",
         "## What following saves",
         "",
@@ -339,6 +348,13 @@ def report(result: dict[str, Any], folder: Path) -> None:
             f" {row['frames']} | {row['difference_percent']:.2f} |"
         )
     write_text(folder / "video.md", "\n".join(lines) + "\n")
+
+
+def _by_way(row: dict[str, Any]) -> str:
+    """Cells of flicker, NME and lag."""
+    cells = [f"{row[way][what]:.2f}" for what in ("flicker", "nme") for way in WAYS]
+    lags = [row[way]["lag"] for way in ("file", "camera")]
+    return " | ".join(cells + ["" if late is None else f"{late:.2f}" for late in lags])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
 
@@ -16,8 +17,10 @@ from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.errors import MissingExtraError, PipnetError, VideoError
 from pipnet.images import read_image
-from pipnet.video.reader import VideoReader
+from pipnet.video.lookahead import LookAhead
+from pipnet.video.reader import Frame, VideoReader
 from pipnet.video.smoothing import FaceSmoother, OneEuro, Prediction, Smoothing
+from pipnet.video.stream import FrameFaces, steady
 from pipnet.video.tracker import FaceTracker
 from pipnet.video.writer import VideoWriter
 
@@ -254,6 +257,62 @@ def test_odd_times_and_settings(face):
         OneEuro(cutoff=0, beta=1)
     with pytest.raises(PipnetError, match="shares"):
         Prediction(rest=0)
+
+
+# -- smoothing by the frames before and after --------------------------------------------------------------
+
+
+def as_a_file(points, landmarker, times=None, ids=(1,)):
+    """A face's path as `follow` smooths it in a file."""
+    blank = np.zeros((64, 64, 3), np.uint8)
+    one = landmarker(blank, boxes=[[0, 0, 64, 64]])
+    times = np.arange(len(points)) / 25 if times is None else times
+    found = [
+        FrameFaces(
+            Frame(blank, float(time), number),
+            replace(one, points=path[None]),
+            [ids[number % len(ids)]],
+            False,
+        )
+        for number, (time, path) in enumerate(zip(times, points, strict=True))
+    ]
+    frames = list(steady(iter(found), LookAhead()))
+    assert [f.frame.number for f in frames] == list(range(len(points)))
+    return np.array([frame.faces.points[0] for frame in frames])
+
+
+def test_noise_averages_out_in_a_file(face, landmarker):
+    noisy = (face + np.random.default_rng(0).normal(0, 0.5, (100, 68, 2))).astype(np.float32)
+    out = as_a_file(noisy, landmarker)
+    assert flicker(out) < flicker(noisy) / 5
+    assert np.abs(out - face).mean() < np.abs(noisy - face).mean() / 1.5
+
+
+@pytest.mark.parametrize("frequency", [0.5, 1.0, 2.0])
+def test_a_moving_head_stays_where_it_is_in_a_file(face, landmarker, frequency):
+    """Back and forth by 20 % of the face, also in the first and last frames: no lag, hardly any change."""
+    phase = np.sin(2 * np.pi * frequency * np.arange(75) / 25)
+    moved = (face + 20 * np.stack([phase, 0 * phase], axis=1)[:, None]).astype(np.float32)
+    strayed = np.abs(as_a_file(moved, landmarker) - moved).max(axis=(1, 2))
+    assert strayed[6:-6].max() < 0.6
+    assert strayed.max() < 3
+
+
+def test_frames_are_placed_by_their_times(face, landmarker):
+    """Frames that come unevenly are on a straight path all the same; two faces are told apart."""
+    times = np.cumsum(np.random.default_rng(0).uniform(0.01, 0.1, 60))
+    path = (face + 30 * np.stack([times, -times], axis=1)[:, None]).astype(np.float32)
+    np.testing.assert_allclose(as_a_file(path, landmarker, times), path, atol=1e-3)
+    apart = path + np.where(np.arange(60) % 2, 500, 0).astype(np.float32)[:, None, None]
+    np.testing.assert_allclose(as_a_file(apart, landmarker, times, ids=(1, 2)), apart, atol=1e-3)
+
+
+def test_few_frames_and_odd_settings(face, landmarker):
+    np.testing.assert_allclose(as_a_file(face[None], landmarker)[0], face, atol=1e-4)
+    for times in ([0.0], [0.0, 0.0], [0.0, 0.5], [-0.04, 0.0, 0.04]):
+        assert LookAhead().weights(np.array(times)).sum() == pytest.approx(1)
+    with pytest.raises(PipnetError, match="above 0"):
+        LookAhead(width=0)
 
 
 # -- tracking ------------------------------------------------------------------------------------------

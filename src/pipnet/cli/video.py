@@ -21,6 +21,7 @@ from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.progress import track
 from pipnet.video.live import LiveReader
+from pipnet.video.lookahead import LookAhead
 from pipnet.video.preview import Preview
 from pipnet.video.reader import VideoReader
 from pipnet.video.smoothing import Smoothing
@@ -98,8 +99,9 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
         any_roll=following.any_roll,
     )
     total = reader.frames if isinstance(reader, VideoReader) else None
-    smoothing = None if following.raw else Smoothing()
-    frames = follow(landmarker, track(reader, total, Path(name).name), following.detect_every, smoothing)
+    smoothing = LookAhead() if isinstance(reader, VideoReader) else Smoothing()
+    tracked = track(reader, total, Path(name).name)
+    frames = follow(landmarker, tracked, following.detect_every, None if following.raw else smoothing)
     count = searched = 0
     try:
         with contextlib.ExitStack() as stack:

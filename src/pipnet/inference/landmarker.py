@@ -230,21 +230,24 @@ class FaceLandmarker:
                 address, of which frames that come while one is worked on are dropped, see `LiveReader`.
             detect_every: search for new faces every so many frames (25 if None); between, known ones are
                 followed.
-            smooth: steady the landmarks; False gives them as they are found in each frame.
+            smooth: steady the landmarks, in a file by the frames before and after; False gives them as they
+                are found in each frame.
 
         Raises:
             VideoError: it cannot be read. What is live is opened for the first frame, and raises then.
             MissingExtraError: PyAV is not installed.
         """
         from pipnet.video.live import LiveReader, is_live
+        from pipnet.video.lookahead import LookAhead
         from pipnet.video.reader import VideoReader
         from pipnet.video.smoothing import Smoothing
         from pipnet.video.stream import follow
         from pipnet.video.tracker import DETECT_EVERY
 
         every = DETECT_EVERY if detect_every is None else detect_every
-        reader = LiveReader(source) if isinstance(source, int) or is_live(source) else VideoReader(source)
-        return follow(self, reader, every, Smoothing() if smooth else None)
+        if isinstance(source, int) or is_live(source):
+            return follow(self, LiveReader(source), every, Smoothing() if smooth else None)
+        return follow(self, VideoReader(source), every, LookAhead() if smooth else None)
 
     @property
     def found_kind(self) -> str:

@@ -1,4 +1,4 @@
-"""Steady landmarks: a face's pose and its shape are smoothed apart, each by a filter that fits how it moves.
+"""Steady landmarks of a camera, which must be given at once: pose and shape are smoothed apart.
 
 A head moves as a whole, and goes on as it moved: its pose is predicted from its speed and corrected by what
 is found, an alpha-beta filter. How much it is corrected depends on the mean of the last errors of the
