@@ -75,6 +75,7 @@ ROWS = (
     ),
     Row("PIP 4x4, seed 1", f"{PIP4} --seed 1", ""),
     Row("PIP 4x4, C = 0, seed 1", f"{PIP4} --model.neighbors 0 --seed 1", ""),
+    Row("PIP 4x4, the papers' crop and augmentation", f"{PIP4} {PAPERS_CROP}", "as theirs"),
     Row("PIP 8x8, seed 1", f"{PIP8} --seed 1", ""),
     Row("PIP 4x4, seed 2", f"{PIP4} --seed 2", ""),
     Row("PIP 4x4, C = 0, seed 2", f"{PIP4} --model.neighbors 0 --seed 2", ""),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipnet.bulk.marks import Marks
 from pipnet.bulk.sources import find_pictures, find_sources
 from pipnet.bulk.store import Store
 from pipnet.cli import main
@@ -487,3 +488,32 @@ def test_without_the_extra_one_line_says_what_to_install(album, tmp_path, monkey
     assert main(command(album, tmp_path / "labels")) == 1
     assert capsys.readouterr().err == "error: pyarrow is not installed: pip install 'pipnet[bulk]'\n"
     assert not Path(tmp_path / "labels").exists()
+
+
+def test_a_shard_in_which_nothing_can_be_read_is_rows(portrait, tmp_path):
+    gone = "".join(f"{tmp_path}/gone/{number}.jpg\n" for number in range(4))
+    (tmp_path / "list.txt").write_text(f"{gone}{portrait}\n{gone}")
+    labels = annotate(tmp_path / "list.txt", tmp_path / "labels", "--workers", "1")
+    assert sum(bool(row["error"]) for row in rows(labels)) == 8
+
+
+def test_a_job_that_was_killed_too_does_not_blame_its_picture(tmp_path):
+    marks = Marks(tmp_path / "marks")
+    for end in (None, None, None, "died", "died", "stopped"):
+        with marks.path.open("a") as file:
+            file.write("begin\na.jpg\n")
+        if end is not None:
+            getattr(marks, end)()
+    assert marks.strikes() == {"a.jpg": 2}
+    with marks.path.open("a") as file:
+        file.write("begin\na.jpg\n")
+    assert marks.strikes() == {"a.jpg": 3}, "so many deaths that nobody saw are one"
+
+
+def test_a_folder_of_that_name_that_is_somebody_s_is_left_alone(portrait, tmp_path, capsys):
+    kept = tmp_path / "labels" / ".work" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("precious")
+    assert main(command(portrait, tmp_path / "labels")) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert kept.read_text() == "precious"

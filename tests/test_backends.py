@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -45,6 +46,17 @@ def test_results_of_one_run_outlive_the_next(faces):
     model(faces[1:2])
     np.testing.assert_array_equal(first.points, kept)
     assert model(faces[:0]).points.shape == (0, 68, 2)
+
+
+@pytest.mark.parametrize("model", [OnnxModel, OpenVinoModel])
+def test_two_threads_get_their_own_faces(model, faces):
+    """One model serves them all, as in a web service."""
+    shared = model(SHIPPED)
+    expected = [shared(face[None]).points for face in faces]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda i: shared(faces[i % len(faces)][None]).points, range(60)))
+    for i, points in enumerate(found):
+        np.testing.assert_allclose(points, expected[i % len(faces)], atol=1e-4)
 
 
 @pytest.mark.parametrize("model", [OnnxModel, OpenVinoModel])

@@ -314,3 +314,33 @@ def test_doctor(capsys):
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     assert "Usage: pipnet" in capsys.readouterr().out
+
+
+def test_the_current_folder_without_a_picture_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["detect", ".", "-o", "."]) == 1
+    assert "no pictures in this folder" in capsys.readouterr().err
+
+
+def test_a_pipe_among_pictures_is_not_waited_for(tmp_path, portrait):
+    os.mkfifo(tmp_path / "x.jpg")
+    shutil.copy(portrait, tmp_path / "y.jpg")
+    assert main(["detect", str(tmp_path)]) == 0
+
+
+def test_results_in_a_named_folder_are_not_taken_for_pictures(tmp_path, portrait, monkeypatch):
+    (tmp_path / "a").mkdir()
+    shutil.copy(portrait, tmp_path / "a" / "y.jpg")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert main(["detect", "a", "-o", str(tmp_path / "a" / "out")]) == 0
+    assert [p.name for p in (tmp_path / "a" / "out").iterdir()] == ["y.jpg"]
+
+
+@pytest.mark.parametrize("words", [["export"], ["import", "--mean-face", "m.txt", "--scheme", "wflw"]])
+def test_a_checkpoint_is_not_overwritten_by_what_is_made_of_it(tmp_path, words, capsys):
+    weights = tmp_path / "a.weights"
+    weights.write_bytes(b"precious")
+    assert main([words[0], str(weights), *words[1:], "-o", str(weights)]) == 1
+    assert "ends in ." in capsys.readouterr().err
+    assert weights.read_bytes() == b"precious"

@@ -140,3 +140,8 @@ def test_tight_box_leaves_unknown_points_out():
     np.testing.assert_allclose(tight_box(points), [1, 2, 5, 9])
     with pytest.raises(BoxError):
         tight_box(points[1:2])
+
+
+def test_a_box_beyond_the_border_is_not_clipped_away():
+    rule = CropRule(scale=1.0, square=False, clip=True)
+    np.testing.assert_allclose(rule(np.float32([50, 199.5, 150, 320]), 200, 200), [50, 199.5, 150, 320])

@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from pipnet.errors import ImageError
-from pipnet.images import as_image, read_image, write_image
+from pipnet.images import as_image, picture_size, read_image, write_image
 
 BAD = {
     "missing": None,
@@ -168,3 +168,27 @@ def test_a_full_disk_is_one_clear_line(tmp_path, portrait):
     (tmp_path / "full.png").symlink_to("/dev/full")
     with pytest.raises(ImageError, match="No space left"):
         write_image(tmp_path / "full.png", read_image(portrait))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path, suffix, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    PIL.Image.new("RGB", (40, 20)).save(tmp_path / f"a{suffix}", exif=exif)
+    height, width = read_image(tmp_path / f"a{suffix}").shape[:2]
+    assert picture_size(tmp_path / f"a{suffix}") == (width, height)
+
+
+def test_an_icon_is_no_picture(tmp_path):
+    """Pillow decodes what is inside an icon before its size can be looked at."""
+    PIL.Image.new("L", (256, 256)).save(tmp_path / "a.ico")
+    (tmp_path / "a.ico").rename(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="not a picture"):
+        read_image(tmp_path / "a.jpg")
+
+
+def test_a_few_pixels_brighter_than_white_do_not_blacken_the_rest():
+    values = np.full((20, 20), 0.5, np.float32)
+    values[0, 0] = 1.02
+    assert (as_image(PIL.Image.fromarray(values))[5:] == 127).all()

@@ -347,6 +347,11 @@ def test_attributes_are_parts(tmp_path, small_300w):
     assert len(load_faces(path, None, scheme)[0]) == 7
     assert len(load_faces(path, None, scheme, measuring=True)[0]) == 5
     assert len(load_faces(path, "all", scheme)[0]) == 12
+    marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
+    write_annotations(tmp_path / "b.json", Annotations(marked, tuple(FIVE)))
+    path = tmp_path / "b.json"
+    assert len(load_faces(path, None, scheme)[0]) == 7, "what is marked as a test is not trained on"
+    assert len(load_faces(path, None, scheme, measuring=True)[0]) == 5
 
 
 def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):

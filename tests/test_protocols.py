@@ -77,6 +77,11 @@ def test_tmd_is_measured_in_widths_of_crops(recipe_file, small_300w, tmp_path):
         assert {row["kind"] for row in csv.DictReader(file)} == {"landmarks"}
     again = tmd(load_recipe(recipe_file, flags), [table], tmp_path / "again", [HeldOut(small_300w, "common")])
     assert again == results
+    lines = table.read_text().splitlines(keepends=True)
+    (tmp_path / "fewer").mkdir()
+    (tmp_path / "fewer" / "boxes.csv").write_text("".join(lines[:-1]))
+    with pytest.raises(RecipeError, match="other unlabelled faces"):
+        tmd(load_recipe(recipe_file, flags), [tmp_path / "fewer"], tmp_path / "again", [])
 
 
 def test_tmd_takes_pictures_to_search_and_a_teacher(recipe_file, small_300w, portrait, tmp_path):

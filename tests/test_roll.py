@@ -1,5 +1,7 @@
 """Faces turned by any angle."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -66,3 +68,25 @@ def test_views_are_taken_of_the_upright_face(upright):
 
 def test_no_face_is_no_face(any_roll):
     assert len(any_roll(np.full((80, 120, 3), 128, np.uint8))) == 0
+
+
+def test_a_model_of_given_boxes_sees_the_same_crop(upright, landmarker):
+    """Its face boxes are half as large again as the landmarks' boxes, and its crops so much tighter."""
+    image, truth = turned(upright, 40)
+    info = landmarker.model.info
+    box = tight_box(truth)
+    middle, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
+
+    class OfGivenBoxes:
+        def __init__(self):
+            crop = replace(info.crop, scale=info.crop.scale / 1.5, box="given")
+            fits = {**info.detector_fits, "landmarks": (-0.25, -0.25, 1.25, 1.25)}
+            self.info = replace(info, crop=crop, detector_fits=fits)
+
+        def __call__(self, crops):
+            return landmarker.model(crops)
+
+    wide = np.concatenate([middle - 1.5 * half, middle + 1.5 * half])[None]
+    given = FaceLandmarker(OfGivenBoxes(), any_roll=True).look_at([image], [wide])
+    tight = FaceLandmarker(landmarker.model, any_roll=True).look_at([image], [box[None]])
+    np.testing.assert_allclose(given.points, tight.points, atol=0.5)

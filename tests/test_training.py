@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 import torch
 
 from pipnet.cli import main
-from pipnet.errors import ModelError, RecipeError
+from pipnet.data.formats import Annotations, write_annotations
+from pipnet.data.sources import load_faces
+from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.training.faces import load_training_faces
@@ -306,3 +309,35 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
     lines = capsys.readouterr().out.splitlines()
     assert json.loads(lines[0])["faces"] == 8
     assert len(json.loads(lines[1])["faces"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--optim.clip -1", "optim.clip must be above 0"),
+        ("--optim.ema 1.5", "optim.ema"),
+        ("--optim.warmup 2", "optim.warmup"),
+        ("--optim.weight-decay -1", "optim.weight_decay"),
+        ("--augment.flip 7", "augment.flip"),
+        ("--augment.coarse-by 0", "augment.coarse_by"),
+        ("--workers -1", "workers"),
+        ("--seed -1", "seed"),
+        ("--crop.scale inf", "crop.scale"),
+        ("--optim.schedule step", "milestones"),
+        ("--optim.schedule step --optim.milestones 500", "milestones"),
+        ("--self-training.limit -5", "self_training.limit"),
+    ],
+)
+def test_numbers_that_no_training_has(recipe_file, flags, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(recipe_file, flags.split())
+
+
+def test_a_landmark_that_no_face_has_is_said_before_training(recipe, small_300w, tmp_path):
+    faces, scheme, _ = load_faces(small_300w, None, "aflw")
+    for face in faces:
+        face.points[18] = np.nan
+    write_annotations(tmp_path / "a.csv", Annotations(faces, scheme.point_names))
+    data = replace(recipe.data, root=tmp_path / "a.csv", scheme="aflw")
+    with pytest.raises(DataError, match="no training face has the landmarks chin"):
+        train(replace(recipe, data=data), tmp_path / "run")

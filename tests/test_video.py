@@ -465,3 +465,16 @@ def test_from_python(landmarker, short):
     assert [one.ids for one in found] == [[1]] * 6
     assert [one.detected for one in found] == [True, False, False, False, False, True]
     assert found[3].frame.time == pytest.approx(0.12, abs=1e-3)
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    """Anamorphic video: twice as wide as it is stored."""
+    path = tmp_path / "wide.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=25, options={"bsf:v": "h264_metadata"})
+        stream.width, stream.height, stream.pix_fmt = 96, 96, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(2, 1)
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((96, 96, 3), np.uint8))))
+        container.mux(stream.encode())
+    assert {frame.image.shape for frame in VideoReader(path)} == {(96, 192, 3)}

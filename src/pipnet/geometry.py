@@ -72,7 +72,9 @@ class CropRule:
             half = np.repeat(half.max(), 2)
         corners = np.concatenate([centre - half, centre + half])
         if self.clip:
-            corners = corners.clip(-0.5, np.tile([width - 0.5, height - 0.5], 2))
+            clipped = corners.clip(-0.5, np.tile([width - 0.5, height - 0.5], 2))
+            if (clipped[2:] - clipped[:2]).min() >= _NARROWEST:  # else nothing of it is in the picture
+                corners = clipped
         return corners.astype(np.float32)
 
 

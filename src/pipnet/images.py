@@ -22,9 +22,9 @@ MAX_PIXELS = 100_000_000
 """Pictures with more pixels than this are refused before they are decoded, unless told otherwise.
 
 Pillow has a limit of its own behind it, ``PIL.Image.MAX_IMAGE_PIXELS``, which is not ours to lift."""
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "ICO", "TGA")
-"""What is decoded. Others would be handed to interpreters such as Ghostscript. JPEG includes MPO, which is
-no format of its own in Pillow 13."""
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "TGA")
+"""What is decoded. Others would be handed to interpreters such as Ghostscript, or, as icons, be decoded
+before their size is known. JPEG includes MPO, which is no format of its own in Pillow 13."""
 PICTURE_SUFFIXES = {
     ".jpg",
     ".jpeg",
@@ -97,12 +97,19 @@ def picture_size(path: Path) -> tuple[int, int]:
             warnings.simplefilter("ignore")  # nothing is decoded here, odd EXIF does not matter
             with PIL.Image.open(path, formats=_FORMATS) as picture:
                 width, height = picture.size
-                lies = picture.getexif().get(_EXIF_ORIENTATION) in {5, 6, 7, 8}
+                lies = picture.format != "TIFF" and _orientation(picture) in {5, 6, 7, 8}  # TIFF: turned
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except Exception as error:  # as in `read_image`: damaged heads raise whatever they like
         raise ImageError(f"{path}: not a picture: {' '.join(str(error).split())}") from None
     return (height, width) if lies else (width, height)
+
+
+def _orientation(picture: PIL.Image.Image) -> int:
+    """EXIF's, of the head of a file: Pillow would decode a whole PNG for what may stand behind its pixels."""
+    exif = PIL.Image.Exif()
+    exif.load(picture.info.get("exif", b""))
+    return int(exif.get(_EXIF_ORIENTATION, 1))
 
 
 def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
@@ -116,8 +123,10 @@ def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
     if upright.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
         values = np.nan_to_num(np.asarray(upright, dtype=np.float32))
         highest = values.max(initial=0)
-        top = next(top for top in (1, 255, 65535, np.inf) if highest <= top)
-        grey = values / (highest if top == np.inf else top) * 255
+        most = np.percentile(values, 99) if values.size else 0  # a few pixels may be brighter than white
+        top = next(top for top in (1, 255, 65535, np.inf) if most <= top)
+        top = 65535 if upright.mode.startswith("I;16") else highest if top == np.inf else top
+        grey = values / top * 255
         rgb = np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
         return np.ascontiguousarray(rgb)
     return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))

@@ -89,13 +89,26 @@ class ModelInfo:
             sound = (
                 info.mean_face.shape == (info.scheme.landmarks, 2)
                 and np.isfinite([*numbers, *info.mean_face.ravel()]).all()
+                and np.abs(info.mean_face).max() < 100
+                and np.ptp(info.mean_face, axis=0).max() > 0
+                and all(
+                    left < right and top < bottom for left, top, right, bottom in info.detector_fits.values()
+                )
                 and 0 < info.crop.scale < 100
                 and 0 < info.input_size <= 4096
                 and (info.calibration is None or info.calibration.is_sound(info.scheme.landmarks))
             )
             if not sound:
                 raise ValueError("a value is out of range")
-        except (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (
+            DataError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise ModelError(f"{where}: its description is damaged: {error!r}") from None
         return info
 

@@ -210,11 +210,17 @@ def _mean_rows(members: list[list[int]], columns: int) -> Float64[np.ndarray, "t
     return weights
 
 
+_MOST = 100_000
+"""Landmarks that a scheme may have: a list of them is written out."""
+
+
 def _indices(text: str) -> tuple[int, ...]:
     """``"36-41,36"`` -> (36, 37, 38, 39, 40, 41, 36)."""
     out: list[int] = []
     for part in str(text).split(","):
         first, _, last = part.partition("-")
+        if int(last or first) >= _MOST:
+            raise ValueError(f"landmark {last or first} is beyond {_MOST}")
         out.extend(range(int(first), int(last or first) + 1))
     return tuple(out)
 

@@ -63,7 +63,9 @@ def run(engine: Engine, shards: Iterator[Shard], store: Store) -> Iterator[Recor
                 in_vain = 0
                 yield record
                 continue
-            in_vain = in_vain + 1 if store.marks(shard.number).size() == before else 0
+            marks = store.marks(shard.number)
+            in_vain = in_vain + 1 if marks.size() == before else 0
+            marks.died()
             if in_vain == _IN_VAIN:
                 raise PipnetError(
                     f"{in_vain} processes in a row died as they started: is there enough memory?"

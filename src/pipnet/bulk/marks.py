@@ -1,7 +1,8 @@
 """What was begun: a picture that kills or hangs its process is found by it, and given up the third time.
 
 Before each step a worker appends a line to a file of the shard; when it dies, the last line says in what
-step. No line is ever changed, so a kill at any moment leaves a sound file.
+step, and the job, which sees it die, adds that it did. No line is ever changed, so a kill at any moment
+leaves a sound file. Where the job was killed too, the step it was in is hardly to blame.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from pathlib import Path
 
 STRIKES = 3
 """After so many deaths in the same step it is given up."""
-_BEGIN = "begin"
-_STOPPED = "stopped"
+_UNSEEN = 4
+"""So many deaths that nobody saw, as of a whole machine, count as one."""
+_BEGIN, _STOPPED, _DIED = "begin", "stopped", "died"
 
 
 class Marks:
@@ -34,10 +36,19 @@ class Marks:
         if self.path.is_file():
             self._append(_STOPPED)
 
+    def died(self) -> None:
+        """The process of the attempt ended in the middle of it."""
+        if self.path.is_file():
+            self._append(_DIED)
+
     def strikes(self) -> Counter[str]:
         """How many attempts ended in each step."""
         lines = self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []
-        return Counter(last for last, after in pairwise([*lines, _BEGIN]) if after == _BEGIN)
+        ends = {_BEGIN, _STOPPED, _DIED}
+        last = [(step, end) for step, end in pairwise([*lines, _BEGIN]) if step not in ends and end in ends]
+        seen = Counter(step for step, end in last if end == _DIED)
+        unseen = Counter(step for step, end in last if end == _BEGIN)
+        return seen + Counter({step: count // _UNSEEN for step, count in unseen.items()})
 
     def _append(self, line: str) -> None:
         with self.path.open("a") as file:

@@ -60,14 +60,20 @@ class PictureReader:
         """Whether what could not be read failed for itself, and not because a drive or a network is gone.
 
         Raises:
-            DataError: what could be read before cannot be read any more, or nothing ever could.
+            DataError: what could be read before cannot be read any more; or nothing could, and the folder
+                that all pictures lie below is gone or empty, as where a drive was.
         """
         if self._failed is None:
             return
-        path = self._read or self._failed
+        path = self._read or self._base
         try:
-            with path.open("rb") as file:
-                file.read(1)
+            if path.is_dir():
+                next(path.iterdir())
+            else:
+                with path.open("rb") as file:
+                    file.read(1)
+        except StopIteration:
+            raise DataError(f"{path}: empty: are the pictures still there? Nothing done is lost") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(

@@ -12,10 +12,10 @@ moment leaves none in pieces.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -51,6 +51,10 @@ class Record:
     """The file's checksum."""
 
 
+def _is_of_a_job(path: Path) -> bool:
+    return path.name in {"lock", "plan.jsonl", "done.jsonl"} or path.suffix in {".marks", ".partial"}
+
+
 class Store:
     """A job's folder. As a context, it keeps other jobs out."""
 
@@ -74,7 +78,8 @@ class Store:
         except ImportError:
             raise MissingExtraError("filelock", "bulk") from None
         try:
-            ours = self.work.is_dir() or self.manifest_file.is_file()
+            self.manifest()  # another program's is an error, before anything is made beside it
+            ours = self._is_ours() or self.manifest_file.is_file()
             alone = not self.manifest_file.is_file() and any(self.folder.glob("shards/*"))
             if alone or (not ours and self.folder.is_dir() and any(self.folder.iterdir())):
                 raise DataError(
@@ -95,6 +100,10 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def _is_ours(self) -> bool:
+        """Whether the work folder is there, and holds nothing that is not a job's."""
+        return self.work.is_dir() and all(_is_of_a_job(path) for path in self.work.iterdir())
 
     # -- the plan ----------------------------------------------------------------------------------
 
@@ -252,7 +261,10 @@ class Store:
 
     def finish(self) -> None:
         """Take away what only an unfinished job needs."""
-        shutil.rmtree(self.work, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what is not a job's stays, and its folder with it
+            for path in filter(_is_of_a_job, self.work.iterdir()):
+                path.unlink()
+            self.work.rmdir()
 
     def write_lines(self, name: str, lines: Iterable[str]) -> Path:
         """Write a text file of any length into the folder, whole or not at all.

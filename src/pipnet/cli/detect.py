@@ -160,11 +160,12 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
     errors: list[OSError] = []
     found = False
     for parent, folders, files in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(f for f in folders if skip is None or Path(parent, f) != skip)
+        folders[:] = sorted(f for f in folders if skip is None or Path(parent, f).resolve() != skip.resolve())
         for file in sorted(files):
-            if Path(file).suffix.lower() in PICTURE_SUFFIXES:
+            path = Path(parent, file)
+            if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_fifo():  # which would be waited for
                 found = True
-                yield Input(Path(parent, file), folder)
+                yield Input(path, folder)
     for error in errors:
         where = Path(error.filename or folder)
         yield Input(where, folder, f"{where}: cannot be read: {error.strerror}")
@@ -212,7 +213,9 @@ def _places(folder: Path, inputs: Sequence[Input], pts: bool) -> list[Path]:
     taken: set[str] = set()
     places = []
     for item in inputs:
-        path = folder / item.path.relative_to(item.root)
+        path = (
+            folder / (item.path.name or "none") if item.error else folder / item.path.relative_to(item.root)
+        )
         if path.suffix.lower() not in _WRITABLE:
             path = path.with_name(path.name + ".png")
         path = path.with_stem(path.stem + _OVERLAY) if pts else path

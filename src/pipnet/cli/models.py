@@ -54,8 +54,10 @@ def export(
         from pipnet.model.checkpoint import load_checkpoint
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
-    model, description = load_checkpoint(checkpoint)
     target = output or checkpoint.with_suffix(".onnx")
+    if target.suffix != ".onnx":
+        raise PipnetError(f"-o {target}: an exported model's name ends in .onnx")
+    model, description = load_checkpoint(checkpoint)
     if data is None:
         export_onnx(model, description, target, half)
     else:
@@ -105,11 +107,13 @@ def import_official(
         from pipnet.training.detector_fits import fit_detectors
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
+    target = output or checkpoint.with_suffix(".safetensors")
+    if target.suffix != ".safetensors":
+        raise PipnetError(f"-o {target}: a checkpoint's name ends in .safetensors")
     model, description = load_official(checkpoint, mean_face, scheme, backbone, crop_scale)
     if data is not None:
         faces, _, _ = load_faces(data, None, description.scheme)
         description = replace(description, detector_fits=fit_detectors(faces, description.crop, say))
-    target = output or checkpoint.with_suffix(".safetensors")
     save_checkpoint(target, model, description)
     say(f"{target}\nmake it runnable: pipnet export {target}")
 

@@ -200,7 +200,8 @@ def load_faces(
     Args:
         root: the folder of a collection in its official layout or prepared, or the file or folder of
             users' own annotations.
-        subset: which part; if None, the one to train on, or to measure on.
+        subset: which part; if None, the one to train on, or to measure on. In users' own annotations the
+            attribute ``test`` keeps a face out of what is trained on.
         scheme: give the points in this scheme, by a mapping; the collection's own if None. Users' own
             annotations do not say what their points are: theirs must be given.
         measuring: whether the faces are to be measured on.
@@ -212,8 +213,7 @@ def load_faces(
     wanted = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
     name = recognise(root)
     source = SOURCES[name] if name else _own(root, wanted, images)
-    train = "train" if "train" in source.subsets else source.test
-    subset = subset or (source.test if measuring else train)
+    subset = subset or (source.test if measuring else _to_train_on(source))
     if subset not in source.subsets:
         raise DataError(f"{source.title} has no subset {subset!r}; it has {', '.join(source.subsets)}")
     try:
@@ -227,6 +227,20 @@ def load_faces(
     if wanted is not None and wanted.name != source.scheme:
         samples = map_scheme(samples, SchemeMapping.load(source.scheme, wanted.name))
     return samples, wanted or LandmarkScheme.load(source.scheme), source
+
+
+def _to_train_on(source: Source) -> str:
+    """The part to train on if none is named.
+
+    Raises:
+        DataError: there is none but that to measure on, which must not be trained on by mistake.
+    """
+    for part in ("train", "all"):
+        if part in source.subsets:
+            return part
+    raise DataError(
+        f"{source.title} is there to measure on; to have it all the same, name its part {source.test!r}"
+    )
 
 
 def recognise(root: Path) -> str | None:
@@ -305,13 +319,15 @@ def _own(root: Path, scheme: LandmarkScheme | None, images: Path | None) -> Sour
     attributes = sorted({attribute for sample in samples for attribute in sample.attributes})
 
     def read(_: Path, subset: str) -> list[FaceSample]:
+        if subset == "train" and subset not in attributes:
+            return [sample for sample in samples if "test" not in sample.attributes]
         return [sample for sample in samples if subset == "all" or subset in sample.attributes]
 
     whole = CropRule()
     return Source(
         title=root.name,
         scheme=scheme.name,
-        subsets={"all": None, **dict.fromkeys(attributes)},
+        subsets=dict.fromkeys(["all", *(["train"] if "test" in attributes else []), *attributes]),
         test="test" if "test" in attributes else "all",
         official_box=whole,
         v1_box=whole,

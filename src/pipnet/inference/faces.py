@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ class YuNet:
     ) -> None:
         given = path or os.environ.get("PIPNET_YUNET")
         file = Path(given) if given else cached_download(YUNET)
-        self.size = size
+        self.size, self._lock = size, threading.Lock()
         level = cv2.utils.logging.getLogLevel()
         # OpenCV 5 warns of its own choice of engine, on standard error.
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
@@ -122,8 +123,9 @@ class YuNet:
         small, factor = _reduce(image, self.size)
         if min(small.shape[:2]) < _SMALLEST:
             return _detections([], [], factor)
-        self._net.setInputSize((small.shape[1], small.shape[0]))
-        _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        with self._lock:  # size and search belong together, whatever other threads ask for
+            self._net.setInputSize((small.shape[1], small.shape[0]))
+            _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         rows = [] if found is None else found.tolist()
         return _detections([xywh_to_xyxy(r[:4]) for r in rows], [r[14] for r in rows], factor)
 

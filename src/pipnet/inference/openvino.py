@@ -6,6 +6,7 @@ landmarks whose best cells lie close. Here it is told.
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,17 @@ class OpenVinoModel:
         ends = (*graph.inputs, *graph.outputs)
         shapes = {end.any_name: [side.max_length for side in end.partial_shape][1:] for end in ends}
         check_graph(path, self.info, shapes)
-        self._request = compiled.create_infer_request()
+        self._request, self._lock = compiled.create_infer_request(), threading.Lock()
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
         return in_batches(self.path, self.info, self._run, crops)
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> list[np.ndarray]:
-        # The outputs are copied: the next run writes into the same memory.
-        out = self._request.infer({"image": np.ascontiguousarray(crops)}, share_inputs=True)
-        return [out[name] for name in OUTPUTS]
+        # The outputs are copied: the next run writes into the same memory, and so would another thread.
+        with self._lock:
+            out = self._request.infer({"image": np.ascontiguousarray(crops)}, share_inputs=True)
+            return [out[name] for name in OUTPUTS]
 
 
 def _line(error: Exception) -> str:

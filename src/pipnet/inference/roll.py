@@ -84,7 +84,9 @@ def look_upright(
         rolls = np.array([roll(points, info) for points in seen.points])
         off = np.flatnonzero(np.abs((rolls - turns + 180) % 360 - 180) >= _ROLLED)
         for i in off.tolist():
-            faces[i], turns[i] = (faces[i][0], _upright_box(seen.points[i], rolls[i])), rolls[i]
+            tight = _upright_box(seen.points[i], rolls[i])
+            faces[i] = faces[i][0], face_boxes(info, tight[None], "landmarks")[0]
+            turns[i] = rolls[i]
         again = _look_at(model, [faces[i] for i in off], -turns[off])
         for part, new in zip(seen, again, strict=True):
             part[off] = new

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 from torch import Tensor
@@ -75,6 +76,9 @@ def start_from(model: PIPNet, path: Path) -> list[str]:
     tensors, info = read_checkpoint(path)
     own = model.state_dict()
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    if not np.array_equal(model.mean_face, info.mean_face):
+        # Channels of the same number mean other landmarks, or votes for other neighbours.
+        fitting = {k: v for k, v in fitting.items() if not k.startswith("head.")}
     backbone = [k for k in own if k.startswith("backbone.")]
     if any(k not in fitting for k in backbone):
         given, wanted = (

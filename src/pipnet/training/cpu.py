@@ -53,7 +53,9 @@ class QuickDepthwise(TorchFunctionMode):
         if func is F.conv2d and not kwargs and len(args) == 7 and args[0].device.type == "cpu":
             image, weight, bias, *geometry, groups = args
             plain = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in geometry)
-            plain = plain and weight.shape[2] == weight.shape[3]
+            kernel = weight.shape[2]
+            plain = plain and kernel == weight.shape[3] and kernel % 2 == 1
+            plain = plain and geometry[1][0] <= geometry[2][0] * (kernel - 1)
             if bias is None and plain and groups == weight.shape[0] == image.shape[1]:
                 return depthwise_conv2d(image, weight, *(pair[0] for pair in geometry))
         return func(*args, **(kwargs or {}))

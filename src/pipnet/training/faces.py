@@ -43,7 +43,7 @@ def load_training_faces(recipe: Recipe) -> Faces:
     if data.root is None:
         raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
     samples, scheme, source = load_faces(data.root, data.subset, data.scheme, images=data.images)
-    sources = [source]
+    sources, own = [source], len(samples)
     for path in data.also:
         more, _, other = load_faces(path, None, scheme)
         prefix = f"{other.title}/"  # names and photos of two collections are never the same
@@ -52,9 +52,11 @@ def load_training_faces(recipe: Recipe) -> Faces:
     if data.limit is not None:
         if data.limit < 1:
             raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
-        order = np.random.default_rng(recipe.seed).permutation(len(samples))
-        samples = [samples[i] for i in sorted(order[: data.limit])]
-    training, validation = split_by_group(samples, data.validation, seed=0)
+        order = sorted(np.random.default_rng(recipe.seed).permutation(len(samples))[: data.limit].tolist())
+        samples, own = [samples[i] for i in order], sum(i < own for i in order)
+    # What is trained on also may be views or copies of one another, which only its own folder knows of.
+    training, validation = split_by_group(samples[:own], data.validation, seed=0)
+    training += samples[own:]
     pseudo = _pseudo_labelled(recipe.pseudo, scheme)
     if len(training) < recipe.optim.batch_size:
         raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")

@@ -118,10 +118,13 @@ def _rounds(
     norm: Norm,
     max_steps: int | None,
 ) -> Results:
-    table = run / BOXES
-    if not table.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        write_boxes(table, rest)
+    table, again = run / BOXES, run / f"again_{BOXES}"
+    run.mkdir(parents=True, exist_ok=True)
+    write_boxes(again, rest)
+    if table.is_file() and table.read_bytes() != again.read_bytes():
+        again.unlink()
+        raise RecipeError(f"{run} was begun with other unlabelled faces: choose another folder")
+    again.replace(table)
     config = replace(recipe.self_training, unlabelled=(table,))
     self_train(replace(recipe, self_training=config), run, max_steps)
     results = {}

@@ -41,7 +41,7 @@ class DataConfig:
     also: tuple[Path, ...] = ()
     """Further collections, whose training parts are trained on too, on the same points (v1's TMD)."""
     validation: float = 0.05
-    """Share of the faces kept out of training, whole photos at a time; 0 for none."""
+    """Share of the recipe's own collection kept out of training, whole photos at a time; 0 for none."""
     limit: int | None = None
     """Use only this many faces, the first ones in a shuffle by the seed."""
 
@@ -158,8 +158,43 @@ class Recipe:
         coarse = self.self_training.unlabelled and set(self.self_training.tasks) - {"full"}
         if coarse and self.model.curriculum == "none":
             raise RecipeError(f"self_training.tasks {', '.join(sorted(coarse))} need model.curriculum")
-        if not 0 <= self.data.validation < 1:
-            raise RecipeError(f"data.validation must be in [0, 1), not {self.data.validation}")
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        """Refuse numbers that no training was meant to have.
+
+        Raises:
+            RecipeError: one is out of its range, or milestones do not fit the schedule.
+        """
+        optim, augment = self.optim, self.augment
+        shares = {f"augment.{key}": value for key, value in vars(augment).items()}
+        for key in ("rotate_by", "coarse_by", "black"):
+            del shares[f"augment.{key}"]
+        between = {key: (value, 0.0, 1.0) for key, value in shares.items()}
+        between |= {
+            "augment.rotate_by": (augment.rotate_by, 0, 180),
+            "augment.coarse_by": (augment.coarse_by, 1, 100),
+            "data.validation": (self.data.validation, 0, 0.99),
+            "optim.warmup": (optim.warmup, 0, 1),
+            "optim.ema": (optim.ema or 0, 0, 0.99999),
+            "optim.weight_decay": (optim.weight_decay, 0, 100),
+            "optim.lr": (optim.lr, 0, 100),
+            "crop.scale": (self.crop.scale, 0, 100),
+            "seed": (self.seed, 0, 2**32 - 1),
+            "workers": (self.workers, 0, 1024),
+            "model.score_weight": (self.model.score_weight or 0, 0, 1e6),
+            "self_training.limit": (self.self_training.limit or 1, 1, float("inf")),
+        }
+        for key, (value, least, most) in between.items():
+            if not least <= value <= most:
+                raise RecipeError(f"{key} must be {least:g} to {most:g}, not {value}")
+        if optim.clip is not None and not optim.clip > 0:
+            raise RecipeError(f"optim.clip must be above 0, not {optim.clip}; null for none")
+        steps = [0, *optim.milestones, optim.epochs]
+        if optim.schedule == "step" and (not optim.milestones or steps != sorted(set(steps))):
+            raise RecipeError(
+                f"a step schedule needs rising milestones below {optim.epochs} epochs: {optim.milestones}"
+            )
 
 
 def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:

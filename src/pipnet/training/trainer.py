@@ -37,7 +37,7 @@ import pipnet
 from pipnet.data.dataset import FaceDataset, ShuffledPasses
 from pipnet.data.samples import FaceSample
 from pipnet.data.transforms import Augmentation
-from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError
+from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, WriteError
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import Box, to_fraction
 from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
@@ -132,7 +132,12 @@ class Trainer:
         initial, config = recipe.initial, recipe.model
         boxes = [self.dataset.crops.crop_box(i, recipe.crop) for i in range(len(faces.training))]
         pairs = zip(faces.training, boxes, strict=True)
-        face = mean_face([to_fraction(s.points, box) for s, box in pairs])
+        fractions = [to_fraction(s.points, box) for s, box in pairs]
+        unknown = np.flatnonzero(np.isnan(fractions).any(axis=2).all(axis=0))
+        if len(unknown):
+            names = ", ".join(faces.scheme.point_names[i] for i in unknown)
+            raise DataError(f"no training face has the landmarks {names:.160}: leave them out of the scheme")
+        face = mean_face(fractions)
         weights = initial.folder and initial.folder / f"{config.backbone}.safetensors"
         weights = weights if weights and weights.is_file() else None
         pretrained = initial.pretrained and initial.checkpoint is None
@@ -384,6 +389,8 @@ class Trainer:
         digest = hashlib.sha256(json.dumps(self.faces.scheme.to_dict()).encode())
         for sample in (*self.dataset.crops.samples, *self.faces.validation):
             digest.update(sample.name.encode() + sample.points.tobytes())
+            digest.update(b"" if sample.box is None else sample.box.tobytes())
+        digest.update(json.dumps(self.dataset.supervision if self.uneven else None).encode())
         return digest.hexdigest()
 
     def _plain_recipe(self) -> dict[str, Any]:

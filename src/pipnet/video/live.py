@@ -95,6 +95,7 @@ class LiveReader:
         self.source, self._max_pixels = source, max_pixels
         self.name = f"camera {source}" if isinstance(source, int) else without_password(os.fspath(source))
         """What messages call it; without name and password, which addresses may hold."""
+        self._shape = 1.0
         self.fps = 25.0
         """Frames a second, by its own account once it is open."""
         self.dropped = 0
@@ -115,7 +116,8 @@ class LiveReader:
                 first = first or arrived
                 number = arrived.number - first.number
                 self.dropped, given = number - given, given + 1
-                yield Frame(upright(arrived.picture), arrived.time - first.time, number)
+                image = upright(arrived.picture, self._shape, self._max_pixels)
+                yield Frame(image, arrived.time - first.time, number)
         except VideoError as error:
             if first is None:
                 raise VideoError(f"{self.name}: {error}") from None
@@ -144,6 +146,7 @@ class LiveReader:
 
         stream, number = pictures_of(container, self._max_pixels), 0
         self.fps = float(stream.average_rate or 25)
+        self._shape = float(stream.sample_aspect_ratio or 1)
         packets = container.demux(stream)
         while True:
             try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError
@@ -88,12 +89,18 @@ class VideoReader:
         with self._open() as container:
             stream = self._stream(container)
             stream.thread_type = "AUTO"
+            shape = float(stream.sample_aspect_ratio or 1)
             for decoded in self._decode(container, stream):
                 own = number / self.fps if decoded.time is None else float(decoded.time)
                 if offset is None or own - offset <= time:  # parts of two files in one: the clock begins anew
                     offset = own - (time + 1 / self.fps)
                 time = own - offset
-                yield Frame(upright(decoded), time, number)
+                try:
+                    image = upright(decoded, shape, self._max_pixels)
+                except VideoError as error:
+                    self.damage = str(error)
+                    break
+                yield Frame(image, time, number)
                 number += 1
         if not number:
             raise VideoError(f"{self.path}: no frame can be decoded: {self.damage or 'it has none'}")
@@ -176,9 +183,23 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
     return container.duration / 1e6
 
 
-def upright(frame: av.VideoFrame) -> Image:
-    """RGB, turned as the file says."""
-    image = frame.to_ndarray(format="rgb24")
+def upright(frame: av.VideoFrame, shape: float, max_pixels: int) -> Image:
+    """RGB, as a player shows it: pixels made square, turned as the file says.
+
+    Args:
+        frame: as decoded.
+        shape: width over height of its pixels.
+        max_pixels: larger ones are refused.
+
+    Raises:
+        VideoError: the frame, unlike those before it, has more than ``max_pixels``.
+    """
+    width = round(frame.width * shape) if 0.1 < shape < 10 else frame.width
+    if width * frame.height > max_pixels:
+        raise VideoError(f"a frame of more than {max_pixels:,} pixels")
+    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    if width != frame.width:
+        image = np.asarray(cv2.resize(image, (width, frame.height)), dtype=np.uint8)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns), dtype=np.uint8)
 

@@ -97,8 +97,10 @@ class PipHead(Head):
             RecipeError: C is out of range, or the reduction or the curriculum does not fit the grid or C.
         """
         super().__init__()
-        if curriculum and (reduction != "none" or grid % 4):
-            raise RecipeError(f"a curriculum needs scores on a grid divisible by 4, not {grid} cells a side")
+        if curriculum and (reduction != "none" or grid % 4 or grid < 8):
+            raise RecipeError(
+                f"a curriculum is one of scores on 2 x 2, 4 x 4 and 8 x 8 cells: {grid} a side do not fit"
+            )
         if reduction == "coordinates" and grid != 1:
             raise RecipeError(f"reduction 'coordinates' needs one cell (stride = input size), not {grid}")
         if reduction == "heatmap" and neighbors:
