@@ -202,7 +202,7 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     from pipnet.model.pipnet import PIPNet
     from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
     from pipnet.training.machine import computes_in_bf16
-    from pipnet.training.trainer import build_optimizer
+    from pipnet.training.optim import build_optimizer
 
     recipe, (face, batches) = _loader(data, backbone, size)
     weights = backbones / f"{backbone}.safetensors"

@@ -112,8 +112,8 @@ NOTES = """
   one seed can tell.
 * 300W-LP's profile views look better on AFW faces of other photos, but the interval holds no gain too.
 * Stronger augmentation (stretched, fewer pixels, larger turns and sizes) is worse, in 12 epochs.
-* `recipes/wild_mbv2.yaml` is made of what was better, at 256 px, 12 epochs from the supervised weights. Measured
-  once (`python benchmarks/weights.py`, `weights/`).
+* `recipes/wild_mbv2.yaml` is made of what was better, at 256 px, 12 epochs from the supervised weights.
+  Measured once (`python benchmarks/weights.py`, `weights/`).
 """
 
 

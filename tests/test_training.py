@@ -19,8 +19,9 @@ from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.training.faces import load_training_faces
+from pipnet.training.optim import build_scheduler
 from pipnet.training.recipe import Recipe, load_recipe
-from pipnet.training.trainer import Trainer, build_scheduler, train
+from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -166,7 +166,8 @@ def calibrate(
     calibration = fit(TorchModel(model, description), held_out, elsewhere=elsewhere)
     target = output or checkpoint
     save_checkpoint(target, model, replace(description, calibration=calibration))
-    say(f"{target}: calibrated on {len(held_out)} faces\nmake it runnable: pipnet export {target}")
+    kept_out = "" if share == 1 else f" that a training with data.validation {share:g} keeps out"
+    say(f"{target}: calibrated on {len(held_out)} faces{kept_out}\nmake it runnable: pipnet export {target}")
 
 
 def slim(

@@ -45,6 +45,9 @@ class FaceLandmarker:
         faces = landmarker("photo.jpg")
         faces.points        # (faces, 68, 2), pixels of the photo
         faces.save("out.jpg")
+
+    One landmarker may serve several threads. Picture files and PIL images are turned as their EXIF says, and
+    points and boxes are those of the turned picture, ``faces.image``; arrays are taken as they are.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the machine can do, and what it is, for the record."""
+"""What the machine can do: precision, devices, processes; and what it is, for the record."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import numpy as np
 import PIL
 import timm
 import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 
 import pipnet
+from pipnet.errors import PipnetError, RecipeError
+from pipnet.model.processes import wanted_processes
+from pipnet.training.recipe import Recipe
 
 
 def computes_in_bf16(precision: str) -> bool:
@@ -22,6 +27,28 @@ def computes_in_bf16(precision: str) -> bool:
         return bool(torch.cuda.is_bf16_supported())
     able = _cpu()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def build_accelerator(recipe: Recipe) -> Accelerator:
+    """What knows of devices, precision, and the other processes of this training.
+
+    Raises:
+        RecipeError: the batch cannot be shared out evenly.
+        PipnetError: the processes do not find each other.
+    """
+    count = wanted_processes()
+    if recipe.optim.batch_size % count:
+        raise RecipeError(f"optim.batch_size {recipe.optim.batch_size} is not divisible by {count} processes")
+    # Accelerate keeps one precision a process; another training in it may have another.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=count > 1 and not torch.cuda.is_available(),  # it takes several on a CPU only if told so
+        mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
+    if accelerator.num_processes != count:
+        raise PipnetError(f"{count} processes were started, {accelerator.num_processes} found each other")
+    return accelerator
 
 
 def environment() -> dict[str, Any]:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
 from accelerate.utils import gather_object
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 
 import pipnet
@@ -38,8 +34,7 @@ from pipnet.data.dataset import FaceDataset, ShuffledPasses
 from pipnet.data.samples import FaceSample
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, WriteError
-from pipnet.evaluation.metrics import norm_distance, point_errors
-from pipnet.geometry import Box, to_fraction
+from pipnet.geometry import to_fraction
 from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
 from pipnet.model.heads.curriculum import TASKS, Supervision
 from pipnet.model.neighbors import mean_face
@@ -48,15 +43,16 @@ from pipnet.model.processes import (
     lost_another,
     mean_over_processes,
     synchronised_batch_norm,
-    wanted_processes,
 )
 from pipnet.model_info import ModelInfo
 from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
 from pipnet.training.detector_fits import fit_detectors
 from pipnet.training.faces import load_training_faces
-from pipnet.training.machine import computes_in_bf16, environment
+from pipnet.training.machine import build_accelerator, environment
+from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.progress import TrainingLog
-from pipnet.training.recipe import OptimConfig, Recipe, differences
+from pipnet.training.recipe import Recipe, differences
+from pipnet.training.validation import face_errors
 from pipnet.writing import write_text, written_whole
 
 STATE = "last.pt"
@@ -295,33 +291,14 @@ class Trainer:
         if not self.faces.validation:
             return None
         dataset = self._dataset(self.faces.validation, Augmentation.none())
+        model, together = self.result.eval(), self.recipe.optim.batch_size // self.accelerator.num_processes
         with self.accelerator.split_between_processes(list(range(len(dataset)))) as part:
-            errors: list[float] = gather_object(self._errors(dataset, part))
+            with self.accelerator.autocast():
+                own = face_errors(model, dataset, part, together, self.accelerator.device)
+            errors: list[float] = gather_object(own)
+        model.train()
         measured = [error for error in errors if np.isfinite(error)]  # others lack a landmark of the norm
         return 100 * float(np.mean(measured)) if measured else None
-
-    def _errors(self, dataset: FaceDataset, faces: list[int]) -> list[float]:
-        """NME of each of these faces, by number, as a fraction."""
-        model = self.result.eval()
-        errors: list[float] = []
-        for chunk in _chunks(faces, self.recipe.optim.batch_size // self.accelerator.num_processes):
-            crops, labels, *_ = zip(*(dataset[i] for i in chunk), strict=True)
-            with self.accelerator.autocast():
-                batch = torch.from_numpy(np.stack(crops)).to(self.accelerator.device)
-                points = model.predict(batch).points.float().cpu().numpy()
-            for i, predicted, true in zip(chunk, points, labels, strict=True):
-                box = dataset.crops.crop_box(i, self.recipe.crop)
-                errors.append(self._face_error(dataset.crops.samples[i], box, predicted, true))
-        model.train()
-        return errors
-
-    def _face_error(self, sample: FaceSample, box: Box, predicted: np.ndarray, true: np.ndarray) -> float:
-        """NME of one face; crops may be stretched, so distances are taken in the picture's pixels."""
-        unit = box[2:] - box[:2]
-        norm = norm_distance(sample.points, self.faces.scheme, sample.box)
-        if not norm > 0:
-            return float("nan")
-        return float(np.nanmean(point_errors(predicted * unit, true * unit, norm)))
 
     # -- save and resume ---------------------------------------------------------------------------
 
@@ -396,50 +373,3 @@ class Trainer:
     def _plain_recipe(self) -> dict[str, Any]:
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self.recipe), default=str))
         return plain
-
-
-# -- the parts ---------------------------------------------------------------------------------------
-
-
-def build_accelerator(recipe: Recipe) -> Accelerator:
-    """What knows of devices, precision, and the other processes of this training.
-
-    Raises:
-        RecipeError: the batch cannot be shared out evenly.
-        PipnetError: the processes do not find each other.
-    """
-    count = wanted_processes()
-    if recipe.optim.batch_size % count:
-        raise RecipeError(f"optim.batch_size {recipe.optim.batch_size} is not divisible by {count} processes")
-    # Accelerate keeps one precision a process; another training in it may have another.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        cpu=count > 1 and not torch.cuda.is_available(),  # it takes several on a CPU only if told so
-        mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
-    if accelerator.num_processes != count:
-        raise PipnetError(f"{count} processes were started, {accelerator.num_processes} found each other")
-    return accelerator
-
-
-def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam or AdamW, fused: one pass over all weights a step."""
-    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-
-
-def build_scheduler(
-    config: OptimConfig, optimizer: torch.optim.Optimizer, steps: int
-) -> lr_scheduler.LRScheduler:
-    """The learning rate of each step, for ``steps`` of them an epoch."""
-    if config.schedule == "step":
-        milestones = [epoch * steps for epoch in config.milestones]
-        return lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
-    total = steps * config.epochs
-    return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=config.warmup)
-
-
-def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -1,0 +1,26 @@
+"""Optimisers and schedules of the learning rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from pipnet.training.recipe import OptimConfig
+
+
+def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Adam or AdamW, fused: one pass over all weights a step."""
+    kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
+    return kind(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def build_scheduler(
+    config: OptimConfig, optimizer: torch.optim.Optimizer, steps: int
+) -> lr_scheduler.LRScheduler:
+    """The learning rate of each step, for ``steps`` of them an epoch."""
+    if config.schedule == "step":
+        milestones = [epoch * steps for epoch in config.milestones]
+        return lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
+    total = steps * config.epochs
+    return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=config.warmup)
