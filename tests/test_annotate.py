@@ -269,13 +269,11 @@ def test_names_are_taken_as_they_are(portrait, tmp_path):
         ("word.doc", "not a folder, a .txt list"),
         ("numbers.parquet", "neither pictures nor paths"),
         ("columns.parquet", "which --column holds the pictures? There are a, b"),
-        ("lost.txt", "are the pictures still there?"),
     ],
 )
 def test_what_cannot_be_annotated_is_one_line(tmp_path, name, words, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "list.txt").write_text("\n\n")
-    (tmp_path / "lost.txt").write_text("one.jpg\ntwo.jpg\n")
     (tmp_path / "word.doc").touch()
     pq.write_table(pa.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
     pq.write_table(pa.table({"a": [1, 2], "b": [1, 2]}), tmp_path / "columns.parquet")
@@ -289,6 +287,12 @@ def test_what_cannot_be_annotated_is_one_line(tmp_path, name, words, capsys):
 def test_where_no_picture_can_be_read_the_exit_code_says_so(album, tmp_path):
     assert main(command(album / "broken", tmp_path / "labels")) == 1
     assert len(rows(tmp_path / "labels")) == 3
+    (tmp_path / "lost.txt").write_text("one.jpg\ntwo.jpg\n")
+    assert main(command(tmp_path / "lost.txt", tmp_path / "lost")) == 1
+    assert [row["error"] for row in rows(tmp_path / "lost")] == [
+        "one.jpg: no such file",
+        "two.jpg: no such file",
+    ]
 
 
 # -- nothing is lost, nothing is twice -----------------------------------------------------------------

@@ -95,9 +95,11 @@ def test_cofw68(tmp_path, cofw, shared, small_300w):
     savemat(cofw / "cofw68" / "cofw68_test_bboxes.mat", {"bboxes": np.array([xywh(points)])})
     (part,) = prepare("cofw68", cofw, tmp_path / "out")
     assert (part.faces, part.published) == (1, 507)
-    (face,), scheme, _ = load_faces(tmp_path / "out")
+    (face,), scheme, _ = load_faces(tmp_path / "out", measuring=True)
     assert scheme.name == "300w"
     np.testing.assert_allclose(face.points, points, atol=0.01)
+    with pytest.raises(DataError, match="there to measure on"):
+        load_faces(tmp_path / "out")
 
 
 @pytest.mark.parametrize(

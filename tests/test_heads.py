@@ -255,5 +255,5 @@ def test_a_face_of_no_weight_has_no_say():
 
 
 def test_a_curriculum_needs_a_grid_that_can_be_halved_twice():
-    with pytest.raises(RecipeError, match="divisible by 4, not 2"):
+    with pytest.raises(RecipeError, match="8 x 8 cells: 2 a side"):
         PipHead(6, 2, face(5), 2, curriculum="equal")

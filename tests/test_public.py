@@ -111,7 +111,10 @@ def test_the_annotated_tree_is_true():
                 places = [
                     ROOT,
                     package,
-                    *(package / part for part in ("data", "model", "training", "evaluation", "inference")),
+                    *(
+                        package / part
+                        for part in ("data", "model", "training", "evaluation", "inference", "video")
+                    ),
                 ]
                 assert any((place / name).exists() for place in places), name
 

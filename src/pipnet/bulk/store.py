@@ -223,7 +223,7 @@ class Store:
         """
         try:
             content = json.loads(self.manifest_file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError) as error:
             raise DataError(f"{self.manifest_file}: not a manifest: {error}") from None

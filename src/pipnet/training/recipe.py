@@ -178,7 +178,7 @@ class Recipe:
             "optim.warmup": (optim.warmup, 0, 1),
             "optim.ema": (optim.ema or 0, 0, 0.99999),
             "optim.weight_decay": (optim.weight_decay, 0, 100),
-            "optim.lr": (optim.lr, 0, 100),
+            "optim.lr": (optim.lr, 0, 1e38),
             "crop.scale": (self.crop.scale, 0, 100),
             "seed": (self.seed, 0, 2**32 - 1),
             "workers": (self.workers, 0, 1024),
