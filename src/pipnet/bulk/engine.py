@@ -65,7 +65,8 @@ def run(engine: Engine, shards: Iterator[Shard], store: Store) -> Iterator[Recor
                 continue
             marks = store.marks(shard.number)
             in_vain = in_vain + 1 if marks.size() == before else 0
-            marks.died()
+            if not in_vain:  # else it had begun nothing that could be to blame
+                marks.died()
             if in_vain == _IN_VAIN:
                 raise PipnetError(
                     f"{in_vain} processes in a row died as they started: is there enough memory?"

@@ -108,7 +108,8 @@ class _Libfacedetection:
     def of(cls, package: ModuleType) -> _Libfacedetection | None:
         """The one beside the package; None where it is built in another way, as on Windows."""
         try:
-            library = ctypes.CDLL(str(Path(str(package.__file__)).with_name("libfacedetection.so")))
+            # Not CDLL: as in the package, one thread at a time is in it.
+            library = ctypes.PyDLL(str(Path(str(package.__file__)).with_name("libfacedetection.so")))
             return cls(library._Z14facedetect_cnnPhS_iii)
         except (OSError, AttributeError):
             return None

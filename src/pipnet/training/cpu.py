@@ -25,8 +25,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees, for what it needs next.
 
     glibc gives every large block back to the system when it is freed. A training step then asks for the same
-    gigabytes again, and the system fills them with zeros, a page at a time: a third of the step. Where the C
-    library is another one nothing is done.
+    gigabytes again, and the system fills them with zeros, a page at a time. Where the C library is another
+    one nothing is done.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -43,8 +43,8 @@ def keep_freed_memory() -> None:
 class QuickDepthwise(TorchFunctionMode):
     """Within it, depthwise convolutions are trained quickly on the CPU.
 
-    oneDNN's backward pass is slow for those with a stride, dilation, or a kernel of 5 x 5: a third of
-    MobileNetV2's training step in bf16, and more of EfficientNet's.
+    oneDNN's backward pass is slow for those with a stride, dilation, or a kernel of 5 x 5, above all in
+    bf16: MobileNets and EfficientNets are made of them.
     """
 
     def __torch_function__(

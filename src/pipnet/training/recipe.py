@@ -183,7 +183,11 @@ class Recipe:
             "seed": (self.seed, 0, 2**32 - 1),
             "workers": (self.workers, 0, 1024),
             "model.score_weight": (self.model.score_weight or 0, 0, 1e6),
-            "self_training.limit": (self.self_training.limit or 1, 1, float("inf")),
+            "self_training.limit": (
+                1 if self.self_training.limit is None else self.self_training.limit,
+                1,
+                1e12,
+            ),
         }
         for key, (value, least, most) in between.items():
             if not least <= value <= most:
