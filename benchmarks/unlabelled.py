@@ -158,7 +158,9 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> dict[str, Any]:
     if row.tasks:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "round0").exists():
-            (folder / "round0").symlink_to(folder.parent / _slug(row.start) / "round0")
+            start = folder.parent / _slug(row.start) / "round0"
+            start.mkdir(parents=True, exist_ok=True)  # trained below where this machine has not trained it
+            (folder / "round0").symlink_to(start)
         self_train(recipe, folder)
     else:
         train(round_recipe(recipe, 0), folder / "round0", resume=True)
