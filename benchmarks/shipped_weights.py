@@ -108,7 +108,7 @@ def network_facts(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str, 
         output = torch.cat(parts)
         merged = network.head.decode(output).points.numpy()
         own = network.head.predictions(output)[0][:, : info.scheme.landmarks].numpy()
-        votes_for_score = network.head.take_apart(output).score
+        votes_for_score = network.head.score_maps(output)
     top = votes_for_score.topk(2, dim=2).values
     tied = (top[..., 0] - top[..., 1] < 1e-5).numpy()
     facts: dict[str, Any] = {"tied_points": int(tied.sum()), "points": int(tied.size)}

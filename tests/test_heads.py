@@ -10,7 +10,7 @@ from pipnet.inference.backends import OnnxModel
 from pipnet.model.heads.coord import CoordHead
 from pipnet.model.heads.curriculum import Supervision
 from pipnet.model.heads.heatmap import SIGMA, MapHead
-from pipnet.model.heads.pip import PipHead, PipLosses
+from pipnet.model.heads.pip import PipHead, PipLosses, PipTraining
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from test_model import described, face
 
@@ -169,6 +169,28 @@ def test_settings_that_do_not_fit_are_taught(settings, words):
         network(ModelConfig(**SMALL, **settings))
 
 
+@pytest.mark.parametrize("reduction", ["none", "coordinates", "heatmap"])
+@pytest.mark.parametrize("neighbors", [0, 3])
+def test_training_makes_of_the_features_what_the_maps_hold(reduction, neighbors):
+    """Offsets in the true cells alone: the same losses, gradients and points as from whole maps."""
+    grid, neighbors = 1 if reduction == "coordinates" else 4, 0 if reduction == "heatmap" else neighbors
+    torch.manual_seed(0)
+    head = PipHead(6, grid, face(5), neighbors, reduction=reduction)
+    torch.nn.init.normal_(head.conv.weight)
+    torch.nn.init.normal_(head.conv.bias)
+    points, features = torch.rand(3, 5, 2), torch.randn(3, 6, grid, grid, requires_grad=True)
+    points[1, 2] = torch.nan
+    targets = head.encode(points, points.isfinite().all(dim=2))
+    learnt = [features, *head.parameters()]
+    found = []
+    for output in (head.eval()(features), head.train()(features)):
+        terms = head.loss(output, targets)
+        gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), learnt)
+        found.append((terms, gradients, head.decode(output)))
+    assert isinstance(output, PipTraining) == (grid > 1)
+    torch.testing.assert_close(*found)
+
+
 # -- the curriculum -------------------------------------------------------------------------------------
 
 
@@ -185,12 +207,12 @@ def everyone(task):
 
 def test_coarse_scores_are_the_same_layer_on_pooled_features():
     head, features = pyramid()
-    out = head(features)
-    assert out.shape == (4, head.conv.out_channels + 10, 8, 8)
-    torch.testing.assert_close(out[:, : head.conv.out_channels], head.eval()(features))
+    out = head(features).score
+    assert out.shape == (4, 3 * 5, 8, 8)
+    torch.testing.assert_close(out[:, :5], head.eval()(features)[:, :5])
     for number, factor in enumerate((2, 4)):
         pooled = torch.nn.functional.max_pool2d(features, factor)
-        seen = out[:, head.conv.out_channels + 5 * number :][:, :5, ::factor, ::factor]
+        seen = out[:, 5 * (1 + number) :][:, :5, ::factor, ::factor]
         torch.testing.assert_close(seen, head.conv(pooled)[:, :5])
 
 
@@ -207,11 +229,11 @@ def test_each_face_is_scored_on_its_own_grid(weighting):
     total, count = 0.0, 0.0
     for i in range(4):
         grid = 8 // 2 ** int(task[i])
-        channel = 0 if grid == 8 else head.conv.out_channels + 5 * (int(task[i]) - 1)
+        channel = 5 * int(task[i])
         for n in range(5):
             if not points[i, n].isfinite().all():
                 continue
-            scores = out[i, channel + n, :: 8 // grid, :: 8 // grid]
+            scores = out.score[i, channel + n, :: 8 // grid, :: 8 // grid]
             target = torch.zeros(grid, grid)
             x, y = (points[i, n] * grid).int().tolist()
             target[y, x] = 1
@@ -249,7 +271,7 @@ def test_a_face_of_no_weight_has_no_say():
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
     task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])
     found = head.loss(out, head.encode(points, known), Supervision(task, weight))
-    alone = head.loss(out[:1], head.encode(points[:1], known[:1]))
+    alone = head.loss(PipTraining(*(part[:1] for part in out)), head.encode(points[:1], known[:1]))
     for name, value in alone.items():
         torch.testing.assert_close(found[name], value)
 

@@ -110,7 +110,7 @@ def ask(model: PIPNet, crops: Sequence[Image]) -> Answers:
         output = model(torch.from_numpy(np.stack(crops[first : first + _BATCH])))
         landmarks = head.decode(output)
         own = head.predictions(output)[0][:, : head.landmarks]
-        maps = head.take_apart(output).score.reshape(len(output), -1, head.grid, head.grid)
+        maps = head.score_maps(output).reshape(-1, head.landmarks, head.grid, head.grid)
         maps = maps.sigmoid() if head.losses.score == "focal" else maps
         parts.append((landmarks.points, own, landmarks.scores, maps))
     points, own, scores, maps = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -135,9 +135,9 @@ class PIPNet(nn.Module):
             constant = torch.tensor(value).reshape(1, 3, 1, 1) * 255
             self.register_buffer(name, constant, persistent=False)
 
-    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor:
+    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor | tuple[Tensor, ...]:
         """RGB crops -> the head's raw output, to be trained on or decoded."""
-        output: Tensor = self.head(self.neck(self.backbone(self.normalise(image))))
+        output: Tensor | tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.normalise(image))))
         return output
 
     def normalise(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
@@ -152,10 +152,13 @@ class PIPNet(nn.Module):
         """
         output = self(image)
         with torch.autocast(image.device.type, enabled=False):
-            return self.head.decode(output.float())
+            return self.head.decode(output)
 
     def loss(
-        self, output: Tensor, points: Float[Tensor, "b landmarks 2"], supervision: Supervision | None = None
+        self,
+        output: Any,
+        points: Float[Tensor, "b landmarks 2"],
+        supervision: Supervision | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
         """The terms of the loss for labels as fractions of the crop; NaN where unknown.
 

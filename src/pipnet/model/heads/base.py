@@ -26,19 +26,19 @@ class Head(nn.Module, ABC):
     """Layers, encode, loss and decode of one representation of landmarks."""
 
     @abstractmethod
-    def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor:
-        """Features -> raw output, whatever it is for this head."""
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Tensor, ...]:
+        """Features -> raw output, whatever it is for this head; in training it may be another."""
 
     @abstractmethod
     def encode(self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]) -> Any:
         """Points as fractions of the crop -> targets; unknown points have no say in the loss."""
 
     @abstractmethod
-    def loss(self, output: Tensor, targets: Any) -> dict[str, Float[Tensor, ""]]:
+    def loss(self, output: Any, targets: Any) -> dict[str, Float[Tensor, ""]]:
         """The weighted terms of the loss, by name. Their sum is what is minimised."""
 
     @abstractmethod
-    def decode(self, output: Tensor) -> Landmarks:
+    def decode(self, output: Any) -> Landmarks:
         """Raw output -> landmarks."""
 
 

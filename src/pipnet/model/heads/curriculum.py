@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pipnet.model.processes import shared_count
@@ -38,17 +38,15 @@ class Supervision(NamedTuple):
 
 
 def coarse_scores(
-    conv: nn.Conv2d, features: Float[Tensor, "b f h w"], landmarks: int
+    weight: Float[Tensor, "n f 1 1"], bias: Float[Tensor, " n"], features: Float[Tensor, "b f h w"]
 ) -> Float[Tensor, "b coarse h w"]:
     """The score maps of the half and the quarter grid, each cell repeated to the size of the full grid.
 
     Args:
-        conv: the head's layer, whose first channels are the scores.
+        weight: of the layer that makes the score maps.
+        bias: the same.
         features: what it is applied to; h and w are divisible by 4.
-        landmarks: N.
     """
-    assert conv.bias is not None
-    weight, bias = conv.weight[:landmarks], conv.bias[:landmarks]
     maps = []
     for factor in (2, 4):
         scores = F.conv2d(F.max_pool2d(features, factor), weight, bias)

@@ -43,12 +43,17 @@ class PipTargets(NamedTuple):
     """The landmark is valid and its neighbour is known, be it outside the crop."""
 
 
-class PipMaps(NamedTuple):
-    """The head's output, taken apart."""
+class PipTraining(NamedTuple):
+    """The head's output in training, where offsets count in one cell of each landmark only."""
 
-    score: Float[Tensor, "b n cells"]
-    offset: Float[Tensor, "b n 2 cells"]
-    neighbor_offset: Float[Tensor, "b n c 2 cells"]
+    score: Float[Tensor, "b scores h w"]
+    """All score maps; in a curriculum those of the coarser grids stand behind them."""
+    features: Float[Tensor, "b f h w"]
+    """What the offsets are made of, in the cells where they are asked for."""
+
+
+PipOutput = Float[Tensor, "b k h w"] | PipTraining
+"""All maps, or in training what they can be made of."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,7 @@ class PipHead(Head):
         self.merge_weights: Tensor
         self.spread_weights: Tensor
         self.voted: Tensor
+        self.offset_channels: Tensor
         every = torch.arange(self.landmarks)
         constants = {
             "neighbors": torch.from_numpy(nbr),
@@ -124,19 +130,26 @@ class PipHead(Head):
             "spread_weights": torch.from_numpy(merge_matrix(nbr, "mean")).float(),
             # which landmark each prediction is for: the own ones, then the votes
             "voted": torch.cat([every, torch.from_numpy(nbr).flatten()]),
+            "offset_channels": self._offset_channels(neighbors),
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b k h w"]:
+    def forward(self, features: Float[Tensor, "b f h w"]) -> PipOutput:
         """Features -> all maps, see the head of this file for the order of channels.
 
-        In a curriculum's training the score maps of the coarser grids stand behind them.
+        In training only the score maps are made: offsets are trained in the true cells alone, so that whole
+        maps of them, nine tenths of the channels and more, would be computed for nothing.
         """
-        maps: Tensor = self.conv(features)
-        if self.curriculum and self.training:
-            maps = torch.cat([maps, coarse_scores(self.conv, features, self.landmarks)], dim=1)
-        return maps
+        if not self.training or self.grid == 1:
+            maps: Tensor = self.conv(features)
+            return maps
+        assert self.conv.bias is not None
+        weight, bias = self.conv.weight[: self.landmarks], self.conv.bias[: self.landmarks]
+        score = F.conv2d(features, weight, bias)
+        if self.curriculum:
+            score = torch.cat([score, coarse_scores(weight, bias, features)], dim=1)
+        return PipTraining(score, features)
 
     def _channels(self, neighbors: int) -> tuple[int, int, int]:
         """Channels of score, offset and neighbour maps."""
@@ -144,21 +157,37 @@ class PipHead(Head):
         scores, offsets = self.reduction != "coordinates", self.reduction != "heatmap"
         return scores * n, offsets * 2 * n, offsets * 2 * n * neighbors
 
-    def take_apart(self, output: Float[Tensor, "b k h w"]) -> PipMaps:
-        """The maps by what they mean."""
-        b, (n, c), cells = output.shape[0], self.neighbors.shape, self.grid**2
-        channels = self._channels(c)
-        flat = output[:, : sum(channels)].reshape(b, sum(channels), cells)
-        score, offset, neighbor_offset = torch.split(flat, list(channels), dim=1)
+    def _offset_channels(self, neighbors: int) -> Int64[Tensor, "n own_and_votes 2"]:
+        """Which channels say x and y of each landmark, and then of its neighbours."""
+        n, (scores, *_) = self.landmarks, self._channels(neighbors)
+        own = scores + torch.arange(2 * n).reshape(2, n, 1)
+        votes = scores + 2 * n + torch.arange(2 * n * neighbors).reshape(2, n, neighbors)
+        return torch.cat([own, votes], dim=2).permute(1, 2, 0)
+
+    def score_maps(self, output: PipOutput) -> Float[Tensor, "b n cells"]:
+        """The score map of each landmark."""
+        maps = output.score if isinstance(output, PipTraining) else output
         if self.reduction == "coordinates":  # the only cell is the best one
-            score = flat.new_ones(b, n, cells)
+            return maps.new_ones(maps.shape[0], self.landmarks, self.grid**2, dtype=torch.float32)
+        return maps[:, : self.landmarks].float().flatten(2)
+
+    def offsets_at(
+        self, output: PipOutput, cell: Int64[Tensor, "b n"]
+    ) -> Float[Tensor, "b n own_and_votes 2"]:
+        """The offsets in one cell of each landmark: its own, then those of its neighbours."""
         if self.reduction == "heatmap":  # the middle of the cell
-            offset = flat.new_full((b, 2 * n, cells), 0.5)
-        return PipMaps(
-            score,
-            offset.reshape(b, 2, n, cells).transpose(1, 2),
-            neighbor_offset.reshape(b, 2, n, c, cells).permute(0, 2, 3, 1, 4),
-        )
+            return torch.full((*cell.shape, 1, 2), 0.5, device=cell.device)
+        channels, cells = self.offset_channels, self.grid**2
+        if isinstance(output, PipTraining):
+            assert self.conv.bias is not None
+            first = cells * torch.arange(len(cell), device=cell.device)
+            every = output.features.float().permute(0, 2, 3, 1).flatten(0, 2)
+            seen = every.index_select(0, (cell + first[:, None]).flatten()).reshape(*cell.shape, -1)
+            weight = self.conv.weight.flatten(1).index_select(0, channels.flatten())
+            weight = weight.reshape(*channels.shape, -1)
+            return torch.einsum("bnf,nkdf->bnkd", seen, weight) + self.conv.bias[channels]
+        index = channels * cells + cell[:, :, None, None]
+        return output.float().flatten(1).gather(1, index.flatten(1)).reshape(index.shape)
 
     def encode(self, points: Float[Tensor, "b n 2"], known: Bool[Tensor, "b n"]) -> PipTargets:
         """Points as fractions of the crop -> targets. A point outside takes the nearest cell."""
@@ -175,18 +204,12 @@ class PipHead(Head):
         )
 
     def loss(
-        self, output: Tensor, targets: PipTargets, supervision: Supervision | None = None
+        self, output: PipOutput, targets: PipTargets, supervision: Supervision | None = None
     ) -> dict[str, Float[Tensor, ""]]:
         """The score loss on whole maps, the offset loss at the true cells; means over what is valid.
 
         Faces whose task is not the full one have a say in the score of their grid only.
         """
-        maps = self.take_apart(output.float())
-        c = self.neighbors.shape[1]
-        cell = targets.cell[..., None]
-        offset = maps.offset.gather(3, cell[..., None].expand(-1, -1, 2, 1))[..., 0]
-        at = cell[..., None, None].expand(-1, -1, c, 2, 1)
-        neighbor_offset = maps.neighbor_offset.gather(4, at)[..., 0]
         counts, full, both = targets.valid.float(), targets.valid.float(), targets.neighbor_valid.float()
         if supervision is not None:
             counts = counts * supervision.weight[:, None]
@@ -195,35 +218,35 @@ class PipHead(Head):
 
         terms = {}
         if self.reduction != "coordinates":
-            terms["score"] = self.score_weight * self._score_loss(
-                output, maps.score, targets.cell, counts, supervision
-            )
+            score = self._score_loss(output, targets.cell, counts, supervision)
+            terms["score"] = self.score_weight * score
         if self.reduction != "heatmap":
-            errors = _OFFSET_LOSS[self.losses.offset](offset, targets.offset)
+            kind, offsets = _OFFSET_LOSS[self.losses.offset], self.offsets_at(output, targets.cell)
+            errors = kind(offsets[:, :, 0], targets.offset)
             terms["x"] = masked_mean(errors[..., 0], full)
             terms["y"] = masked_mean(errors[..., 1], full)
-        if c:
-            errors = _OFFSET_LOSS[self.losses.offset](neighbor_offset, targets.neighbor_offset)
-            terms["nb_x"] = masked_mean(errors[..., 0], both)
-            terms["nb_y"] = masked_mean(errors[..., 1], both)
+            if self.neighbors.shape[1]:
+                errors = kind(offsets[:, :, 1:], targets.neighbor_offset)
+                terms["nb_x"] = masked_mean(errors[..., 0], both)
+                terms["nb_y"] = masked_mean(errors[..., 1], both)
         return terms
 
     def _score_loss(
         self,
-        output: Tensor,
-        score: Float[Tensor, "b n cells"],
+        output: PipOutput,
         cell: Int64[Tensor, "b n"],
         counts: Float[Tensor, "b n"],
         supervision: Supervision | None,
     ) -> Float[Tensor, ""]:
-        kind = _SCORE_LOSS[self.losses.score]
+        kind, score = _SCORE_LOSS[self.losses.score], self.score_maps(output)
         if supervision is not None and self.curriculum:
-            maps = (score, output[:, -2 * self.landmarks :].float())
+            assert isinstance(output, PipTraining)
+            maps = (score, output.score[:, self.landmarks :].float())
             return score_loss(kind, maps, cell, counts, supervision.task, self.curriculum)
         target = torch.zeros_like(score).scatter_(2, cell[..., None], 1.0)
         return masked_mean(kind(score, target).mean(dim=2), counts)
 
-    def decode(self, output: Tensor) -> Landmarks:
+    def decode(self, output: PipOutput) -> Landmarks:
         """The best cell of each landmark, its offsets, and the neighbours' votes merged in."""
         predictions, peak = self.predictions(output)
         points = torch.einsum("np,bpd->bnd", self.merge_weights, predictions)
@@ -232,20 +255,13 @@ class PipHead(Head):
         sure = peak.sigmoid() if self.losses.score == "focal" else peak.clamp(0, 1)
         return Landmarks(points, sure, spread)
 
-    def predictions(self, output: Tensor) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
+    def predictions(self, output: PipOutput) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
         """All predictions as fractions of the crop (N own, then N C votes), and the peak scores."""
-        maps = self.take_apart(output.float())
-        n, c = self.neighbors.shape
-        peak, cell = maps.score.max(dim=2)
+        peak, cell = self.score_maps(output).max(dim=2)
         corner = torch.stack([cell % self.grid, cell // self.grid], dim=2).to(peak.dtype)
-        cell = cell[..., None]
-        offset = maps.offset.gather(3, cell[..., None].expand(-1, -1, 2, 1))[..., 0]
-        predictions = corner + offset
-        if c:
-            at = cell[..., None, None].expand(-1, -1, c, 2, 1)
-            votes = corner[:, :, None] + maps.neighbor_offset.gather(4, at)[..., 0]
-            predictions = torch.cat([predictions, votes.reshape(-1, n * c, 2)], dim=1)
-        return predictions / self.grid, peak
+        there = corner[:, :, None] + self.offsets_at(output, cell)
+        own, votes = there[:, :, 0], there[:, :, 1:].flatten(1, 2)
+        return torch.cat([own, votes], dim=1) / self.grid, peak
 
 
 def _focal(score: Tensor, target: Tensor) -> Tensor:
