@@ -192,9 +192,10 @@ BATCH = 16
 def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> Iterator[float]:
     """Train for ever; gives the seconds of each step, its data included.
 
-    Plain is what a tutorial writes: float32, channels first, an optimiser that goes weight by weight. Ours
-    is what the trainer does: bf16 where the processor has it, channels last, a fused optimiser, and what
-    `pipnet.training.cpu` holds. Both clip, decay, and average weights alike, and are fed by the same loader.
+    Plain is what a tutorial writes: float32, channels first, all maps whole, an optimiser that goes weight
+    by weight. Ours is what the trainer does: bf16 where the processor has it, channels last, offsets in the
+    true cells alone, a fused optimiser, and what `pipnet.training.cpu` holds. Both clip, decay, and average
+    weights alike, and are fed by the same loader.
     """
     import torch
     from timm.utils.model_ema import ModelEmaV3
@@ -209,6 +210,7 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     there = weights if weights.is_file() else None
     model = PIPNet(recipe.model, face, there is not None, there).train()
     if plain:
+        model.head.eval()  # whole maps of offsets, as the original makes them
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=False)
     else:
         keep_freed_memory()
