@@ -192,7 +192,8 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
     if is_file and len(inputs) > 1:
         raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
-    places = [output] if is_file else _places(output, inputs, pts)
+    readable = [item for item in inputs if not item.error]
+    places = [output] if is_file else _places(output, readable, pts)
     pictures = {item.path.resolve() for item in inputs}
     for place in places:
         if {place.resolve(), _without_overlay(place).resolve()} & pictures:
@@ -202,20 +203,19 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PipnetError(f"{folder}: cannot be made: {error.strerror}") from None
-    return [replace(item, output=place) for item, place in zip(inputs, places, strict=True)]
+    free = iter(places)
+    return [item if item.error else replace(item, output=next(free)) for item in inputs]
 
 
 def _places(folder: Path, inputs: Sequence[Input], pts: bool) -> list[Path]:
-    """A place of its own for each input below a folder, also where names differ only in case or ending.
+    """A place of its own for each picture below a folder, also where names differ only in case or ending.
 
     Beside landmark files an overlay has another name than they: it must not be taken for their picture.
     """
     taken: set[str] = set()
     places = []
     for item in inputs:
-        path = (
-            folder / (item.path.name or "none") if item.error else folder / item.path.relative_to(item.root)
-        )
+        path = folder / item.path.relative_to(item.root)
         if path.suffix.lower() not in _WRITABLE:
             path = path.with_name(path.name + ".png")
         path = path.with_stem(path.stem + _OVERLAY) if pts else path
