@@ -7,7 +7,8 @@
 ``choices`` trains on HELEN and LFPW and looks at AFW: every choice is made there. ``tests`` trains on all of
 300-W's training faces and measures on 300-W Common and on WFLW as 68 points, which nothing is chosen by;
 ``protocols`` are v1's TSD and TMD. Each part works through its rows in order, skips those whose JSON stands
-in `benchmarks/unlabelled/`, and writes `benchmarks/unlabelled.md`. Runs stay outside the checkout.
+in `benchmarks/unlabelled/`, and writes `benchmarks/unlabelled.md`, after each round what is known by then.
+Runs stay outside the checkout.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import argparse
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,25 +129,34 @@ def main() -> None:
     arguments = parser.parse_args()
     done = 0
     for row in ROWS.get(arguments.part, ()):
-        target = HERE / "unlabelled" / arguments.part / f"{_slug(row.name)}.json"
-        if target.exists() or done == arguments.most:
+        if done == arguments.most or is_done(row, arguments.part):
             continue
         print(f"== {arguments.part}: {row.name}", flush=True)
         runs = arguments.runs.resolve() / arguments.part / _slug(row.name)
         data = arguments.shared / "data"
         if isinstance(row, Protocol):
-            result = run_protocol(row, data, runs)
+            results = iter([run_protocol(row, data, runs)])
         else:
-            result = run_rounds(row, arguments.part, data, runs)
-        result |= {"row": row.name, "flags": row.flags, "commit": _commit(), "machine": _machine()}
+            results = run_rounds(row, arguments.part, data, runs)
+        target = _path(arguments.part, row.name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(result, indent=1) + "\n")
+        for result in results:
+            result |= {"row": row.name, "flags": row.flags, "commit": _commit(), "machine": _machine()}
+            target.write_text(json.dumps(result, indent=1) + "\n")
+            report()
         done += 1
     report()
 
 
-def run_rounds(row: Row, part: str, data: Path, folder: Path) -> dict[str, Any]:
-    """One row, trained as far as it is not yet, and measured after every round."""
+def is_done(row: Row | Protocol, part: str) -> bool:
+    """Whether all rounds of a row are measured."""
+    result = _read(part, row.name)
+    rounds = 1 + len(row.tasks.split()) if isinstance(row, Row) else 1
+    return result is not None and len(result["rounds"]) >= rounds
+
+
+def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """One row, trained as far as it is not yet; after every round what is measured by then."""
     labelled, tests = SHIFTS[part]
     flags = ["--data.root", str(data / "300w"), "--data.subset", labelled, *row.flags.split()]
     if row.tasks:
@@ -161,21 +172,28 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> dict[str, Any]:
             start = folder.parent / _slug(row.start) / "round0"
             start.mkdir(parents=True, exist_ok=True)  # trained below where this machine has not trained it
             (folder / "round0").symlink_to(start)
-        self_train(recipe, folder)
-    else:
-        train(round_recipe(recipe, 0), folder / "round0", resume=True)
-    folders = [folder / f"round{i}" for i in range(len(row.tasks.split()) + 1)]
+    train(round_recipe(recipe, 0), folder / "round0", resume=True)
     unseen = None
     if row.profiles:
         faces = load_faces(data / "300w", "afw")[0]
         unseen = [i for i, face in enumerate(faces) if photo_of(face.image.stem) not in seen]
-    return {
-        "unseen": unseen,
-        "tasks": row.tasks.split(),
-        "labelled": labelled,
-        "rounds": [measure(one / "last.safetensors", data, tests) for one in folders],
-        "labelling": [json.loads((one / "labelling.json").read_text()) for one in folders[1:]],
-    }
+    rounds = [measure(folder / "round0" / "last.safetensors", data, tests)]
+    labelling: list[Any] = []
+    for number in range(1 + len(row.tasks.split())):
+        if number:
+            tasks = recipe.self_training.tasks[:number]
+            weights = self_train(
+                replace(recipe, self_training=replace(recipe.self_training, tasks=tasks)), folder
+            )
+            rounds.append(measure(weights, data, tests))
+            labelling.append(json.loads((folder / f"round{number}" / "labelling.json").read_text()))
+        yield {
+            "unseen": unseen,
+            "tasks": row.tasks.split(),
+            "labelled": labelled,
+            "rounds": rounds,
+            "labelling": labelling,
+        }
 
 
 def half_of_profiles(source: Path, target: Path) -> set[str]:
@@ -255,6 +273,8 @@ def _table(part: str) -> list[str]:
                 cells += ["not run yet", ""]
                 continue
             cells.append(", ".join(f"{np.mean(one[test]):.2f}" for one in result["rounds"]))
+            missing = 1 + len(result["tasks"]) - len(result["rounds"])
+            cells[-1] += f" ({missing} {'rounds' if missing > 1 else 'round'} not run yet)" if missing else ""
             after, before = result["rounds"][-1][test], base["rounds"][0][test]
             if result["unseen"] is not None:
                 after, before = ([values[i] for i in result["unseen"]] for values in (after, before))
@@ -282,9 +302,13 @@ def _protocol_table() -> list[str]:
 
 
 def _read(part: str, name: str) -> dict[str, Any] | None:
-    path = HERE / "unlabelled" / part / f"{_slug(name)}.json"
+    path = _path(part, name)
     result: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
     return result
+
+
+def _path(part: str, name: str) -> Path:
+    return HERE / "unlabelled" / part / f"{_slug(name)}.json"
 
 
 def _slug(name: str) -> str:
