@@ -207,13 +207,11 @@ def everyone(task):
 
 def test_coarse_scores_are_the_same_layer_on_pooled_features():
     head, features = pyramid()
-    out = head(features).score
-    assert out.shape == (4, 3 * 5, 8, 8)
-    torch.testing.assert_close(out[:, :5], head.eval()(features)[:, :5])
-    for number, factor in enumerate((2, 4)):
+    out = head(features)
+    torch.testing.assert_close(out.score, head.eval()(features)[:, :5])
+    for factor, coarse in zip((2, 4), out.coarse, strict=True):
         pooled = torch.nn.functional.max_pool2d(features, factor)
-        seen = out[:, 5 * (1 + number) :][:, :5, ::factor, ::factor]
-        torch.testing.assert_close(seen, head.conv(pooled)[:, :5])
+        torch.testing.assert_close(coarse, head.conv(pooled)[:, :5])
 
 
 @pytest.mark.parametrize("weighting", ["published", "equal"])
@@ -229,11 +227,11 @@ def test_each_face_is_scored_on_its_own_grid(weighting):
     total, count = 0.0, 0.0
     for i in range(4):
         grid = 8 // 2 ** int(task[i])
-        channel = 5 * int(task[i])
+        maps = (out.score, *out.coarse)[int(task[i])]
         for n in range(5):
             if not points[i, n].isfinite().all():
                 continue
-            scores = out.score[i, channel + n, :: 8 // grid, :: 8 // grid]
+            scores = maps[i, n]
             target = torch.zeros(grid, grid)
             x, y = (points[i, n] * grid).int().tolist()
             target[y, x] = 1
@@ -271,7 +269,7 @@ def test_a_face_of_no_weight_has_no_say():
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
     task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])
     found = head.loss(out, head.encode(points, known), Supervision(task, weight))
-    alone = head.loss(PipTraining(*(part[:1] for part in out)), head.encode(points[:1], known[:1]))
+    alone = head.loss(PipTraining(out.score[:1], out.features[:1]), head.encode(points[:1], known[:1]))
     for name, value in alone.items():
         torch.testing.assert_close(found[name], value)
 

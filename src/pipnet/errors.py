@@ -19,6 +19,10 @@ Each message is one line that says what is wrong and, where there is one, what t
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+from pathlib import Path
+
 
 class PipnetError(Exception):
     """Base of all errors raised by pipnet."""
@@ -64,4 +68,18 @@ class MissingExtraError(PipnetError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install 'pipnet[{extra}]'")
+        super().__init__(f"{package} is not installed: pip install '{installed_from()}[{extra}]'")
+
+
+def installed_from() -> str:
+    """What pip knows this package by: the folder that it was installed from, if it is there, or its name."""
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    try:
+        origin = importlib.metadata.distribution("pipnet").read_text("direct_url.json")
+        url = urlsplit(json.loads(origin or "{}").get("url", ""))
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return "pipnet"
+    folder = url2pathname(url.path)
+    return folder if url.scheme == "file" and Path(folder).is_dir() else "pipnet"

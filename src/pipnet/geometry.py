@@ -30,6 +30,8 @@ Affine = Float64[np.ndarray, "2 3"]
 
 _NARROWEST = 0.01
 """Boxes with a shorter side, in pixels, count as empty."""
+_LONGEST = 32_000
+"""OpenCV warps no picture with a longer side."""
 _WIDEST = 100
 """Boxes with a longer side, in sides of the picture, are a mistake."""
 
@@ -198,8 +200,8 @@ def warp(image: Image, matrix: Affine, size: int) -> Image:
     """
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     shrink = int(1 / max(scale, 1e-9) + 1e-6)
-    if shrink >= 2:
-        image, matrix = _shrink_covered(image, matrix, size, shrink)
+    if shrink >= 2 or max(image.shape[:2]) > _LONGEST:
+        image, matrix = _shrink_covered(image, matrix, size, max(shrink, 1))
     warped = cv2.warpAffine(
         image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
     )

@@ -17,6 +17,7 @@ import PIL.ImageOps
 
 from pipnet.errors import ImageError
 from pipnet.geometry import Image
+from pipnet.writing import written_whole
 
 MAX_PIXELS = 100_000_000
 """Pictures with more pixels than this are refused before they are decoded, unless told otherwise.
@@ -39,7 +40,11 @@ PICTURE_SUFFIXES = {
     ".ppm",
 }
 """What counts as a picture in a folder. A file that is named may have any ending."""
+NOT_READ = {".heic", ".heif", ".jp2", ".j2k", ".jxl", ".dng", ".psd"}
+"""Endings of pictures that cannot be read here."""
 _EXIF_ORIENTATION = 0x0112
+# Sizes are checked here, and odd EXIF does not matter. For all time: `catch_warnings` is not for threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
@@ -71,13 +76,12 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Ima
 
 def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sizes are checked below, odd EXIF does not matter
-            with PIL.Image.open(file, formats=_FORMATS) as picture:
-                return _decode(picture, max_pixels)
+        with PIL.Image.open(file, formats=_FORMATS) as picture:
+            return _decode(picture, max_pixels)
     except PIL.UnidentifiedImageError:
         empty = file.seek(0, os.SEEK_END) == 0
-        raise ImageError(f"{name}: {'empty file' if empty else 'not a picture'}") from None
+        known = f"not a picture that can be read: {', '.join(_FORMATS)}"
+        raise ImageError(f"{name}: {'empty file' if empty else known}") from None
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except PIL.Image.DecompressionBombError:
@@ -93,11 +97,9 @@ def picture_size(path: Path) -> tuple[int, int]:
         ImageError: missing, or not a picture.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # nothing is decoded here, odd EXIF does not matter
-            with PIL.Image.open(path, formats=_FORMATS) as picture:
-                width, height = picture.size
-                lies = picture.format != "TIFF" and _orientation(picture) in {5, 6, 7, 8}  # TIFF: turned
+        with PIL.Image.open(path, formats=_FORMATS) as picture:
+            width, height = picture.size
+            lies = picture.format != "TIFF" and _orientation(picture) in {5, 6, 7, 8}  # TIFF: turned
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except Exception as error:  # as in `read_image`: damaged heads raise whatever they like
@@ -155,7 +157,8 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
         except Exception as error:  # as in `read_image`: it may not be decoded yet
             raise ImageError(f"the PIL image cannot be read: {_one_line(error)}") from None
     if not isinstance(source, np.ndarray):
-        raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}")
+        kind = type(source).__name__
+        raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {kind}")
     picture = _array_to_rgb(source)
     height, width = picture.shape[:2]
     if not picture.size:
@@ -182,12 +185,21 @@ def _array_to_rgb(array: np.ndarray) -> Image:
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
-    """Write a picture; the ending decides the format.
+    """Write a picture, whole or not at all; the ending decides the format.
 
     Raises:
-        ImageError: the format is unknown or the file cannot be written.
+        ImageError: the format is unknown, or knows no picture of this size.
+        WriteError: the file cannot be written.
     """
+    path, content = Path(path), io.BytesIO()
+    kind = PIL.Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise ImageError(f"{path}: cannot be written: no picture ends in {path.suffix!r:.20}")
     try:
-        PIL.Image.fromarray(image).save(path, quality=92)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be written: {error}") from None
+        PIL.Image.fromarray(image).save(content, kind, quality=92)
+    except (OSError, ValueError, KeyError) as error:
+        height, width = image.shape[:2]
+        reason = f"{_one_line(error)} ({width} x {height} pixels as {kind})"
+        raise ImageError(f"{path}: cannot be written: {reason}") from None
+    with written_whole(path) as partial:
+        partial.write_bytes(content.getbuffer())

@@ -71,7 +71,7 @@ class ModelInfo:
         try:
             table = json.loads(text)
             if table["format"] > FORMAT:
-                raise ModelError(f"{where}: made by a newer pipnet: pip install -U pipnet")
+                raise ModelError(f"{where}: made by a newer pipnet than this")
             info = cls(
                 name=str(table["name"]),
                 scheme=LandmarkScheme.from_dict(table["scheme"]),
@@ -89,7 +89,7 @@ class ModelInfo:
             sound = (
                 info.mean_face.shape == (info.scheme.landmarks, 2)
                 and np.isfinite([*numbers, *info.mean_face.ravel()]).all()
-                and np.abs(info.mean_face).max() < 100
+                and np.abs([*numbers, *info.mean_face.ravel()]).max() < 100
                 and np.ptp(info.mean_face, axis=0).max() > 0
                 and all(
                     left < right and top < bottom for left, top, right, bottom in info.detector_fits.values()

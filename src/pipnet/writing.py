@@ -59,6 +59,18 @@ def write_text(path: Path, text: str) -> None:
         partial.write_bytes(text.encode("utf-8"))
 
 
+def make_folder(folder: Path) -> None:
+    """A folder to write into, and those above it.
+
+    Raises:
+        WriteError: it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be made: {error.strerror}") from None
+
+
 def _reason(error: OSError, place: Path, partial: Path) -> str:
     """Why, and where that is in another file, such as one that was read meanwhile, in which."""
     reason = error.strerror or str(error)

@@ -20,10 +20,10 @@ from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_in_turns
 from pipnet.data.samples import FaceSample
 from pipnet.data.sources import Source, load_faces
-from pipnet.errors import PipnetError
+from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
-from pipnet.geometry import Image, tight_box
+from pipnet.geometry import tight_box
 from pipnet.hub import find_model
 from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
@@ -65,6 +65,8 @@ class Report:
     """By contender and stage."""
     facts: dict[str, Any]
     """Machine, versions, data."""
+    unreadable: list[str]
+    """What was wrong with labelled pictures that could not be read."""
 
     def to_json(self) -> str:
         """All of it as JSON."""
@@ -122,6 +124,7 @@ def benchmark(
         row.per_face = throughput(way, models[way.name], rounds)
         row.megabytes = memory_of(way)
         row.file_megabytes = round(_file(way).stat().st_size / 1e6, 2)
+    unreadable: list[ImageError] = []
     facts: dict[str, Any] = {
         "pipnet": pipnet.__version__,
         "machine": _processor(),
@@ -129,11 +132,11 @@ def benchmark(
         "rounds": rounds,
     }
     if data is not None:
-        facts["data"] = _measure(by_name, models, peers, data, subset)
+        facts["data"] = _measure(by_name, models, peers, data, subset, unreadable)
     if picture is not None:
         facts["picture"] = "{1} x {0} pixels".format(*read_image(picture).shape)
     timed = {name: time_in_turns(of_one, rounds) for name, of_one in of_stages.items()}
-    return Report(rows, timed, facts)
+    return Report(rows, timed, facts, list(dict.fromkeys(map(str, unreadable))))
 
 
 def _stages(way: Contender, model: CropModel, picture: Path) -> dict[str, Callable[[], object]]:
@@ -172,12 +175,17 @@ def _peer_runs(
 
 
 def _measure(
-    rows: dict[str, Row], models: dict[str, CropModel], peers: Sequence[Peer], data: Path, subset: str | None
+    rows: dict[str, Row],
+    models: dict[str, CropModel],
+    peers: Sequence[Peer],
+    data: Path,
+    subset: str | None,
+    unreadable: list[ImageError],
 ) -> dict[str, Any]:
-    """NME of everything on the same faces, and what these are."""
+    """NME of everything on the same faces, and what these are; pictures that cannot be read are left out."""
     for name, model in models.items():
         samples, scheme, source = load_faces(data, subset, model.info.scheme, measuring=True)
-        pictures = track(decoded(samples), len(samples), name)
+        pictures = track(decoded(samples, unreadable), len(samples), name)
         summary = evaluate(FaceLandmarker(model), pictures, source).summary(scheme)
         rows[name].nme = summary["pixels"]["nme"]
     if scheme.name == "300w":
@@ -185,14 +193,13 @@ def _measure(
             row = rows.get(peer.name)
             if row is not None:
                 row.nme, row.missed = _peer_error(peer, samples, source)
-    return {"collection": source.title, "subset": subset or source.test, "faces": len(samples)}
+    return {"collection": source.title, "subset": subset or source.test, "faces": summary["faces"]}
 
 
 def _peer_error(peer: Peer, samples: Sequence[FaceSample], source: Source) -> tuple[float, int]:
     """A peer's NME in percent on the faces that it found, and how many it did not."""
     scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
-    for sample in track(samples, len(samples), f"{peer.name} on {source.title}"):
-        image: Image = read_image(sample.image)
+    for image, sample in track(decoded(samples, []), len(samples), f"{peer.name} on {source.title}"):
         found = peer(image, peer.place(image, tight_box(sample.points)))
         if found is None:
             missed += 1

@@ -97,4 +97,4 @@ def cannot_import(error: ImportError | RuntimeError) -> PipnetError:
 
 def say(text: str) -> None:
     """One line on standard error, as it is."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
+    print(text, file=sys.stderr, flush=True)

@@ -12,9 +12,10 @@ from pipnet.benchmark.contenders import contenders
 from pipnet.benchmark.report import draw, to_table
 from pipnet.benchmark.run import benchmark as time_all
 from pipnet.cli import say
+from pipnet.evaluation.figure import new_figure
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.backends import Precision
-from pipnet.writing import write_text
+from pipnet.writing import make_folder, write_text
 
 
 def benchmark(
@@ -29,7 +30,7 @@ def benchmark(
     data: Path | None = None,
     subset: str | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-) -> None:
+) -> int:
     """Time models on this machine: latency, throughput, memory; with labelled faces also their accuracy.
 
     Everything is timed in turns in one run, so that ratios hold while other work disturbs it; with torch
@@ -61,7 +62,9 @@ def benchmark(
         models or [DEFAULT_MODEL], backend or ["onnxruntime"], precision or ["f32"], threads or [1]
     )
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
+        make_folder(output)
+        if data is not None:
+            new_figure(1, 1)  # what the figure needs is found out before anything takes long
     report = time_all(ways, rounds, picture, data, subset)
     console = Console(stderr=True)
     console.print(to_table(report), width=max(console.width, 150))
@@ -73,3 +76,6 @@ def benchmark(
         if data is not None:
             draw(report, output / "speed.png")
         say(str(output / "benchmark.json"))
+    for line in report.unreadable:
+        say(f"error: {line}")
+    return 1 if report.unreadable else 0

@@ -14,16 +14,17 @@ import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.errors import ImageError, PipnetError
+from pipnet.errors import BoxError, ImageError, ModelError, PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import MAX_PIXELS, PICTURE_SUFFIXES
+from pipnet.images import MAX_PIXELS, NOT_READ, PICTURE_SUFFIXES
 from pipnet.inference.backends import Runtime
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
 from pipnet.inference.views import Views
 from pipnet.progress import track
+from pipnet.writing import make_folder
 
 _OVERLAY = "_overlay"
 _WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -84,10 +85,13 @@ def detect(
     """
     PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
     boxes = [_parse_box(text) for text in box] if box else None
+    if boxes is None and box_kind != "face":
+        raise PipnetError(f"--box-kind {box_kind} says what --box means: give that too")
     landmarker = FaceLandmarker.from_pretrained(
         model,
         detector,
         **asdict(runtime),
+        box_kind=box_kind,
         detector_size=detector_size,
         passes=passes,
         views=views,
@@ -100,21 +104,23 @@ def detect(
     written: set[Path] = set()
     failed = 0
     for item in track(inputs, len(inputs), "detecting"):
+        row: dict[str, Any] = {"image": str(item.path)}
         try:
             if item.error:
                 raise ImageError(item.error)
-            faces = landmarker(item.path, boxes, box_kind)
+            faces = landmarker(item.path, boxes)
+            row |= faces.to_dict()
             _write(item, faces, pts, written)
-            row: dict[str, Any] = {"image": str(item.path), **faces.to_dict()}
         except Exception as error:  # whatever one picture does, the others are done
             known = isinstance(error, PipnetError)
-            reason = str(error) if known else f"{item.path}: unexpected {type(error).__name__}: {error}"
+            reason = str(error) if known else f"unexpected {type(error).__name__}: {error}"
+            named = known and not isinstance(error, BoxError | ModelError)
             failed += 1
-            say(f"error: {reason}")
-            row = {"image": str(item.path), "error": reason}
+            row["error"] = reason if named else f"{item.path}: {reason}"
+            say(f"error: {row['error']}")
         if json:
             _print_line(row)
-        elif "faces" in row:
+        elif "error" not in row:
             say(f"{item.path}: {len(row['faces'])} {'face' if len(row['faces']) == 1 else 'faces'}")
     if failed and len(inputs) > 1:
         say(f"{len(inputs) - failed} of {len(inputs)} pictures done, {failed} failed")
@@ -159,6 +165,7 @@ def find_pictures(names: Sequence[str], skip: Path | None = None) -> Iterator[In
 def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
     errors: list[OSError] = []
     found = False
+    unknown: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(f for f in folders if skip is None or Path(parent, f).resolve() != skip.resolve())
         for file in sorted(files):
@@ -166,10 +173,15 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
             if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_fifo():  # which would be waited for
                 found = True
                 yield Input(path, folder)
+            elif path.suffix.lower() in NOT_READ:
+                unknown.append(path)
     for error in errors:
         where = Path(error.filename or folder)
         yield Input(where, folder, f"{where}: cannot be read: {error.strerror}")
-    if not found and not errors:
+    if unknown:
+        what = f"{len(unknown)} pictures of a kind that cannot be read, such as {unknown[0]}"
+        yield Input(folder, folder, f"{folder}: {what}: turn them into JPEG or PNG")
+    elif not found and not errors:
         yield Input(folder, folder, f"{folder}: no pictures in this folder")
 
 
@@ -190,6 +202,8 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
             raise PipnetError("--pts needs -o FOLDER to write to")
         return list(inputs)
     is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
+    if output.suffix.lower() in PICTURE_SUFFIXES - _WRITABLE and not output.is_dir():
+        raise PipnetError(f"-o {output}: a picture is written as {', '.join(sorted(_WRITABLE))}")
     if is_file and len(inputs) > 1:
         raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
     readable = [item for item in inputs if not item.error]
@@ -198,11 +212,7 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     for place in places:
         if {place.resolve(), _without_overlay(place).resolve()} & pictures:
             raise PipnetError(f"-o {output} would overwrite the picture {place}: choose another")
-    folder = output.parent if is_file else output
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PipnetError(f"{folder}: cannot be made: {error.strerror}") from None
+    make_folder(output.parent if is_file else output)
     free = iter(places)
     return [item if item.error else replace(item, output=next(free)) for item in inputs]
 
@@ -264,4 +274,4 @@ def _parse_box(text: str) -> list[float]:
 
 
 def _print_line(row: dict[str, Any]) -> None:
-    print(jsonlib.dumps(row), flush=True)  # noqa: T201
+    print(jsonlib.dumps(row), flush=True)

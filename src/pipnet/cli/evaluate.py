@@ -10,19 +10,21 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
+from pipnet.cli import say
 from pipnet.data.sources import load_faces
-from pipnet.errors import PipnetError
+from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
 from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
+from pipnet.evaluation.figure import new_figure
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
 from pipnet.inference.backends import Runtime
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
 from pipnet.progress import track
-from pipnet.writing import write_text
+from pipnet.writing import make_folder, write_text
 
 
 def evaluate(
@@ -41,9 +43,10 @@ def evaluate(
     runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
     json: bool = False,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
-) -> None:
+) -> int:
     """Measure a model on labelled faces: NME, failures, AUC, by region, in two frames.
 
+    A picture that cannot be read is reported, the others are measured all the same, and the exit code is 1.
     Without --detector the model is given the true landmark boxes. Faces that a detector misses are
     counted as failures and are no part of the NME.
 
@@ -77,6 +80,9 @@ def evaluate(
     output
         Folder to keep the numbers, the CED curve and the worst faces in.
     """
+    if output is not None:  # what it needs is found out before anything takes long
+        new_figure(1, 1)
+        make_folder(output)
     landmarker = FaceLandmarker.from_pretrained(
         model,
         detector or "auto",
@@ -90,16 +96,21 @@ def evaluate(
     subset = subset or source.test
     pictures = make_composites if composites else decoded
     count = len(samples) * (len(SCALES) if composites else 1)
-    errors = measure(
-        landmarker,
-        track(pictures(samples), count, "evaluating"),
-        source,
-        true_boxes=detector is None,
-        norm=norm,
-    )
+    unreadable: list[ImageError] = []
+    try:
+        errors = measure(
+            landmarker,
+            track(pictures(samples, unreadable), count, "evaluating"),
+            source,
+            true_boxes=detector is None,
+            norm=norm,
+        )
+    finally:
+        for line in dict.fromkeys(map(str, unreadable)):
+            say(f"error: {line}")
     summary = errors.summary(scheme)
     if json:
-        print(jsonlib.dumps(summary))  # noqa: T201
+        print(jsonlib.dumps(summary))
     else:
         how = "true boxes" if detector is None else f"detector {landmarker.detector.kind}"
         title = f"{landmarker.model.info.name} on {source.title} {subset}, {how}"
@@ -128,6 +139,7 @@ def evaluate(
             kept: dict[str, Any] = {**facts, **summary, "missed_faces": missed, "per_face": rows}
             write_text(output / "evaluation.json", jsonlib.dumps(kept, indent=1))
             plot_ced({landmarker.model.info.name: errors.nmes}, output / "ced.png")
-            contact_sheet(errors, pictures(samples), scheme, output / "worst.jpg")
+            contact_sheet(errors, pictures(samples, []), scheme, output / "worst.jpg")
         except OSError as error:
             raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None
+    return 1 if unreadable else 0

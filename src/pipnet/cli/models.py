@@ -16,7 +16,7 @@ from cyclopts import Parameter
 from pipnet.cli import cannot_import, say
 from pipnet.data.samples import evenly_spread, split_by_group
 from pipnet.data.sources import load_faces
-from pipnet.errors import PipnetError
+from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
 
@@ -224,7 +224,7 @@ def slim(
 
 
 def info(model: str, /, *, json: bool = False) -> None:
-    """Say what a model is: landmarks, crop, training, licence.
+    """Print what a model is: landmarks, crop, training, licence.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def info(model: str, /, *, json: bool = False) -> None:
         path = find_model(model)
         described = OnnxModel(path, "cpu").info
     if json:
-        print(described.to_json())  # noqa: T201
+        print(described.to_json())
         return
     scheme, crop = described.scheme, described.crop
     around = "the landmark box" if crop.box == "landmarks" else "the box that the collection gives"
@@ -258,18 +258,20 @@ def info(model: str, /, *, json: bool = False) -> None:
         "crop": f"{crop.scale:g} x {around}, {shape}, {described.input_size} px",
         "network": ", ".join(f"{k} {v}" for k, v in described.config.items()),
         "detectors": ", ".join(described.detector_fits) or "not fitted to any",
+        "confidence": "calibrated" if described.calibration else "not calibrated: pipnet calibrate",
         "training": described.training,
         "licence": described.licence,
     }
     for name, value in lines.items():
-        say(f"{name:<10} {value}")
+        # Whoever made the file wrote these: on one line each, without what a terminal obeys.
+        print(f"{name:<10} {''.join(c for c in ' '.join(value.split()) if c.isprintable())}")
 
 
 def doctor() -> int:
-    """Say what is installed, what is missing, and how to get it."""
+    """Print what is installed, what is missing, and how to get it."""
     import onnxruntime
 
-    say(f"python     {platform.python_version()} on {platform.platform()}")
+    print(f"python     {platform.python_version()} on {platform.platform()}")
     for package, extra in {
         "pipnet": None,
         "numpy": None,
@@ -289,21 +291,21 @@ def doctor() -> int:
         "torch": "train",
         "timm": "train",
         "accelerate": "train",
-        "onnx": "train",
+        "onnx": "onnx",
         "onnxscript": "train",
         "nncf": "int8",
     }.items():
-        say(f"{package:<24} {_version(package, extra)}")
-    say(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")
-    say(f"models                   {', '.join(packaged_models()) or 'none'}")
-    say(f"cache                    {cache_folder()}")
-    say(f"cameras                  {_cameras()}")
+        print(f"{package:<24} {_version(package, extra)}")
+    print(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")
+    print(f"models                   {', '.join(packaged_models()) or 'none'}")
+    print(f"cache                    {cache_folder()}")
+    print(f"cameras                  {_cameras()}")
     try:
         checked = _try_default()
     except PipnetError as error:
-        say(f"detection                FAILS: {error}")
+        print(f"detection                FAILS: {error}")
         return 1
-    say(f"detection                works: {jsonlib.dumps(checked)}")
+    print(f"detection                works: {jsonlib.dumps(checked)}")
     return 0
 
 
@@ -311,7 +313,7 @@ def _version(package: str, extra: str | None) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        wanted = f"pipnet[{extra}]" if extra else package
+        wanted = f"{installed_from()}[{extra}]" if extra else package
         return f"missing: {sys.executable} -m pip install '{wanted}'"
 
 

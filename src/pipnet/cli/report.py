@@ -35,7 +35,7 @@ def report(
     sections = compare(read_measured(results), row)
     text = markdown(sections)
     if output is None:
-        print(text, end="")  # noqa: T201
+        print(text, end="")
         return
     try:
         write_text(output / "report.md", text)

@@ -75,6 +75,8 @@ def video(
         A video file.
     """
     output = following.output
+    if output is None and not following.json and not following.page:
+        raise PipnetError("nothing is asked for: -o OUT.mp4, --json or --page")
     if output is not None and output.exists() and source.exists() and output.samefile(source):
         raise VideoError(f"{output}: the output would overwrite the input")
     return follow_faces(VideoReader(source), str(source), following, runtime)
@@ -91,6 +93,8 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
     """
     if following.port and not following.page:
         raise PipnetError(f"--port {following.port} is of the page: ask for it too, --page")
+    if following.output is not None and not following.output.suffix:
+        raise VideoError(f"-o {following.output}: a video's name has an ending, such as .mp4")
     landmarker = FaceLandmarker.from_pretrained(
         following.model,
         following.detector,
@@ -118,7 +122,7 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
                     if preview is not None:
                         preview.show(drawn, f"faces: {len(found.faces)}{_dropped(reader)}")
                 if following.json:
-                    print(to_json(found), flush=True)  # noqa: T201
+                    print(to_json(found), flush=True)
                 if preview is not None and preview.stopped:
                     break
     finally:

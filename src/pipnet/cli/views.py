@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
-from pipnet.errors import ImageError
+from pipnet.errors import ImageError, PipnetError
 from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
@@ -35,6 +35,8 @@ def views(
     kind
         The views to take the mean over: flip, rotation, translation (v1), translation+flip, all.
     """
+    if output.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
+        raise PipnetError(f"-o {output}: a figure's name ends in .png, .jpg, .pdf or .svg")
     try:
         from pipnet.evaluation.position_prior import probed_landmarks
         from pipnet.evaluation.view_maps import plot_view_maps, view_maps

@@ -144,17 +144,20 @@ class FaceCrops:
                 stat = s.image.stat()
             except OSError:
                 continue  # named by `_build`, which reads every picture
-            digest.update(f"{s.image.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode())
+            name = f"{s.image.resolve()} {stat.st_size} {stat.st_mtime_ns}"
+            digest.update(name.encode("utf-8", "surrogateescape"))
             digest.update(self.around.face_box(s.points, s.box).tobytes() + s.points.tobytes())
         return digest.hexdigest()[:24]
 
     def _open(self) -> tuple[list[list[int]] | None, np.memmap | None]:
         """Index and pixels, built where they are missing or damaged; None twice where they cannot be kept."""
+        reason = "it is damaged as soon as it is written"
         for _ in range(2):
             try:
                 if not self._folder.exists():
                     self._build()
-            except OSError:
+            except OSError as error:
+                reason = error.strerror or str(error)
                 break
             try:
                 index = json.loads((self._folder / "index.json").read_text())
@@ -166,7 +169,8 @@ class FaceCrops:
             except (OSError, ValueError, LookupError):
                 pass
             shutil.rmtree(self._folder, ignore_errors=True)
-        print(f"faces are decoded anew each time: no room in {cache_folder()}", file=sys.stderr)  # noqa: T201
+        text = f"faces are decoded anew each time: nothing can be kept in {cache_folder()}: {reason}"
+        print(text, file=sys.stderr)  # noqa: T201
         return None, None
 
     def _build(self) -> None:
@@ -182,7 +186,8 @@ class FaceCrops:
         try:
             index = self._write_pixels(building / "pixels.bin")
             (building / "index.json").write_text(json.dumps(index))
-            _evict(parent, keep=building)
+            with contextlib.suppress(OSError):  # another process deletes sets too
+                _evict(parent, keep=building)
             with contextlib.suppress(OSError):  # another process was faster: its folder is as good
                 building.rename(self._folder)
         finally:
@@ -225,8 +230,8 @@ def _evict(parent: Path, keep: Path) -> None:
     for folder in parent.glob("building-*"):
         if folder != keep and folder.stat().st_mtime < old:
             shutil.rmtree(folder, ignore_errors=True)
-    sets = sorted((p for p in parent.iterdir() if p != keep), key=lambda p: p.stat().st_mtime)
-    sets = [p for p in sets if not p.name.startswith("building-")]
+    sets = [p for p in parent.iterdir() if p.is_dir() and p != keep and not p.name.startswith("building-")]
+    sets.sort(key=lambda p: p.stat().st_mtime)
     sizes = {p: sum(f.stat().st_size for f in p.iterdir()) for p in [*sets, keep]}
     while sets and sum(sizes[p] for p in [*sets, keep]) > _limit():
         shutil.rmtree(sets.pop(0), ignore_errors=True)

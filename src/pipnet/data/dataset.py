@@ -59,7 +59,7 @@ class FaceDataset(Dataset[Example]):
         self.supervision = supervision
         self.rule, self.size, self.scheme = rule, size, scheme
         self.augmentation, self.seed = augmentation, seed
-        # Room for the crop to be scaled, turned and shifted without black corners.
+        # Room for the crop to be scaled, turned and shifted, all but never with a black corner.
         turn = np.deg2rad(min(augmentation.rotate_by, 45))
         room = (1 + augmentation.scale_by) * (np.cos(turn) + np.sin(turn) + 2 * augmentation.translate_by)
         reach = round(rule.scale * float(room), 3)

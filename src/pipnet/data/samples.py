@@ -63,7 +63,7 @@ def split_by_group(
     """
 
     def place(sample: FaceSample) -> float:
-        digest = hashlib.sha256(f"{seed}/{sample.group}".encode()).digest()
+        digest = hashlib.sha256(f"{seed}/{sample.group}".encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     training = [s for s in samples if place(s) >= share]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.data.formats.files import is_file, read_text
+from pipnet.data.formats.files import is_file, read_text, relative_name
 from pipnet.data.formats.pictures import files_below
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
@@ -117,7 +117,7 @@ def write_boxes(path: Path, faces: Sequence[UnlabelledFace]) -> None:
         table = csv.writer(file)
         table.writerow(["image", "x", "y", "w", "h", "kind"])
         for face in faces:
-            name = Path(os.path.relpath(face.image, path.parent)).as_posix()
+            name = relative_name(face.image, path.parent)
             numbers: list[float | str] = ["", "", "", ""]
             if face.box is not None:
                 x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)

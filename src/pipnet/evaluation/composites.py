@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 
 from pipnet.data.samples import FaceSample
-from pipnet.evaluation.evaluate import LabelledPicture
+from pipnet.errors import ImageError
+from pipnet.evaluation.evaluate import LabelledPicture, decoded
 from pipnet.geometry import Affine, Box, Image, affine
 from pipnet.images import read_image
 
@@ -23,12 +24,24 @@ SCALES = (0.25, 0.45, 0.8)
 """Longer sides of the pasted picture, over the height of the made one."""
 
 
-def composites(samples: Sequence[FaceSample], seed: int = 0) -> Iterator[LabelledPicture]:
+def composites(
+    samples: Sequence[FaceSample], unreadable: list[ImageError] | None = None, seed: int = 0
+) -> Iterator[LabelledPicture]:
     """Each face once at each scale, pasted at a random place; the same for the same seed.
 
     The background is the picture of another sample, stretched over the canvas, mirrored top to bottom
     and blurred a little, so that it has the colours and clutter of a photo but no upright face.
+
+    Args:
+        samples: the faces.
+        unreadable: takes the errors of pictures that cannot be read, which are left out then.
+        seed: of the places and backgrounds.
+
+    Raises:
+        ImageError: a picture cannot be read, and ``unreadable`` is not given.
     """
+    if unreadable is not None:
+        samples = [sample for _, sample in decoded(samples, unreadable)]
     rng = np.random.default_rng(seed)
     for number, sample in enumerate(samples):
         face = read_image(sample.image)

@@ -131,15 +131,15 @@ def evaluate(
     for image, sample in pictures:
         if len(sample.points) != scheme.landmarks:
             raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
-        points = _predict(landmarker, image, sample, true_boxes)
-        if points is None:
-            missed.append(sample)
-            continue
         frame = papers(_papers_box(papers, sample), image.shape[1], image.shape[0])
         width = norm == "width"
         unit = frame[2] - frame[0] if width else norm_distance(sample.points, scheme, sample.box)
         if not unit > 0:
             without_norm += 1
+            continue
+        points = _predict(landmarker, image, sample, true_boxes)
+        if points is None:
+            missed.append(sample)
             continue
         samples.append(sample)
         predicted.append(points)

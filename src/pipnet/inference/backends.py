@@ -138,7 +138,15 @@ def in_batches(
         parts += [run(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
     except Exception as error:  # both backends have unrelated exceptions for each cause
         raise ModelError(f"{path}: cannot be run: {' '.join(str(error).split()):.160}") from None
-    points, scores, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
+    shapes = [(len(crops), landmarks, 2), (len(crops), landmarks), (len(crops), landmarks)]
+    try:
+        points, scores, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
+    except ValueError as error:
+        raise ModelError(f"{path}: gives other shapes than its graph says: {error}") from None
+    if [points.shape, scores.shape, spread.shape] != shapes:
+        raise ModelError(f"{path}: gives {points.shape[0]} answers for {len(crops)} crops")
+    if not all(np.isfinite(part).all() for part in (points, scores, spread)):
+        raise ModelError(f"{path}: gives landmarks that are no numbers: its weights are damaged")
     return CropLandmarks(points, scores, spread)
 
 

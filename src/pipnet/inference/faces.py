@@ -9,11 +9,12 @@ detector's ``kind``.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -136,21 +137,22 @@ class YuNet:
         given = path or os.environ.get("PIPNET_YUNET")
         file = Path(given) if given else cached_download(YUNET)
         self.size, self._lock = size, threading.Lock()
-        level = cv2.utils.logging.getLogLevel()
-        # OpenCV 5 warns of its own choice of engine, on standard error.
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        with _opencv_quiet():
+            self._net = self._load(file, threshold)
+
+    def _load(self, file: Path, threshold: float) -> Any:
         try:
             # From memory: OpenCV cannot open every path that Python can.
             content = np.frombuffer(file.read_bytes(), np.uint8)
             nothing = np.zeros(0, np.uint8)
-            self._net = cv2.FaceDetectorYN.create("onnx", content, nothing, (320, 320), threshold)
-            self(np.zeros((320, 320, 3), np.uint8))  # another network fails here, not on a user's picture
+            net = cv2.FaceDetectorYN.create("onnx", content, nothing, (320, 320), threshold)
+            net.detect(np.zeros((320, 320, 3), np.uint8))  # another network fails here, not on a picture
         except OSError as error:
             raise ModelError(f"{file}: YuNet cannot be read: {error.strerror}") from None
         except cv2.error as error:
-            raise ModelError(f"{file}: not a YuNet model: {' '.join(str(error).split()):.120}") from None
-        finally:
-            cv2.utils.logging.setLogLevel(level)
+            reason = " ".join(str(error).split())
+            raise ModelError(f"{file}: no YuNet model for OpenCV {cv2.__version__}: {reason:.120}") from None
+        return net
 
     def __call__(self, image: Image) -> Detections:
         """The faces in an RGB picture, found on a reduced copy."""
@@ -162,6 +164,21 @@ class YuNet:
             _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         rows = [] if found is None else found.tolist()
         return _detections([xywh_to_xyxy(r[:4]) for r in rows], [r[14] for r in rows], factor)
+
+
+@contextlib.contextmanager
+def _opencv_quiet() -> Iterator[None]:
+    """OpenCV 5 warns of its own choice of engine, on standard error; OpenCV 4 mostly has no such switch."""
+    switch = getattr(cv2.utils, "logging", None)
+    if switch is None:
+        yield
+        return
+    level = switch.getLogLevel()
+    switch.setLogLevel(switch.LOG_LEVEL_ERROR)
+    try:
+        yield
+    finally:
+        switch.setLogLevel(level)
 
 
 class WholePicture:
@@ -195,11 +212,16 @@ class Custom:
         boxes, scores = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
         height, width = image.shape[:2]
         checked = check_boxes([] if boxes is None else boxes, width, height, inside=False)
-        sure = np.asarray(scores) if len(checked) and scores is not None else np.ones(len(checked))
-        if sure.shape != (len(checked),):
-            raise BoxError(f"the detector gave {len(checked)} boxes but {sure.size} scores")
-        there = overlaps(checked, width, height)
-        return Detections(checked[there], sure.astype(np.float32)[there])
+        sure = np.ones(len(checked), np.float32)
+        if len(checked) and scores is not None:
+            try:
+                sure = np.asarray(scores, dtype=np.float32)
+            except (TypeError, ValueError):
+                raise BoxError(f"the detector's scores are not numbers: {scores!r:.80}") from None
+        if sure.shape != (len(checked),) or not np.isfinite(sure).all():
+            raise BoxError(f"the detector gave {len(checked)} boxes but these scores: {scores!r:.80}")
+        there = [i for i in np.argsort(-sure, kind="stable") if overlaps(checked[i : i + 1], width, height)]
+        return Detections(checked[there], sure[there])
 
 
 Detector = str | FaceDetector | Callable[[Image], object]

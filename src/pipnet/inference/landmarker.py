@@ -67,7 +67,7 @@ class FaceLandmarker:
         Args:
             model: the landmark model.
             detector: see `pipnet.inference.faces.load_detector`; loaded when first needed.
-            box_kind: what the boxes of a plain callable mean, see `__call__`.
+            box_kind: what given boxes mean, and those of a plain callable, see `__call__`.
             detector_size: longest side of the picture that is searched for faces, in pixels. Larger
                 finds smaller faces and takes longer.
             passes: 2 predicts, cuts the crop anew around the prediction, and predicts again: better
@@ -80,8 +80,10 @@ class FaceLandmarker:
             raise PipnetError(f"passes ({passes}) and detector_size ({detector_size}) must be at least 1")
         if views not in get_args(Views):
             raise PipnetError(f"no views {views!r}: {', '.join(get_args(Views))}")
+        if box_kind != "face":
+            face_boxes(model.info, np.zeros((0, 4), np.float32), box_kind)  # one that the model knows
         self.model, self.passes, self.views, self.max_pixels = model, passes, views, max_pixels
-        self.any_roll = any_roll
+        self.any_roll, self.box_kind = any_roll, box_kind
         self._wanted = (detector, detector_size, box_kind)
         self._detector = None if isinstance(detector, str) else load_detector(*self._wanted)
 
@@ -107,7 +109,7 @@ class FaceLandmarker:
         See `pipnet.inference.backends.Runtime` for what runs it, and `__init__` for the rest.
 
         Raises:
-            ModelError: no such model, or a damaged one.
+            ModelError: no such model, a damaged one, or one that was not fitted to boxes of this kind.
             DownloadError: a hub cannot be reached.
             PipnetError: no such device, backend or precision.
         """
@@ -124,19 +126,23 @@ class FaceLandmarker:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str
-        self, image: Picture, boxes: object = None, box_kind: str = "face"
+        self, image: Picture, boxes: object = None, box_kind: str | None = None
     ) -> FaceLandmarks: ...
     @overload
     def __call__(self, image: Sequence[Picture]) -> list[FaceLandmarks]: ...
     def __call__(
-        self, image: Picture | Sequence[Picture], boxes: object = None, box_kind: str = "face"
+        self, image: Picture | Sequence[Picture], boxes: object = None, box_kind: str | None = None
     ) -> FaceLandmarks | list[FaceLandmarks]:
         """The landmarks of every face in a picture, or in each picture of a list.
+
+        Results keep their pictures, and one picture of a list that cannot be read is an error for all:
+        for many files take them one by one, or ``pipnet annotate``.
 
         Args:
             image: a path, a PIL image, an RGB uint8 array (height, width, 3), or a list of them.
             boxes: (faces, 4) boxes xyxy in pixels; the detector is asked if None.
-            box_kind: what the given boxes mean: ``"face"`` (forehead to chin, as most detectors and
+            box_kind: what the given boxes mean; what was said when the landmarker was made if None, else
+                ``"face"``. ``"face"`` (forehead to chin, as most detectors and
                 people draw them), ``"landmarks"`` (tight around the landmarks), ``"whole"`` (a picture
                 of one face), ``"crop"`` (what the model's crops are cut around in training, see
                 `CropRule.box`), or the name of a detector that the model was fitted to, one of ours or,
@@ -161,7 +167,8 @@ class FaceLandmarker:
         if boxes is None:
             return self._find([picture])[0]
         given = check_boxes(boxes, picture.shape[1], picture.shape[0])
-        return self.at_boxes([picture], [Detections(given, np.ones(len(given), np.float32))], box_kind)[0]
+        sure = np.ones(len(given), np.float32)
+        return self.at_boxes([picture], [Detections(given, sure)], box_kind or self.box_kind)[0]
 
     def _find(self, pictures: Sequence[Image]) -> list[FaceLandmarks]:
         """The faces that the detector finds in decoded pictures, with their landmarks."""

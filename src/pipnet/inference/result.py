@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from pipnet.data.formats.pts import write_pts
+from pipnet.errors import DataError
 from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
 from pipnet.images import write_image
 from pipnet.inference.draw import draw_faces
@@ -66,16 +67,20 @@ class FaceLandmarks:
     @overload
     def __getitem__(self, key: int) -> Face: ...
     @overload
-    def __getitem__(self, key: slice) -> FaceLandmarks: ...
-    def __getitem__(self, key: int | slice) -> Face | FaceLandmarks:
-        """One face by number, or a result of some of the faces by slice."""
-        points, scores, spread = self.points[key], self.scores[key], self.spread[key]
-        if isinstance(key, slice):
-            boxes, sure = self.boxes[key], self.box_scores[key]
-            return FaceLandmarks(points, scores, spread, boxes, sure, self.image, self.info)
-        # A slice of one, so that the others' confidence is not computed for each of them.
-        confidence = self[key : key + 1 or None].confidence[0]
-        return Face(points, scores, spread, confidence, self.boxes[key], float(self.box_scores[key]))
+    def __getitem__(self, key: slice | list[int] | np.ndarray) -> FaceLandmarks: ...
+    def __getitem__(self, key: int | slice | list[int] | np.ndarray) -> Face | FaceLandmarks:
+        """One face by number; or a result of some of the faces, by slice, numbers or truth values.
+
+        ``faces[faces.quality > 0.8]`` are the clear ones.
+        """
+        if isinstance(key, int | np.integer):
+            # A slice of one, so that the others' confidence is not computed for each of them.
+            confidence = self[key : key + 1 or None].confidence[0]
+            arrays = self.points[key], self.scores[key], self.spread[key], confidence, self.boxes[key]
+            return Face(*arrays, float(self.box_scores[key]))
+        chosen = np.arange(len(self))[key]
+        per_face = ("points", "scores", "spread", "boxes", "box_scores")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in per_face})
 
     @property
     def scheme(self) -> LandmarkScheme:
@@ -179,8 +184,13 @@ class FaceLandmarks:
 
         Returns:
             The files written; none where there is no face.
+
+        Raises:
+            DataError: it is no name of a ``.pts`` file.
         """
         files = self.pts_files(path)
+        if Path(path).suffix.lower() != ".pts":
+            raise DataError(f"{path}: the name of a file of landmarks ends in .pts")
         for file, face in zip(files, self, strict=True):
             write_pts(file, face.points)
         return files

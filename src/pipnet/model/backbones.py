@@ -62,8 +62,10 @@ class Backbone(nn.Module):
                 global_pool="",
                 **dilated,
             )
-        except TypeError:
-            raise RecipeError(f"backbone {name!r} cannot be dilated: leave backbone_stride at 32") from None
+        except (TypeError, AssertionError):
+            dilation = "cannot be dilated: leave backbone_stride at 32"
+            reason = dilation if dilated else "gives no feature map"
+            raise RecipeError(f"backbone {name!r} {reason}") from None
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             way_out = "" if weights else f"; offline, put {name}.safetensors into initial.folder"

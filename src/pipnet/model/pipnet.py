@@ -135,9 +135,9 @@ class PIPNet(nn.Module):
             constant = torch.tensor(value).reshape(1, 3, 1, 1) * 255
             self.register_buffer(name, constant, persistent=False)
 
-    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor | tuple[Any, ...]:
         """RGB crops -> the head's raw output, to be trained on or decoded."""
-        output: Tensor | tuple[Tensor, ...] = self.head(self.neck(self.backbone(self.normalise(image))))
+        output: Tensor | tuple[Any, ...] = self.head(self.neck(self.backbone(self.normalise(image))))
         return output
 
     def normalise(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:

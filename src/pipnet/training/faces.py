@@ -58,8 +58,9 @@ def load_training_faces(recipe: Recipe) -> Faces:
     training, validation = split_by_group(samples[:own], data.validation, seed=0)
     training += samples[own:]
     pseudo = _pseudo_labelled(recipe.pseudo, scheme)
-    if len(training) < recipe.optim.batch_size:
-        raise RecipeError(f"{len(training)} training faces, fewer than a batch of {recipe.optim.batch_size}")
+    count = len(training) + len(pseudo)
+    if count < recipe.optim.batch_size:
+        raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
     return Faces(training, validation, scheme, sources, pseudo)
 
 

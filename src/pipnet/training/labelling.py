@@ -16,7 +16,7 @@ from pipnet.data.pseudo_labels import PseudoLabel
 from pipnet.data.samples import FaceSample
 from pipnet.data.unlabelled import UnlabelledFace
 from pipnet.errors import PipnetError
-from pipnet.geometry import Image, box_iou, tight_box
+from pipnet.geometry import Image, box_iou, overlaps, tight_box
 from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import CropModel, Views
@@ -81,6 +81,8 @@ def _places(
         if face.box is not None and kind != "rough":
             if is_absurd(face.box):
                 dropped["box is tiny or oblong"] += 1
+            elif not overlaps(face.box[None], image.shape[1], image.shape[0])[0]:
+                dropped["box is outside the picture"] += 1
             else:
                 yield face, image, landmarker.to_face_boxes(face.box[None], kind)[0]
             continue
@@ -104,9 +106,10 @@ def _label(
     tight = np.array([tight_box(points) for points in rough.points], np.float32)
     boxes = landmarker.to_face_boxes(tight, "landmarks")
     seen = landmarker.look_at(pictures, [box[None] for box in boxes])
-    for i, (face, _, _) in enumerate(placed):
+    for i, (face, image, _) in enumerate(placed):
         box = tight_box(seen.points[i])
-        if is_absurd(box) or box_iou(box[None], tight[i])[0] < _APART:
+        there = overlaps(box[None], image.shape[1], image.shape[0])[0]
+        if is_absurd(box) or not there or box_iou(box[None], tight[i])[0] < _APART:
             dropped["found points are no face"] += 1
             continue
         yield PseudoLabel(

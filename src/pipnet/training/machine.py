@@ -19,11 +19,16 @@ from pipnet.model.processes import wanted_processes
 from pipnet.training.recipe import Recipe
 
 
-def computes_in_bf16(precision: str) -> bool:
-    """Whether to use bf16: asked for, or ``auto`` on a machine that has instructions for it."""
+def computes_in_bf16(precision: str, on_cuda: bool | None = None) -> bool:
+    """Whether to use bf16: asked for, or ``auto`` on a machine that has instructions for it.
+
+    Args:
+        precision: of the recipe.
+        on_cuda: whether the graphics card is to compute; if it is there, if None.
+    """
     if precision != "auto":
         return precision == "bf16"
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() if on_cuda is None else on_cuda:
         return bool(torch.cuda.is_bf16_supported())
     able = _cpu()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
@@ -42,7 +47,8 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
     # Accelerate keeps one precision a process; another training in it may have another.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=count > 1 and not torch.cuda.is_available(),  # it takes several on a CPU only if told so
+        # Told so, it takes several on a CPU; and not Apple's MPS, which has no float64.
+        cpu=not torch.cuda.is_available(),
         mixed_precision="bf16" if computes_in_bf16(recipe.precision) else "no",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
     )

@@ -23,4 +23,7 @@ def build_scheduler(
         milestones = [epoch * steps for epoch in config.milestones]
         return lr_scheduler.MultiStepLR(optimizer, milestones, 0.1)
     total = steps * config.epochs
-    return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=config.warmup)
+    warmup = config.warmup * total
+    # A warm-up of one step would be divided by its length less one.
+    share = 0.0 if abs(warmup - 1) < 1e-6 else config.warmup
+    return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=share)

@@ -118,6 +118,9 @@ def _rounds(
     norm: Norm,
     max_steps: int | None,
 ) -> Results:
+    titles = [_title(test, recipe.data.scheme) for test in tests]
+    if len(set(titles)) < len(titles):
+        raise RecipeError(f"two tests are called the same, {max(titles, key=titles.count)}: rename a folder")
     table, again = run / BOXES, run / f"again_{BOXES}"
     run.mkdir(parents=True, exist_ok=True)
     write_boxes(again, rest)
@@ -138,6 +141,12 @@ def _rounds(
     facts = {"labelled": recipe.data.limit, "unlabelled": len(rest), "norm": norm, "rounds": results}
     write_text(run / "results.json", json.dumps(facts, indent=1) + "\n")
     return results
+
+
+def _title(test: HeldOut, scheme: str | None) -> str:
+    """What a test is called in the results; it is read before anything is trained."""
+    _, _, source = load_faces(test.root, test.subset, scheme, measuring=True)
+    return f"{source.title} {test.subset or source.test}"
 
 
 def _measure(weights: Path, test: HeldOut, norm: Norm) -> tuple[str, float]:

@@ -153,6 +153,8 @@ class Recipe:
         for key, value in positive.items():
             if not value > 0:
                 raise RecipeError(f"{key} must be above 0, not {value}")
+        if self.crop.box == "given" and (self.pseudo.labels or self.self_training.unlabelled):
+            raise RecipeError("crop.box is 'given', but nobody gives the boxes of faces with pseudo-labels")
         if self.pseudo.task != "full" and self.model.curriculum == "none":
             raise RecipeError(f"pseudo.task {self.pseudo.task!r} needs model.curriculum")
         coarse = self.self_training.unlabelled and set(self.self_training.tasks) - {"full"}
@@ -182,6 +184,7 @@ class Recipe:
             "crop.scale": (self.crop.scale, 0, 100),
             "seed": (self.seed, 0, 2**32 - 1),
             "workers": (self.workers, 0, 1024),
+            "model.neck_width": (self.model.neck_width, 1, 65536),
             "model.score_weight": (self.model.score_weight or 0, 0, 1e6),
             "self_training.limit": (
                 1 if self.self_training.limit is None else self.self_training.limit,
@@ -217,6 +220,10 @@ def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a table of keys, not a {type(content).__name__}")
+    odd = [key for table in (content, *content.values()) if isinstance(table, dict) for key in table]
+    odd = [key for key in odd if not isinstance(key, str)]
+    if odd:
+        raise RecipeError(f"{path}: a key must be a word, not {odd[0]!r:.40}")
     source = cyclopts.config.Dict(content, source=str(path))
     app = cyclopts.App(config=source, help_flags=[], version_flags=[], result_action="return_value")
 

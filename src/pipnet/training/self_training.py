@@ -147,7 +147,7 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
             raise RecipeError(f"{folder} was labelled with other {', '.join(changed)}: choose another folder")
         return
     network, info = load_checkpoint(weights)
-    model = TorchModel(network, info, computes_in_bf16(recipe.precision))
+    model = TorchModel(network, info, computes_in_bf16(recipe.precision, on_cuda=False))
     labels, dropped = label_faces(model, faces, config.views, config.box_kind)
     if not labels:
         raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
@@ -161,7 +161,7 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
 def _fingerprint(faces: Sequence[UnlabelledFace]) -> str:
     """A digest of the faces' names and boxes."""
     rows = [f"{face.name} {None if face.box is None else face.box.tolist()} {face.kind}" for face in faces]
-    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _facts(labels: Sequence[PseudoLabel], dropped: dict[str, int]) -> dict[str, Any]:

@@ -92,8 +92,11 @@ class Trainer:
     """One training: data, model and optimiser, and the loop over them."""
 
     def __init__(self, recipe: Recipe, run: Path, resume: bool = False) -> None:
-        if (run / STATE).exists() and not resume:
-            raise RecipeError(f"{run} holds a training: --resume it, or choose another folder")
+        there = [name for name in (STATE, "best.safetensors", "last.safetensors") if (run / name).exists()]
+        if there and not resume:
+            raise RecipeError(f"{run} holds a training ({there[0]}): --resume it, or choose another folder")
+        if there and STATE not in there:
+            raise RecipeError(f"{run} holds {there[0]} but no {STATE} to go on from: choose another folder")
         keep_freed_memory()
         torch.manual_seed(recipe.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -246,11 +249,11 @@ class Trainer:
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
         self.model_on_device.train()
         self.sampler.turn = self.epoch
-        # For dropout, also after a resume, and not the same in each process.
-        torch.manual_seed(self.recipe.seed + 1_000_003 * self.epoch + self.accelerator.process_index)
         totals: dict[str, Tensor] = {}
         batches = 0
         for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
+            # For dropout: the same after a resume, and not the same in each process.
+            torch.manual_seed(self.recipe.seed + 1_000_003 * self.step + self.accelerator.process_index)
             with synchronised_batch_norm(), QuickDepthwise():
                 output = self.model_on_device(image)
             terms = self.model.loss(output, points, Supervision(*how) if self.uneven else None)
@@ -306,11 +309,9 @@ class Trainer:
         """Leave a whole state behind; what a kill can cut short is never what is resumed from."""
         if not self.accelerator.is_main_process:
             return
-        nme = row["nme"] if row["nme"] is not None else -float(self.epoch)
-        if nme < self.best:
-            self.best = nme
-            if self.faces.validation:
-                save_checkpoint(self.run / "best.safetensors", self.result, self.info)
+        if row["nme"] is not None and row["nme"] < self.best:
+            self.best = row["nme"]
+            save_checkpoint(self.run / "best.safetensors", self.result, self.info)
         save_checkpoint(self.run / "last.safetensors", self.result, self.info)
         self.log.write(row)
         if self.step != self.epoch * len(self.loader):
@@ -325,6 +326,7 @@ class Trainer:
             "best": self.best,
             "recipe": json.dumps(self._plain_recipe()),
             "faces": self._fingerprint(),
+            "mean face": self.info.mean_face.tolist(),
         }
         with written_whole(self.run / STATE) as partial:
             try:
@@ -341,6 +343,8 @@ class Trainer:
             changed = differences(json.loads(state["recipe"]), self._plain_recipe())
             if state["faces"] != self._fingerprint():
                 changed.append("its faces or their scheme")
+            elif state.get("mean face", self.info.mean_face.tolist()) != self.info.mean_face.tolist():
+                changed.append("initial.checkpoint, whose mean face it began with")
             if not changed:
                 self._take_over(state)
         except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
@@ -365,7 +369,7 @@ class Trainer:
         """A digest of what is trained on: names, labels and scheme, but not where the pictures lie."""
         digest = hashlib.sha256(json.dumps(self.faces.scheme.to_dict()).encode())
         for sample in (*self.dataset.crops.samples, *self.faces.validation):
-            digest.update(sample.name.encode() + sample.points.tobytes())
+            digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
             digest.update(b"" if sample.box is None else sample.box.tobytes())
         digest.update(json.dumps(self.dataset.supervision if self.uneven else None).encode())
         return digest.hexdigest()

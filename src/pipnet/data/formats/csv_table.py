@@ -50,8 +50,8 @@ def read_csv(path: Path, finder: PictureFinder) -> Annotations:
     """
     text = read_text(path)
     first = text.splitlines()[0]
-    # Where the decimal sign is a comma, spreadsheets write semicolons.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         columns = _columns(next(reader), f"{path}:1")
         collector = FaceCollector(finder)
@@ -59,6 +59,8 @@ def read_csv(path: Path, finder: PictureFinder) -> Annotations:
             where = f"{path}:{reader.line_num}"
             if len(row) not in (0, columns.count):
                 raise DataError(f"{where}: {len(row)} cells under {columns.count} titles")
+            if delimiter == ";":  # as spreadsheets write where the decimal sign is a comma
+                row[1:] = [cell.replace(",", ".") for cell in row[1:]]
             if any(cell.strip() for cell in row):
                 picture = finder.find(words(row[0], f"{where}: first column"), where)
                 points = _points(row, columns, where)

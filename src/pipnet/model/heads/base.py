@@ -26,7 +26,7 @@ class Head(nn.Module, ABC):
     """Layers, encode, loss and decode of one representation of landmarks."""
 
     @abstractmethod
-    def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Any, ...]:
         """Features -> raw output, whatever it is for this head; in training it may be another."""
 
     @abstractmethod

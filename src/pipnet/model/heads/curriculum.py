@@ -7,7 +7,7 @@ coarse task only, "in which quarter is it?", which even a wrong guess answers we
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -39,24 +39,21 @@ class Supervision(NamedTuple):
 
 def coarse_scores(
     weight: Float[Tensor, "n f 1 1"], bias: Float[Tensor, " n"], features: Float[Tensor, "b f h w"]
-) -> Float[Tensor, "b coarse h w"]:
-    """The score maps of the half and the quarter grid, each cell repeated to the size of the full grid.
+) -> tuple[Float[Tensor, "b n half half"], Float[Tensor, "b n quarter quarter"]]:
+    """The score maps of the half and the quarter grid.
 
     Args:
         weight: of the layer that makes the score maps.
         bias: the same.
         features: what it is applied to; h and w are divisible by 4.
     """
-    maps = []
-    for factor in (2, 4):
-        scores = F.conv2d(F.max_pool2d(features, factor), weight, bias)
-        maps.append(F.interpolate(scores, scale_factor=float(factor)))
-    return torch.cat(maps, dim=1)
+    half, quarter = F.max_pool2d(features, 2), F.max_pool2d(features, 4)
+    return F.conv2d(half, weight, bias), F.conv2d(quarter, weight, bias)
 
 
 def score_loss(
     kind: Callable[[Tensor, Tensor], Tensor],
-    scores: tuple[Float[Tensor, "b n cells"], Float[Tensor, "b coarse h w"]],
+    scores: Sequence[Float[Tensor, "b n _g _g"]],
     cell: Int64[Tensor, "b n"],
     valid: Float[Tensor, "b n"],
     task: Int64[Tensor, " b"],
@@ -66,21 +63,18 @@ def score_loss(
 
     Args:
         kind: loss of each cell, by score and target.
-        scores: the full grid's maps, and the coarser ones as `coarse_scores` gives them.
+        scores: the maps of the full, the half and the quarter grid.
         cell: index of each landmark's cell on the full grid, row by row.
         valid: how much each landmark counts; 0 where it is unknown.
         task: number of each face's task, see `TASKS`.
         weighting: how the tasks weigh.
     """
-    full, coarse = scores
-    b, n = cell.shape
-    side = coarse.shape[3]
+    side = scores[0].shape[3]
     row, column = cell // side, cell % side
-    maps = [full.reshape(b, n, side, side), *torch.split(coarse, n, dim=1)]
-    total, count = full.new_zeros(()), full.new_zeros(())
-    for number, factor in enumerate((1, 2, 4)):
-        grid = side // factor
-        scored = maps[number][:, :, ::factor, ::factor].reshape(b, n, grid * grid)
+    total, count = scores[0].new_zeros(()), scores[0].new_zeros(())
+    for number, maps in enumerate(scores):
+        grid = maps.shape[3]
+        factor, scored = side // grid, maps.flatten(2)
         target = torch.zeros_like(scored)
         target.scatter_(2, ((row // factor) * grid + column // factor)[..., None], 1.0)
         counts = valid * (task == number)[:, None]

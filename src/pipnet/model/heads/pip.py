@@ -46,10 +46,11 @@ class PipTargets(NamedTuple):
 class PipTraining(NamedTuple):
     """The head's output in training, where offsets count in one cell of each landmark only."""
 
-    score: Float[Tensor, "b scores h w"]
-    """All score maps; in a curriculum those of the coarser grids stand behind them."""
+    score: Float[Tensor, "b n h w"]
     features: Float[Tensor, "b f h w"]
     """What the offsets are made of, in the cells where they are asked for."""
+    coarse: tuple[Float[Tensor, "b n _g _g"], ...] = ()
+    """Score maps of the half and the quarter grid, in a curriculum."""
 
 
 PipOutput = Float[Tensor, "b k h w"] | PipTraining
@@ -146,10 +147,8 @@ class PipHead(Head):
             return maps
         assert self.conv.bias is not None
         weight, bias = self.conv.weight[: self.landmarks], self.conv.bias[: self.landmarks]
-        score = F.conv2d(features, weight, bias)
-        if self.curriculum:
-            score = torch.cat([score, coarse_scores(weight, bias, features)], dim=1)
-        return PipTraining(score, features)
+        coarse = coarse_scores(weight, bias, features) if self.curriculum else ()
+        return PipTraining(F.conv2d(features, weight, bias), features, coarse)
 
     def _channels(self, neighbors: int) -> tuple[int, int, int]:
         """Channels of score, offset and neighbour maps."""
@@ -180,9 +179,11 @@ class PipHead(Head):
         channels, cells = self.offset_channels, self.grid**2
         if isinstance(output, PipTraining):
             assert self.conv.bias is not None
-            first = cells * torch.arange(len(cell), device=cell.device)
-            every = output.features.float().permute(0, 2, 3, 1).flatten(0, 2)
-            seen = every.index_select(0, (cell + first[:, None]).flatten()).reshape(*cell.shape, -1)
+            # Quicker than `take_along_dim`: all cells of the batch in one list, in the order of memory.
+            every_cell = output.features.float().permute(0, 2, 3, 1).flatten(0, 2)
+            first_of_face = cells * torch.arange(len(cell), device=cell.device)
+            chosen = (cell + first_of_face[:, None]).flatten()
+            seen = every_cell.index_select(0, chosen).reshape(*cell.shape, -1)
             weight = self.conv.weight.flatten(1).index_select(0, channels.flatten())
             weight = weight.reshape(*channels.shape, -1)
             return torch.einsum("bnf,nkdf->bnkd", seen, weight) + self.conv.bias[channels]
@@ -238,11 +239,12 @@ class PipHead(Head):
         counts: Float[Tensor, "b n"],
         supervision: Supervision | None,
     ) -> Float[Tensor, ""]:
-        kind, score = _SCORE_LOSS[self.losses.score], self.score_maps(output)
+        kind = _SCORE_LOSS[self.losses.score]
         if supervision is not None and self.curriculum:
             assert isinstance(output, PipTraining)
-            maps = (score, output.score[:, self.landmarks :].float())
-            return score_loss(kind, maps, cell, counts, supervision.task, self.curriculum)
+            grids = [maps.float() for maps in (output.score, *output.coarse)]
+            return score_loss(kind, grids, cell, counts, supervision.task, self.curriculum)
+        score = self.score_maps(output)
         target = torch.zeros_like(score).scatter_(2, cell[..., None], 1.0)
         return masked_mean(kind(score, target).mean(dim=2), counts)
 
@@ -252,7 +254,8 @@ class PipHead(Head):
         points = torch.einsum("np,bpd->bnd", self.merge_weights, predictions)
         away = (predictions - points[:, self.voted]).square().sum(dim=2)
         spread = (away @ self.spread_weights.T).sqrt()
-        sure = peak.sigmoid() if self.losses.score == "focal" else peak.clamp(0, 1)
+        focal = self.losses.score == "focal" and self.reduction != "coordinates"
+        sure = peak.sigmoid() if focal else peak.clamp(0, 1)
         return Landmarks(points, sure, spread)
 
     def predictions(self, output: PipOutput) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
