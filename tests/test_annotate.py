@@ -22,6 +22,7 @@ from pipnet.bulk.sources import find_pictures, find_sources
 from pipnet.bulk.store import Store
 from pipnet.cli import main
 from pipnet.data.formats import read_annotations
+from pipnet.errors import MissingExtraError
 from pipnet.images import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 
@@ -490,7 +491,7 @@ def test_what_is_left_of_a_job_that_was_thrown_away_is_not_taken_for_done(
 def test_without_the_extra_one_line_says_what_to_install(album, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     assert main(command(album, tmp_path / "labels")) == 1
-    assert capsys.readouterr().err == "error: pyarrow is not installed: pip install 'pipnet[bulk]'\n"
+    assert capsys.readouterr().err == f"error: {MissingExtraError('pyarrow', 'bulk')}\n"
     assert not Path(tmp_path / "labels").exists()
 
 

@@ -193,6 +193,31 @@ def test_a_hundred_pictures_with_three_bad_ones(tmp_path, capsys):
     assert captured.err.splitlines()[-1] == "97 of 100 pictures done, 3 failed"
 
 
+def test_pictures_of_unknown_kinds_are_not_passed_over_in_silence(pictures, capsys):
+    (pictures / "IMG_0001.HEIC").write_bytes(b"ftypheic")
+    assert main(["detect", str(pictures), "--json"]) == 1
+    done, said = rows(capsys.readouterr().out)
+    assert "faces" in done
+    assert "IMG_0001.HEIC" in said["error"]
+
+
+def test_landmarks_are_kept_where_the_overlay_cannot_be(portrait, tmp_path, capsys):
+    wide = np.zeros((300, 66_000, 3), np.uint8)
+    wide[:, :400] = read_image(portrait)[:300, :400]
+    write_image(tmp_path / "wide.png", wide)
+    words = ["detect", str(tmp_path / "wide.png"), "--box", "178,63,89,112", "--json"]
+    assert main([*words, "-o", str(tmp_path / "out.jpg")]) == 1
+    row = json.loads(capsys.readouterr().out)
+    assert len(row["faces"]) == 1
+    assert "out.jpg: cannot be written" in row["error"]
+
+
+def test_an_error_names_its_picture(pictures, capsys):
+    write_image(pictures / "small.png", np.zeros((20, 20, 3), np.uint8))
+    assert main(["detect", str(pictures), "--box", "178,63,89,112", "--json"]) == 1
+    assert str(pictures / "small.png") in capsys.readouterr().err
+
+
 def test_an_unreadable_folder(pictures, capsys):
     locked = pictures / "locked"
     locked.mkdir()
@@ -235,6 +260,8 @@ def test_a_folder_that_the_system_refuses_to_list(pictures, capsys, monkeypatch)
         (["--model", "README.md"], "not a usable ONNX model"),
         (["--detector", "haar"], "no detector"),
         (["--device", "cuda"], "cannot run on cuda"),
+        (["--box-kind", "landmarks"], "give that too"),
+        (["-o", "out.gif"], "a picture is written as"),
         (["--pts"], "--pts needs -o"),
         (["--max-pixels", "100"], "limit of 100"),
         (["--passes", "0"], "at least 1"),
@@ -292,8 +319,9 @@ def test_detect_never_imports_torch(portrait):
 
 def test_info(capsys):
     assert main(["info", DEFAULT_MODEL]) == 0
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     assert "research use only" in text
+    assert re.search("^confidence calibrated$", text, re.MULTILINE)
     assert "1.2 x the landmark box" in text
     assert main(["info", str(find_model(DEFAULT_MODEL)), "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
@@ -302,7 +330,7 @@ def test_info(capsys):
 
 def test_doctor(capsys):
     assert main(["doctor"]) == 0
-    text = capsys.readouterr().err
+    text = capsys.readouterr().out
     assert "onnxruntime" in text
     assert "works" in text
     assert re.search(r"^cameras +(none|\S+ \()", text, re.MULTILINE)

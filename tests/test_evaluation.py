@@ -1,6 +1,7 @@
 """Metrics by hand, evaluation on real faces, reports."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -144,6 +145,27 @@ def test_the_command_prints_one_line_and_keeps_pictures(small_300w, tmp_path, ca
     assert len(kept["per_face"]) + len(kept["missed_faces"]) == 12
     for name in ("ced.png", "worst.jpg"):
         assert min(read_image(tmp_path / name).shape[:2]) > 200
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_rest_is_measured(small_300w, tmp_path, capsys):
+    root = tmp_path / "set"
+    shutil.copytree(small_300w / "afw", root)
+    cut = sorted(root.glob("*.jpg"))[1]
+    cut.write_bytes(cut.read_bytes()[:3000])
+    for more in ([], ["--composites"]):
+        assert main(["evaluate", DEFAULT_MODEL, "--data", str(root), "--json", *more]) == 1
+        captured = capsys.readouterr()
+        assert json.loads(captured.out)["faces"] == 3 * (3 if more else 1)
+        assert captured.err.count(str(cut)) == 1
+
+
+def test_what_the_output_needs_is_found_out_first(small_300w, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    words = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "-o", str(tmp_path / "file"), "--json"]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == f"error: {tmp_path / 'file'}: cannot be made: File exists\n"
 
 
 def test_the_command_shows_a_table(small_300w, capsys):

@@ -332,6 +332,8 @@ def test_csv_as_people_write_it(folder, title):
     np.testing.assert_array_equal(found.samples[0].points, np.float32([(1, 2), UNKNOWN, (10, 11)]))
     found = read(folder, "f.csv", f"{title};box_x;box_y;nose_x;nose_y\na b.png;1;2;3;4\n")
     assert (found.names, found.samples[0].box) == (("box", "nose"), None)  # a point called box
+    found = read(folder, "f.csv", f"{title};x0;y0\na b.png;1,5;20\n")  # where the decimal sign is a comma
+    np.testing.assert_array_equal(found.samples[0].points, np.float32([(1.5, 20)]))
 
 
 # -- pictures ------------------------------------------------------------------------------------------

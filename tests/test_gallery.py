@@ -14,6 +14,7 @@ from pipnet.cli import main
 from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.data.samples import FaceSample, evenly_spread
+from pipnet.errors import MissingExtraError
 from pipnet.images import read_image, write_image
 
 EVIL = '<img src=x onerror="alert(1)">&amp; $title.jpg'
@@ -190,7 +191,7 @@ def test_a_job_without_pyarrow_or_with_a_damaged_shard_is_one_line(annotated, tm
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "pyarrow", None)
         assert main(words) == 1
-    assert capsys.readouterr().err == "error: pyarrow is not installed: pip install 'pipnet[bulk]'\n"
+    assert capsys.readouterr().err == f"error: {MissingExtraError('pyarrow', 'bulk')}\n"
     assert main([*words, "--subset", "train"]) == 1
     assert "no subsets" in capsys.readouterr().err
     assert main([*words, "--scheme", "wflw"]) == 1

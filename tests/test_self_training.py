@@ -152,6 +152,23 @@ def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_p
     assert label_faces(shipped, nowhere, "none", "rough") == ([], {"no face found": 3})
 
 
+def test_a_box_beside_the_picture_is_no_face(unlabelled, shipped):
+    """The net would answer near the mean face, twice, on a black crop."""
+    face = load_unlabelled(unlabelled, NOWHERE)[0]
+    beside = [replace(face, box=np.float32([x, 10, x + 200, 210])) for x in (5000, -400)]
+    assert label_faces(shipped, beside) == ([], {"box is outside the picture": 2})
+
+
+def test_boxes_behind_a_link_find_their_pictures(unlabelled, tmp_path):
+    face = load_unlabelled(unlabelled, NOWHERE)[0]
+    (tmp_path / "disk" / "deep" / "runs").mkdir(parents=True)
+    (tmp_path / "proj").mkdir()
+    (tmp_path / "proj" / "runs").symlink_to(tmp_path / "disk" / "deep" / "runs")
+    write_boxes(tmp_path / "proj" / "runs" / "boxes.csv", [face])
+    (found,) = load_unlabelled(tmp_path / "proj" / "runs" / "boxes.csv", NOWHERE)
+    assert found.image.samefile(face.image)
+
+
 def test_a_table_may_say_what_its_boxes_are(unlabelled, shipped):
     faces = load_unlabelled(unlabelled, NOWHERE)[:2]
     (labels, _) = label_faces(shipped, faces)

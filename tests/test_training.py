@@ -1,6 +1,8 @@
 """Recipes, the training loop, and that nothing is lost when it is killed."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +19,10 @@ from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.sources import load_faces
 from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.inference.backends import OnnxModel
-from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.training.faces import load_training_faces
-from pipnet.training.optim import build_scheduler
-from pipnet.training.recipe import Recipe, load_recipe
+from pipnet.training.optim import build_optimizer, build_scheduler
+from pipnet.training.recipe import OptimConfig, Recipe, load_recipe
 from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +89,10 @@ def test_flags_change_the_recipe(recipe_file):
         ("model: {head: pipp}", "pipp"),
         ("- 1", "a table of keys"),
         ("a: [", "no YAML"),
+        ("1: 2", "a key must be a word, not 1"),
+        ("optim: {2: 1}", "a key must be a word, not 2"),
+        ("model: {neck_width: 0}", "neck_width must be 1"),
+        ("{crop: {box: given}, pseudo: {labels: a.csv}}", "nobody gives the boxes"),
     ],
 )
 def test_bad_recipes_are_one_line(tmp_path, text, words, capsys):
@@ -111,6 +117,54 @@ def test_bad_flags_and_missing_recipes(recipe_file, tmp_path, small_300w, capsys
     assert "fewer than a batch" in capsys.readouterr().err
     assert main(["train", str(recipe_file), "--data", str(small_300w), "--data.limit", "0"]) == 1
     assert "at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("epochs", "steps", "warmup"), [(10, 1, 0.1), (5, 2, 0.1), (1, 1, 0.1), (4, 3, 0)])
+def test_one_cycle_has_a_rate_for_every_step(epochs, steps, warmup):
+    model = torch.nn.Linear(1, 1)
+    config = OptimConfig(epochs=epochs, warmup=warmup, lr=0.1)
+    optimizer = build_optimizer(config, model)
+    scheduler = build_scheduler(config, optimizer, steps)
+    for _ in range(epochs * steps - 1):
+        assert 0 < scheduler.get_last_lr()[0] <= 0.1 + 1e-9
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_net_that_draws_by_chance_resumes_the_same(recipe_file, small_300w, tmp_path):
+    """Also with a worker, whose first use draws from torch's own generator."""
+    flags = ["--data.root", str(small_300w), "--model.backbone", "fasternet_t1", "--workers", "1"]
+    recipe = load_recipe(recipe_file, [*flags, "--optim.epochs", "2"])
+    assert any(type(m).__name__ == "DropPath" for m in Trainer(recipe, tmp_path / "x").model.modules())
+    whole = train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", max_steps=2)
+    parts = train(recipe, tmp_path / "parts", resume=True)
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_another_mean_face_is_no_resume(recipe, recipe_file, small_300w, tmp_path):
+    """Neighbours follow from the face of the checkpoint that it began with: without it, they are others."""
+    train(recipe, tmp_path / "first", max_steps=2)
+    network, info = load_checkpoint(tmp_path / "first" / "last.safetensors")
+    turned = replace(info, mean_face=info.mean_face[:, ::-1].copy())
+    save_checkpoint(tmp_path / "turned.safetensors", network, turned)
+    flags = ["--data.root", str(small_300w), "--workers", "0"]
+    more = ["--initial.checkpoint", str(tmp_path / "turned.safetensors")]
+    train(load_recipe(recipe_file, [*flags, *more]), tmp_path / "run", max_steps=2)
+    with pytest.raises(RecipeError, match="initial.checkpoint, whose mean face"):
+        train(load_recipe(recipe_file, flags), tmp_path / "run", resume=True)
+
+
+def test_names_that_are_not_utf8(recipe_file, portrait, small_300w, tmp_path):
+    """As archives of old unpack."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    for source in sorted((small_300w / "afw").iterdir()):
+        target = os.path.join(os.fsencode(folder), b"caf\xe9_" + source.name.encode())  # noqa: PTH118
+        shutil.copy(source, target)
+    flags = ["--data.root", str(folder), "--data.scheme", "300w", "--optim.batch-size", "2"]
+    recipe = load_recipe(recipe_file, [*flags, "--data.validation", "0", "--workers", "0"])
+    assert train(recipe, tmp_path / "run", max_steps=1).is_file()
 
 
 def test_the_papers_schedule():
@@ -202,7 +256,9 @@ def test_stopped_within_an_epoch_starts_again(recipe, tmp_path):
     train(recipe, run, max_steps=1)
     assert not (run / "last.pt").exists()
     assert (run / "last.safetensors").exists()
-    train(recipe, run)
+    with pytest.raises(RecipeError, match=r"holds a training \(.*safetensors\)"):
+        train(recipe, run)  # weights are there all the same
+    train(recipe, run, resume=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
 

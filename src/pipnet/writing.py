@@ -33,6 +33,9 @@ def written_whole(target: Path, partial: Path | None = None) -> Iterator[Path]:
     if target.name in ("", ".."):
         raise WriteError(f"{target}: cannot be written: not the name of a file")
     place = Path(os.path.realpath(target))  # a link stays one
+    if place.exists() and not place.is_file() and not place.is_dir():
+        yield from _into_device(target, place)
+        return
     partial = partial or place.with_name(place.name + ".partial")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -46,6 +49,14 @@ def written_whole(target: Path, partial: Path | None = None) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             _remove(partial)
+
+
+def _into_device(target: Path, place: Path) -> Iterator[Path]:
+    """A device or a pipe takes what comes: it must not be replaced by a file."""
+    try:
+        yield place
+    except OSError as error:
+        raise WriteError(f"{target}: cannot be written: {_reason(error, place, place)}") from None
 
 
 def write_text(path: Path, text: str) -> None:

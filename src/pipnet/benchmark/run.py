@@ -65,7 +65,7 @@ class Report:
     """By contender and stage."""
     facts: dict[str, Any]
     """Machine, versions, data."""
-    unreadable: list[str]
+    unreadable: list[str] = field(default_factory=list)
     """What was wrong with labelled pictures that could not be read."""
 
     def to_json(self) -> str:

@@ -65,10 +65,10 @@ class FaceLandmarks:
         return (self[i] for i in range(len(self)))
 
     @overload
-    def __getitem__(self, key: int) -> Face: ...
+    def __getitem__(self, key: int | np.integer) -> Face: ...
     @overload
     def __getitem__(self, key: slice | list[int] | np.ndarray) -> FaceLandmarks: ...
-    def __getitem__(self, key: int | slice | list[int] | np.ndarray) -> Face | FaceLandmarks:
+    def __getitem__(self, key: int | np.integer | slice | list[int] | np.ndarray) -> Face | FaceLandmarks:
         """One face by number; or a result of some of the faces, by slice, numbers or truth values.
 
         ``faces[faces.quality > 0.8]`` are the clear ones.

@@ -25,5 +25,5 @@ def build_scheduler(
     total = steps * config.epochs
     warmup = config.warmup * total
     # A warm-up of one step would be divided by its length less one.
-    share = 0.0 if abs(warmup - 1) < 1e-6 else config.warmup
+    share = 0.0 if abs(warmup - 1) < 1e-6 else float(config.warmup)
     return lr_scheduler.OneCycleLR(optimizer, config.lr, total, pct_start=share)

@@ -95,8 +95,6 @@ class Trainer:
         there = [name for name in (STATE, "best.safetensors", "last.safetensors") if (run / name).exists()]
         if there and not resume:
             raise RecipeError(f"{run} holds a training ({there[0]}): --resume it, or choose another folder")
-        if there and STATE not in there:
-            raise RecipeError(f"{run} holds {there[0]} but no {STATE} to go on from: choose another folder")
         keep_freed_memory()
         torch.manual_seed(recipe.seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -336,8 +334,9 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.run / STATE
-        if not path.is_file():
-            return  # killed before its first epoch ended: nothing to go on from, so start
+        if not path.is_file():  # killed before its first epoch ended
+            self._say(f"{path}: not there, so the training starts")
+            return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
             changed = differences(json.loads(state["recipe"]), self._plain_recipe())
