@@ -1,5 +1,8 @@
 """The ONNX file gives what the network gives."""
 
+import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -62,6 +65,16 @@ def test_the_interface_that_others_build_on(exported):
 def test_no_crops_are_no_landmarks(exported):
     out = OnnxModel(exported[1])(crops(0))
     assert out.points.shape == (0, 68, 2)
+
+
+def test_the_example_without_pipnet_finds_the_same(landmarker, portrait):
+    root = Path(__file__).parents[1]
+    words = [str(landmarker.model.path), str(portrait), "178", "63", "267", "175"]
+    command = [sys.executable, "-I", str(root / "examples" / "onnx_alone.py"), *words]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    expected = landmarker(portrait, boxes=[[178, 63, 267, 175]])[0]
+    np.testing.assert_allclose(found["points"], expected.points, atol=0.3)
+    np.testing.assert_allclose(found["scores"], expected.scores, atol=0.05)
 
 
 def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path):

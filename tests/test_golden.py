@@ -1,4 +1,4 @@
-"""The authors' functions and ours give the same numbers (pipnet.md section 12)."""
+"""The authors' functions and ours give the same numbers (arrays in ../shared)."""
 
 from pathlib import Path
 

@@ -192,7 +192,7 @@ def test_a_dilated_backbone_keeps_a_finer_map():
     ],
 )
 def test_parameters_of_the_papers_networks(backbone, millions):
-    """N = 98, C = 10 (pipnet.md section 2)."""
+    """N = 98, C = 10, as the papers count them."""
     model = PIPNet(ModelConfig(backbone=backbone), face(98))
     assert round(model.describe()["parameters"] / 1e6, 3) == millions
 

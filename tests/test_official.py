@@ -41,7 +41,7 @@ class Original(torch.nn.Module):
 
 
 def points_of_the_original(maps: list[torch.Tensor], mean_face: np.ndarray) -> np.ndarray:
-    """Decode and merge one face in plain loops, as pipnet.md sections 3 and 4 describe."""
+    """Decode and merge one face in plain loops, as the papers describe."""
     score, x, y, nb_x, nb_y = (m[0].detach().numpy() for m in maps)
     distance = np.linalg.norm(mean_face[:, None] - mean_face[None], axis=2)
     neighbors = np.argsort(distance, axis=1)[:, 1 : C + 1]

@@ -250,6 +250,13 @@ def test_a_video_on_the_command_line(short, tmp_path, capsys):
     assert sum(1 for _ in VideoReader(out)) == 25
 
 
+def test_a_video_for_nothing_is_refused(short, tmp_path, capsys):
+    assert main(["video", str(short)]) == 1
+    assert "nothing is asked for" in capsys.readouterr().err
+    assert main(["video", str(short), "-o", str(tmp_path / "out")]) == 1
+    assert "an ending, such as .mp4" in capsys.readouterr().err
+
+
 def test_a_port_without_a_page_is_refused(short, tmp_path, capsys):
     for command in (["video", str(short), "--json"], ["webcam", "-o", str(tmp_path / "out.mp4")]):
         assert main([*command, "--port", "8000"]) == 1

@@ -1,4 +1,4 @@
-"""NME, failure rate, AUC (pipnet.md section 8). Errors are fractions here and percent in reports."""
+"""NME, failure rate, AUC. Errors are fractions here and percent in reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The position prior: what a PIP net answers where there is no face (v1; pipnet.md section 7).
+"""The position prior: what a PIP net answers where there is no face (v1).
 
 Two experiments: a net trained on black pictures with the true labels, shown a black picture; and a net
 trained on faces, shown pictures without one. v1 finds that both answer near the mean face.

@@ -61,7 +61,7 @@ BENCHMARKS = {
     "AFLW 19 points": Benchmark(4386, 19),
     "UCCS 19 points": Benchmark(3010, 19),
 }
-"""The test sets of the published NMEs (pipnet.md section 6), by their names in ``published.csv``."""
+"""The test sets of the published NMEs, by their names in ``published.csv``."""
 TRAINING_FACES = {"300W": 3148, "COFW": 1345, "AFLW": 20_000, "WFLW": 7500}
 """How many faces the published methods were trained on."""
 

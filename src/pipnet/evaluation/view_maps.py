@@ -1,4 +1,4 @@
-"""Score maps of a face before and after the mean over views: v1's figure 4 (pipnet.md section 7).
+"""Score maps of a face before and after the mean over views: v1's figure 4.
 
 One look at a face from elsewhere may have several peaks, or a wrong one. Other views of the same face err
 elsewhere, so that the mean of their maps, each undone into the plain crop, has its peak where most agree.

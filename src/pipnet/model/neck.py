@@ -1,4 +1,4 @@
-"""From the backbone's stride, 32 in the papers, to the head's (pipnet.md section 2).
+"""From the backbone's stride, 32 in the papers, to the head's (v1, table 1).
 
 Finer: one transposed convolution a halving of the stride (16 for the PIP head; 4, 2 and 1 for the papers'
 Map Net). Coarser: one strided convolution a doubling. One cell for the whole crop: the mean of all cells.

@@ -22,7 +22,7 @@ class CoordTargets(NamedTuple):
 
 
 class CoordHead(Head):
-    """Flattened features -> FC 512 -> FC 512 -> FC 2N, with BN and ReLU between (pipnet.md section 2)."""
+    """Flattened features -> FC 512 -> FC 512 -> FC 2N, with BN and ReLU between (v1's baseline)."""
 
     def __init__(self, in_channels: int, grid: int, landmarks: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Score maps on coarser grids: what self-training's curriculum is made of (IJCV 2021; pipnet.md section 7).
+"""Score maps on coarser grids: what self-training's curriculum is made of (IJCV 2021).
 
 The layer that makes the score map of the grid also makes one of the features max-pooled 2 x 2, and one of
 those pooled 4 x 4: on an 8 x 8 grid these are 4 x 4 and 2 x 2 cells. A face without labels is first given a

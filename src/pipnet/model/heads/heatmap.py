@@ -23,7 +23,7 @@ class MapTargets(NamedTuple):
 
 
 class MapHead(Head):
-    """A 1 x 1 convolution on the upsampled features of the neck (pipnet.md section 2)."""
+    """A 1 x 1 convolution on the upsampled features of the neck (v1's baseline)."""
 
     def __init__(self, in_channels: int, grid: int, landmarks: int, sigma: float) -> None:
         super().__init__()

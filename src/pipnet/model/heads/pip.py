@@ -25,7 +25,7 @@ from pipnet.model.heads.curriculum import Supervision, Weighting, coarse_scores,
 from pipnet.model.neighbors import Merge, merge_matrix, nearest_neighbors
 
 SCORE_WEIGHT = {16: 50.0, 8: 10.0, 4: 8.0, 2: 4.0}
-"""The papers' weight of the score loss, by the side of the grid (pipnet.md section 3)."""
+"""The papers' weight of the score loss, by the side of the grid in cells."""
 
 
 class PipTargets(NamedTuple):
