@@ -10,7 +10,7 @@ from pipnet.inference.backends import OnnxModel
 from pipnet.model.heads.coord import CoordHead
 from pipnet.model.heads.curriculum import Supervision
 from pipnet.model.heads.heatmap import SIGMA, MapHead
-from pipnet.model.heads.pip import PipHead, PipLosses, PipTraining
+from pipnet.model.heads.pip import PipHead, PipLosses, ScoredFeatures
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from test_model import described, face
 
@@ -187,7 +187,7 @@ def test_training_makes_of_the_features_what_the_maps_hold(reduction, neighbors)
         terms = head.loss(output, targets)
         gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), learnt)
         found.append((terms, gradients, head.decode(output)))
-    assert isinstance(output, PipTraining) == (grid > 1)
+    assert isinstance(output, ScoredFeatures) == (grid > 1)
     torch.testing.assert_close(*found)
 
 
@@ -269,7 +269,7 @@ def test_a_face_of_no_weight_has_no_say():
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
     task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])
     found = head.loss(out, head.encode(points, known), Supervision(task, weight))
-    alone = head.loss(PipTraining(out.score[:1], out.features[:1]), head.encode(points[:1], known[:1]))
+    alone = head.loss(ScoredFeatures(out.score[:1], out.features[:1]), head.encode(points[:1], known[:1]))
     for name, value in alone.items():
         torch.testing.assert_close(found[name], value)
 

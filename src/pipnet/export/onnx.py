@@ -41,7 +41,7 @@ class _Decoded(nn.Module):
         normalised = F.batch_norm(
             image.permute(0, 3, 1, 2).float(), model.mean.flatten(), model.std.flatten().square(), eps=0
         )
-        return model.head.decode(model.head(model.neck(model.backbone(normalised))))
+        return model.head.decode(model.head.needed(model.neck(model.backbone(normalised))))
 
 
 def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) -> None:

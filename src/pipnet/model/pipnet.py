@@ -137,8 +137,13 @@ class PIPNet(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Tensor | tuple[Any, ...]:
         """RGB crops -> the head's raw output, to be trained on or decoded."""
-        output: Tensor | tuple[Any, ...] = self.head(self.neck(self.backbone(self.normalise(image))))
+        output: Tensor | tuple[Any, ...] = self.head(self.features(image))
         return output
+
+    def features(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b f i j"]:
+        """RGB crops -> what the head is applied to."""
+        features: Tensor = self.neck(self.backbone(self.normalise(image)))
+        return features
 
     def normalise(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """RGB crops -> what the backbone was made for."""
@@ -150,7 +155,7 @@ class PIPNet(nn.Module):
 
         Under autocast the network may compute in bf16, but not the decode: its steps are as wide as a pixel.
         """
-        output = self(image)
+        output = self.head.needed(self.features(image))
         with torch.autocast(image.device.type, enabled=False):
             return self.head.decode(output)
 

@@ -29,6 +29,11 @@ class Head(nn.Module, ABC):
     def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Any, ...]:
         """Features -> raw output, whatever it is for this head; in training it may be another."""
 
+    def needed(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Any, ...]:
+        """What `decode` needs of the features: the raw output, or where less will do, less."""
+        output: Tensor | tuple[Any, ...] = self(features)
+        return output
+
     @abstractmethod
     def encode(self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]) -> Any:
         """Points as fractions of the crop -> targets; unknown points have no say in the loss."""

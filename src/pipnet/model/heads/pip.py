@@ -43,18 +43,17 @@ class PipTargets(NamedTuple):
     """The landmark is valid and its neighbour is known, be it outside the crop."""
 
 
-class PipTraining(NamedTuple):
-    """The head's output in training, where offsets count in one cell of each landmark only."""
+class ScoredFeatures(NamedTuple):
+    """The score maps, and what offsets are made of in the one cell of each landmark where they count."""
 
     score: Float[Tensor, "b n h w"]
     features: Float[Tensor, "b f h w"]
-    """What the offsets are made of, in the cells where they are asked for."""
     coarse: tuple[Float[Tensor, "b n _g _g"], ...] = ()
-    """Score maps of the half and the quarter grid, in a curriculum."""
+    """Score maps of the half and the quarter grid, in a curriculum's training."""
 
 
-PipOutput = Float[Tensor, "b k h w"] | PipTraining
-"""All maps, or in training what they can be made of."""
+PipOutput = Float[Tensor, "b k h w"] | ScoredFeatures
+"""All maps, or what of them is needed."""
 
 
 @dataclass(frozen=True)
@@ -137,18 +136,25 @@ class PipHead(Head):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> PipOutput:
-        """Features -> all maps, see the head of this file for the order of channels.
+        """Features -> all maps, see the head of this file for the order of channels; in training `needed`."""
+        if self.training:
+            return self.needed(features)
+        maps: Tensor = self.conv(features)
+        return maps
 
-        In training only the score maps are made: offsets are trained in the true cells alone, so that whole
-        maps of them, nine tenths of the channels and more, would be computed for nothing.
+    def needed(self, features: Float[Tensor, "b f h w"]) -> PipOutput:
+        """What loss and decode need: score maps alone are needed whole.
+
+        Offsets are trained in the true cells and read in the best ones. Whole maps of them, nine tenths of
+        the channels and more, would be computed for nothing.
         """
-        if not self.training or self.grid == 1:
+        if self.grid == 1:
             maps: Tensor = self.conv(features)
             return maps
         assert self.conv.bias is not None
         weight, bias = self.conv.weight[: self.landmarks], self.conv.bias[: self.landmarks]
-        coarse = coarse_scores(weight, bias, features) if self.curriculum else ()
-        return PipTraining(F.conv2d(features, weight, bias), features, coarse)
+        coarse = coarse_scores(weight, bias, features) if self.curriculum and self.training else ()
+        return ScoredFeatures(F.conv2d(features, weight, bias), features, coarse)
 
     def _channels(self, neighbors: int) -> tuple[int, int, int]:
         """Channels of score, offset and neighbour maps."""
@@ -165,7 +171,7 @@ class PipHead(Head):
 
     def score_maps(self, output: PipOutput) -> Float[Tensor, "b n cells"]:
         """The score map of each landmark."""
-        maps = output.score if isinstance(output, PipTraining) else output
+        maps = output.score if isinstance(output, ScoredFeatures) else output
         if self.reduction == "coordinates":  # the only cell is the best one
             return maps.new_ones(maps.shape[0], self.landmarks, self.grid**2, dtype=torch.float32)
         return maps[:, : self.landmarks].float().flatten(2)
@@ -177,16 +183,17 @@ class PipHead(Head):
         if self.reduction == "heatmap":  # the middle of the cell
             return torch.full((*cell.shape, 1, 2), 0.5, device=cell.device)
         channels, cells = self.offset_channels, self.grid**2
-        if isinstance(output, PipTraining):
+        if isinstance(output, ScoredFeatures):
             assert self.conv.bias is not None
             # Quicker than `take_along_dim`: all cells of the batch in one list, in the order of memory.
             every_cell = output.features.float().permute(0, 2, 3, 1).flatten(0, 2)
-            first_of_face = cells * torch.arange(len(cell), device=cell.device)
+            first_of_face = cells * torch.arange(cell.shape[0], device=cell.device)
             chosen = (cell + first_of_face[:, None]).flatten()
-            seen = every_cell.index_select(0, chosen).reshape(*cell.shape, -1)
+            seen = every_cell.index_select(0, chosen).reshape(*cell.shape, -1).transpose(0, 1)
             weight = self.conv.weight.flatten(1).index_select(0, channels.flatten())
-            weight = weight.reshape(*channels.shape, -1)
-            return torch.einsum("bnf,nkdf->bnkd", seen, weight) + self.conv.bias[channels]
+            weight = weight.reshape(channels.shape[0], -1, weight.shape[1]).transpose(1, 2)
+            offsets = torch.bmm(seen, weight).transpose(0, 1).reshape(*cell.shape, *channels.shape[1:])
+            return offsets + self.conv.bias[channels]
         index = channels * cells + cell[:, :, None, None]
         return output.float().flatten(1).gather(1, index.flatten(1)).reshape(index.shape)
 
@@ -241,7 +248,7 @@ class PipHead(Head):
     ) -> Float[Tensor, ""]:
         kind = _SCORE_LOSS[self.losses.score]
         if supervision is not None and self.curriculum:
-            assert isinstance(output, PipTraining)
+            assert isinstance(output, ScoredFeatures)
             grids = [maps.float() for maps in (output.score, *output.coarse)]
             return score_loss(kind, grids, cell, counts, supervision.task, self.curriculum)
         score = self.score_maps(output)
