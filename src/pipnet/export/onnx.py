@@ -24,6 +24,8 @@ from pipnet.model_info import ModelInfo
 from pipnet.writing import written_whole
 
 OPSET = 18
+_FOLDED = 2**28
+"""Constants that follow from constants are computed on export up to so many bytes."""
 _HALF_FROM = 1024
 """Smaller tensors stay in float32: they weigh nothing, and the decode's constants must be exact."""
 
@@ -60,7 +62,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  (what torch exports through)
+        from onnxscript.optimizer import optimize  # of what torch exports through
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
     size = model.config.input_size
@@ -80,6 +82,8 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
             verbose=False,
         )
     assert program is not None
+    # The head's weights, put into the order in which offsets are made.
+    optimize(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
     proto = program.model_proto
     if half:
         store_in_half(proto.graph)

@@ -2,9 +2,8 @@
 
 NNCF observes the ranges that activations take on real faces, and puts right what rounding shifts on the
 mean (its accurate bias correction: with the fast one landmarks suffer a little, by ONNX Runtime's own
-quantisation a lot). Everything up to the last convolution is quantised. That one is not: its maps are
-compared with each other (scores) and read as places within a cell (offsets), so that its errors would be
-errors of landmarks.
+quantisation a lot). All is quantised but the head: its scores are compared with each other and its offsets
+read as places within a cell, so that its errors would be errors of landmarks.
 
 What NNCF leaves is then put into the one form that ONNX Runtime computes in integers, without changing a
 value: see `_in_integers_everywhere`. Weights keep to 7 bits: processors without AVX-512 VNNI add products
@@ -113,7 +112,7 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
 
 
 def _in_full_precision(graph: object) -> list[str]:
-    """What prepares the picture, the last convolution, and what decodes its maps."""
+    """What prepares the picture, the last convolution, which makes the score maps, and what comes after."""
     from onnx import GraphProto
 
     assert isinstance(graph, GraphProto)

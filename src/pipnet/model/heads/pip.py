@@ -185,11 +185,9 @@ class PipHead(Head):
         channels, cells = self.offset_channels, self.grid**2
         if isinstance(output, ScoredFeatures):
             assert self.conv.bias is not None
-            # Quicker than `take_along_dim`: all cells of the batch in one list, in the order of memory.
-            every_cell = output.features.float().permute(0, 2, 3, 1).flatten(0, 2)
-            first_of_face = cells * torch.arange(cell.shape[0], device=cell.device)
-            chosen = (cell + first_of_face[:, None]).flatten()
-            seen = every_cell.index_select(0, chosen).reshape(*cell.shape, -1).transpose(0, 1)
+            every_cell = output.features.float().flatten(2).transpose(1, 2)
+            at = cell[..., None].expand(-1, -1, every_cell.shape[2])
+            seen = every_cell.gather(1, at).transpose(0, 1)
             weight = self.conv.weight.flatten(1).index_select(0, channels.flatten())
             weight = weight.reshape(channels.shape[0], -1, weight.shape[1]).transpose(1, 2)
             offsets = torch.bmm(seen, weight).transpose(0, 1).reshape(*cell.shape, *channels.shape[1:])
