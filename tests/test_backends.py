@@ -107,7 +107,7 @@ for words in ({"backend": "tensorflow"}, {"precision": "f16"}, {"device": "tpu"}
 
 def test_without_openvino_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtraError, match=r"pipnet\[openvino\]"):
+    with pytest.raises(MissingExtraError, match=r"\[openvino\]'"):
         FaceLandmarker.from_pretrained(backend="openvino")
 
 

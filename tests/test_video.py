@@ -170,7 +170,7 @@ def test_what_is_no_video(tmp_path, portrait):
 
 def test_without_pyav_the_extra_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"pipnet\[video\]"):
+    with pytest.raises(MissingExtraError, match=r"\[video\]'"):
         VideoReader(clip)
 
 

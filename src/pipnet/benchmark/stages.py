@@ -19,7 +19,7 @@ DECODE, DETECTOR, CROP, NETWORK, MAPS, WHOLE = (
     "detector",
     "crop",
     "network, with its decode",
-    "network, up to the maps",
+    "network, up to the score maps",
     "whole: file to points",
 )
 
@@ -58,7 +58,7 @@ def stages(landmarker: FaceLandmarker, picture: Path, threads: int) -> dict[str,
 
 
 def _up_to_the_maps(model: OnnxModel, threads: int) -> onnxruntime.InferenceSession | None:
-    """The graph without decode and merge, which begin behind its last convolution."""
+    """The graph without decode and merge, which begin behind its last convolution, that of the scores."""
     try:
         import onnx
         from onnx.utils import extract_model
