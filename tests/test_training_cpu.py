@@ -62,7 +62,7 @@ def test_under_autocast_it_computes_in_its_type():
 
 
 def test_freed_memory_is_kept():
-    """Asking for it again brings no new pages: the faults of a second pass are few."""
+    """Asking for it again brings no new pages, once the heap has grown: the faults are few then."""
     import resource
 
     keep_freed_memory()
@@ -73,5 +73,6 @@ def test_freed_memory_is_kept():
             torch.ones(64 * 2**20 // 4)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    faults()
+    for _ in range(5):
+        faults()
     assert faults() < 4 * 64 * 2**20 / 4096 / 4
