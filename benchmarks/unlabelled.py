@@ -100,8 +100,9 @@ ROWS: dict[str, Sequence[Row | Protocol]] = {"choices": CHOICES, "tests": TESTS,
 
 INTRODUCTION = """
 MobileNetV2 (ImageNet) at **128 px**, 8x8 cells of a dilated backbone, NRM with C = 10, 12 epochs a round,
-last weights (`recipes/stc_300w_wider.yaml`), bf16 where the machine has it, seed 0 where no other is named; unlabelled are the 1,170 WIDER
-faces. Distillation without views is plain self-training. NME in % of the inter-ocular distance, true boxes;
+last weights (`recipes/stc_300w_wider.yaml`), bf16 where the machine has it, seed 0 where no other is named;
+unlabelled are the 1,170 WIDER faces. Distillation without views is plain self-training. NME in % of the
+inter-ocular distance, true boxes;
 gain of the last round over the labelled faces alone, of the same seed, with a paired bootstrap interval over
 the faces. `python benchmarks/unlabelled.py choices | tests | protocols --runs RUNS`;
 commit, machine and every face's error in `benchmarks/unlabelled/`.
@@ -109,9 +110,9 @@ commit, machine and every face's error in `benchmarks/unlabelled/`.
 NOTES = """
 ## STC, as far as it was run
 
-* The two coarse rounds cost on WFLW (9.22, then 11.13 and 10.23); 300-W Common does not feel it. We think that
-  faces which say only in which quarter, then in which sixteenth of the crop a landmark lies teach the shared
-  score layer to answer anywhere in there, which twelve epochs of a fresh net do not undo on the full grid.
+* The two coarse rounds cost on WFLW (9.22, then 11.13 and 10.23); 300-W Common does not feel it. We think
+  that faces which say only in which quarter, then in which sixteenth of the crop a landmark lies teach the
+  shared score layer to answer anywhere in there, which twelve epochs of a fresh net do not undo.
 * The first full round makes up for it and a little more (9.04). The scores of its pseudo-labels are higher and
   their votes closer together (95th percentile of the spread 5.7 % of the crop; after the first round 12.8):
   the labels that it learns from are the curriculum's gain.
