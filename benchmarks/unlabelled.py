@@ -113,9 +113,9 @@ NOTES = """
 * The two coarse rounds cost on WFLW (9.22, then 11.13 and 10.23); 300-W Common does not feel it. We think
   that faces which say only in which quarter, then in which sixteenth of the crop a landmark lies teach the
   shared score layer to answer anywhere in there, which twelve epochs of a fresh net do not undo.
-* The first full round makes up for it and a little more (9.04). The scores of its pseudo-labels are higher and
-  their votes closer together (95th percentile of the spread 5.7 % of the crop; after the first round 12.8):
-  the labels that it learns from are the curriculum's gain.
+* The first full round makes up for it and a little more (9.04). The scores of its pseudo-labels are higher
+  and their votes closer together (95th percentile of the spread 5.7 % of the crop; after the first round
+  12.8): the labels that it learns from are the curriculum's gain.
 * Two more full rounds are to come, so what STC is worth against plain self-training is not known yet.
 
 ## What was chosen, on AFW
