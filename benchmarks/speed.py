@@ -400,9 +400,9 @@ def _commit() -> str:
 
 
 def _has_bf16() -> bool:
-    import torch
+    from pipnet.training.machine import computes_in_bf16
 
-    return any(torch.cpu.get_capabilities().get(f"{units}_bf16") for units in ("avx512", "amx"))
+    return computes_in_bf16("auto", on_cuda=False)
 
 
 def _processor() -> str:

@@ -28,8 +28,9 @@ def test_files_that_are_no_pictures(tmp_path, kind):
     with pytest.raises(ImageError, match=str(path)) as error:
         read_image(path)
     assert "\n" not in str(error.value)
-    words = {"missing": "no such file", "empty": "empty file"}.get(kind, "not a picture")
-    assert str(error.value).startswith(f"{path}: {words}")
+    other = "not a picture that can be read: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA"
+    words = {"missing": "no such file", "empty": "empty file"}.get(kind, other)
+    assert str(error.value) == f"{path}: {words}"
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif"])

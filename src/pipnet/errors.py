@@ -19,10 +19,6 @@ Each message is one line that says what is wrong and, where there is one, what t
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-from pathlib import Path
-
 
 class PipnetError(Exception):
     """Base of all errors raised by pipnet."""
@@ -73,6 +69,9 @@ class MissingExtraError(PipnetError, ImportError):
 
 def installed_from() -> str:
     """What pip knows this package by: the folder that it was installed from, if it is there, or its name."""
+    import importlib.metadata
+    import json
+    from pathlib import Path
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 

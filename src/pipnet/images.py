@@ -157,8 +157,7 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
         except Exception as error:  # as in `read_image`: it may not be decoded yet
             raise ImageError(f"the PIL image cannot be read: {_one_line(error)}") from None
     if not isinstance(source, np.ndarray):
-        kind = type(source).__name__
-        raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {kind}")
+        raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}")
     picture = _array_to_rgb(source)
     height, width = picture.shape[:2]
     if not picture.size:

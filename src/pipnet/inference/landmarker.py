@@ -141,12 +141,11 @@ class FaceLandmarker:
         Args:
             image: a path, a PIL image, an RGB uint8 array (height, width, 3), or a list of them.
             boxes: (faces, 4) boxes xyxy in pixels; the detector is asked if None.
-            box_kind: what the given boxes mean; what was said when the landmarker was made if None, else
-                ``"face"``. ``"face"`` (forehead to chin, as most detectors and
-                people draw them), ``"landmarks"`` (tight around the landmarks), ``"whole"`` (a picture
-                of one face), ``"crop"`` (what the model's crops are cut around in training, see
-                `CropRule.box`), or the name of a detector that the model was fitted to, one of ours or,
-                by ``pipnet detector fit``, any other.
+            box_kind: what the given boxes mean; as was said when the landmarker was made if None.
+                ``"face"`` (forehead to chin, as most detectors and people draw them), ``"landmarks"``
+                (tight around the landmarks), ``"whole"`` (a picture of one face), ``"crop"`` (what the
+                model's crops are cut around in training, see `CropRule.box`), or the name of a detector
+                that the model was fitted to, one of ours or, by ``pipnet detector fit``, any other.
 
         Raises:
             ImageError: a picture cannot be read or is too large.

@@ -130,14 +130,18 @@ def _rounds(
     again.replace(table)
     config = replace(recipe.self_training, unlabelled=(table,))
     self_train(replace(recipe, self_training=config), run, max_steps)
+
+    def measured(weights: Path) -> dict[str, float]:
+        return {title: _measure(weights, test, norm) for title, test in zip(titles, tests, strict=True)}
+
     results = {}
     if config.teacher is not None:
-        results["teacher"] = dict(_measure(config.teacher, test, norm) for test in tests)
+        results["teacher"] = measured(config.teacher)
     for number in range(config.teacher is not None, len(config.tasks) + 1):
         folder = run / f"round{number}"
         best = folder / "best.safetensors"
         weights = best if best.is_file() else folder / "last.safetensors"
-        results[folder.name] = dict(_measure(weights, test, norm) for test in tests)
+        results[folder.name] = measured(weights)
     facts = {"labelled": recipe.data.limit, "unlabelled": len(rest), "norm": norm, "rounds": results}
     write_text(run / "results.json", json.dumps(facts, indent=1) + "\n")
     return results
@@ -149,11 +153,10 @@ def _title(test: HeldOut, scheme: str | None) -> str:
     return f"{source.title} {test.subset or source.test}"
 
 
-def _measure(weights: Path, test: HeldOut, norm: Norm) -> tuple[str, float]:
-    """Title of a test, and the NME on it in percent, from true boxes."""
+def _measure(weights: Path, test: HeldOut, norm: Norm) -> float:
+    """NME on a test in percent, from true boxes."""
     network, info = load_checkpoint(weights)
     samples, _, source = load_faces(test.root, test.subset, info.scheme, measuring=True)
-    title = f"{source.title} {test.subset or source.test}"
-    pictures = track(decoded(samples), len(samples), title)
+    pictures = track(decoded(samples), len(samples), source.title)
     errors = evaluate(FaceLandmarker(TorchModel(network, info)), pictures, source, norm=norm)
-    return title, float(errors.summary(info.scheme)["pixels"]["nme"])
+    return float(errors.summary(info.scheme)["pixels"]["nme"])

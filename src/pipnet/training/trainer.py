@@ -334,8 +334,9 @@ class Trainer:
 
     def _resume(self) -> None:
         path = self.run / STATE
-        if not path.is_file():  # killed before its first epoch ended
-            self._say(f"{path}: not there, so the training starts")
+        if not path.is_file():
+            if (self.run / "last.safetensors").exists():  # else it was killed before its first epoch ended
+                self._say(f"{path}: not there, so the training starts anew")
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
