@@ -177,13 +177,14 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
         crops.append(crop(image, boxes[-1], info.input_size))
     with torch.no_grad():
         batches = np.array_split(np.stack(crops), 16)
-        output = torch.cat([model(torch.from_numpy(batch)) for batch in batches])
+        output = model.head(torch.cat([model.features(torch.from_numpy(batch)) for batch in batches]))
         ways = {"nme": model.head.decode(output).points}
         if isinstance(model.head, PipHead):
             own, _ = model.head.predictions(output)
             ways["nme_own"] = own[:, : scheme.landmarks]
             if model.config.neighbors >= 3:  # the authors' code needs as many
                 official = PIPNet(replace(model.config, merge="official"), info.mean_face).head
+                official.load_state_dict(model.head.state_dict())
                 ways["nme_official_merge"] = official.decode(output).points
     facts: dict[str, Any] = dict(model.describe())
     for name, fractions in ways.items():

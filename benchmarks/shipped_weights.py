@@ -104,8 +104,9 @@ def network_facts(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str, 
         crops.append(crop(image, box, info.input_size))
     batch, box_array = np.stack(crops), np.stack(boxes)
     with torch.no_grad():
-        parts = [network(torch.from_numpy(part)) for part in np.array_split(batch, 20)]
-        output = torch.cat(parts)
+        crops_at_once = [torch.from_numpy(part) for part in np.array_split(batch, 20)]
+        features = torch.cat([network.features(part) for part in crops_at_once])
+        output = network.head(features)
         merged = network.head.decode(output).points.numpy()
         own = network.head.predictions(output)[0][:, : info.scheme.landmarks].numpy()
         votes_for_score = network.head.score_maps(output)

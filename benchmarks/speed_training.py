@@ -96,7 +96,6 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     there = weights if weights.is_file() else None
     model = PIPNet(recipe.model, face, there is not None, there).train()
     if plain:
-        model.head.eval()  # whole maps of offsets, as the original makes them
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=False)
     else:
         keep_freed_memory()
@@ -109,7 +108,8 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
         image, points, *_ = next(batches)
         quick = nullcontext() if plain else QuickDepthwise()
         with quick, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            output = model(image)
+            # plain: whole maps of offsets, as the original makes them
+            output = model.head.conv(model.features(image)) if plain else model(image)
         loss = torch.stack(list(model.loss(output, points).values())).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -134,7 +134,7 @@ def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray
     """A recipe, the mean face, and batches without end, as the trainer makes them."""
     from torch.utils.data import DataLoader
 
-    from pipnet.data.dataset import FaceDataset, ShuffledPasses
+    from pipnet.data.dataset import FaceDataset, ShuffledEpochs
     from pipnet.geometry import to_fraction
     from pipnet.model.neighbors import mean_face
     from pipnet.training.faces import load_training_faces
@@ -148,7 +148,7 @@ def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray
     mean = mean_face([to_fraction(s.points, box) for s, box in zip(faces.training, boxes, strict=True)])
 
     def batches() -> Iterator[Any]:
-        sampler = ShuffledPasses(len(dataset), 0)
+        sampler = ShuffledEpochs(len(dataset), 0)
         loader = DataLoader(dataset, BATCH, sampler=sampler, drop_last=True, num_workers=recipe.workers)
         while True:
             yield from loader

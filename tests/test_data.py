@@ -127,7 +127,7 @@ def test_cached_crops_are_the_pictures(small_300w):
     crops = FaceCrops(samples, reach=1.5, resolution=200)
     assert len(crops) == len(samples)
     for i, sample in enumerate(samples):
-        image, points = crops[i]
+        image, points, _ = crops[i]
         whole = read_image(sample.image)
         box, part_box = tight_box(sample.points), tight_box(points)
         np.testing.assert_allclose(crop(image, part_box, 64), crop(whole, box, 64), atol=1)

@@ -74,15 +74,29 @@ def test_it_learns(config):
 
 
 def test_unknown_points_have_no_say(config):
+    """Wherever such a point is said to lie, even nowhere."""
     model = network(config).eval()
-    output = model(images()).detach()
-    points = labels()
-    points[:, 5] = torch.nan
-    moved = points.clone()
-    moved[:, 5] = torch.nan
-    a, b = (model.loss(output, p) for p in (points, moved))
-    assert all(torch.isfinite(t) for t in a.values())
-    assert {k: v.item() for k, v in a.items()} == {k: v.item() for k, v in b.items()}
+    known = torch.ones(4, 68, dtype=torch.bool)
+    known[:, 5] = False
+    losses = []
+    for value in (0.1, 0.9, torch.nan):
+        points = labels()
+        points[:, 5] = value
+        terms = model.head.loss(model(images()), model.head.encode(points, known))
+        losses.append({name: term.item() for name, term in terms.items()})
+    assert all(np.isfinite(list(losses[0].values())))
+    assert losses[0] == losses[1] == losses[2]
+
+
+def test_a_face_of_no_weight_has_no_say(config):
+    """And the others count by theirs, as the confidence of a pseudo-label asks."""
+    model = network(config).eval()
+    task, weight = torch.zeros(4, dtype=torch.long), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    found = model.loss(model(images()), labels(), Supervision(task, weight))
+    alone = model.loss(model(images()[::2]), labels()[::2])
+    assert found.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value)
 
 
 @pytest.mark.parametrize("name", ["pip focal, L2 offsets", "coordinates", "heatmap", "coord", "map 4"])
@@ -208,7 +222,7 @@ def everyone(task):
 def test_coarse_scores_are_the_same_layer_on_pooled_features():
     head, features = pyramid()
     out = head(features)
-    torch.testing.assert_close(out.score, head.eval()(features)[:, :5])
+    torch.testing.assert_close(out.score, head.conv(features)[:, :5])
     for factor, coarse in zip((2, 4), out.coarse, strict=True):
         pooled = torch.nn.functional.max_pool2d(features, factor)
         torch.testing.assert_close(coarse, head.conv(pooled)[:, :5])
@@ -263,7 +277,7 @@ def test_full_faces_alone_are_ordinary_training():
         torch.testing.assert_close(head.loss(out, targets, full)[name], value)
 
 
-def test_a_face_of_no_weight_has_no_say():
+def test_a_coarse_face_of_no_weight_has_no_say():
     head, features = pyramid()
     out = head(features)
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from pipnet.benchmark.run import Report
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 
 _MARKERS = "osD^"
 """One for each ten rows, as there are ten colours."""
@@ -72,4 +72,4 @@ def draw(report: Report, path: Path) -> None:
         ylabel=f"NME, % ({data.get('collection', '')} {data.get('subset', '')})",
     )
     axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    save_figure(figure, path, dpi=110)

@@ -12,7 +12,7 @@ from pipnet.benchmark.contenders import contenders
 from pipnet.benchmark.report import draw, to_table
 from pipnet.benchmark.run import benchmark as time_all
 from pipnet.cli import say
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import require_figures
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.backends import Precision
 from pipnet.writing import make_folder, write_text
@@ -64,7 +64,7 @@ def benchmark(
     if output is not None:
         make_folder(output)
         if data is not None:
-            new_figure(1, 1)  # what the figure needs is found out before anything takes long
+            require_figures()
     report = time_all(ways, rounds, picture, data, subset)
     console = Console(stderr=True)
     console.print(to_table(report), width=max(console.width, 150))

@@ -167,9 +167,12 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
     found = False
     unknown: list[Path] = []
     for parent, folders, files in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(f for f in folders if skip is None or Path(parent, f).resolve() != skip.resolve())
+        visible = (f for f in folders if not f.startswith("."))
+        folders[:] = sorted(f for f in visible if skip is None or Path(parent, f).resolve() != skip.resolve())
         for file in sorted(files):
             path = Path(parent, file)
+            if file.startswith("."):  # such as the ._a.jpg of macOS, which is no picture
+                continue
             if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_fifo():  # which would be waited for
                 found = True
                 yield Input(path, folder)

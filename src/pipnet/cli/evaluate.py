@@ -5,26 +5,27 @@ from __future__ import annotations
 import json as jsonlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.cli import say
 from pipnet.data.sources import load_faces
-from pipnet.errors import ImageError, PipnetError
+from pipnet.errors import ImageError
 from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
 from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import require_figures
+from pipnet.evaluation.measured import write_measured
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
 from pipnet.inference.backends import Runtime
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
 from pipnet.progress import track
-from pipnet.writing import make_folder, write_text
+from pipnet.writing import make_folder
 
 
 def evaluate(
@@ -81,7 +82,7 @@ def evaluate(
         Folder to keep the numbers, the CED curve and the worst faces in.
     """
     if output is not None:  # what it needs is found out before anything takes long
-        new_figure(1, 1)
+        require_figures()
         make_folder(output)
     landmarker = FaceLandmarker.from_pretrained(
         model,
@@ -112,34 +113,20 @@ def evaluate(
     if json:
         print(jsonlib.dumps(summary))
     else:
-        how = "true boxes" if detector is None else f"detector {landmarker.detector.kind}"
-        title = f"{landmarker.model.info.name} on {source.title} {subset}, {how}"
+        boxes = "true boxes" if detector is None else f"detector {landmarker.detector.kind}"
+        title = f"{landmarker.model.info.name} on {source.title} {subset}, {boxes}"
         Console(stderr=True).print(results_table(summary, title))
     if output is not None:
-        facts = {
-            "model": landmarker.model.info.name,
+        how = {
             "data": source.title,
             "subset": subset,
             "detector": None if detector is None else landmarker.detector.kind,
             "composites": composites,
             "passes": passes,
             "views": views,
-            "training": landmarker.model.info.training,
-            "network": landmarker.model.info.config,
-            "input_size": landmarker.model.info.input_size,
-            "landmarks": scheme.landmarks,
             "norm": {"scheme": scheme.norm, "width": "image width"}.get(norm, norm),
         }
-        try:
-            rows = [
-                {"face": s.name, "nme": round(100 * float(n), 4)}
-                for s, n in zip(errors.samples, errors.nmes, strict=True)
-            ]
-            missed = [s.name for s in errors.missed]
-            kept: dict[str, Any] = {**facts, **summary, "missed_faces": missed, "per_face": rows}
-            write_text(output / "evaluation.json", jsonlib.dumps(kept, indent=1))
-            plot_ced({landmarker.model.info.name: errors.nmes}, output / "ced.png")
-            contact_sheet(errors, pictures(samples, []), scheme, output / "worst.jpg")
-        except OSError as error:
-            raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None
+        write_measured(output, landmarker.model.info, how, errors)
+        plot_ced({landmarker.model.info.name: errors.nmes}, output / "ced.png")
+        contact_sheet(errors, pictures(samples, []), scheme, output / "worst.jpg")
     return 1 if unreadable else 0

@@ -18,12 +18,13 @@ from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.backgrounds import Photo, find_backgrounds
+from pipnet.evaluation.figure import require_figures
 from pipnet.geometry import Box, Image, crop, tight_box
 from pipnet.images import read_image
 from pipnet.inference.faces import FaceDetector, face_boxes, load_detector
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
-from pipnet.writing import write_text
+from pipnet.writing import make_folder, write_text
 
 _PHOTOS = 3
 """Photos of the collection looked through for each part without a face."""
@@ -77,13 +78,14 @@ def probe(
         raise cannot_import(error) from None
     if count < 1:
         raise PipnetError(f"--count must be at least 1, not {count}")
+    require_figures()
+    make_folder(output)
     model, info = load_checkpoint(checkpoint)
     prior.score_head(model)  # before anything takes long
     samples, _, source = load_faces(data, subset, info.scheme, measuring=True)
     detector = load_detector("auto")
     faces, without = from_collection(samples, info, detector, count, seed)
     own_faces, own_without = from_photos(pictures, info, detector, count, seed) if pictures else ([], [])
-    output.mkdir(parents=True, exist_ok=True)
     dark, dark_info = load_black(black or train_black(info, data, output / "black", steps))
     answers = prior.probe_both(model, dark, faces, without, own_without)
     landmarks = prior.probed_landmarks(info.scheme, info.mean_face)

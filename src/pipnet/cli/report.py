@@ -8,7 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.errors import PipnetError
 from pipnet.evaluation.comparison import compare, markdown, plot_comparison
 from pipnet.evaluation.measured import read_measured
 from pipnet.writing import write_text
@@ -37,9 +36,6 @@ def report(
     if output is None:
         print(text, end="")
         return
-    try:
-        write_text(output / "report.md", text)
-        plot_comparison(sections, output / "report.png")
-    except OSError as error:
-        raise PipnetError(f"{output}: cannot be written: {error.strerror}") from None
+    write_text(output / "report.md", text)
+    plot_comparison(sections, output / "report.png")
     say(f"{output / 'report.md'}\n{output / 'report.png'}")

@@ -52,6 +52,5 @@ def views(
         raise ImageError(f"{picture}: no face found")
     landmarks = probed_landmarks(info.scheme, info.mean_face)
     crop, shown = view_maps(model, info, image, boxes[0], kind, landmarks)
-    output.parent.mkdir(parents=True, exist_ok=True)
     plot_view_maps(crop, shown, kind, output)
     say(str(output))

@@ -48,12 +48,20 @@ class Part(NamedTuple):
     shrink: int
 
 
+class FaceCrop(NamedTuple):
+    """The surroundings of a labelled face, with its labels in pixels of it."""
+
+    image: Image
+    points: Points
+    face_box: Box
+    """Of the face, which crops are cut around, see `CropRule.face_box`."""
+
+
 class FaceCrops:
     """The surroundings of each labelled face, decoded.
 
-    ``crops[i]`` is ``(image, points)``: the part of picture i within ``reach`` times its face's box (see
-    `CropRule.box`), and its landmarks in pixels of that part. A part much larger than ``resolution``
-    pixels a box is shrunk by a whole factor.
+    ``crops[i]`` is the part of picture i within ``reach`` times its face's box (see `CropRule.box`). A part
+    much larger than ``resolution`` pixels a box is shrunk by a whole factor.
 
     Raises:
         DataError: a picture cannot be read. All such pictures are named at once.
@@ -76,9 +84,8 @@ class FaceCrops:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, i: int) -> tuple[Image, Points]:
-        part = self._part(i)
-        return part.image, self._points_in(part, i)
+    def __getitem__(self, i: int) -> FaceCrop:
+        return self._labelled(i, self._part(i))
 
     def crop_box(self, i: int, rule: CropRule) -> Box:
         """The crop of face i in pixels of its picture, cut at the picture's border where the rule says so.
@@ -87,19 +94,15 @@ class FaceCrops:
         """
         part = self._part(i)
         height, width = part.image.shape[:2]
-        box = rule(self.face_box(i), width, height)
+        box = rule(self._labelled(i, part).face_box, width, height)
         corner = np.tile([part.left, part.top], 2).astype(np.float32)
         return box * part.shrink + (part.shrink - 1) / 2 + corner
 
-    def face_box(self, i: int) -> Box:
-        """The box of face i, which crops are cut around, in pixels of its part."""
-        part, given = self._part(i), self.samples[i].box
+    def _labelled(self, i: int, part: Part) -> FaceCrop:
+        """A part with the labels of its face."""
+        points, given = _in_part(part, self.samples[i].points), self.samples[i].box
         given = None if given is None else _in_part(part, given.reshape(2, 2)).ravel()
-        return self.around.face_box(self._points_in(part, i), given)
-
-    def _points_in(self, part: Part, i: int) -> Points:
-        """Landmarks of face i in pixels of its part."""
-        return _in_part(part, self.samples[i].points)
+        return FaceCrop(part.image, points, self.around.face_box(points, given))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the pixels: a worker process opens them itself instead of getting a copy."""

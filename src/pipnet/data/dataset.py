@@ -29,10 +29,10 @@ class Example(NamedTuple):
 
 
 class FaceDataset(Dataset[Example]):
-    """Faces as examples, varied anew for each pass over them.
+    """Faces as examples, varied anew in each epoch.
 
-    An example depends on the seed, the face and the pass alone, never on which process makes it or on
-    what came before: that is what makes resuming exact. An index is ``pass * len(faces) + face``.
+    An example depends on the seed, the face and the epoch alone, never on which process makes it or on
+    what came before: that is what makes resuming exact. An index is ``epoch * len(faces) + face``.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class FaceDataset(Dataset[Example]):
         self.rule, self.size, self.scheme = rule, size, scheme
         self.augmentation, self.seed = augmentation, seed
         # Room for the crop to be scaled, turned and shifted, all but never with a black corner.
-        turn = np.deg2rad(min(augmentation.rotate_by, 45))
-        room = (1 + augmentation.scale_by) * (np.cos(turn) + np.sin(turn) + 2 * augmentation.translate_by)
+        angle = np.deg2rad(min(augmentation.rotate_by, 45))
+        room = (1 + augmentation.scale_by) * (np.cos(angle) + np.sin(angle) + 2 * augmentation.translate_by)
         reach = round(rule.scale * float(room), 3)
         self.crops = FaceCrops(samples, reach, int(size / rule.scale), rule.box)
 
@@ -69,24 +69,24 @@ class FaceDataset(Dataset[Example]):
         return len(self.crops)
 
     def __getitem__(self, index: int) -> Example:
-        turn, face = divmod(index, len(self.crops))
-        image, points = self.crops[face]
-        plain = self.rule(self.crops.face_box(face), image.shape[1], image.shape[0])
-        rng = np.random.default_rng([self.seed, turn, face])
+        epoch, face = divmod(index, len(self.crops))
+        image, points, face_box = self.crops[face]
+        plain = self.rule(face_box, image.shape[1], image.shape[0])
+        rng = np.random.default_rng([self.seed, epoch, face])
         crop, points = training_crop(image, points, plain, self.size, self.scheme, self.augmentation, rng)
         task, weight = (0, 1.0) if self.supervision is None else self.supervision[face]
         return Example(crop, points, task, weight)
 
 
-class ShuffledPasses(Sampler[int]):
-    """All faces once, in an order that depends on the seed and the pass alone."""
+class ShuffledEpochs(Sampler[int]):
+    """All faces once an epoch, in an order that depends on the seed and the epoch alone."""
 
     def __init__(self, faces: int, seed: int) -> None:
-        self.faces, self.seed, self.turn = faces, seed, 0
+        self.faces, self.seed, self.epoch = faces, seed, 0
 
     def __len__(self) -> int:
         return self.faces
 
     def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng([self.seed, self.turn]).permutation(self.faces)
-        return iter((self.turn * self.faces + order).tolist())
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.faces)
+        return iter((self.epoch * self.faces + order).tolist())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.measured import Measured
 from pipnet.evaluation.published import (
     BENCHMARKS,
@@ -139,6 +139,8 @@ def differences(result: Measured, names: Sequence[str], rows: Sequence[Published
         out.append("faces pasted onto other photos")
     if result.passes > 1:
         out.append(f"{result.passes} passes")
+    if result.views != "none":
+        out.append(f"mean over views ({result.views})")
     return out
 
 
@@ -223,7 +225,7 @@ def plot_comparison(sections: Sequence[Section], path: Path) -> None:
         axes.set_xlabel("NME, %", fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.1, y=0.01)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def _label(row: Row) -> str:

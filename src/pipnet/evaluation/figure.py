@@ -1,10 +1,12 @@
-"""Figures need matplotlib, which is an extra."""
+"""Figures: matplotlib, which is an extra, and their files, which are written whole or not at all."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pipnet.errors import MissingExtraError
+from pipnet.writing import written_whole
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -18,3 +20,22 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError:
         raise MissingExtraError("matplotlib", "report") from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def require_figures() -> None:
+    """Find out before anything takes long whether figures can be drawn at the end.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    new_figure(1, 1)
+
+
+def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
+    """Write a figure of `new_figure` as PNG, and the folders above it.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")

@@ -1,4 +1,4 @@
-"""What ``pipnet evaluate -o`` has left behind, read again: the numbers, and what they were measured on."""
+"""What ``pipnet evaluate -o`` leaves behind: the numbers, and what they were measured on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipnet.errors import DataError
+from pipnet.evaluation.evaluate import FaceErrors
+from pipnet.model_info import ModelInfo
+from pipnet.writing import write_text
 
 FILE = "evaluation.json"
 """The file in the folder that ``pipnet evaluate -o`` writes."""
@@ -40,6 +43,8 @@ class Measured:
     """Whether the faces were pasted onto other photos."""
     passes: int
     """How often each face was looked at."""
+    views: str
+    """Over which views of each face the mean was taken; ``none``: there was one."""
     training: str
     """What the model was trained on and how, in one line."""
     backbone: str
@@ -54,6 +59,36 @@ class Measured:
     """How many landmarks a face was measured on."""
     norm: str
     """The unit of the NME, in words: ``inter-ocular`` for the outer eye corners."""
+
+
+def write_measured(folder: Path, info: ModelInfo, how: dict[str, Any], errors: FaceErrors) -> None:
+    """Write an evaluation into a folder, with the NME of every face.
+
+    Args:
+        folder: where to.
+        info: the model.
+        how: what it was measured on and how, by the names of `Measured`: data, subset, detector, composites,
+            passes, views, norm.
+        errors: what was measured.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    kept = {
+        "model": info.name,
+        **how,
+        "training": info.training,
+        "network": info.config,
+        "input_size": info.input_size,
+        "landmarks": info.scheme.landmarks,
+        **errors.summary(info.scheme),
+        "missed_faces": [sample.name for sample in errors.missed],
+        "per_face": [
+            {"face": sample.name, "nme": round(100 * float(nme), 4)}
+            for sample, nme in zip(errors.samples, errors.nmes, strict=True)
+        ],
+    }
+    write_text(folder / FILE, json.dumps(kept, indent=1))
 
 
 def read_measured(paths: Sequence[Path]) -> list[Measured]:
@@ -101,6 +136,7 @@ def _parse(table: Any) -> Measured:
         detector=None if detector is None else _text(detector),
         composites=bool(table["composites"]),
         passes=_count(table["passes"]),
+        views=_text(table["views"]),
         training=_text(table["training"]),
         backbone=_text(network["backbone"]),
         head=_text(network["head"]),

@@ -47,7 +47,7 @@ class Answers(NamedTuple):
     own: Float32[np.ndarray, "pictures landmarks 2"]
     """The same before neighbours' votes are merged in, as in v1, which has no neighbours."""
     scores: Float32[np.ndarray, "pictures landmarks"]
-    """Confidence in [0, 1]: the peak of the score map."""
+    """Peak of each landmark's score map, in [0, 1]."""
     maps: Float32[np.ndarray, "pictures landmarks grid grid"]
     """Score maps, rows from top to bottom."""
     mean_face: Float64[np.ndarray, "landmarks 2"]

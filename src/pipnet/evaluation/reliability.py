@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import Interval
 
 BINS = 15
@@ -115,4 +115,4 @@ def draw_reliability(sets: Mapping[str, Judged], path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

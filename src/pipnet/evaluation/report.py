@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from rich.table import Table
 
 from pipnet.evaluation.evaluate import FaceErrors, LabelledPicture
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import cumulative_errors
 from pipnet.geometry import CropRule, Image, Points, affine, box_to_crop, crop, tight_box
 from pipnet.images import write_image
@@ -61,7 +61,7 @@ def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) ->
     axes.set(xlabel="NME, %", ylabel="faces at or below, %", xlim=(0, 10), ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def plot_rounds(curves: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -78,7 +78,7 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     axes.set_xticks(range(max(map(len, curves.values()))))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def contact_sheet(

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import LabelledPicture
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import bootstrap_mean, failure_rate, norm_distance, point_errors
 from pipnet.geometry import box_iou
 from pipnet.inference.faces import Detections, fitted_boxes
@@ -183,4 +183,4 @@ def plot_sensitivity(facts: Mapping[str, Any], path: Path) -> None:
         axes.axhline(limit, color="0.6", linestyle="--", label=f"{100 * (TOLERATED - 1):.0f} % more error")
         axes.grid(alpha=0.3)
     left.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

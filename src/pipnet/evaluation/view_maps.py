@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.position_prior import ask
 from pipnet.geometry import Box, Image, affine, box_to_crop, compose, warp
 from pipnet.inference.views import Views, make_views
@@ -96,7 +96,7 @@ def plot_view_maps(crop: Image, shown: Sequence[LandmarkMaps], views: Views, pat
         _draw(grid[1, column], crop, maps.after, maps.point_after)
     for axes, label in zip(grid[:, 0], ("plain crop", f"mean over views ({views})"), strict=True):
         axes.set_ylabel(label, fontsize=9)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def _draw(axes: Any, crop: Image, heat: Heat, point: Float32[np.ndarray, "2"]) -> None:

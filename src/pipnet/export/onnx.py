@@ -11,8 +11,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from jaxtyping import UInt8
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,7 +45,7 @@ class _Decoded(nn.Module):
         normalised = F.batch_norm(
             image.permute(0, 3, 1, 2).float(), model.mean.flatten(), model.std.flatten().square(), eps=0
         )
-        return model.head.decode(model.head.needed(model.neck(model.backbone(normalised))))
+        return model.head.decode(model.head(model.neck(model.backbone(normalised))))
 
 
 def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) -> None:
@@ -57,11 +59,10 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
             half the size, the same speed.
 
     Raises:
-        MissingExtraError: onnx or onnxscript is not installed.
+        MissingExtraError: onnxscript is not installed.
         WriteError: the file cannot be written.
     """
     try:
-        import onnx
         from onnxscript.optimizer import optimize  # of what torch exports through
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
@@ -93,11 +94,8 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
         partial.write_bytes(proto.SerializeToString())
 
 
-def store_in_half(graph: object) -> None:
+def store_in_half(graph: onnx.GraphProto) -> None:
     """Replace each large float32 constant by a float16 one and a Cast, which the runtime folds away."""
-    from onnx import GraphProto, TensorProto, helper, numpy_helper
-
-    assert isinstance(graph, GraphProto)
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)

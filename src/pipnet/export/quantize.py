@@ -20,10 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 from jaxtyping import UInt8
+from onnx import TensorProto, numpy_helper
 
 from pipnet.data.samples import FaceSample
 from pipnet.errors import DataError, MissingExtraError, ModelError
+from pipnet.export.description import describe
 from pipnet.export.onnx import store_in_half
 from pipnet.geometry import crop
 from pipnet.images import read_image
@@ -69,15 +72,12 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
 
     Raises:
         ModelError: the source is no exported model.
-        MissingExtraError: NNCF or onnx is not installed.
+        MissingExtraError: NNCF is not installed.
         WriteError: the file cannot be written.
     """
     try:
         import nncf
-        import onnx
         from nncf.quantization.advanced_parameters import QuantizationParameters
-
-        from pipnet.export.description import describe
     except ImportError as error:
         raise MissingExtraError(str(error.name), "int8") from None
     try:
@@ -111,25 +111,19 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
         partial.write_bytes(quantised.SerializeToString())
 
 
-def _in_full_precision(graph: object) -> list[str]:
+def _in_full_precision(graph: onnx.GraphProto) -> list[str]:
     """What prepares the picture, the last convolution, which makes the score maps, and what comes after."""
-    from onnx import GraphProto
-
-    assert isinstance(graph, GraphProto)
     names = [node.name for node in graph.node]
     layers = [i for i, node in enumerate(graph.node) if node.op_type == "Conv"]
     return [*names[: layers[0]], *names[layers[-1] :]]
 
 
-def _in_integers_everywhere(graph: object) -> None:
+def _in_integers_everywhere(graph: onnx.GraphProto) -> None:
     """Make all activations unsigned, and drop each clip that the rounding after it does anyway.
 
     ONNX Runtime computes a convolution in integers only if its input and its output are of one type, and
     nothing stands between it and the rounding of its output.
     """
-    from onnx import GraphProto, TensorProto, numpy_helper
-
-    assert isinstance(graph, GraphProto)
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     roundings = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
     for zero in {node.input[2] for node in roundings.values()}:

@@ -41,7 +41,7 @@ class CropLandmarks(NamedTuple):
     points: Float32[np.ndarray, "faces landmarks 2"]
     """Fractions of the crop."""
     scores: Float32[np.ndarray, "faces landmarks"]
-    """Confidence in [0, 1]."""
+    """Peak of each landmark's score map, in [0, 1]."""
     spread: Float32[np.ndarray, "faces landmarks"]
     """Disagreement of the votes, as a fraction of the crop."""
 

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -28,7 +29,7 @@ class Face(NamedTuple):
     points: Points
     """Landmarks in pixels of the picture."""
     scores: Float32[np.ndarray, " landmarks"]
-    """Confidence of each landmark in [0, 1]."""
+    """Peak of each landmark's score map, in [0, 1]; how far to trust it is `confidence`."""
     spread: Float32[np.ndarray, " landmarks"]
     """Disagreement of the neighbours' votes, as a fraction of the crop."""
     confidence: Float32[np.ndarray, " landmarks"]
@@ -46,7 +47,7 @@ class FaceLandmarks:
     points: Float32[np.ndarray, "faces landmarks 2"]
     """x, y in pixels of the picture; (0, 0) is the centre of its top-left pixel."""
     scores: Float32[np.ndarray, "faces landmarks"]
-    """Confidence of each landmark in [0, 1]."""
+    """Peak of each landmark's score map, in [0, 1]; how far to trust it is `confidence`."""
     spread: Float32[np.ndarray, "faces landmarks"]
     """Disagreement of the neighbours' votes, as a fraction of the crop."""
     boxes: Float32[np.ndarray, "faces 4"]
@@ -74,20 +75,18 @@ class FaceLandmarks:
         ``faces[faces.quality > 0.8]`` are the clear ones.
         """
         if isinstance(key, int | np.integer):
-            # A slice of one, so that the others' confidence is not computed for each of them.
-            confidence = self[key : key + 1 or None].confidence[0]
-            arrays = self.points[key], self.scores[key], self.spread[key], confidence, self.boxes[key]
-            return Face(*arrays, float(self.box_scores[key]))
+            rows = self.points[key], self.scores[key], self.spread[key], self.confidence[key], self.boxes[key]
+            return Face(*rows, float(self.box_scores[key]))
         chosen = np.arange(len(self))[key]
-        per_face = ("points", "scores", "spread", "boxes", "box_scores")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in per_face})
+        names = ("points", "scores", "spread", "boxes", "box_scores")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
     @property
     def scheme(self) -> LandmarkScheme:
         """What the landmarks are."""
         return self.info.scheme
 
-    @property
+    @cached_property
     def confidence(self) -> Float32[np.ndarray, "faces landmarks"]:
         """Chance that each landmark is right, that is off by no more than 5 % of the face.
 
@@ -99,7 +98,7 @@ class FaceLandmarks:
         wrong = calibration.chance_of_wrong(self.scores, self.spread, self.info.mean_face)
         return np.asarray(1 - wrong, dtype=np.float32)
 
-    @property
+    @cached_property
     def expected_error(self) -> Float32[np.ndarray, "faces landmarks"]:
         """Expected error of each landmark as a share of the face; NaN where the model is not calibrated."""
         calibration = self.info.calibration
@@ -107,7 +106,7 @@ class FaceLandmarks:
             return np.full_like(self.scores, np.nan)
         return calibration.expected_error(self.scores, self.spread, self.info.mean_face)
 
-    @property
+    @cached_property
     def quality(self) -> Float32[np.ndarray, " faces"]:
         """Mean confidence of each face's landmarks: near 1 for a clear face, low where there is none."""
         return np.asarray(self.confidence.mean(axis=1), dtype=np.float32)

@@ -54,7 +54,7 @@ class Found(NamedTuple):
     points: Float32[np.ndarray, "faces landmarks 2"]
     """Landmarks in pixels of the picture; the mean over the views."""
     scores: Float32[np.ndarray, "faces landmarks"]
-    """Confidence in [0, 1]; the mean over the views."""
+    """Peak of each landmark's score map, in [0, 1]; the mean over the views."""
     spread: Float32[np.ndarray, "faces landmarks"]
     """Disagreement of the neighbours' votes, as a fraction of the crop; the mean over the views."""
     disagreement: Float32[np.ndarray, "faces landmarks"]

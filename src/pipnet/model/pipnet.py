@@ -155,7 +155,7 @@ class PIPNet(nn.Module):
 
         Under autocast the network may compute in bf16, but not the decode: its steps are as wide as a pixel.
         """
-        output = self.head.needed(self.features(image))
+        output = self(image)
         with torch.autocast(image.device.type, enabled=False):
             return self.head.decode(output)
 
@@ -170,12 +170,9 @@ class PIPNet(nn.Module):
         Args:
             output: of the forward pass.
             points: the labels.
-            supervision: how each face is trained on, for a pip head; all on everything and alike if None.
+            supervision: how each face is trained on; all faces in full and alike if None.
         """
         targets = self.head.encode(points, points.isfinite().all(dim=2))
-        if supervision is None:
-            return self.head.loss(output, targets)
-        assert isinstance(self.head, PipHead)
         return self.head.loss(output, targets, supervision)
 
     def describe(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, require_figures, save_figure
 from pipnet.writing import write_text
 
 
@@ -21,7 +21,7 @@ class TrainingLog:
     """``metrics.jsonl``, one row an epoch, and the progress of the epoch that runs."""
 
     def __init__(self, run: Path, epochs: int, quiet: bool = False) -> None:
-        new_figure(1, 1)  # where matplotlib is missing it is missed now, not after the first epoch
+        require_figures()
         self.path = run / "metrics.jsonl"
         self.epochs = epochs
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
@@ -93,4 +93,4 @@ def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     right.set(xlabel="epoch", ylabel="validation NME, %", ylim=(0, None))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.data.pseudo_labels import PseudoLabel
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.geometry import CropRule, Image, affine, box_to_crop, crop, tight_box
 from pipnet.images import read_image, write_image
 from pipnet.inference.draw import draw_faces
@@ -33,7 +33,7 @@ def draw_quality(labels: Sequence[PseudoLabel], scheme: LandmarkScheme, folder: 
     for axes, (key, unit) in zip(figure.subplots(1, 3), units.items(), strict=True):
         axes.hist([getattr(label, key) for label in labels], bins=40, color="#4a90c2")
         axes.set(xlabel=unit, ylabel="faces")
-    figure.savefig(folder / "quality.png", dpi=110)
+    save_figure(figure, folder / "quality.png", dpi=110)
 
 
 def _sheet(labels: Sequence[PseudoLabel], scheme: LandmarkScheme) -> Image:

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipnet.data.dataset import FaceDataset, ShuffledPasses
+from pipnet.data.dataset import FaceDataset, ShuffledEpochs
 from pipnet.errors import RecipeError
 from pipnet.model.heads.pip import PipHead
 from pipnet.model.pipnet import PIPNet
@@ -115,7 +115,7 @@ def _kept_maps(head: PipHead, neighbors: int) -> Tensor:
 @torch.no_grad()
 def _moments(model: PIPNet, faces: FaceDataset) -> tuple[Tensor, Tensor]:
     """Covariance and mean of the features' channels, over cells and faces."""
-    order = list(ShuffledPasses(len(faces), faces.seed))[:FACES]
+    order = list(ShuffledEpochs(len(faces), faces.seed))[:FACES]
     total: Tensor | float = 0.0
     products: Tensor | float = 0.0
     cells = 0

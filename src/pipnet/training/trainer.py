@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import pipnet
-from pipnet.data.dataset import FaceDataset, ShuffledPasses
+from pipnet.data.dataset import FaceDataset, ShuffledEpochs
 from pipnet.data.samples import FaceSample
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, WriteError
@@ -107,9 +107,11 @@ class Trainer:
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
         with self.accelerator.local_main_process_first():  # the others find the faces decoded
             self.dataset = self._training_set()
+            held_out = self.faces.validation
+            self.validation = self._dataset(held_out, Augmentation.none()) if held_out else None
         self.model, self.info = self._build_model()
         self.optimizer = build_optimizer(recipe.optim, self.model)
-        self.sampler = ShuffledPasses(len(self.dataset), recipe.seed)
+        self.sampler = ShuffledEpochs(len(self.dataset), recipe.seed)
         self.model_on_device, self.optimizer, self.loader = self.accelerator.prepare(
             self.model, self.optimizer, self._training_loader()
         )
@@ -246,7 +248,7 @@ class Trainer:
 
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
         self.model_on_device.train()
-        self.sampler.turn = self.epoch
+        self.sampler.epoch = self.epoch
         totals: dict[str, Tensor] = {}
         batches = 0
         for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
@@ -289,9 +291,9 @@ class Trainer:
 
     def _validate(self) -> float | None:
         """Mean NME of the validation faces in percent, measured as in `pipnet.evaluation`."""
-        if not self.faces.validation:
+        if self.validation is None:
             return None
-        dataset = self._dataset(self.faces.validation, Augmentation.none())
+        dataset = self.validation
         model, together = self.result.eval(), self.recipe.optim.batch_size // self.accelerator.num_processes
         with self.accelerator.split_between_processes(list(range(len(dataset)))) as part:
             with self.accelerator.autocast():

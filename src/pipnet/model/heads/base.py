@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pipnet.model.heads.curriculum import Supervision
 from pipnet.model.processes import shared_count
 
 
@@ -17,7 +18,7 @@ class Landmarks(NamedTuple):
     points: Float[Tensor, "b landmarks 2"]
     """x, y as fractions of the crop."""
     scores: Float[Tensor, "b landmarks"]
-    """Confidence in [0, 1]."""
+    """In [0, 1]: the peak of each landmark's score map; 1 where a head has none."""
     spread: Float[Tensor, "b landmarks"]
     """How far the votes lie apart, as a fraction of the crop; 0 where there is no vote."""
 
@@ -27,24 +28,32 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Any, ...]:
-        """Features -> raw output, whatever it is for this head; in training it may be another."""
-
-    def needed(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Any, ...]:
-        """What `decode` needs of the features: the raw output, or where less will do, less."""
-        output: Tensor | tuple[Any, ...] = self(features)
-        return output
+        """Features -> raw output, whatever it is for this head."""
 
     @abstractmethod
     def encode(self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]) -> Any:
         """Points as fractions of the crop -> targets; unknown points have no say in the loss."""
 
     @abstractmethod
-    def loss(self, output: Any, targets: Any) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms of the loss, by name. Their sum is what is minimised."""
+    def loss(
+        self, output: Any, targets: Any, supervision: Supervision | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The weighted terms of the loss, by name. Their sum is what is minimised.
+
+        Args:
+            output: of the forward pass.
+            targets: what `encode` made of the labels.
+            supervision: how each face is trained on; all faces in full and alike if None.
+        """
 
     @abstractmethod
     def decode(self, output: Any) -> Landmarks:
         """Raw output -> landmarks."""
+
+
+def shares(valid: Bool[Tensor, "b n"], supervision: Supervision | None) -> Float[Tensor, "b n"]:
+    """How much each landmark counts in a mean: 0 where it is not valid, else its face's weight."""
+    return valid.float() if supervision is None else valid * supervision.weight[:, None]
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pipnet.model.heads.base import Head, Landmarks, masked_mean
+from pipnet.model.heads.base import Head, Landmarks, masked_mean, shares
+from pipnet.model.heads.curriculum import Supervision
 
 _WIDTH = 512
 
@@ -47,13 +48,13 @@ class CoordHead(Head):
         """The points as they are; those outside the crop can be regressed too."""
         return CoordTargets(torch.where(known[..., None], points, 0), known)
 
-    def loss(self, output: Tensor, targets: CoordTargets) -> dict[str, Float[Tensor, ""]]:
+    def loss(
+        self, output: Tensor, targets: CoordTargets, supervision: Supervision | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
         """L1 on the fractions, a mean over the known points."""
         absolute = (self._points(output) - targets.points).abs()
-        return {
-            "x": masked_mean(absolute[..., 0], targets.known),
-            "y": masked_mean(absolute[..., 1], targets.known),
-        }
+        counts = shares(targets.known, supervision)
+        return {"x": masked_mean(absolute[..., 0], counts), "y": masked_mean(absolute[..., 1], counts)}
 
     def decode(self, output: Tensor) -> Landmarks:
         """The coordinates. There is nothing to tell how sure they are: every score is 1."""

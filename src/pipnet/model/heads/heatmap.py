@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pipnet.model.heads.base import Head, Landmarks, masked_mean
+from pipnet.model.heads.base import Head, Landmarks, masked_mean, shares
+from pipnet.model.heads.curriculum import Supervision
 
 SIGMA = {4: 1.0, 2: 2.0, 1: 4.0}
 """The papers' standard deviation of the target by net stride, in cells; cut off at 3 of them."""
@@ -48,10 +49,12 @@ class MapHead(Head):
         maps = torch.exp(-(dx**2 + dy**2) / (2 * self.sigma**2)) * near
         return MapTargets(maps.flatten(2), valid)
 
-    def loss(self, output: Tensor, targets: MapTargets) -> dict[str, Float[Tensor, ""]]:
+    def loss(
+        self, output: Tensor, targets: MapTargets, supervision: Supervision | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
         """Mean squared error over all cells of the valid landmarks' maps."""
         squared = (output.float().flatten(2) - targets.maps).square().mean(dim=2)
-        return {"map": masked_mean(squared, targets.valid)}
+        return {"map": masked_mean(squared, shares(targets.valid, supervision))}
 
     def decode(self, output: Tensor) -> Landmarks:
         """The peak's cell + 0.5, and a quarter of a cell towards the higher neighbour on each axis."""

@@ -4,6 +4,9 @@ For every landmark the head says in which cell it lies (score map), where in tha
 where its C neighbours lie from there (neighbour offsets). One 1 x 1 convolution does all of it; its
 output channels are, in this order, N scores, N x, N y, C N neighbour x and C N neighbour y, a neighbour's
 channel being C i + j.
+
+Only score maps are needed whole. Offsets are trained in the true cells and read in the best ones, so that
+is where they are computed: whole maps of them, nine tenths of the channels and more, would be thrown away.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
-from pipnet.model.heads.base import Head, Landmarks, masked_mean
+from pipnet.model.heads.base import Head, Landmarks, masked_mean, shares
 from pipnet.model.heads.curriculum import Supervision, Weighting, coarse_scores, score_loss
 from pipnet.model.neighbors import Merge, merge_matrix, nearest_neighbors
 
@@ -40,7 +43,7 @@ class PipTargets(NamedTuple):
     valid: Bool[Tensor, "b n"]
     """The landmark is known and lies in the crop: its maps are trained."""
     neighbor_valid: Bool[Tensor, "b n c"]
-    """The landmark is valid and its neighbour is known, be it outside the crop."""
+    """The landmark is valid and its neighbour is known, inside the crop or not."""
 
 
 class ScoredFeatures(NamedTuple):
@@ -53,7 +56,7 @@ class ScoredFeatures(NamedTuple):
 
 
 PipOutput = Float[Tensor, "b k h w"] | ScoredFeatures
-"""All maps, or what of them is needed."""
+"""All maps, as one cell has them and as the original code makes them; or the scores alone."""
 
 
 @dataclass(frozen=True)
@@ -136,18 +139,7 @@ class PipHead(Head):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, features: Float[Tensor, "b f h w"]) -> PipOutput:
-        """Features -> all maps, see the head of this file for the order of channels; in training `needed`."""
-        if self.training:
-            return self.needed(features)
-        maps: Tensor = self.conv(features)
-        return maps
-
-    def needed(self, features: Float[Tensor, "b f h w"]) -> PipOutput:
-        """What loss and decode need: score maps alone are needed whole.
-
-        Offsets are trained in the true cells and read in the best ones. Whole maps of them, nine tenths of
-        the channels and more, would be computed for nothing.
-        """
+        """Features -> score maps, and what the offsets are made of; all maps where there is but one cell."""
         if self.grid == 1:
             maps: Tensor = self.conv(features)
             return maps
@@ -216,42 +208,40 @@ class PipHead(Head):
 
         Faces whose task is not the full one have a say in the score of their grid only.
         """
-        counts, full, both = targets.valid.float(), targets.valid.float(), targets.neighbor_valid.float()
+        scored = own = shares(targets.valid, supervision)
         if supervision is not None:
-            counts = counts * supervision.weight[:, None]
-            whole = (supervision.task == 0) * supervision.weight
-            full, both = full * whole[:, None], both * whole[:, None, None]
-
+            own = scored * (supervision.task == 0)[:, None]
+        votes = targets.neighbor_valid * own[..., None]
         terms = {}
         if self.reduction != "coordinates":
-            score = self._score_loss(output, targets.cell, counts, supervision)
+            score = self._score_loss(output, targets.cell, scored, supervision)
             terms["score"] = self.score_weight * score
         if self.reduction != "heatmap":
             kind, offsets = _OFFSET_LOSS[self.losses.offset], self.offsets_at(output, targets.cell)
             errors = kind(offsets[:, :, 0], targets.offset)
-            terms["x"] = masked_mean(errors[..., 0], full)
-            terms["y"] = masked_mean(errors[..., 1], full)
+            terms["x"] = masked_mean(errors[..., 0], own)
+            terms["y"] = masked_mean(errors[..., 1], own)
             if self.neighbors.shape[1]:
                 errors = kind(offsets[:, :, 1:], targets.neighbor_offset)
-                terms["nb_x"] = masked_mean(errors[..., 0], both)
-                terms["nb_y"] = masked_mean(errors[..., 1], both)
+                terms["nb_x"] = masked_mean(errors[..., 0], votes)
+                terms["nb_y"] = masked_mean(errors[..., 1], votes)
         return terms
 
     def _score_loss(
         self,
         output: PipOutput,
         cell: Int64[Tensor, "b n"],
-        counts: Float[Tensor, "b n"],
+        scored: Float[Tensor, "b n"],
         supervision: Supervision | None,
     ) -> Float[Tensor, ""]:
         kind = _SCORE_LOSS[self.losses.score]
         if supervision is not None and self.curriculum:
             assert isinstance(output, ScoredFeatures)
             grids = [maps.float() for maps in (output.score, *output.coarse)]
-            return score_loss(kind, grids, cell, counts, supervision.task, self.curriculum)
+            return score_loss(kind, grids, cell, scored, supervision.task, self.curriculum)
         score = self.score_maps(output)
         target = torch.zeros_like(score).scatter_(2, cell[..., None], 1.0)
-        return masked_mean(kind(score, target).mean(dim=2), counts)
+        return masked_mean(kind(score, target).mean(dim=2), scored)
 
     def decode(self, output: PipOutput) -> Landmarks:
         """The best cell of each landmark, its offsets, and the neighbours' votes merged in."""
