@@ -1,5 +1,6 @@
 """The command line as a shell sees it: output, errors, exit codes."""
 
+import csv
 import json
 import os
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from pipnet.cli import main
+from pipnet.cli import COMMANDS, main
 from pipnet.data.formats import read_annotations
 from pipnet.data.formats.pts import read_pts
 from pipnet.errors import DataError
@@ -132,8 +133,54 @@ def test_every_face_has_its_own_pts(portrait, tmp_path):
     write_image(tmp_path / "a.png", np.hstack([image, image]))
     write_image(tmp_path / "a_1.png", image)
     write_image(tmp_path / "A.bmp", image)
+    shutil.copy(
+        tmp_path / "a_1.png", tmp_path / "._a_1.png"
+    )  # hidden, as macOS leaves such files that are none
+    PIL.Image.fromarray(image).save(tmp_path / "g.gif")
     assert main(["detect", str(tmp_path), "-o", str(tmp_path / "out"), "--pts"]) == 0
-    assert len(list((tmp_path / "out").glob("*.pts"))) == 4
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.pts"))
+    assert names == ["A.bmp.pts", "a.png.pts", "a.png_face2.pts", "a_1.pts", "g.gif.pts"]
+    # Each is of its own picture when they are learnt from.
+    words = ["data", "convert", str(tmp_path / "out"), str(tmp_path / "all.csv"), "--images", str(tmp_path)]
+    assert main(words) == 0
+    with (tmp_path / "all.csv").open() as file:
+        pictures = [Path(row["image"]).name for row in csv.DictReader(file)]
+    assert sorted(pictures) == ["A.bmp", "a.png", "a.png", "a_1.png", "g.gif"]
+
+
+def test_landmarks_of_an_earlier_run_do_not_stay(portrait, tmp_path):
+    image, out = read_image(portrait)[:260, 100:360], tmp_path / "out"
+    left = []
+    for picture in (np.hstack([image, image]), image, np.zeros_like(image)):
+        write_image(tmp_path / "a.png", picture)
+        assert main(["detect", str(tmp_path / "a.png"), "-o", str(out), "--pts"]) == 0
+        left.append(sorted(path.name for path in out.glob("*.pts")))
+    assert left == [["a.pts", "a_face2.pts"], ["a.pts"], []]
+
+
+def test_a_picture_called_like_a_face_of_another(portrait, tmp_path, capsys):
+    for name in ("a.jpg", "a_face2.jpg"):
+        shutil.copy(portrait, tmp_path / name)
+    assert main(["detect", str(tmp_path), "-o", str(tmp_path / "out"), "--pts"]) == 1
+    assert "a_face2.pts: would be of the picture a_face2 and of a face in a" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_address_is_no_file(capsys):
+    assert main(["detect", "https://example.com/a.jpg"]) == 1
+    assert "https://example.com/a.jpg: an address" in capsys.readouterr().err
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(capsys):
+    assert main(["detect", "", "--json"]) == 1
+    assert rows(capsys.readouterr().out) == [{"image": ".", "error": "an empty name is no picture"}]
+
+
+def test_a_result_is_a_folder_or_a_picture(portrait, tmp_path, capsys):
+    assert main(["detect", str(portrait), "-o", str(tmp_path / "out.json")]) == 1
+    assert "out.json: is a folder, or the file of a picture" in capsys.readouterr().err
+    assert main(["detect", str(portrait), "-o", str(tmp_path / "run1.5")]) == 0
+    assert (tmp_path / "run1.5").is_dir()
 
 
 def test_a_box_may_begin_outside(portrait, capsys):
@@ -336,12 +383,15 @@ def test_doctor(capsys):
     assert re.search(r"^cameras +(none|\S+ \()", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "command", ["detect", "webcam", "evaluate", "train", "export", "import", "info", "doctor"]
-)
+@pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])
 def test_every_command_has_help(command, capsys):
     assert main([command, "--help"]) == 0
-    assert "Usage: pipnet" in capsys.readouterr().out
+    assert f"Usage: pipnet {command}" in capsys.readouterr().out
+
+
+def test_help_says_what_the_docstring_says(capsys):
+    assert main(["annotate", "--help"]) == 0
+    assert "the exit code is 0 all the" in capsys.readouterr().out
 
 
 def test_the_current_folder_without_a_picture_is_one_line(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import cv2
 import h5py
@@ -13,8 +14,8 @@ from pipnet.cli import main
 from pipnet.data.collections.celeba import read_celeba
 from pipnet.data.collections.vw300 import CLIPS
 from pipnet.data.formats.pts import write_pts
-from pipnet.data.prepare import prepare
-from pipnet.data.sources import SOURCES, load_faces, recognise
+from pipnet.data.prepare import Part, prepare
+from pipnet.data.sources import SOURCES, check_faces, load_faces, recognise
 from pipnet.data.unlabelled import read_boxes
 from pipnet.errors import DataError
 from pipnet.images import read_image, write_image
@@ -240,6 +241,18 @@ def test_menpo(tmp_path, small_300w):
     assert scheme.norm == "diagonal"
 
 
+def test_menpo_is_no_other_collection_and_has_no_size_to_check(tmp_path, small_300w, capsys):
+    assert main(["data", "prepare", "menpo", str(small_300w), str(tmp_path / "out")]) == 1
+    assert "this is 300-W, not menpo" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    shutil.copytree(small_300w / "afw", tmp_path / "menpo" / "mine")
+    assert main(["data", "prepare", "menpo", str(tmp_path / "menpo"), str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert "ok       all: 4 faces (size not checked: none was published)" in said
+    assert "absent   train: not there, and need not be" in said
+    assert not Part("all", 0, None).complete
+
+
 # -- 300-VW, CelebA ------------------------------------------------------------------------------------
 
 
@@ -290,6 +303,15 @@ def test_celeba(tmp_path, portrait, capsys):
     table.write_text("1\nheader\n000001.jpg 1 2 x 4\n")
     with pytest.raises(DataError, match=r"list_bbox_celeba\.txt:3"):
         read_celeba(tmp_path)
+
+
+@pytest.mark.parametrize("box", [[1, 2, 1, 9], [1, 2, 9, 1], [1, 2, np.nan, 9], [1, 2, np.inf, 9]])
+def test_a_face_box_must_be_one(small_300w, box):
+    faces = load_faces(small_300w, "afw")[0]
+    check_faces(faces)
+    faces[1] = replace(faces[1], box=np.float32(box))
+    with pytest.raises(DataError, match=rf"{faces[1].name}: its face box .* has no width or no height"):
+        check_faces(faces)
 
 
 # -- preparing -----------------------------------------------------------------------------------------

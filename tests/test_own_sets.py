@@ -140,7 +140,30 @@ def test_names_decide_where_they_say_left_and_right(small_300w):
     crossed = ("left_eye", "nose", "right_eye", "left_mouth", "right_mouth")
     proposal = propose_scheme(Annotations(annotations.samples, crossed), "mine")
     assert (0, 2) in proposal.scheme.flip
-    assert any("left_eye and right_eye are a pair by name, not by place" in d for d in proposal.doubts)
+    assert any("'left_eye' and 'right_eye' are a pair by name, not by place" in d for d in proposal.doubts)
+
+
+def test_any_text_survives_the_proposed_file(small_300w):
+    names = ("left\n\x7f", "nose", "right\n\x7f", "\\", '"😀')
+    proposal = propose_scheme(Annotations(own_set(small_300w, FIVE).samples, names), "mine")
+    proposal = replace(proposal, scheme=replace(proposal.scheme, title="Faces 😀 \x7f"))
+    assert any("by name" in doubt for doubt in proposal.doubts)
+    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
+
+
+def test_pairs_that_are_not_the_faces_are_said(tmp_path, small_300w, capsys):
+    labels, scheme = tmp_path / "five.csv", tmp_path / "five.toml"
+    write_annotations(labels, own_set(small_300w, FIVE))
+    right = propose_scheme(own_set(small_300w, FIVE), "five").to_toml()
+    flip = "flip = [[0, 1], [3, 4]]"
+    assert flip in right
+    for number, text in enumerate((right, right.replace(flip, "flip = []"))):
+        scheme.write_text(text)
+        words = ["view", str(labels), "-o", str(tmp_path / f"sheet{number}"), "--scheme", str(scheme)]
+        assert main(["data", *words]) == 0
+        said = capsys.readouterr().err
+        line = "check: 2 flip pairs differ between scheme 'five' and the mean face, such as (0, 1)"
+        assert (line in said) == (number == 1)
 
 
 def test_what_is_proposed_for_68_points_is_what_we_use(shared):
@@ -174,6 +197,32 @@ def test_a_collection_as_other_points_in_another_format(tmp_path, small_300w, ca
     assert main(["data", "convert", str(target), str(tmp_path / "cvat.xml")]) == 0
     assert main(["data", "convert", str(target), str(tmp_path / "x.json"), "--scheme", "aflw"]) == 1
     assert "are for collections" in capsys.readouterr().err
+
+
+def test_a_split_goes_along(tmp_path, small_300w, capsys):
+    samples = own_set(small_300w, FIVE).samples
+    marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
+    write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
+    assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
+    scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
+    assert len(load_faces(tmp_path / "a.csv", None, scheme)[0]) == 7
+    capsys.readouterr()
+    assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.xml")]) == 1
+    assert "cvat has no place for what part a face is of (test)" in capsys.readouterr().err
+    assert not (tmp_path / "a.xml").exists()
+
+
+@pytest.mark.parametrize(("name", "what"), [("300w", "5 landmarks"), ("aflw", "mirror pairs")])
+def test_a_scheme_called_like_a_built_in_one(tmp_path, small_300w, name, what):
+    own = tmp_path / f"{name}.toml"
+    flip = "[[0, 1], [3, 4]]"
+    text = f'title = "mine"\nlandmarks = 5\nnorm = "box"\nflip = {flip}\nedges = []\n[regions]\n'
+    own.write_text(text if name == "300w" else text.replace("= 5", "= 19"))
+    with pytest.raises(DataError, match=f"scheme '{name}': its {what} are not those of the built-in"):
+        load_faces(small_300w, "afw", str(own))
+    if name == "300w":  # for faces of one's own it is a name like any other
+        write_annotations(tmp_path / "five.csv", own_set(small_300w, FIVE))
+        assert len(load_faces(tmp_path / "five.csv", None, str(own))[0]) == 12
 
 
 # -- crops around boxes that a collection gives --------------------------------------------------------

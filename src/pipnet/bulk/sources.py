@@ -56,6 +56,8 @@ def find_sources(names: Sequence[str]) -> list[Path]:
     """
     sources = []
     for name in names:
+        if not name:  # which would mean the folder that one is in
+            raise DataError("an empty name is no folder and no file")
         exists = os.path.lexists(name)
         spellings = [name] if exists else list(_braces(name))
         found = [

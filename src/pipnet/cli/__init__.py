@@ -16,16 +16,8 @@ from rich.console import Console
 import pipnet
 from pipnet.errors import MissingExtraError, PipnetError
 
-app = cyclopts.App(
-    name="pipnet",
-    help="Facial landmarks: fast, accurate and robust in the wild.",
-    version=pipnet.__version__,
-    result_action="return_value",
-    suppress_keyboard_interrupt=False,
-    default_parameter=cyclopts.Parameter(negative=()),
-)
-# By name, so that each command imports what it needs and no more.
-for _name, _where, _help in (
+# By name, so that each command imports what it needs and no more; with what the list of commands says of it.
+COMMANDS = (
     ("detect", "detect:detect", "Find faces and their landmarks in pictures."),
     ("annotate", "annotate:annotate", "Annotate any number of pictures, resumably."),
     ("video", "video:video", "Find and follow the faces of a video."),
@@ -43,31 +35,44 @@ for _name, _where, _help in (
     ("import", "models:import_official", "Read a checkpoint of the original authors."),
     ("info", "models:info", "Say what a model is."),
     ("doctor", "models:doctor", "Say what is installed and what is missing."),
-):
-    app.command(f"pipnet.cli.{_where}", name=_name, help=_help)
-_data = cyclopts.App(name="data", help="Prepare collections, convert and look at labels, propose a scheme.")
-for _name in ("prepare", "convert", "scheme", "view"):
-    _data.command(f"pipnet.cli.data:{_name}", name=_name)
-app.command(_data)
-_detector = cyclopts.App(name="detector", help="Use the boxes of any detector; see how exact one must be.")
-for _name in ("fit", "sensitivity"):
-    _detector.command(f"pipnet.cli.detector:{_name}", name=_name)
-app.command(_detector)
-_protocol = cyclopts.App(name="protocol", help="v1's protocols: learning with labels taken away.")
-for _name in ("tsd", "tmd"):
-    _protocol.command(f"pipnet.cli.protocol:{_name}", name=_name)
-app.command(_protocol)
+)
+_GROUPS = (
+    (
+        "data",
+        ("prepare", "convert", "scheme", "view"),
+        "Prepare collections, convert and look at labels, propose a scheme.",
+    ),
+    ("detector", ("fit", "sensitivity"), "Use the boxes of any detector; see how exact one must be."),
+    ("protocol", ("tsd", "tmd"), "v1's protocols: learning with labels taken away."),
+)
+
+
+def _build(command: str | None) -> cyclopts.App:
+    """All commands; the help of the one that is asked for is its whole docstring."""
+    app = cyclopts.App(
+        name="pipnet",
+        help="Facial landmarks: fast, accurate and robust in the wild.",
+        version=pipnet.__version__,
+        result_action="return_value",
+        suppress_keyboard_interrupt=False,
+        default_parameter=cyclopts.Parameter(negative=()),
+    )
+    for name, where, words in COMMANDS:
+        app.command(f"pipnet.cli.{where}", name=name, help=None if name == command else words)
+    for group, commands, words in _GROUPS:
+        within = cyclopts.App(name=group, help=words)
+        for name in commands:
+            within.command(f"pipnet.cli.{group}:{name}", name=name)
+        app.command(within)
+    return app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     errors = Console(stderr=True)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(
-            None if arguments is None else list(arguments),
-            exit_on_error=False,
-            error_console=errors,
-        )
+        code = _build(given[0] if given else None)(given, exit_on_error=False, error_console=errors)
         sys.stdout.flush()
     except cyclopts.CycloptsError:
         return 2

@@ -92,8 +92,8 @@ def annotate(
         Seconds that a picture may take; its process is then ended, and the third time it is given up.
     """
     parquet()
-    if timeout <= 0:
-        raise PipnetError(f"--timeout must be above 0, not {timeout:g}")
+    if not 0 < timeout < 1e6:
+        raise PipnetError(f"--timeout is a number of seconds above 0, not {timeout:g}")
     chosen = {key: value for key, value in asdict(runtime).items() if key != "threads"}
     settings, info = settle(
         Settings(

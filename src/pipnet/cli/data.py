@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,10 +16,10 @@ from rich.table import Table
 from pipnet.cli import say
 from pipnet.data.formats import Annotations, Kind, read_annotations, write_annotations
 from pipnet.data.prepare import prepare as prepare_parts
-from pipnet.data.proposal import Proposal, propose_scheme
+from pipnet.data.proposal import Proposal, odd_pairs, propose_scheme
 from pipnet.data.sources import SOURCES, load_faces, recognise
 from pipnet.errors import DataError, PipnetError
-from pipnet.gallery.faces import read_faces
+from pipnet.gallery.faces import FaceSet, read_faces
 from pipnet.gallery.page import INDEX, Heading, write_sheet
 from pipnet.images import write_image
 from pipnet.inference.backends import Runtime
@@ -43,7 +44,8 @@ def prepare(name: str, source: Path, target: Path, /) -> int:
     """
     parts = []
     for part in prepare_parts(name, source, target):
-        say(("ok       " if part.complete else "missing  ") + str(part))
+        word = "absent" if part.absent else "ok" if part.complete else "missing"
+        say(f"{word:9}{part}")
         parts.append(part)
     if all(part.complete for part in parts):
         return 0
@@ -63,6 +65,8 @@ def convert(
     scheme: str | None = None,
 ) -> None:
     """Turn labelled faces of one format, or of a collection, into another format. Nothing is overwritten.
+
+    COCO and CSV keep which faces are for training and for tests; the other formats are refused such faces.
 
     Parameters
     ----------
@@ -167,7 +171,8 @@ def view(
         Part of a collection; its training part, or all there is, if not given.
     scheme
         What the landmarks of your own annotations or pseudo-labels are, so that lines join them: 300w, wflw,
-        ... or FILE.toml. Of a collection: show its points in this scheme. With --model it is the model's.
+        ... or FILE.toml; where the faces mirror otherwise, it says so. Of a collection: show its points in
+        this scheme. With --model it is the model's.
     model
         A model's name, .onnx file, folder or hub id: show what it finds, in the labels' own boxes.
     limit
@@ -182,6 +187,8 @@ def view(
     landmarker = FaceLandmarker.from_pretrained(model, **asdict(runtime)) if model else None
     wanted = landmarker.model.info.scheme if landmarker else scheme
     found = read_faces(source, limit, subset, wanted, images)
+    if scheme:
+        _check_pairs(found)
     heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), found.total, found.unreadable)
     bad = write_sheet(output, found.faces, found.scheme, heading, landmarker)
     for line in bad:
@@ -189,6 +196,14 @@ def view(
     without = f"; {found.unreadable:,} pictures were annotated with an error" if found.unreadable else ""
     say(f"{output / INDEX}: {len(found.faces) - len(bad):,} of {found.total:,} faces{without}")
     return 1 if bad else 0
+
+
+def _check_pairs(found: FaceSet) -> None:
+    """Say so if the scheme mirrors in another way than the faces do."""
+    with contextlib.suppress(PipnetError):  # no whole face, or no SciPy
+        odd = odd_pairs([face.sample for face in found.faces], found.scheme)
+        if odd:
+            say(f"check: {odd}")
 
 
 def _must_be_new(path: Path) -> None:

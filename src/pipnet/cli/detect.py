@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import json as jsonlib
 import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from pipnet.images import MAX_PIXELS, NOT_READ, PICTURE_SUFFIXES
 from pipnet.inference.backends import Runtime
 from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.result import FaceLandmarks
+from pipnet.inference.result import FaceLandmarks, pts_file
 from pipnet.inference.views import Views
 from pipnet.progress import track
 from pipnet.writing import make_folder
@@ -101,7 +103,6 @@ def detect(
     if boxes is None:
         _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
     inputs = plan_outputs(list(find_pictures(pictures, skip=output)), output, pts)
-    written: set[Path] = set()
     failed = 0
     for item in track(inputs, len(inputs), "detecting"):
         row: dict[str, Any] = {"image": str(item.path)}
@@ -110,7 +111,7 @@ def detect(
                 raise ImageError(item.error)
             faces = landmarker(item.path, boxes)
             row |= faces.to_dict()
-            _write(item, faces, pts, written)
+            _write(item, faces, pts)
         except Exception as error:  # whatever one picture does, the others are done
             known = isinstance(error, PipnetError)
             reason = str(error) if known else f"unexpected {type(error).__name__}: {error}"
@@ -149,7 +150,11 @@ def find_pictures(names: Sequence[str], skip: Path | None = None) -> Iterator[In
     for name in names:
         path = Path(name)
         try:
-            if path.is_dir():
+            if not name:  # which would mean the folder that one is in
+                yield Input(path, path, "an empty name is no picture")
+            elif "://" in name:
+                yield Input(path, path, f"{name}: an address: download the picture first")
+            elif path.is_dir():
                 yield from _pictures_below(path, skip)
             elif glob.has_magic(name) and not path.exists():
                 matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207
@@ -197,8 +202,9 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
         pts: whether landmark files are wanted too.
 
     Raises:
-        PipnetError: ``--pts`` without ``-o``, a file for several pictures, a result in the place of
-            a picture, or a folder that cannot be made.
+        PipnetError: ``--pts`` without ``-o``, a file that is no picture, or one for several pictures, a
+            result in the place of a picture, landmarks that would be taken for another picture's, or a
+            folder that cannot be made.
     """
     if output is None:
         if pts:
@@ -207,6 +213,10 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
     if output.suffix.lower() in PICTURE_SUFFIXES - _WRITABLE and not output.is_dir():
         raise PipnetError(f"-o {output}: a picture is written as {', '.join(sorted(_WRITABLE))}")
+    if output.suffix[1:].isalpha() and not is_file and not output.is_dir():
+        raise PipnetError(
+            f"-o {output}: is a folder, or the file of a picture: {', '.join(sorted(_WRITABLE))}"
+        )
     if is_file and len(inputs) > 1:
         raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
     readable = [item for item in inputs if not item.error]
@@ -215,30 +225,42 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     for place in places:
         if {place.resolve(), _without_overlay(place).resolve()} & pictures:
             raise PipnetError(f"-o {output} would overwrite the picture {place}: choose another")
+    if pts:
+        _check_labels([_labels(place) for place in places])
     make_folder(output.parent if is_file else output)
     free = iter(places)
     return [item if item.error else replace(item, output=next(free)) for item in inputs]
 
 
 def _places(folder: Path, inputs: Sequence[Input], pts: bool) -> list[Path]:
-    """A place of its own for each picture below a folder, also where names differ only in case or ending.
+    """A place of its own for each picture below a folder, also where names differ only in case.
 
-    Beside landmark files an overlay has another name than they: it must not be taken for their picture.
+    Beside landmark files an overlay has another name than they: it must not be taken for their picture. The
+    landmarks of ``a.jpg`` are ``a.pts``, but ``a.jpg.pts`` where there is an ``a.png`` too.
     """
+    names = [item.path.relative_to(item.root) for item in inputs]
+    same = Counter(str(name.with_suffix("")).casefold() for name in names)
     taken: set[str] = set()
     places = []
-    for item in inputs:
-        path = folder / item.path.relative_to(item.root)
+    for name in names:
+        path = folder / name
         if path.suffix.lower() not in _WRITABLE:
             path = path.with_name(path.name + ".png")
+        elif pts and same[str(name.with_suffix("")).casefold()] > 1:
+            path = path.with_name(path.name + path.suffix)
         path = path.with_stem(path.stem + _OVERLAY) if pts else path
         stem, number = path.stem, 1
-        while str(path.with_suffix("")).casefold() in taken:
+        while str(path).casefold() in taken:
             number += 1
             path = path.with_stem(f"{stem}-{number}")
-        taken.add(str(path.with_suffix("")).casefold())
+        taken.add(str(path).casefold())
         places.append(path)
     return places
+
+
+def _labels(place: Path) -> Path:
+    """The landmark file of a picture's first face, by the name of its overlay."""
+    return _without_overlay(place).with_suffix(".pts")
 
 
 def _without_overlay(path: Path) -> Path:
@@ -247,11 +269,26 @@ def _without_overlay(path: Path) -> Path:
     return path.with_stem(before + after)
 
 
-def _write(item: Input, faces: FaceLandmarks, pts: bool, written: set[Path]) -> None:
-    """Write the overlay and, if wanted, a .pts file a face; ``written`` collects the latter.
+def _check_labels(files: Sequence[Path]) -> None:
+    """See that no picture's landmarks would be taken for a further face of another one.
 
     Raises:
-        PipnetError: it cannot be written, or would replace a face of another picture.
+        PipnetError: they would.
+    """
+    known = {str(file).casefold() for file in files}
+    for file in files:
+        further = re.fullmatch(r"(.+)_face[0-9]+", file.stem)
+        if further and str(file.with_stem(further[1])).casefold() in known:
+            raise PipnetError(
+                f"{file}: would be of the picture {file.stem} and of a face in {further[1]}: rename one"
+            )
+
+
+def _write(item: Input, faces: FaceLandmarks, pts: bool) -> None:
+    """Write the overlay and, if wanted, a .pts file a face, in the place of those of an earlier run.
+
+    Raises:
+        PipnetError: it cannot be written.
     """
     path = item.output
     if path is None:
@@ -260,10 +297,10 @@ def _write(item: Input, faces: FaceLandmarks, pts: bool, written: set[Path]) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         faces.save(path)
         if pts:
-            files = faces.pts_files(_without_overlay(path).with_suffix(".pts"))
-            if written & set(files):
-                raise PipnetError(f"{files[0]}: a face of another picture has such a name: rename one")
-            written |= set(faces.to_pts(files[0])) if files else set()
+            number = len(faces.to_pts(_labels(path)))
+            while (older := pts_file(_labels(path), number)).exists():
+                older.unlink()
+                number += 1
     except OSError as error:
         raise PipnetError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -47,10 +47,12 @@ def tsd(
         Stop each round after so many steps, to try things out.
     """
     protocols, loaded = _load(recipe, data, settings)
-    tests = _tests(test or [str(data)])
+    tests, shares = _tests(test or [str(data)]), share or [0.1, 0.2, 0.5]
+    for part in shares:  # before the first of them takes long
+        protocols.check_share(part)
     results = {}
-    for part in share or [0.1, 0.2, 0.5]:
-        name = f"{part:.0%} of the labels"
+    for part in shares:
+        name = f"{100 * part:g}% of the labels"
         results[name] = protocols.tsd(loaded, part, run / f"share{part:g}", tests, max_steps)
     _write(results, run, "TSD")
 

@@ -17,7 +17,7 @@ import numpy as np
 from pipnet.data.collections.celeba import FACES, read_celeba
 from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.samples import FaceSample
-from pipnet.data.sources import PREPARED, SOURCES, Source, check_faces
+from pipnet.data.sources import PREPARED, SOURCES, Source, check_faces, marked_as
 from pipnet.data.unlabelled import BOXES, write_boxes
 from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
 from pipnet.images import picture_size
@@ -39,15 +39,20 @@ class Part:
     """How many there should be; None where that is not known."""
     problem: str | None = None
     """What is missing or damaged, in one line."""
+    absent: bool = False
+    """It is not there, and need not be."""
 
     @property
     def complete(self) -> bool:
-        """Whether it is all there."""
-        return self.problem is None and (self.published is None or self.faces >= self.published)
+        """Whether all is there that must be."""
+        return self.absent or (self.problem is None and self.faces >= (self.published or 1))
 
     def __str__(self) -> str:
-        share = f"{self.faces:,}" + (f" of {self.published:,}" if self.published else "") + " faces"
-        return f"{self.subset}: {share}" + (f" ({self.problem})" if self.problem else "")
+        if self.absent:
+            return f"{self.subset}: not there, and need not be"
+        share = f"{self.faces:,} of {self.published:,} faces" if self.published else f"{self.faces:,} faces"
+        problem = self.problem or (None if self.published else "size not checked: none was published")
+        return f"{self.subset}: {share}" + (f" ({problem})" if problem else "")
 
 
 def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
@@ -59,7 +64,7 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
         target: the folder to write.
 
     Raises:
-        DataError: no such collection or folder.
+        DataError: no such collection or folder, or the folder is another collection's.
         PipnetError: the target cannot be written, or is not ours to write into.
     """
     if not source.is_dir():
@@ -68,6 +73,9 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
         raise PipnetError(f"{target}: holds other files: choose a new or empty folder")
     if name != "celeba" and name not in SOURCES:
         raise DataError(f"no collection {name!r}; there are {', '.join([*SOURCES, 'celeba'])}")
+    found = marked_as(source)
+    if found and name not in found:
+        raise DataError(f"{source}: this is {SOURCES[found[0]].title}, not {name}")
     try:
         target.mkdir(parents=True, exist_ok=True)
         counts: dict[str, int] = {}
@@ -105,8 +113,8 @@ def _prepare_part(source: Source, root: Path, subset: str, target: Path) -> Part
             names = LandmarkScheme.load(source.scheme).point_names
             write_annotations(target / f"{subset}.json", Annotations(readable, names), "coco")
     except MissingDataError as error:
-        # Parts that nobody must have are left out in silence.
-        return Part(subset, 0, published, None if subset in source.optional else str(error))
+        absent = subset in source.optional  # optional parts may be left out
+        return Part(subset, 0, published, None if absent else str(error), absent)
     except (DataError, UnicodeDecodeError) as error:
         return Part(subset, 0, published, str(error))
     return Part(subset, len(readable), published, problem)

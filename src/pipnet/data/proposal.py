@@ -58,11 +58,11 @@ class Proposal:
         lines = [f"# Proposed from {self.faces:,} labelled faces by pipnet data scheme: check it."]
         lines += [f"# Doubtful: {doubt}" for doubt in self.doubts]
         lines += [
-            f"title = {json.dumps(scheme.title)}",
+            f"title = {_toml(scheme.title)}",
             f"landmarks = {scheme.landmarks}",
             '# Two landmarks whose distance is the unit of errors, such as [0, 1] for the eyes; or "box".',
             f"norm = {json.dumps(scheme.norm)}",
-            f"names = {json.dumps(list(scheme.names), ensure_ascii=False)}",
+            f"names = {_toml(list(scheme.names))}",
             "# Landmarks that change places in a mirror. All others lie on the middle line.",
             f"flip = {json.dumps([list(pair) for pair in scheme.flip])}",
             '# Lines to draw, such as ["0-4", "7,8,9,7"].',
@@ -93,6 +93,11 @@ class Proposal:
         return canvas
 
 
+def _toml(value: str | list[str]) -> str:
+    """Texts as TOML, which is JSON here but for surrogate pairs and one more character to escape."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def propose_scheme(annotations: Annotations, name: str) -> Proposal:
     """Propose a scheme for labelled faces.
 
@@ -113,7 +118,7 @@ def propose_scheme(annotations: Annotations, name: str) -> Proposal:
     pairs, doubts = mirror_pairs(mean)
     by_name = _pairs_by_name(names)
     for pair in sorted(by_name - pairs):
-        doubts.append(f"{names[pair[0]]} and {names[pair[1]]} are a pair by name, not by place")
+        doubts.append(f"{names[pair[0]]!r} and {names[pair[1]]!r} are a pair by name, not by place")
     if by_name:
         settled = {i for pair in by_name for i in pair}
         pairs = by_name | {pair for pair in pairs if not settled & set(pair)}
@@ -174,6 +179,21 @@ def mirror_pairs(
     if abs(normal[0]) < np.cos(np.deg2rad(25)):
         doubts.append("the line of symmetry is far from upright")
     return pairs, doubts
+
+
+def odd_pairs(samples: Sequence[FaceSample], scheme: LandmarkScheme) -> str | None:
+    """A line if the scheme's mirror pairs are not those of the mean face; None if that is not clear.
+
+    Raises:
+        DataError: no face has all its landmarks.
+        MissingExtraError: SciPy is not installed.
+    """
+    found, doubts = mirror_pairs(_mean_shape(samples))
+    given = {(min(pair), max(pair)) for pair in scheme.flip}
+    odd = sorted(found ^ given)
+    if doubts or not odd:
+        return None
+    return f"{len(odd)} flip pairs differ between scheme {scheme.name!r} and the mean face, such as {odd[0]}"
 
 
 def _mean_shape(samples: Sequence[FaceSample]) -> Float64[np.ndarray, "landmarks 2"]:

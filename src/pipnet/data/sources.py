@@ -26,7 +26,7 @@ from pipnet.data.formats.pictures import files_below
 from pipnet.data.samples import FaceSample, map_scheme
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropRule
-from pipnet.scheme import LandmarkScheme, SchemeMapping
+from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
 PREPARED = "pipnet.json"
 """The file in a prepared folder that says which collection it holds."""
@@ -145,6 +145,7 @@ SOURCES = {
         v1_box=_stretched(1.5),
         licence=_research("COFW"),
         url="https://github.com/golnazghiasi/cofw68-benchmark",
+        marks=("COFW_test_color.mat",),  # its pictures are COFW's
         unpack=unpack_cofw68,
     ),
     "aflw": Source(
@@ -212,6 +213,8 @@ def load_faces(
     """
     wanted = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
     name = recognise(root)
+    if name and wanted:
+        _check_name(wanted)
     source = SOURCES[name] if name else _own(root, wanted, images)
     subset = subset or (source.test if measuring else _to_train_on(source))
     if subset not in source.subsets:
@@ -255,24 +258,32 @@ def recognise(root: Path) -> str | None:
         raise DataError(f"{root}: no such file or folder")
     if (root / PREPARED).is_file():
         return _prepared(root / PREPARED)[0]
-    for name, source in SOURCES.items():
-        if any((root / mark).exists() for mark in source.marks):
-            return name
+    for name in marked_as(root):
+        return name
     if any(path.suffix.lower() == ".pts" for path in files_below(root)):
         return None
     known = "; ".join(f"{s.title}: {', '.join(s.marks)}" for s in SOURCES.values() if s.marks)
     raise DataError(f"{root}: no faces that we know ({known}; your own: .pts files, or name a file)")
 
 
+def marked_as(root: Path) -> list[str]:
+    """The collections of which something lies in a folder, by the names that they are handed out with."""
+    return [name for name, source in SOURCES.items() if any((root / mark).exists() for mark in source.marks)]
+
+
 def check_faces(samples: list[FaceSample]) -> None:
     """Refuse labels that are none.
 
     Raises:
-        DataError: a face's landmarks lie on one line or point, or none is known.
+        DataError: a face's landmarks lie on one line or point, or none is known; or it came with a box that
+            is none.
     """
-    bad = [sample for sample in samples if not has_area(sample)]
-    if bad:
-        raise DataError(f"{bad[0].name}: its landmarks lie on one line or point")
+    for sample in samples:
+        if not has_area(sample):
+            raise DataError(f"{sample.name}: its landmarks lie on one line or point")
+        box = sample.box
+        if box is not None and not (np.isfinite(box).all() and (box[2:] > box[:2]).all()):
+            raise DataError(f"{sample.name}: its face box {box.tolist()} has no width or no height")
 
 
 def has_area(sample: FaceSample) -> bool:
@@ -305,6 +316,18 @@ def _prepared(path: Path) -> tuple[str, dict[str, int]]:
     if name not in SOURCES:
         raise DataError(f"{path}: no collection of labelled faces {name!r}; there are {', '.join(SOURCES)}")
     return str(name), faces
+
+
+def _check_name(scheme: LandmarkScheme) -> None:
+    """Refuse a scheme of one's own that is called like a built-in one, but is of other landmarks."""
+    if scheme.name in BUILT_IN:
+        known = LandmarkScheme.load(scheme.name)
+        if not np.array_equal(scheme.flip_permutation, known.flip_permutation):
+            what = "mirror pairs" if scheme.landmarks == known.landmarks else f"{scheme.landmarks} landmarks"
+            raise DataError(
+                f"scheme {scheme.name!r}: its {what} are not those of the built-in scheme of this name, of "
+                f"{known.landmarks} landmarks: give its file another name"
+            )
 
 
 def _own(root: Path, scheme: LandmarkScheme | None, images: Path | None) -> Source:

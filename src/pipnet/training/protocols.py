@@ -62,15 +62,24 @@ def tsd(
     Raises:
         RecipeError: an impossible share, or as `self_train`.
     """
-    if not 0 < share < 1:
-        raise RecipeError(f"a share of the labels is between 0 and 1, not {share}")
-    everything = load_training_faces(replace(recipe, data=replace(recipe.data, limit=None)))
+    check_share(share)
+    everything = load_training_faces(recipe)
     count = round(share * (len(everything.training) + len(everything.validation)))
     limited = replace(recipe, data=replace(recipe.data, limit=count))
     labelled = load_training_faces(limited)
     kept = {s.name for s in (*labelled.training, *labelled.validation)}
     rest = [_without_label(s) for s in everything.training if s.name not in kept]
     return _rounds(limited, rest, run, tests, "scheme", max_steps)
+
+
+def check_share(share: float) -> None:
+    """See whether a share of the labels can be kept.
+
+    Raises:
+        RecipeError: it is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise RecipeError(f"a share of the labels is between 0 and 1, not {share}")
 
 
 def tmd(

@@ -202,6 +202,21 @@ class Recipe:
             raise RecipeError(
                 f"a step schedule needs rising milestones below {optim.epochs} epochs: {optim.milestones}"
             )
+        if optim.schedule != "step" and optim.milestones:
+            raise RecipeError(f"optim.milestones are of optim.schedule step, not of {optim.schedule}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: which of them was meant is not known."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{twice!r:.40} stands twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
@@ -215,7 +230,7 @@ def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: recipe cannot be read: {error}") from None
     try:
-        content = yaml.safe_load(text) or {}
+        content = yaml.load(text, _Loader) or {}  # noqa: S506 (a safe loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

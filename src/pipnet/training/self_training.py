@@ -138,13 +138,14 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
         "views": config.views,
         "box_kind": config.box_kind,
         "faces": _fingerprint(faces),
-        "teacher": config.teacher and hashlib.sha256(config.teacher.read_bytes()).hexdigest()[:16],
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
     }
     if (folder / LABELS).is_file():
         before = json.loads(facts.read_text()) if facts.is_file() else way
         changed = [key for key, value in way.items() if before.get(key) != value]
         if changed:
-            raise RecipeError(f"{folder} was labelled with other {', '.join(changed)}: choose another folder")
+            what = ", ".join(changed)  # weights: such as those of a trial with --max-steps
+            raise RecipeError(f"{folder} was labelled with other {what}: delete it, or choose another folder")
         return
     network, info = load_checkpoint(weights)
     model = TorchModel(network, info, computes_in_bf16(recipe.precision, on_cuda=False))

@@ -1,7 +1,7 @@
 """The training loop: set up, then for each epoch train, validate, save. Read it from the top.
 
 Killed at any moment and resumed, a training ends with the same weights as if it had never stopped, on the
-same machine: every example depends only on (seed, pass, face), and the state is written whole after each
+same machine: every example depends only on (seed, epoch, face), and the state is written whole after each
 epoch.
 
 Started by torchrun, any number of processes train one model together. Each takes its part of every batch, so
@@ -17,7 +17,7 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +72,11 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
         The path of the best weights (the last ones where nothing is validated).
 
     Raises:
-        RecipeError, DataError, ModelError: see there; nothing is lost.
+        RecipeError, DataError, ModelError: see there, or ``max_steps`` is below 1; nothing is lost.
         PipnetError: the run folder cannot be written, such as on a full disk; what it held remains.
     """
+    if max_steps is not None and max_steps < 1:
+        raise RecipeError(f"a training has at least one step, not {max_steps}")
     try:
         return Trainer(recipe, run, resume).fit(max_steps)
     except WriteError as error:
@@ -159,7 +161,7 @@ class Trainer:
             licence="; ".join(
                 [*(source.licence for source in faces.sources), *(f"begun from: {i.licence}" for i in before)]
             ),
-            training="; ".join([self._describe(), *(f"begun from {i.name}: {i.training}" for i in before)]),
+            training="; ".join(f"begun from {i.name}: {i.training}" for i in before),
         )
         return model.to(memory_format=torch.channels_last), info
 
@@ -167,17 +169,21 @@ class Trainer:
         """One line on standard error, of one process."""
         self.accelerator.print(text, file=sys.stderr)
 
-    def _describe(self) -> str:
-        """What the model is trained on, in one line."""
+    def _described(self) -> ModelInfo:
+        """The model's description, with what it is trained on by now, in one line."""
         recipe, faces = self.recipe, self.faces
         own, *others = faces.sources
         part = recipe.data.subset or ("train" if "train" in own.subsets else "all")
         titles = " and ".join([f"{own.title} {part}", *(other.title for other in others)])
         pseudo = f"{len(faces.pseudo):,} with pseudo-labels, " if faces.pseudo else ""
-        return (
+        length = f"{recipe.optim.epochs} epochs"
+        if self.step < recipe.optim.epochs * len(self.loader):
+            length = f"{self.step} steps of {length}"
+        line = (
             f"{titles}: {len(faces.training):,} faces, {pseudo}"
-            f"{recipe.optim.epochs} epochs, seed {recipe.seed}, pipnet {pipnet.__version__}"
+            f"{length}, seed {recipe.seed}, pipnet {pipnet.__version__}"
         )
+        return replace(self.info, training="; ".join(filter(None, [line, self.info.training])))
 
     def _training_loader(self) -> DataLoader[Any]:
         recipe = self.recipe
@@ -244,7 +250,9 @@ class Trainer:
                 self.epoch += 1
                 self._save(row)
         self.accelerator.wait_for_everyone()  # for what the main process writes
-        return self.run / ("best.safetensors" if self.faces.validation else "last.safetensors")
+        # Without validation faces, or where none of them has the landmarks of the norm, none is the best.
+        best = self.run / "best.safetensors"
+        return best if best.exists() else self.run / "last.safetensors"
 
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
         self.model_on_device.train()
@@ -311,8 +319,8 @@ class Trainer:
             return
         if row["nme"] is not None and row["nme"] < self.best:
             self.best = row["nme"]
-            save_checkpoint(self.run / "best.safetensors", self.result, self.info)
-        save_checkpoint(self.run / "last.safetensors", self.result, self.info)
+            save_checkpoint(self.run / "best.safetensors", self.result, self._described())
+        save_checkpoint(self.run / "last.safetensors", self.result, self._described())
         self.log.write(row)
         if self.step != self.epoch * len(self.loader):
             return  # stopped by max_steps within an epoch: nothing to go on from

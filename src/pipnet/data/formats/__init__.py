@@ -6,6 +6,7 @@ the set (`annotations`), its making (`collector`), pictures by name (`pictures`)
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
@@ -27,6 +28,8 @@ Kind = Literal["coco", "cvat", "label-studio", "pts", "csv"]
 """What can be written."""
 
 _KINDS: dict[str, Kind] = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
+_SAY_SUBSETS: tuple[Kind, ...] = ("coco", "csv")
+"""Those that say to what parts a face belongs, and of which photo it is."""
 _WRITERS: dict[Kind, Callable[[Path, Annotations], None]] = {
     "coco": write_coco,
     "cvat": write_cvat,
@@ -81,7 +84,7 @@ def write_annotations(path: Path, annotations: Annotations, kind: Kind | None = 
         kind: the format; by the ending if None: COCO for ``.json``, ``.pts`` files without one.
 
     Raises:
-        DataError: the format is unknown or cannot express a face.
+        DataError: the format is unknown or cannot express a face, or to what part it belongs.
         WriteError: the file cannot be written.
         ImageError: a picture cannot be opened to see its size, which most formats hold.
     """
@@ -90,4 +93,19 @@ def write_annotations(path: Path, annotations: Annotations, kind: Kind | None = 
     if kind not in _WRITERS:
         raise DataError(f"{path}: not .json, .xml or .csv; or name a kind: {', '.join(get_args(Kind))}")
     annotations.check(str(path))
+    if kind not in _SAY_SUBSETS:
+        _check_loss(path, annotations, kind)
     _WRITERS[kind](path, annotations)
+
+
+def _check_loss(path: Path, annotations: Annotations, kind: Kind) -> None:
+    """Refuse to lose what is to be trained on; of anything else that a format has no place for, say it."""
+    subsets = sorted({name for sample in annotations.samples for name in sample.attributes})
+    split = [name for name in subsets if name in ("train", "test")]
+    if split:
+        raise DataError(
+            f"{path}: {kind} has no place for what part a face is of ({', '.join(split)}): write COCO or CSV"
+        )
+    lost = subsets + ["which pictures are of one photo"] * annotations.shares_photos
+    if lost:
+        print(f"{path}: left out, as {kind} cannot say it: {', '.join(lost)}", file=sys.stderr)  # noqa: T201

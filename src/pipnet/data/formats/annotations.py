@@ -31,6 +31,12 @@ class Annotations:
         """A name for each landmark, for formats which must have one: ``point_0`` and so on."""
         return self.names or placeholder_names(len(self.samples[0].points))
 
+    @property
+    def shares_photos(self) -> bool:
+        """Whether several pictures are cut from one photo, which only the faces' groups say."""
+        found = {(sample.group, sample.image) for sample in self.samples if sample.group}
+        return len(found) > len({group for group, _ in found})
+
     def check(self, where: str) -> None:
         """Whether this is a set that can be written.
 

@@ -6,6 +6,8 @@
     a.jpg,120.5,80,140,101.25,90,40,110,130
 
 Landmarks without names are ``x0,y0,x1,y1``. An empty cell is an unknown point; the box may be left out.
+There may also be ``subset``, the parts a face belongs to, such as ``test`` or ``test|pose``, and ``group``, a
+name that pictures which are cut from one photo share.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ from pipnet.geometry import Box, Points, xywh_to_xyxy
 from pipnet.writing import write_text
 
 _PICTURE_TITLES = ("image", "file", "file_name", "filename", "path")
+_SUBSET, _GROUP = "subset", "group"
+_BETWEEN = "|"
+"""Stands between the parts that a face belongs to."""
 _BOX = ("box_x", "box_y", "box_w", "box_h")
 
 
@@ -39,6 +44,8 @@ class _Columns:
     points: tuple[tuple[int, int], ...]
     names: tuple[str, ...] | None
     box: tuple[int, ...]
+    subset: int | None
+    group: int | None
     count: int
 
 
@@ -59,12 +66,13 @@ def read_csv(path: Path, finder: PictureFinder) -> Annotations:
             where = f"{path}:{reader.line_num}"
             if len(row) not in (0, columns.count):
                 raise DataError(f"{where}: {len(row)} cells under {columns.count} titles")
-            if delimiter == ";":  # as spreadsheets write where the decimal sign is a comma
-                row[1:] = [cell.replace(",", ".") for cell in row[1:]]
             if any(cell.strip() for cell in row):
                 picture = finder.find(words(row[0], f"{where}: first column"), where)
-                points = _points(row, columns, where)
-                collector.add(picture, points, where, box=_box(row, columns, where))
+                subset, group = (row[i].strip() if i else "" for i in (columns.subset, columns.group))
+                # Spreadsheets write semicolons where the decimal sign is a comma.
+                numbers = [cell.replace(",", ".") for cell in row] if delimiter == ";" else row
+                points, box = _points(numbers, columns, where), _box(numbers, columns, where)
+                collector.add(picture, points, where, box=box, group=group, attributes=_subsets(subset))
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not CSV: {error}") from None
     return collector.annotations(str(path), columns.names)
@@ -80,7 +88,8 @@ def _columns(titles: list[str], where: str) -> _Columns:
         twice = next(t for t in titles if titles.count(t) > 1)
         raise DataError(f"{where}: two columns are called {shown(twice)}")
     box = _box_columns(place, where)
-    rest = [title for title in titles[1:] if place[title] not in box]
+    subset, group = place.get(_SUBSET), place.get(_GROUP)
+    rest = [title for title in titles[1:] if place[title] not in (*box, subset, group)]
     numbered = all(re.fullmatch(r"[xy][0-9]{1,9}", title) for title in rest)
     names = in_order(title[1:] for title in rest) if numbered else _names(rest)
     pairs = [(f"x{name}", f"y{name}") if numbered else (f"{name}_x", f"{name}_y") for name in names]
@@ -89,7 +98,7 @@ def _columns(titles: list[str], where: str) -> _Columns:
         wrong = f"; {shown(min(missing))} is too many or too few" if missing else ""
         raise DataError(f"{where}: landmarks have the columns NAME_x,NAME_y or x0,y0,x1,y1{wrong}")
     points = tuple((place[x], place[y]) for x, y in pairs)
-    return _Columns(points, None if numbered else names, box, len(titles))
+    return _Columns(points, None if numbered else names, box, subset, group, len(titles))
 
 
 def _box_columns(place: dict[str, int], where: str) -> tuple[int, ...]:
@@ -120,11 +129,15 @@ def _box(row: list[str], columns: _Columns, where: str) -> Box | None:
     return xywh_to_xyxy([number_in_text(cell, f"{where}: box") for cell in cells])
 
 
+def _subsets(cell: str) -> list[str]:
+    return [name for name in map(str.strip, cell.split(_BETWEEN)) if name]
+
+
 def write_csv(path: Path, annotations: Annotations) -> None:
     """Write faces as a table; pictures are named by their way from the file's folder.
 
     Raises:
-        DataError: the landmarks' names cannot be titles of columns.
+        DataError: the landmarks' names cannot be titles of columns, or a part's name cannot stand in a cell.
         WriteError: it cannot be written.
     """
     names, count = annotations.names, len(annotations.samples[0].points)
@@ -134,17 +147,26 @@ def write_csv(path: Path, annotations: Annotations) -> None:
         else [(f"x{i}", f"y{i}") for i in range(count)]
     )
     with_box = any(sample.box is not None for sample in annotations.samples)
+    with_subset = any(sample.attributes for sample in annotations.samples)
+    with_group = annotations.shares_photos
     titles = ["image", *(title for pair in axes for title in pair), *(_BOX if with_box else ())]
+    titles += [_SUBSET] * with_subset + [_GROUP] * with_group
     try:
         read_back = _columns(titles, str(path)).names
     except DataError:
         read_back = ()
     if read_back != names:
         raise DataError(f"{path}: these landmark names cannot be titles of columns: {shown(names)}")
+    for name in {name for sample in annotations.samples for name in sample.attributes}:
+        if _subsets(name) != [name]:
+            raise DataError(f"{path}: a part of this name cannot stand in a table: {shown(name)}")
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(titles)
-    writer.writerows(_row(sample, path.parent, with_box) for sample in annotations.samples)
+    for sample in annotations.samples:
+        cells = _row(sample, path.parent, with_box)
+        cells += [_BETWEEN.join(sorted(sample.attributes))] * with_subset + [sample.group] * with_group
+        writer.writerow(cells)
     write_text(path, out.getvalue())
 
 

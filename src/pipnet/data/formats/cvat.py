@@ -60,6 +60,12 @@ def read_cvat(path: Path, finder: PictureFinder) -> Annotations:
         raise DataError(f"{path}: faces as points and faces as skeletons; keep those of one kind")
     collector = FaceCollector(finder)
     if not shapes or shapes[0].element.tag == "points":
+        labels = sorted({shape.element.get("label", "") for shape in shapes})
+        if len(labels) > 1:
+            raise DataError(
+                f"{path}: points shapes of several labels, {shown(', '.join(labels))}: draw a face as one "
+                "shape of all points, or a skeleton; if all are faces, give them one label"
+            )
         for shape in shapes:
             collector.add(finder.find(shape.picture, shape.where), _face_points(shape), shape.where)
         return collector.annotations(str(path), None)

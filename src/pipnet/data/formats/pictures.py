@@ -41,12 +41,15 @@ class PictureFinder:
         return self._found[name]
 
     def find_stem(self, stem: str, where: str) -> Path | None:
-        """The picture ``stem`` + any picture's ending, a path from the root; None if there is none.
+        """The picture ``stem``, or that + any picture's ending, a path from the root; None if there is none.
 
         Raises:
             DataError: there are several.
         """
-        found = self._by_stem.get(self.root / stem, [])
+        whole = self.root / stem
+        if whole.suffix.lower() in PICTURE_SUFFIXES and is_file(whole):
+            return whole
+        found = self._by_stem.get(whole, [])
         if len(found) > 1:
             raise DataError(f"{where}: several pictures: {', '.join(p.name for p in found[:3])}")
         return found[0] if found else None

@@ -1,5 +1,7 @@
 """A folder of ``.pts`` files, searched through: ``a/NAME.pts`` is a face of the picture ``a/NAME.jpg``.
 
+Where several pictures have a name, ``a/NAME.png.pts`` is a face of one of them.
+
 Further faces of a picture are ``NAME_face2.pts`` and so on, as ``pipnet detect --pts`` writes them.
 """
 
