@@ -72,8 +72,9 @@ def main() -> None:
         "",
         f"`{model.info.name}`, `python benchmarks/calibration.py`, commit {_git()},"
         f" {platform.processor() or platform.machine()}.",
-        f"Own: {own.plain.sum()} faces of 300-W kept out; other: {other.plain.sum()} views of 300W-LP."
-        " Columns as in [confidence](confidence.md).",
+        f"Own: {own.plain.sum()} faces of 300-W kept out; other: {other.plain.sum()} views of 300W-LP,",
+        "photos of those faces turned to profile, with points where a 3D model put them. Columns as in",
+        "[confidence](confidence.md).",
         "",
         "| terms | towards elsewhere | faces | wrong % | said % | AUROC | ECE | gain % |",
         "|---|---|---|---|---|---|---|---|",
@@ -87,8 +88,10 @@ def main() -> None:
         "",
         "In the other collection log odds are, of those said, "
         + " and ".join(f"{slope:.2f} times and {more:.2f} more" for slope, more in slopes)
-        + f" (as they are, harder); taken for elsewhere: {ELSEWHERE[0]} and {ELSEWHERE[1]}."
-        + " Weights go half the way.",
+        + f" (as they are, harder); taken for elsewhere: {ELSEWHERE[0]} and {ELSEWHERE[1]}.",
+        "That is on the careful side, as what goes too far costs its own collection; weights go half the way.",
+        "It was chosen on these very views: what it is worth in yet another collection is in",
+        "[confidence](confidence.md).",
     ]
     (HERE / "calibration.md").write_text("\n".join(lines) + "\n")
 

@@ -38,7 +38,7 @@ def test_detect_writes_json_overlay_and_pts(portrait, tmp_path, capsys):
     assert set(row) == {"image", "width", "height", "faces"}
     assert (row["image"], row["width"], row["height"]) == (str(portrait), 512, 512)
     (face,) = row["faces"]
-    assert set(face) == {"box", "score", "points", "scores", "confidence"}
+    assert set(face) == {"box", "score", "points", "scores", "confidence", "quality"}
     assert len(face["points"]) == len(face["scores"]) == 68
     points = read_pts(tmp_path / "out" / "astronaut.pts", 68)
     assert abs(points - face["points"]).max() < 2e-3

@@ -92,7 +92,7 @@ def test_results_are_frozen(faces):
 def test_formats(faces, tmp_path):
     table = json.loads(faces.to_json())
     assert set(table) == {"width", "height", "faces"}
-    assert set(table["faces"][0]) == {"box", "score", "points", "scores", "confidence"}
+    assert set(table["faces"][0]) == {"box", "score", "points", "scores", "confidence", "quality"}
     np.testing.assert_allclose(table["faces"][0]["points"], faces[0].points, atol=1e-3)
     files = faces.to_pts(tmp_path / "a.pts")
     np.testing.assert_allclose(read_pts(files[0], 68), faces[0].points, atol=1e-3)

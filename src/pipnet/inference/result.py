@@ -39,6 +39,11 @@ class Face(NamedTuple):
     score: float
     """The detector's confidence in the face; 1 for a given box."""
 
+    @property
+    def quality(self) -> float:
+        """Mean confidence of the landmarks; NaN where the model is not calibrated."""
+        return float(self.confidence.mean())
+
 
 @dataclass(frozen=True, eq=False)
 class FaceLandmarks:
@@ -126,9 +131,9 @@ class FaceLandmarks:
         write_image(path, self.plot())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: width, height, and a box, score, points, scores and confidence for each face.
+        """Plain data: width, height, and a box, score, points, scores, confidence and quality for each face.
 
-        There is no confidence where the model is not calibrated.
+        There is no confidence and no quality where the model is not calibrated.
         """
         return {
             "width": self.image.shape[1],
@@ -139,7 +144,7 @@ class FaceLandmarks:
                     "score": round(face.score, 4),
                     "points": _rounded(face.points, 3),
                     "scores": _rounded(face.scores, 4),
-                    **({"confidence": _rounded(face.confidence, 4)} if self.info.calibration else {}),
+                    **(_sureness(face) if self.info.calibration else {}),
                 }
                 for face in self
             ],
@@ -225,6 +230,10 @@ class FaceLandmarks:
     @property
     def _segments(self) -> list[tuple[int, int]]:
         return [pair for chain in self.scheme.edges for pair in pairwise(chain)]
+
+
+def _sureness(face: Face) -> dict[str, Any]:
+    return {"confidence": _rounded(face.confidence, 4), "quality": round(face.quality, 4)}
 
 
 def _rounded(values: Float32[np.ndarray, ...], digits: int) -> Any:

@@ -40,8 +40,8 @@ HARDER = Augmentation(
 )
 """How faces are made harder."""
 ELSEWHERE = (0.75, 0.25)
-"""Log odds of being wrong, in a collection that a model never saw: so many times those of the collection that
-it is calibrated on, and so much more (`benchmarks/calibration.md`)."""
+"""Slope and intercept of the log odds of being wrong in a collection that a model never saw, on those in the
+collection that it is calibrated on (`benchmarks/calibration.md`)."""
 _RIDGE = 1.0
 """Pull of all coefficients towards zero, which matters to constants of landmarks that are never wrong."""
 _STEPS = 30
