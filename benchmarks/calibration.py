@@ -89,7 +89,7 @@ def main() -> None:
         "In the other collection log odds are, of those said, "
         + " and ".join(f"{slope:.2f} times and {more:.2f} more" for slope, more in slopes)
         + f" (as they are, harder); taken for elsewhere: {ELSEWHERE[0]} and {ELSEWHERE[1]}.",
-        "That is on the careful side, as what goes too far costs its own collection; weights go half the way.",
+        "That is on the careful side: what goes too far costs its own collection. Weights go half the way.",
         "It was chosen on these very views: what it is worth in yet another collection is in",
         "[confidence](confidence.md).",
     ]

@@ -33,7 +33,7 @@ from pipnet.geometry import Image, affine
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image
 from pipnet.inference.backends import CropLandmarks, load_model
-from pipnet.inference.faces import Detections, FaceDetector, load_detector
+from pipnet.inference.detectors import Detections, FaceDetector, load_detector
 from pipnet.inference.views import CropModel
 from pipnet.progress import track
 from pipnet.writing import write_text

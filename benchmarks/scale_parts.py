@@ -33,7 +33,7 @@ from pipnet.bulk.store import Record, Store
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.images import MAX_PIXELS, decode_image
 from pipnet.inference.backends import Runtime
-from pipnet.inference.faces import DETECT_SIZE
+from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.model_info import ModelInfo
 
 DAMAGED = 100

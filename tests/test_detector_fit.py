@@ -24,7 +24,8 @@ from pipnet.geometry import CropRule, box_iou, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image
 from pipnet.inference.backends import OnnxModel
-from pipnet.inference.faces import Detections, check_kind, fitted_boxes, with_fit
+from pipnet.inference.box_fits import check_kind, fitted_boxes, with_fit
+from pipnet.inference.detectors import Detections
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.training.detector_fits import fit_detector, fit_detectors, tabled_boxes

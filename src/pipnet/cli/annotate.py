@@ -23,7 +23,7 @@ from pipnet.errors import PipnetError
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.images import MAX_PIXELS
 from pipnet.inference.backends import Runtime
-from pipnet.inference.faces import DETECT_SIZE
+from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.inference.views import Views
 
 SHARD_SIZE = 256

@@ -21,7 +21,7 @@ from pipnet.geometry import xywh_to_xyxy
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.images import MAX_PIXELS, NOT_READ, PICTURE_SUFFIXES
 from pipnet.inference.backends import Runtime
-from pipnet.inference.faces import DETECT_SIZE
+from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks, pts_file
 from pipnet.inference.views import Views

@@ -28,13 +28,8 @@ from pipnet.evaluation.sensitivity import (
 from pipnet.evaluation.sensitivity import sensitivity as measure
 from pipnet.hub import find_model
 from pipnet.inference.backends import OnnxModel, Runtime
-from pipnet.inference.faces import (
-    DETECT_SIZE,
-    FaceDetector,
-    check_kind,
-    load_detector,
-    with_fit,
-)
+from pipnet.inference.box_fits import check_kind, with_fit
+from pipnet.inference.detectors import DETECT_SIZE, FaceDetector, load_detector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import CropModel
 from pipnet.model_info import ModelInfo

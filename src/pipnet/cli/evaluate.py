@@ -21,7 +21,7 @@ from pipnet.evaluation.figure import require_figures
 from pipnet.evaluation.measured import write_measured
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
 from pipnet.inference.backends import Runtime
-from pipnet.inference.faces import DETECT_SIZE
+from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import Views
 from pipnet.progress import track

@@ -21,7 +21,8 @@ from pipnet.evaluation.backgrounds import Photo, find_backgrounds
 from pipnet.evaluation.figure import require_figures
 from pipnet.geometry import Box, Image, crop, tight_box
 from pipnet.images import read_image
-from pipnet.inference.faces import FaceDetector, face_boxes, load_detector
+from pipnet.inference.box_fits import face_boxes
+from pipnet.inference.detectors import FaceDetector, load_detector
 from pipnet.model_info import ModelInfo
 from pipnet.progress import track
 from pipnet.writing import make_folder, write_text

@@ -16,8 +16,8 @@ from pipnet.errors import PipnetError, VideoError
 from pipnet.geometry import Image
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.backends import Runtime
+from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.inference.draw import draw_names
-from pipnet.inference.faces import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.progress import track
 from pipnet.video.live import LiveReader

@@ -22,7 +22,8 @@ from pipnet.data.sources import has_area
 from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.geometry import Image, tight_box, to_fraction
 from pipnet.images import read_image
-from pipnet.inference.faces import fit_boxes, load_detector
+from pipnet.inference.box_fits import fit_boxes
+from pipnet.inference.detectors import load_detector
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 

@@ -27,7 +27,7 @@ from pipnet.evaluation.metrics import (
 )
 from pipnet.geometry import Box, CropRule, Image, Points, tight_box, to_fraction
 from pipnet.images import read_image
-from pipnet.inference.faces import best_match
+from pipnet.inference.box_fits import best_match
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.scheme import LandmarkScheme
 

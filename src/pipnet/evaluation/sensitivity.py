@@ -20,7 +20,8 @@ from pipnet.evaluation.evaluate import LabelledPicture
 from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import bootstrap_mean, failure_rate, norm_distance, point_errors
 from pipnet.geometry import box_iou
-from pipnet.inference.faces import Detections, fitted_boxes
+from pipnet.inference.box_fits import fitted_boxes
+from pipnet.inference.detectors import Detections
 from pipnet.inference.landmarker import FaceLandmarker
 
 SHIFTS = (0.05, 0.1, 0.15, 0.2)

@@ -16,14 +16,8 @@ from pipnet.geometry import Image, check_boxes, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import MAX_PIXELS, as_image
 from pipnet.inference.backends import Backend, Device, Precision, Runtime, load_model
-from pipnet.inference.faces import (
-    DETECT_SIZE,
-    Detections,
-    Detector,
-    FaceDetector,
-    face_boxes,
-    load_detector,
-)
+from pipnet.inference.box_fits import face_boxes
+from pipnet.inference.detectors import DETECT_SIZE, Detections, Detector, FaceDetector, load_detector
 from pipnet.inference.result import FaceLandmarks
 from pipnet.inference.roll import look_upright, turned_detections
 from pipnet.inference.views import CropModel, Found, Views, look
@@ -66,7 +60,7 @@ class FaceLandmarker:
 
         Args:
             model: the landmark model.
-            detector: see `pipnet.inference.faces.load_detector`; loaded when first needed.
+            detector: see `pipnet.inference.detectors.load_detector`; loaded when first needed.
             box_kind: what given boxes mean, and those of a plain callable, see `__call__`.
             detector_size: longest side of the picture that is searched for faces, in pixels. Larger
                 finds smaller faces and takes longer.

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from pipnet.geometry import Affine, Image, affine, similarity, tight_box
-from pipnet.inference.faces import Detections, FaceDetector, face_boxes
+from pipnet.inference.box_fits import face_boxes
+from pipnet.inference.detectors import Detections, FaceDetector
 from pipnet.inference.views import CropModel, Found, Views, look
 from pipnet.model_info import ModelInfo
 

@@ -28,15 +28,8 @@ from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.geometry import Box, CropRule, box_iou, tight_box
 from pipnet.hub import YUNET, cached
-from pipnet.inference.faces import (
-    Detections,
-    FaceDetector,
-    fit_boxes,
-    fitted_boxes,
-    holding_match,
-    load_detector,
-    median_fit,
-)
+from pipnet.inference.box_fits import fit_boxes, fitted_boxes, holding_match, median_fit
+from pipnet.inference.detectors import Detections, FaceDetector, load_detector
 from pipnet.progress import track
 
 FACES = 500
@@ -61,7 +54,7 @@ class DetectorFit(NamedTuple):
 
 
 def fit_detector(samples: Sequence[FaceSample], found: Sequence[Detections], rule: CropRule) -> DetectorFit:
-    """Fit the step from any detector's boxes to a model's, see `pipnet.inference.faces.fit_boxes`.
+    """Fit the step from any detector's boxes to a model's, see `pipnet.inference.box_fits.fit_boxes`.
 
     Boxes which by a first fit are not of the labelled face are no part of the second.
 

@@ -23,7 +23,7 @@ import numpy as np
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.data.unlabelled import KINDS, UnlabelledFace, load_unlabelled
 from pipnet.errors import DataError, RecipeError
-from pipnet.inference.faces import face_boxes
+from pipnet.inference.box_fits import face_boxes
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.model.processes import wanted_processes
