@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from pipnet import FaceLandmarker
 from pipnet.benchmark.contenders import Contender, contenders, memory_of
@@ -19,6 +20,8 @@ from pipnet.errors import ImageError, ModelError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image, write_image
+from pipnet.model.heads.pip import PipHead
+from pipnet.model.neighbors import merge_matrix
 
 
 def test_everyone_has_a_turn_in_every_round():
@@ -58,14 +61,18 @@ def test_what_goes_together():
 
 
 def test_the_reference_decodes_as_the_original():
-    """Every landmark is the mean over its row: its own point, and votes filled up to one length."""
+    """The same votes through our own head, merged by the authors' weights: the same points."""
     reference = Reference(1)
-    points = reference()
-    assert points.shape == (68, 2)
-    assert reference.who.shape == reference.vote.shape
-    assert len(reference.who) == 68
-    score, x, *_ = reference.net(reference.image)
-    assert score.shape == x.shape == (1, 68, 8, 8)
+    chosen = np.full((68, 10), -1)
+    for landmark, (who, vote) in enumerate(zip(reference.who.numpy(), reference.vote.numpy(), strict=True)):
+        chosen[who, vote] = landmark
+    assert (chosen >= 0).all()
+    with torch.no_grad():
+        maps = torch.cat(reference.net(reference.image), dim=1)
+    head = PipHead(512, 8, np.random.default_rng(0).uniform(0.1, 0.9, (68, 2)))
+    head.merge_weights = torch.from_numpy(merge_matrix(chosen, "official")).float()
+    head.neighbors = torch.from_numpy(chosen)
+    torch.testing.assert_close(reference(), head.decode(maps).points[0])
 
 
 def test_stages_of_a_picture(portrait, landmarker, tmp_path):
@@ -78,7 +85,7 @@ def test_stages_of_a_picture(portrait, landmarker, tmp_path):
         stages(landmarker, tmp_path / "grey.png", 1)
 
 
-def test_a_whole_run(portrait, small_300w, tmp_path):
+def test_a_whole_run(portrait, small_300w):
     way = Contender(DEFAULT_MODEL, "onnxruntime", "f32", 1)
     report = benchmark([way], 1, portrait, small_300w)
     rows = {row.name: row for row in report.rows}
@@ -98,7 +105,7 @@ def test_a_whole_run(portrait, small_300w, tmp_path):
     assert facts["stages"][way.name][WHOLE]["runs"] >= 3
 
 
-def test_on_the_command_line(portrait, tmp_path, monkeypatch, capsys):
+def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     timing = Timing(2.0, 3.0, [2.0], 3)
     row = Row("a model", timing, 5.0, {1: 2.0, 4: 1.5}, 30.0, 9.0, 3.3)
     monkeypatch.setattr(

@@ -86,7 +86,7 @@ def test_cofw(tmp_path, cofw, shared, capsys):
     assert load_faces(tmp_path / "out", "train", "aflw")[0][0].points.shape == (19, 2)
 
 
-def test_cofw68(tmp_path, cofw, shared, small_300w):
+def test_cofw68(tmp_path, cofw, small_300w):
     with pytest.raises(DataError, match="needs cofw68_test_bboxes"):
         SOURCES["cofw68"].unpack(cofw, "test", tmp_path)
     points = load_faces(small_300w, "afw")[0][0].points.astype(float)

@@ -38,7 +38,7 @@ class Doubter:
         return CropLandmarks(points.astype(np.float32), np.full(shape, 0.5, np.float32), spread)
 
 
-def test_chances_are_chances(small_300w, landmarker, monkeypatch):
+def test_chances_are_chances(landmarker, monkeypatch):
     """Of landmarks said to be wrong with a chance of p, a share of p is."""
     info = landmarker.model.info
     model = Doubter(info)

@@ -128,7 +128,7 @@ def test_a_table_teaches_an_exported_model(table, model, small_300w, portrait, l
     np.testing.assert_allclose(row["faces"][0]["points"], points, atol=0.01)
 
 
-def test_a_checkpoint_keeps_its_weights_byte_for_byte(table, small_300w, tmp_path, capsys):
+def test_a_checkpoint_keeps_its_weights_byte_for_byte(table, small_300w, tmp_path):
     path = Path(shutil.copy(SHIPPED, tmp_path / "model.safetensors"))
     words = ["detector", "fit", str(path), "--data", str(small_300w), "--boxes", str(table)]
     assert main([*words, "--name", "mine", "-o", str(tmp_path / "new" / "b.safetensors")]) == 0

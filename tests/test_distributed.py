@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -155,4 +154,3 @@ def test_one_process_is_left_as_it_is():
     with synchronised_batch_norm():
         x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
         assert torch.equal(F.batch_norm(x, None, None, training=True), nn.BatchNorm1d(2)(x))
-    assert np.isfinite(values.detach().numpy()).all()

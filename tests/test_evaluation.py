@@ -70,6 +70,7 @@ def test_a_perfect_model_has_no_error_in_either_frame(landmarker, small_300w):
     assert summary["faces"] == 8
     assert summary["missed"] == 0
     assert summary["pixels"]["nme"] < 3
+    assert summary["official"]["nme"] < 3
     assert set(summary["pixels"]["regions"]) == set(scheme.regions)
 
 

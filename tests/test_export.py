@@ -108,7 +108,7 @@ def test_damaged_files_are_model_errors(tmp_path):
         OnnxModel(tmp_path / "none.onnx")
 
 
-def test_eight_bit_integers(small_300w, portrait, tmp_path, capsys):
+def test_eight_bit_integers(small_300w, portrait, tmp_path):
     """On real weights and faces: a third of the size, landmarks nearly where they were."""
     checkpoint = Path("checkpoints/pipnet-300w-mbv2.safetensors")
     small = tmp_path / "int8.onnx"

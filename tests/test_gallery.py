@@ -105,7 +105,7 @@ def test_landmarks_lie_on_the_face(small_300w, tmp_path, landmarker):
     assert off.mean() < 0.02 * len(picture)
 
 
-def test_names_are_text(own, tmp_path, capsys):
+def test_names_are_text(own, tmp_path):
     out = tmp_path / "sheet"
     assert main(["data", "view", str(own), "-o", str(out)]) == 0
     page = Page(out)

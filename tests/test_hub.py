@@ -86,7 +86,7 @@ def test_a_local_path_is_not_looked_for_on_the_internet(tmp_path, monkeypatch):
         find_model("runs")
 
 
-def test_a_server_that_hangs_up(tmp_path):
+def test_a_server_that_hangs_up():
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -120,7 +120,7 @@ def test_a_checkpoint_is_pointed_to_export(tmp_path):
         find_model(tmp_path / "a.safetensors")
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch):
+def test_a_hub_that_cannot_be_reached():
     """In a process of its own: the hub's client reads its settings when it is imported."""
     code = (
         "import os; os.environ.update(HF_ENDPOINT='http://127.0.0.1:9', HF_HUB_DOWNLOAD_TIMEOUT='2')\n"

@@ -305,7 +305,6 @@ def test_weights_that_contradict_their_description(small, tmp_path):
 
 
 def test_a_pickle_that_runs_code_does_not_run(tmp_path):
-    """Neither as a checkpoint nor as the state of a training to resume."""
     witness = tmp_path / "witness"
 
     class Hostile:

@@ -291,7 +291,7 @@ def test_nothing_is_overwritten(tmp_path, small_300w, capsys):
     assert len(load_faces(root, "train")[0]) == 12
 
 
-def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w, capsys):
+def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w):
     root = tmp_path / "300w"
     shutil.copytree(small_300w, root)
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
@@ -301,7 +301,7 @@ def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w, cap
         load_faces(tmp_path / "out", "challenging")
 
 
-def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w, landmarker):
+def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w):
     """A box that nobody gave is none after COCO either."""
     list(prepare("300w", small_300w, tmp_path / "out"))
     for scheme in ("300w", "aflw"):

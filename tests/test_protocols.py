@@ -34,7 +34,7 @@ def recipe_file(tmp_path):
     return path
 
 
-def test_tsd_takes_labels_away(recipe_file, small_300w, tmp_path, capsys):
+def test_tsd_takes_labels_away(recipe_file, small_300w, tmp_path):
     run = tmp_path / "run"
     words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5", "-o", str(run)]
     assert main([*words, "--test", f"{small_300w}:challenging", "--test", str(small_300w)]) == 0

@@ -357,9 +357,8 @@ def test_a_limit_is_a_fixed_choice(recipe_file, unlabelled):
     assert len(chosen[0]) == 5
 
 
-def test_the_torch_model_says_what_the_exported_one_says(landmarker, shipped, portrait):
+def test_a_torch_model_answers_for_any_number_of_crops(shipped):
     crops = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), np.uint8)
-    for a, b in zip(shipped(crops), landmarker.model(crops), strict=True):
-        assert a.shape == b.shape
+    np.testing.assert_allclose(shipped(crops).points[:1], shipped(crops[:1]).points, atol=1e-4)
     assert shipped(crops[:0]).points.shape == (0, 68, 2)
     assert torch.is_grad_enabled()

@@ -61,7 +61,7 @@ def test_trainings_of_different_precision_in_one_process(recipe_file, small_300w
         assert trainer.accelerator.mixed_precision == {"bf16": "bf16"}.get(precision, "no")
 
 
-def test_several_collections_on_the_same_points(recipe_file, small_300w, shared):
+def test_several_collections_on_the_same_points(recipe_file, small_300w):
     flags = ["--data.root", str(small_300w), "--data.also", str(small_300w), "--data.scheme", "aflw"]
     faces = load_training_faces(load_recipe(recipe_file, flags))
     samples = [*faces.training, *faces.validation]
@@ -157,7 +157,7 @@ def test_another_mean_face_is_no_resume(recipe, recipe_file, small_300w, tmp_pat
         train(load_recipe(recipe_file, flags), tmp_path / "run", resume=True)
 
 
-def test_names_that_are_not_utf8(recipe_file, portrait, small_300w, tmp_path):
+def test_names_that_are_not_utf8(recipe_file, small_300w, tmp_path):
     """As archives of old unpack."""
     folder = tmp_path / "own"
     folder.mkdir()
@@ -171,7 +171,7 @@ def test_names_that_are_not_utf8(recipe_file, portrait, small_300w, tmp_path):
 
 def test_the_papers_schedule():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-4)
-    optim = load_recipe(RECIPES[0]).optim.__class__(schedule="step", milestones=(30, 50), lr=1e-4, epochs=60)
+    optim = OptimConfig(schedule="step", milestones=(30, 50), lr=1e-4, epochs=60)
     scheduler = build_scheduler(optim, optimizer, steps=2)
     rates = []
     for _ in range(120):

@@ -75,7 +75,7 @@ def test_any_other_error_leaves_nothing_either(tmp_path, error):
     assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
 
 
-def test_folders_too(tmp_path, portrait):
+def test_folders_too(tmp_path):
     """Also in the place of an empty one, and where a kill left a part behind."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.partial" / "old").mkdir(parents=True)

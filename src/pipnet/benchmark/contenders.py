@@ -1,4 +1,4 @@
-"""What is timed: a model on a backend, in a precision, with so many threads."""
+"""What is timed: a model on a backend, in a precision, with a number of threads."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Reference:
         self.net = ReferenceNet().eval()
         self.threads = threads
         self.image = torch.rand(1, 3, _SIZE, _SIZE)
-        # Who votes for whom, each row filled up to the longest: which landmark, and its how manieth vote.
+        # Who votes for whom, each row filled up to the longest: which landmark, and which of its votes.
         chosen = np.random.default_rng(0).permuted(np.tile(np.arange(_LANDMARKS), (_LANDMARKS, 1)), axis=1)
         voters = [np.argwhere(chosen[:, :_NEIGHBORS] == i) for i in range(_LANDMARKS)]
         longest = max(len(who) for who in voters)

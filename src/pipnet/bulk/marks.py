@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 STRIKES = 3
-"""After so many deaths in the same step it is given up."""
+"""After this many deaths in the same step it is given up."""
 _UNSEEN = 4
 """So many deaths that nobody saw, as of a whole machine, count as one."""
 _BEGIN, _STOPPED, _DIED = "begin", "stopped", "died"

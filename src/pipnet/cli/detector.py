@@ -19,6 +19,8 @@ from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.figure import require_figures
 from pipnet.evaluation.sensitivity import (
+    SCALES,
+    SHIFTS,
     TOLERATED,
     nmes_from_boxes,
     plot_sensitivity,
@@ -241,11 +243,13 @@ def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[Imag
 
 def _tolerated(tolerated: dict[str, float | None]) -> str:
     """In one line, how exact boxes must be."""
+    most = f"more than {100 * SHIFTS[-1]:.0f}"
     shifts = [
-        f"{way} {'more than 20' if tolerated[way] is None else f'{100 * (tolerated[way] or 0):.0f}'} %"
+        f"{way} {most if tolerated[way] is None else f'{100 * (tolerated[way] or 0):.0f}'} %"
         for way in ("left", "right", "up", "down")
     ]
-    sizes = [f"{tolerated['smaller'] or 'below 0.7'}", f"{tolerated['larger'] or 'above 1.4'}"]
+    smaller, larger = tolerated["smaller"], tolerated["larger"]
+    sizes = [str(smaller or f"below {SCALES[0]}"), str(larger or f"above {SCALES[-1]}")]
     return (
         f"at most {100 * (TOLERATED - 1):.0f} % more error: shifted {', '.join(shifts)}"
         f" of the box; {' to '.join(sizes)} times its size"

@@ -44,7 +44,7 @@ def tsd(
     test
         What to measure on, ROOT or ROOT:SUBSET; the collection's test part if not given.
     max_steps
-        Stop each round after so many steps, to try things out.
+        Stop each round after this many steps, to try things out.
     """
     protocols, loaded = _load(recipe, data, settings)
     tests, shares = _tests(test or [str(data)]), share or [0.1, 0.2, 0.5]
@@ -86,7 +86,7 @@ def tmd(
     test
         What to measure on, ROOT or ROOT:SUBSET; the labelled collection's test part if not given.
     max_steps
-        Stop each round after so many steps, to try things out.
+        Stop each round after this many steps, to try things out.
     """
     protocols, loaded = _load(recipe, data, settings)
     results = protocols.tmd(loaded, unlabelled, run, _tests(test or [str(data)]), max_steps)

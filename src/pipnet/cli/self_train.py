@@ -35,7 +35,7 @@ def self_train(
     run
         Folder for the rounds; runs/NAME if not given.
     max_steps
-        Stop each round after so many steps, to try things out.
+        Stop each round after this many steps, to try things out.
     """
     try:
         from pipnet.training.recipe import load_recipe

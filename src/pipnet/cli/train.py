@@ -34,7 +34,7 @@ def train(
     resume
         Go on with a training that was stopped or killed.
     max_steps
-        Stop after so many steps, to try things out.
+        Stop after this many steps, to try things out.
     """
     try:
         from pipnet.model.processes import is_main

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json as jsonlib
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +30,7 @@ from pipnet.video.reader import VideoReader
 from pipnet.video.smoothing import Smoothing
 from pipnet.video.stream import FrameFaces, follow
 from pipnet.video.tracker import DETECT_EVERY
-from pipnet.video.writer import VideoWriter
+from pipnet.video.writer import VideoWriter, check_output
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,41 @@ def video(
     return follow_faces(VideoReader(source), str(source), following, runtime)
 
 
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM (of ``timeout`` or a service manager) and SIGHUP (of a closed terminal) end as Ctrl-C does.
+
+    What is written is closed first, then the program exits with 128 and the signal's number. Signals that
+    are handled or ignored already, as by ``nohup``, are left alone.
+    """
+    came: list[int] = []
+    ours: set[int] = set()
+
+    def end(number: int, _: object) -> None:
+        for one in ours:
+            signal.signal(one, signal.SIG_IGN)  # a terminal may send it twice
+        came.append(number)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        both = {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}  # Windows has no SIGHUP
+        ours.update(number for number in both if signal.getsignal(number) is signal.SIG_DFL)
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    except (SystemExit, OSError):
+        if not came:
+            raise
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say(f"ended by {signal.Signals(came[0]).name}")
+        raise SystemExit(128 + came[0]) from None
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@_ended_by_signals()
 def follow_faces(reader: VideoReader | LiveReader, name: str, following: Following, runtime: Runtime) -> int:
     """Find and follow the faces of all frames, and hand out what was asked for.
 
@@ -93,8 +131,8 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
     """
     if following.port and not following.page:
         raise PipnetError(f"--port {following.port} is of the page: ask for it too, --page")
-    if following.output is not None and not following.output.suffix:
-        raise VideoError(f"-o {following.output}: a video's name has an ending, such as .mp4")
+    if following.output is not None:
+        check_output(following.output)
     landmarker = FaceLandmarker.from_pretrained(
         following.model,
         following.detector,
@@ -150,7 +188,6 @@ def _writer(
     """The video to write, where one was asked for, to be closed with the stack; sound is a file's."""
     if following.output is None:
         return None
-    following.output.parent.mkdir(parents=True, exist_ok=True)
     sound = reader if isinstance(reader, VideoReader) else None
     return stack.enter_context(VideoWriter(following.output, reader.fps, sound))
 

@@ -46,7 +46,7 @@ class Proposal:
     mean_face: Float64[np.ndarray, "landmarks 2"]
     """Mean of all faces, as fractions of their landmarks' box."""
     neighbors: int
-    """A number of neighbours C that fits so many landmarks."""
+    """A number of neighbours C that fits this many landmarks."""
     crop_scale: float
     """Crop over landmark box that shows the whole face."""
     faces: int

@@ -48,7 +48,7 @@ def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[Fa
 
 
 def evenly_spread(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most so many, evenly spread over all of them and in their order."""
+    """At most this many, evenly spread over all of them and in their order."""
     count = min(limit, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 

@@ -1,6 +1,6 @@
 """Augmentation: one composed warp a face, then the colours.
 
-Pipnet.md section 5 gives the papers' recipe. Differences, each for a reason: shifts, turns and flips are
+Differences from the papers' released training, each for a reason: shifts, turns and flips are
 one affine map from the picture, so that real surroundings come in instead of black; landmarks keep
 their true places, and the loss leaves out those which left the crop (the original clamps them, or trains
 on wrong cells); scale and light are added, because a detector's boxes and the world's light vary.

@@ -90,7 +90,7 @@ def that_say(rows: Iterable[PublishedRow], text: str) -> list[PublishedRow]:
 
 
 def benchmarks_of(data: str, subset: str, landmarks: int) -> tuple[str, ...]:
-    """The benchmarks that a part of a collection is when it is measured on so many landmarks.
+    """The benchmarks that a part of a collection is when it is measured on this many landmarks.
 
     Args:
         data: the collection's title, such as ``300-W``.

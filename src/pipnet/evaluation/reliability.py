@@ -1,6 +1,6 @@
 """Whether a confidence can be relied on: calibration, ranking, and what leaving out the least sure gains.
 
-A reliability diagram sets what was said beside what came (DeGroot and Fienberg, 1983); its mean
+A reliability diagram sets what was predicted beside what was seen (DeGroot and Fienberg, 1983); its mean
 distance from the diagonal is the expected calibration error (Naeini et al., 2015). The AUROC is the
 chance that a wrong landmark is less sure than a right one. The risk-coverage curve is the mean error of
 what is left when the least sure are left out (Geifman and El-Yaniv, 2017).
@@ -24,7 +24,7 @@ DROPPED = 0.2
 
 
 class Judged(NamedTuple):
-    """Landmarks whose truth is known, and what was said of them. NaN errors are of unknown ones."""
+    """Landmarks whose truth is known, and what was predicted of them. NaN errors are of unknown ones."""
 
     chance: Float[np.ndarray, "faces landmarks"]
     """Said chance of being wrong."""
@@ -53,21 +53,21 @@ def auroc(judged: Judged) -> float:
 
 
 def diagram(judged: Judged) -> Float64[np.ndarray, "bins 3"]:
-    """In bins of equal width: mean said chance, share that is wrong, share of all landmarks; NaN if empty."""
+    """In bins of equal width: mean predicted chance, share that is wrong, share of all; NaN if empty."""
     known = np.isfinite(judged.errors)
     chance, wrong = judged.chance[known].astype(np.float64), judged.wrong[known]
     place = np.minimum((chance * BINS).astype(int), BINS - 1)
     count = np.bincount(place, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        said = np.bincount(place, chance, BINS) / count
-        came = np.bincount(place, wrong, BINS) / count
-    return np.stack([said, came, count / max(len(chance), 1)], axis=1)
+        predicted = np.bincount(place, chance, BINS) / count
+        observed = np.bincount(place, wrong, BINS) / count
+    return np.stack([predicted, observed, count / max(len(chance), 1)], axis=1)
 
 
 def calibration_error(judged: Judged) -> float:
-    """Mean distance between said and come, over all landmarks."""
-    said, came, share = diagram(judged).T
-    return float(np.nansum(share * np.abs(said - came)))
+    """Mean distance between predicted and observed chances, over all landmarks."""
+    predicted, observed, share = diagram(judged).T
+    return float(np.nansum(share * np.abs(predicted - observed)))
 
 
 def risk_coverage(judged: Judged) -> Float64[np.ndarray, " points"]:
@@ -103,12 +103,12 @@ def draw_reliability(sets: Mapping[str, Judged], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     for name, judged in sets.items():
-        said, came, share = diagram(judged).T
+        predicted, observed, share = diagram(judged).T
         there = share > 0
-        left.plot(said[there], came[there], marker="o", markersize=4, label=name)
+        left.plot(predicted[there], observed[there], marker="o", markersize=4, label=name)
         risk = risk_coverage(judged)
         right.plot(100 * np.arange(1, len(risk) + 1) / len(risk), 100 * risk, label=name)
-    left.set(xlabel="said chance of being wrong", ylabel="share that is wrong", xlim=(0, 1), ylim=(0, 1))
+    left.set(xlabel="predicted chance of being wrong", ylabel="share that is wrong", xlim=(0, 1), ylim=(0, 1))
     right.set(
         xlabel="coverage: the surest landmarks, %", ylabel="their mean error, % of the face", ylim=(0, None)
     )

@@ -27,7 +27,7 @@ from pipnet.writing import written_whole
 
 OPSET = 18
 _FOLDED = 2**28
-"""Constants that follow from constants are computed on export up to so many bytes."""
+"""Constants that follow from constants are computed on export up to this many bytes."""
 _HALF_FROM = 1024
 """Smaller tensors stay in float32: they weigh nothing, and the decode's constants must be exact."""
 

@@ -65,7 +65,7 @@ def read_faces(
 
     Args:
         path: the set. Of a job of ``pipnet annotate``, its folder or one of its shards.
-        limit: give at most so many faces.
+        limit: give at most this many faces.
         subset: which part of it, see `load_faces`.
         scheme: what the landmarks are. One's own annotations and pseudo-labels do not say it; without it
             they are points that no line joins.

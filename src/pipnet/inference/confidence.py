@@ -22,7 +22,7 @@ box of its landmarks."""
 _LEAST = 1e-4
 """Spreads below this count as this."""
 _AROUND = 10
-"""The landmarks around one: so many that are nearest to it on the mean face, itself among them."""
+"""How many landmarks are around one: those nearest to it on the mean face, itself among them."""
 _COUNTS = (4, 8)
 """How many terms a calibration may have: older ones have the first four alone."""
 
@@ -57,7 +57,7 @@ class Calibration:
         return np.asarray(sizes.clip(0, 1), dtype=np.float32)
 
     def is_sound(self, landmarks: int) -> bool:
-        """Whether it is one of so many landmarks, and finite."""
+        """Whether it is of this number of landmarks, and finite."""
         both = (self.wrong, self.error)
         return all(len(c) - landmarks in _COUNTS and bool(np.isfinite(c).all()) for c in both)
 

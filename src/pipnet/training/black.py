@@ -26,7 +26,7 @@ from pipnet.training.trainer import train
 _BATCH = 4
 """Small: only the labels of a batch differ, while its time goes with its pictures."""
 _FACES = 300
-"""Labels of so many faces are enough for a mean."""
+"""How many faces' labels are enough for a mean."""
 
 
 def train_black(like: ModelInfo, data: Path, run: Path, steps: int) -> Path:

@@ -54,7 +54,7 @@ def tsd(
         share: of the labels, in (0, 1).
         run: folder for all of it.
         tests: what to measure each round on.
-        max_steps: stop each round after so many steps, for trying things out.
+        max_steps: stop each round after this many steps, for trying things out.
 
     Returns:
         NME in percent by test, for each round; also written to ``results.json``.
@@ -97,7 +97,7 @@ def tmd(
             folders with one, ``.txt`` lists and videos (see `load_unlabelled`), which have none.
         run: folder for all of it.
         tests: what to measure each round on, in widths of the collections' crops.
-        max_steps: stop each round after so many steps, for trying things out.
+        max_steps: stop each round after this many steps, for trying things out.
 
     Returns:
         NME in percent of the crop's width by test, for each round; also written to ``results.json``.

@@ -45,7 +45,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     Args:
         recipe: the training of every round; `Recipe.self_training` says what is unlabelled and which rounds.
         run: folder for the rounds: ``round0``, ``round1``, ...
-        max_steps: stop each round after so many steps, for trying things out.
+        max_steps: stop each round after this many steps, for trying things out.
 
     Returns:
         The path of the last round's weights.

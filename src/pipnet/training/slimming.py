@@ -101,7 +101,7 @@ def keep_best(
         weight -= weight[:, worst : worst + 1] * row
         inverse = inverse - inverse[:, worst : worst + 1] * row
         left[worst] = False
-        inverse[worst, worst] = 1.0  # out of the play, and never divided by
+        inverse[worst, worst] = 1.0  # never chosen again, and never divided by
     return left.nonzero()[:, 0], weight[:, left]
 
 

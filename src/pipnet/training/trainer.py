@@ -66,7 +66,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
         recipe: what to do.
         run: its folder: merged recipe, environment, ``metrics.jsonl``, curves, last and best weights.
         resume: go on with what the folder holds; without it the folder must hold no training.
-        max_steps: stop after so many steps, for trying things out.
+        max_steps: stop after this many steps, for trying things out.
 
     Returns:
         The path of the best weights (the last ones where nothing is validated).

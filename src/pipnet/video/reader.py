@@ -36,6 +36,11 @@ VIDEO_SUFFIXES = {
 """What counts as a video where a file's ending decides. A file given as a video may have any ending."""
 _LATE = 0.25
 """Seconds that a file may be shorter than it says, where it does not count its pictures."""
+_ANEW = 1.0
+"""Seconds that a clock must go back to have begun anew, as where two files were made one."""
+_ONE_CLOCK = {"avi", "asf"}
+"""Containers, by FFmpeg's names, that say when a picture is decoded and not when it is shown. What stands for
+the latter is then out of order; when it leaves the decoder is right, but for a delay at the beginning."""
 
 
 class Frame(NamedTuple):
@@ -79,8 +84,8 @@ class VideoReader:
             self.frames: int | None = stream.frames or None
             """How many frames the file says it has, where it says so."""
             self._ends = _duration(container, stream)
-            times = (float(f.time) for f in self._decode(container, stream) if f.time is not None)
-            self.start = next(times, 0.0)
+            times = (_own_time(picture, container) for picture in self._decode(container, stream))
+            self.start = next((time for time in times if time is not None), 0.0)
             """When the first picture is shown, in seconds of the clock of the file and its sound."""
 
     def __iter__(self) -> Iterator[Frame]:
@@ -91,10 +96,10 @@ class VideoReader:
             stream.thread_type = "AUTO"
             shape = float(stream.sample_aspect_ratio or 1)
             for decoded in self._decode(container, stream):
-                own = number / self.fps if decoded.time is None else float(decoded.time)
-                if offset is None or own - offset <= time:  # parts of two files in one: the clock begins anew
-                    offset = own - (time + 1 / self.fps)
-                time = own - offset
+                own, expected = _own_time(decoded, container), time + 1 / self.fps
+                if own is not None and (offset is None or own - offset < time - _ANEW):
+                    offset = own - expected
+                time = expected if own is None or offset is None or own - offset <= time else own - offset
                 try:
                     image = upright(decoded, shape, self._max_pixels)
                 except VideoError as error:
@@ -142,6 +147,8 @@ class VideoReader:
             import av
         except ImportError:
             raise MissingExtraError("av", "video") from None
+        if self.path.is_dir():
+            raise VideoError(f"{self.path}: a folder, not a video")
         if not self.path.is_file():
             raise VideoError(f"{self.path}: no such file")
         if not self.path.stat().st_size:
@@ -172,6 +179,12 @@ def pictures_of(container: InputContainer, max_pixels: int) -> VideoStream:
     if stream.codec_context.width * stream.codec_context.height > max_pixels:
         raise VideoError(f"frames of more than {max_pixels:,} pixels")
     return stream
+
+
+def _own_time(picture: av.VideoFrame, container: InputContainer) -> float | None:
+    """When a picture is shown, in seconds of the file's clock, where the file says so."""
+    ticks = picture.dts if container.format.name in _ONE_CLOCK else picture.pts
+    return None if ticks is None or picture.time_base is None else float(ticks * picture.time_base)
 
 
 def _duration(container: InputContainer, stream: VideoStream) -> float | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,12 +16,22 @@ import numpy as np
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image
 from pipnet.video.reader import VideoReader, reason
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
+from pipnet.writing import written_whole
 
 _TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick: fine enough for the times of any camera."""
+_FORMATS = {
+    ".mp4": "mp4",
+    ".m4v": "ipod",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".flv": "flv",
+    ".ts": "mpegts",
+    ".3gp": "3gp",
+    ".gif": "gif",
+}
+"""FFmpeg's names of the containers that keep each frame's time; AVI, WMV and MPEG's own lose it."""
 _CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
 """Other endings are written in H.264."""
 
@@ -32,8 +43,23 @@ def _failures() -> tuple[type[Exception], ...]:
     return (FFmpegError, OSError, ValueError)
 
 
+def check_output(path: Path) -> None:
+    """See that a video can be called so.
+
+    Raises:
+        VideoError: its ending is of no video that can be written, or it is a folder.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise VideoError(f"{path}: not a video that can be written: those end in {', '.join(_FORMATS)}")
+    if path.is_dir():
+        raise VideoError(f"{path}: cannot be written: it is a folder")
+
+
 class VideoWriter:
     """A video that is playable whenever writing ends, also by an error or Ctrl-C.
+
+    It is written beside its place, as NAME.partial, and takes it when it is closed: what was there remains
+    until then. Where the disk is full, it remains for good; if nothing was there, what can be played is kept.
 
     Example::
 
@@ -44,7 +70,7 @@ class VideoWriter:
     """
 
     def __init__(self, path: str | os.PathLike[str], fps: float, sound: VideoReader | None = None) -> None:
-        """Open a video for writing; its size is that of the first frame.
+        """Say what to write. Nothing is, before the first frame, whose size is the video's.
 
         Args:
             path: the file; its ending decides the container.
@@ -53,52 +79,54 @@ class VideoWriter:
                 container can hold it.
 
         Raises:
-            VideoError: the file cannot be written, or the ending is of no video.
+            VideoError: see `check_output`.
             MissingExtraError: PyAV is not installed.
         """
         try:
-            import av
+            import av  # noqa: F401  (to say at once that it is missing)
         except ImportError:
             raise MissingExtraError("av", "video") from None
         self.path = Path(path)
+        check_output(self.path)
         self.sound_lost: str | None = None
         """Why the sound could not be copied; None where it was, or where there is none."""
-        self._fps = Fraction(fps).limit_denominator(1001)
+        self._fps, self._sound = Fraction(fps).limit_denominator(1001), sound
+        self._files = contextlib.ExitStack()
+        self._container: Any = None
         self._stream: Any = None
         self._last = -1
-        try:
-            self._container = av.open(os.fspath(self.path), "w")
-        except _failures() as error:
-            raise VideoError(f"{self.path}: cannot be written: {reason(error)}") from None
-        self._sound: InputContainer | None = None
+        self._failed: VideoError | None = None
         self._sound_stream: Any = None
         self._packets: Iterator[Any] = iter(())
         self._waiting: Any = None
-        if sound is not None:
-            self._open_sound(sound)
 
-    def _open_sound(self, video: VideoReader) -> None:
+    def _open(self, image: Image) -> None:
+        """Open the file, with a stream for the sound and one for pictures like this one."""
+        import av
+
+        with contextlib.ExitStack() as files:
+            self._partial = files.enter_context(written_whole(self.path))
+            name = _FORMATS[self.path.suffix.lower()]
+            self._container = av.open(os.fspath(self._partial), "w", format=name)
+            if self._sound is not None:
+                self._open_sound(self._sound, files)
+            self._stream = self._open_stream(image)
+            self._files = files.pop_all()
+
+    def _open_sound(self, video: VideoReader, files: contextlib.ExitStack) -> None:
         """Make a stream for the sound before the first frame, as containers ask."""
         import av
 
         try:
-            self._sound = av.open(os.fspath(video.path), metadata_errors="replace")
-            if self._sound.streams.audio:
-                own = self._sound.streams.audio[0]
+            source = av.open(os.fspath(video.path), metadata_errors="replace")
+            files.callback(source.close)
+            if source.streams.audio:
+                own = source.streams.audio[0]
                 self._sound_stream = self._container.add_stream_from_template(own)
-                self._packets = self._sound_packets(own, Fraction(video.start).limit_denominator(90_000))
+                start = Fraction(video.start).limit_denominator(90_000)
+                self._packets = _sound_packets(source.demux(own), start)
         except _failures() as error:
             self.sound_lost = reason(error)
-
-    def _sound_packets(self, stream: Any, start: Fraction) -> Iterator[Any]:
-        """The sound from a time in seconds on, which is 0 on the clock of what is written."""
-        assert self._sound is not None
-        for packet in self._sound.demux(stream):
-            if packet.dts is None or packet.time_base * packet.dts < start:
-                continue
-            shift = round(start / packet.time_base)
-            packet.dts, packet.pts = packet.dts - shift, (packet.pts or packet.dts) - shift
-            yield packet
 
     def write(self, image: Image, time: float) -> None:
         """Add a frame.
@@ -109,12 +137,13 @@ class VideoWriter:
 
         Raises:
             VideoError: it cannot be encoded or written, such as on a full disk.
+            WriteError: the file cannot be made.
         """
         import av
 
         try:
             if self._stream is None:
-                self._stream = self._open_stream(image)
+                self._open(image)
                 self._shape = image.shape
             if image.shape != self._shape:
                 image = np.asarray(cv2.resize(image, self._shape[1::-1]), dtype=np.uint8)
@@ -126,7 +155,11 @@ class VideoWriter:
             self._container.mux(self._stream.encode(frame))
             self._copy_sound(self._last * _TIME_BASE)
         except _failures() as error:
-            raise VideoError(f"{self.path}: cannot be written: {reason(error)}") from None
+            self._failed = self._failure(error)
+            raise self._failed from None
+
+    def _failure(self, error: Exception) -> VideoError:
+        return VideoError(f"{self.path}: cannot be written: {reason(error)}")
 
     def _open_stream(self, image: Image) -> Any:
         codec = _CODECS.get(self.path.suffix.lower(), "libx264")
@@ -139,21 +172,30 @@ class VideoWriter:
         return stream
 
     def close(self) -> None:
-        """Write what is left, and the sound up to the last frame.
+        """Write what is left, and the sound up to the last frame; then the video takes its place.
 
         Raises:
-            VideoError: it cannot be written.
+            VideoError: something could not be written.
+            WriteError: it cannot take its place.
         """
+        if self._last < 0:
+            return
+        with self._files:
+            try:
+                self._finish()
+            except _failures() as error:
+                self._failed = self._failed or self._failure(error)
+            if self._failed and (self.path.exists() or not _is_playable(self._partial)):
+                raise self._failed
+        if self._failed:
+            raise self._failed
+
+    def _finish(self) -> None:
         try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-                self._copy_sound(self._last * _TIME_BASE + 1 / self._fps)
-            self._container.close()
-        except _failures() as error:
-            raise VideoError(f"{self.path}: cannot be written: {reason(error)}") from None
+            self._container.mux(self._stream.encode(None))
+            self._copy_sound(self._last * _TIME_BASE + 1 / self._fps)
         finally:
-            if self._sound is not None:
-                self._sound.close()
+            self._container.close()
 
     def _copy_sound(self, until: Fraction) -> None:
         """Copy the sound up to a time in seconds, as it lies between the frames."""
@@ -175,3 +217,20 @@ class VideoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _sound_packets(packets: Iterator[Any], start: Fraction) -> Iterator[Any]:
+    """The sound from a time in seconds on, which is 0 on the clock of what is written."""
+    for packet in packets:
+        if packet.dts is None or packet.time_base * packet.dts < start:
+            continue
+        shift = round(start / packet.time_base)
+        packet.dts, packet.pts = packet.dts - shift, (packet.pts or packet.dts) - shift
+        yield packet
+
+
+def _is_playable(path: Path) -> bool:
+    try:
+        return next(iter(VideoReader(path)), None) is not None
+    except VideoError:
+        return False

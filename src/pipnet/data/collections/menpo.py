@@ -21,7 +21,7 @@ def read_menpo_profile(root: Path, subset: str) -> list[FaceSample]:
 
 
 def _read(root: Path, subset: str, landmarks: int) -> list[FaceSample]:
-    """All faces with so many points in a part's folder, or in the root for ``all``.
+    """All faces with this many points in a part's folder, or in the root for ``all``.
 
     Menpo's parts were handed out one by one, in folders that people name as they like: ``all`` is whatever
     the folder holds, ``train`` and ``test`` are folders of those names in it.

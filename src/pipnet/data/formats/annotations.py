@@ -57,7 +57,7 @@ class Annotations:
 
 
 def check_names(names: tuple[str, ...], landmarks: int, where: str) -> None:
-    """Whether these name so many landmarks.
+    """Whether these name this many landmarks.
 
     Raises:
         DataError: another number, or one twice.

@@ -10,7 +10,7 @@ from pipnet.data.formats.files import read_text
 from pipnet.errors import DataError
 
 FARTHEST = 1_000_000
-"""No picture has so many pixels on a side; what is farther out is damage."""
+"""No picture has this many pixels on a side; what is farther out is damage."""
 
 
 def read_json(path: Path) -> object:
