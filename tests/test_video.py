@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import islice
 
@@ -14,11 +16,12 @@ import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
+from pipnet.cli.video import _ended_by_signals
 from pipnet.errors import MissingExtraError, PipnetError, VideoError
 from pipnet.images import read_image
 from pipnet.video.reader import VideoReader
 from pipnet.video.tracker import FaceTracker
-from pipnet.video.writer import VideoWriter
+from pipnet.video.writer import _FORMATS, VideoWriter
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,46 @@ def remux(source, target, sound=False, begin=0.0):
 
 
 # -- reading -------------------------------------------------------------------------------------------
+
+
+def encode(path, frames, codec="libx264"):
+    """A video of so many of a photo's parts with B-frames, as other programs write it, 25 a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        stream.codec_context.max_b_frames = 2
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture
+def moving(portrait):
+    """50 small pictures that differ a little from one to the next."""
+    image = cv2.resize(read_image(portrait), (256, 256))
+    return [np.ascontiguousarray(image[i : i + 96, i : i + 128]) for i in range(50)]
+
+
+@pytest.mark.parametrize("name", ["x.avi", "x.wmv", "x.mpg", "x.mkv", "x.mp4"])
+def test_frames_that_were_reordered_have_their_times(name, moving, tmp_path):
+    """AVI and WMV do not say when a frame is shown, MPEG only of some."""
+    encode(tmp_path / name, moving)
+    reader = VideoReader(tmp_path / name)
+    frames = list(reader)
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(50) / 25, atol=1e-3)
+    away = np.array([frame.image for frame in frames]) - np.array(moving, int)
+    assert np.abs(away).mean(axis=(1, 2, 3)).max() < 12
+    assert reader.damage is None
+
+
+def test_small_steps_back_do_not_stretch_a_video(moving, tmp_path):
+    """MXF says when each frame is shown as if none had been reordered."""
+    encode(tmp_path / "x.mxf", moving)
+    times = [frame.time for frame in VideoReader(tmp_path / "x.mxf")]
+    assert (np.diff(times) > 0).all()
+    np.testing.assert_allclose(times, np.arange(50) / 25, atol=0.1)
 
 
 def test_every_frame_with_its_time(clip):
@@ -120,15 +163,18 @@ def test_damaged_videos_give_what_they_have(clip, tmp_path):
     assert noisy.damage
 
 
-def test_a_clock_that_begins_anew_goes_on(short, tmp_path):
-    """Two broadcasts in one file."""
-    one = tmp_path / "one.ts"
-    remux(short, one)
-    (tmp_path / "two.ts").write_bytes(2 * one.read_bytes())
-    times = np.array([frame.time for frame in VideoReader(tmp_path / "two.ts")])
-    assert len(times) > 40
-    assert (np.diff(times) > 0).all()
-    assert times[-1] < 3
+def test_a_clock_that_begins_anew_goes_on(moving, tmp_path):
+    """Two broadcasts in one file, short ones and longer ones with a gap."""
+    for count, gap in ((25, 0), (50, 1)):
+        with VideoWriter(tmp_path / "one.ts", 25) as writer:
+            for number, image in enumerate(moving[:count]):
+                writer.write(image, number / 25 + gap * (number >= 40))
+        (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
+        steps = np.diff([frame.time for frame in VideoReader(tmp_path / "two.ts")])
+        assert len(steps) > 2 * count - 10
+        assert (steps > 0).all()
+        assert (steps > 0.5).sum() == 2 * gap
+        assert steps.sum() < 2 * (count / 25 + gap) + 0.2
 
 
 def test_what_a_cut_hides_is_no_damage(short, tmp_path):
@@ -161,6 +207,7 @@ def test_what_is_no_video(tmp_path, portrait):
         ("empty.mp4", "empty file"),
         ("text.mp4", "not a video"),
         ("sound.wav", "only sound"),
+        ("", "a folder, not a video"),
     ):
         with pytest.raises(VideoError, match=words):
             VideoReader(tmp_path / name)
@@ -172,6 +219,76 @@ def test_without_pyav_the_extra_is_named(clip, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"\[video\]'"):
         VideoReader(clip)
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", _FORMATS)
+def test_what_is_written_is_read_as_it_was(ending, moving, tmp_path):
+    times = np.arange(50) / 25 + 0.6 * (np.arange(50) >= 20)
+    with VideoWriter(tmp_path / f"x{ending.upper()}", 25) as writer:
+        for image, time in zip(moving, times, strict=True):
+            writer.write(image, time)
+    reader = VideoReader(tmp_path / f"x{ending.upper()}")
+    np.testing.assert_allclose([frame.time for frame in reader], times, atol=2e-3)
+    assert reader.damage is None
+
+
+@pytest.mark.parametrize("name", ["x.avi", "x.wmv", "x.mpg", "x.ogv", "x.jpg", "x.xyz", "x"])
+def test_endings_that_cannot_be_right_are_refused(name, short, tmp_path, capsys):
+    (tmp_path / name).write_text("old")
+    assert main(["video", str(short), "-o", str(tmp_path / name)]) == 1
+    said = capsys.readouterr().err
+    assert "not a video that can be written: those end in .mp4, " in said
+    assert said.count("\n") == 1
+    assert (tmp_path / name).read_text() == "old"
+
+
+def test_what_was_there_remains_until_the_new_one_is_playable(moving, tmp_path):
+    path = tmp_path / "x.mp4"
+    path.write_text("old")
+    with VideoWriter(path, 25) as writer:
+        for number in range(100):
+            writer.write(moving[number % 50], number / 25)
+        assert path.read_text() == "old"  # as it stays after a kill
+        assert (tmp_path / "x.mp4.partial").is_file()
+    assert sum(1 for _ in VideoReader(path)) == 100
+    assert list(tmp_path.iterdir()) == [path]
+    with VideoWriter(path, 25):
+        pass  # no camera, so no frame
+    assert sum(1 for _ in VideoReader(path)) == 100
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(VideoError, match="it is a folder"):
+        VideoWriter(tmp_path / "folder.mp4", 25)
+
+
+def write_on_a_full_disk(path):
+    noise = np.random.default_rng(0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
+    try:
+        with VideoWriter(path, 25) as writer:
+            for number in range(200):
+                writer.write(noise.integers(0, 256, (96, 128, 3), np.uint8), number / 25)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv", ".gif"])
+def test_a_full_disk_leaves_what_was_there_or_what_can_be_played(ending, tmp_path):
+    path = tmp_path / f"x{ending}"
+    path.write_text("old")
+    with pytest.raises(VideoError, match="cannot be written: File too large"):
+        write_on_a_full_disk(path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+    path.unlink()
+    with pytest.raises(VideoError, match="cannot be written: File too large"):
+        write_on_a_full_disk(path)
+    assert list(tmp_path.iterdir()) == ([] if ending == ".mp4" else [path])
+    if ending != ".mp4":  # which cannot be played without its end
+        assert sum(1 for _ in VideoReader(path)) > 5
 
 
 # -- tracking ------------------------------------------------------------------------------------------
@@ -254,7 +371,7 @@ def test_a_video_for_nothing_is_refused(short, tmp_path, capsys):
     assert main(["video", str(short)]) == 1
     assert "nothing is asked for" in capsys.readouterr().err
     assert main(["video", str(short), "-o", str(tmp_path / "out")]) == 1
-    assert "an ending, such as .mp4" in capsys.readouterr().err
+    assert "those end in .mp4, " in capsys.readouterr().err
 
 
 def test_a_port_without_a_page_is_refused(short, tmp_path, capsys):
@@ -310,20 +427,52 @@ def test_damage_is_one_line_and_loses_nothing(short, tmp_path, capsys):
     assert "it ends 0." in said.err
     assert main(["video", str(short), "-o", str(short)]) == 1
     assert "would overwrite" in capsys.readouterr().err
+    killed = tmp_path / "out.mkv.partial"
+    killed.write_bytes(damaged.read_bytes())
+    assert main(["video", str(killed), "-o", str(tmp_path / "out.mkv")]) == 1
+    assert "would overwrite" in capsys.readouterr().err
+    assert killed.is_file()
     assert main(["video", str(short), "-o", str(damaged / "out.mp4")]) == 1
-    assert main(["video", str(short), "-o", str(tmp_path / "out.xyz")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "out.mp4: cannot be written: " in capsys.readouterr().err
 
 
-def test_ctrl_c_leaves_a_playable_file(clip, tmp_path, start):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_signals_leave_a_playable_file(number, code, clip, tmp_path, start):
     out = tmp_path / "out.mp4"
+    before = signal.signal(number, signal.SIG_DFL)  # also where the tests run with nohup
     process = start("video", str(clip), "-o", str(out), "--json")
+    signal.signal(number, before)
     for _ in range(20):
         process.stdout.readline()
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert said.endswith("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
     assert 10 < sum(1 for _ in VideoReader(out)) < 765
+
+
+def test_signals_are_left_as_they_were():
+    """Also those that nohup ignores; and in a thread, where signals cannot be handled."""
+
+    def handlers():
+        return signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
+
+    before = handlers()
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with _ended_by_signals():
+            assert handlers()[0] is signal.SIG_IGN
+            assert callable(handlers()[1])
+        assert handlers() == (signal.SIG_IGN, signal.SIG_DFL)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(_ended_by_signals().__enter__).result()
+        assert handlers() == (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGTERM, before[1])
 
 
 def test_from_python(landmarker, short):

@@ -1,7 +1,8 @@
 """The command line: ``pipnet detect | annotate | video | webcam | train | export | info`` and more.
 
 JSON on standard output, everything else on standard error. Exit codes: 0 all right (also where there is no
-face), 1 an error of ours in one line, 2 wrong usage, 130 interrupted, 141 the reader of our output left.
+face), 1 an error of ours in one line, 2 wrong usage, 129, 130 and 143 hung up, interrupted and ended, 141 the
+reader of our output left.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def video(
     """Find and follow the faces of a video.
 
     A damaged video gives all frames that can be read, one line says what is missing, and the exit code is 1.
-    Sound is kept. Ctrl-C leaves a playable file.
+    Sound is kept. Ctrl-C, SIGTERM and a closed terminal leave a playable file.
 
     Parameters
     ----------
@@ -80,7 +80,8 @@ def video(
     output = following.output
     if output is None and not following.json and not following.page:
         raise PipnetError("nothing is asked for: -o OUT.mp4, --json or --page")
-    if output is not None and output.exists() and source.exists() and output.samefile(source):
+    taken = () if output is None else (output, Path(f"{output}.partial"))  # the latter: what a kill left
+    if source.exists() and any(path.exists() and path.samefile(source) for path in taken):
         raise VideoError(f"{output}: the output would overwrite the input")
     return follow_faces(VideoReader(source), str(source), following, runtime)
 

@@ -22,7 +22,8 @@ def webcam(
     """Find and follow the faces before a camera, or in any other live stream.
 
     Always the newest frame is worked on; those that came meanwhile are dropped, and counted. Without --output
-    or --json the page is shown. Ctrl-C, or the page's button, ends it and leaves a playable file.
+    or --json the page is shown. Ctrl-C, the page's button or a closed terminal ends it
+    and leaves a playable file.
 
     Parameters
     ----------
