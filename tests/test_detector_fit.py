@@ -353,7 +353,7 @@ def test_sensitivity_on_the_command_line(small_300w, tmp_path, capsys):
     assert nme["size", 0.7] > nme["size", 0.9]
     assert (out / "sensitivity.png").stat().st_size > 10_000
     assert main([*words, "-o", str(out / "sensitivity.json")]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be made" in capsys.readouterr().err
 
 
 def test_changed_boxes_by_hand():

@@ -80,9 +80,9 @@ def probe(
     if count < 1:
         raise PipnetError(f"--count must be at least 1, not {count}")
     require_figures()
-    make_folder(output)
     model, info = load_checkpoint(checkpoint)
     prior.score_head(model)  # before anything takes long
+    make_folder(output)
     samples, _, source = load_faces(data, subset, info.scheme, measuring=True)
     detector = load_detector("auto")
     faces, without = from_collection(samples, info, detector, count, seed)
