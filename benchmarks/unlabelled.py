@@ -27,6 +27,7 @@ import torch
 
 from pipnet.data.sources import load_faces
 from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.evaluation.metrics import paired_gain
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
@@ -251,14 +252,6 @@ def measure(weights: Path, data: Path, tests: Sequence[tuple[str, str]]) -> dict
     return result
 
 
-def better_by(after: Sequence[float], before: Sequence[float]) -> tuple[float, float, float]:
-    """How much lower the mean is, in percent of the one before, and its 95 % interval over the same faces."""
-    a, b = np.asarray(after), np.asarray(before)
-    picks = np.random.default_rng(0).integers(0, len(a), (4000, len(a)))
-    low, high = np.percentile(100 * (1 - a[picks].mean(axis=1) / b[picks].mean(axis=1)), [2.5, 97.5])
-    return float(100 * (1 - a.mean() / b.mean())), float(low), float(high)
-
-
 def report() -> None:
     """Write the page from the rows that are done."""
     lines = ["# Faces without labels", "", *INTRODUCTION.strip().splitlines()]
@@ -291,7 +284,7 @@ def _table(part: str) -> list[str]:
             if result["unseen"] is not None:
                 after, before = ([values[i] for i in result["unseen"]] for values in (after, before))
                 cells[-1] = f"{np.mean(after):.2f} ({len(after)} faces; supervised {np.mean(before):.2f})"
-            gain, low, high = better_by(after, before)
+            gain, (low, high) = paired_gain(np.array(before), np.array(after))
             alone = part == "tests" and not row.tasks
             cells.append("" if alone or row.name == base["row"] else f"{gain:.1f} ({low:.1f} to {high:.1f})")
         facts = result["labelling"][-1] if result and result["labelling"] else None

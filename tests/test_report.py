@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from pipnet.cli import main
@@ -10,6 +11,7 @@ from pipnet.data.sources import SOURCES
 from pipnet.errors import DataError
 from pipnet.evaluation.comparison import compare, markdown
 from pipnet.evaluation.measured import read_measured
+from pipnet.evaluation.metrics import paired_gain
 from pipnet.evaluation.published import (
     BENCHMARKS,
     TRAINING_FACES,
@@ -291,3 +293,38 @@ def test_missing_results_and_places_that_cannot_be_written(result, tmp_path, cap
     (tmp_path / "file").touch()
     assert main(["report", str(result()), "-o", str(tmp_path / "file" / "out")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+# -- two evaluations ---------------------------------------------------------------------------------
+
+
+def test_two_evaluations_of_the_same_faces(result, capsys):
+    """Half of the error of each face: no doubt about the gain."""
+    faces = {f"face{i}": 2.0 + i for i in range(30)}
+
+    def rows(nmes):
+        return [{"face": name, "nme": nme} for name, nme in nmes.items()]
+
+    first = result("first", per_face=rows(faces))
+    second = result("second", per_face=rows({name: nme / 2 for name, nme in list(faces.items())[5:]}))
+    assert main(["compare", str(first), str(second / "evaluation.json")]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^faces +25 in both, up to 5 in one alone$", out, re.MULTILINE)
+    assert re.search(r"^NME +19.000 %, then 9.500 %$", out, re.MULTILINE)
+    assert re.search(r"^gain +50.0 % \(50.0 to 50.0\)$", out, re.MULTILINE)
+    other = result("other", per_face=rows({"nobody": 1.0}))
+    assert main(["compare", str(first), str(other)]) == 1
+    assert "no face in common" in capsys.readouterr().err
+    assert main(["compare", str(first), str(first / "none.json")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+
+
+def test_a_paired_interval_is_narrower_than_that_of_the_means():
+    """What faces have in common with themselves does not count: hard ones are hard for both."""
+    rng = np.random.default_rng(1)
+    before = rng.uniform(2, 20, 200)
+    after = before * 0.97 + rng.normal(0, 0.1, 200)
+    gain, (low, high) = paired_gain(before, after)
+    assert low < gain < high
+    assert gain == pytest.approx(3, abs=0.2)
+    assert low > 2.5

@@ -25,6 +25,11 @@ COMMANDS = (
     ("webcam", "webcam:webcam", "Find and follow the faces before a camera."),
     ("evaluate", "evaluate:evaluate", "Measure a model on labelled faces."),
     ("report", "report:report", "Set results beside the papers' numbers."),
+    (
+        "compare",
+        "compare:compare",
+        "Say how much better one evaluation is than another, and how surely.",
+    ),
     ("probe", "probe:probe", "Show what a model answers where there is no face."),
     ("views", "views:views", "Show the score maps of a face before and after the mean over views."),
     ("benchmark", "benchmark:benchmark", "Say how fast models are here, side by side."),

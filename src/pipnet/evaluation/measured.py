@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import FaceErrors
@@ -15,6 +15,7 @@ from pipnet.writing import write_text
 
 FILE = "evaluation.json"
 """The file in the folder that ``pipnet evaluate -o`` writes."""
+_T = TypeVar("_T")
 _EYE_CORNERS = {29: [8, 9], 68: [36, 45], 98: [60, 72]}
 """The outer eye corners by the number of landmarks."""
 
@@ -103,12 +104,24 @@ def read_measured(paths: Sequence[Path]) -> list[Measured]:
         if not found:
             raise DataError(f"{path}: holds no {FILE}; make one with: pipnet evaluate ... -o {path}")
         files += found
-    return [_read(file) for file in files]
+    return [_read(file, _parse) for file in files]
 
 
-def _read(path: Path) -> Measured:
+def read_faces(path: Path) -> dict[str, float]:
+    """The NME in percent of every face that was found, by its name.
+
+    Args:
+        path: an evaluation's folder or file.
+
+    Raises:
+        DataError: it is missing, or no evaluation.
+    """
+    return _read(path / FILE if path.is_dir() else path, _parse_faces)
+
+
+def _read(path: Path, parse: Callable[[Any], _T]) -> _T:
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -145,6 +158,11 @@ def _parse(table: Any) -> Measured:
         landmarks=_count(table["landmarks"]),
         norm=_norm(table["norm"], table["landmarks"]),
     )
+
+
+def _parse_faces(table: Any) -> dict[str, float]:
+    """As `_parse`, but what each face has."""
+    return {_text(row["face"]): _percent(row["nme"]) for row in table["per_face"]}
 
 
 def _text(value: Any) -> str:
