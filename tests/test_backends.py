@@ -1,6 +1,7 @@
 """ONNX Runtime and OpenVINO: the same landmarks, the same refusals."""
 
 import json
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,12 @@ def test_two_threads_get_their_own_faces(model, faces):
         found = list(pool.map(lambda i: shared(faces[i % len(faces)][None]).points, range(60)))
     for i, points in enumerate(found):
         np.testing.assert_allclose(points, expected[i % len(faces)], atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [OnnxModel, OpenVinoModel])
+def test_a_model_may_be_sent_to_another_process(model, faces):
+    here = model(SHIPPED, threads=1)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(here))(faces).points, here(faces).points)
 
 
 @pytest.mark.parametrize("model", [OnnxModel, OpenVinoModel])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import replace
@@ -248,6 +249,16 @@ def test_the_default_detector_works_in_a_forked_process(portrait):
         [sys.executable, "-c", code, str(portrait)], capture_output=True, text=True, timeout=100
     )
     assert done.stdout == "[1, 1, 1]\n", done.stderr
+
+
+def test_a_landmarker_may_be_sent_to_another_process(landmarker, portrait, faces, shared):
+    there = pickle.loads(pickle.dumps(landmarker))
+    np.testing.assert_array_equal(there(portrait).points, faces.points)
+    file = shared / "models" / "yunet_n_dynamic.onnx"
+    yunet = YuNet(file, size=320)
+    np.testing.assert_array_equal(
+        pickle.loads(pickle.dumps(yunet))(read_image(portrait)).boxes, yunet(read_image(portrait)).boxes
+    )
 
 
 def test_yunet_by_name_and_file(shared, landmarker, portrait):

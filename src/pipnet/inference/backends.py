@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import onnxruntime
@@ -162,6 +162,7 @@ class OnnxModel:
         """
         if not path.is_file():
             raise ModelError(f"{path}: no such model file")
+        self._how = (path, device, threads)
         self._session = _session(path, device, threads)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if "pipnet" not in metadata:
@@ -175,6 +176,10 @@ class OnnxModel:
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
         return in_batches(self.path, self.info, self._run, crops)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its file and settings: another process loads it anew."""
+        return type(self), self._how
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> Sequence[np.ndarray]:
         outputs: list[np.ndarray] = self._session.run(OUTPUTS, {"image": crops})

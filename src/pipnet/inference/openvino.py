@@ -48,7 +48,7 @@ class OpenVinoModel:
             raise ModelError(f"{path}: not a usable ONNX model: {_line(error)}") from None
         if not graph.has_rt_info(["framework", "pipnet"]):
             raise ModelError(f"{path}: an ONNX model, but not one exported by pipnet")
-        self.path, self.precision = path, precision
+        self.path, self.precision, self._threads = path, precision, threads
         self.info = ModelInfo.from_json(str(graph.get_rt_info(["framework", "pipnet"]).value), str(path))
         ends = (*graph.inputs, *graph.outputs)
         shapes = {end.any_name: [side.max_length for side in end.partial_shape][1:] for end in ends}
@@ -58,6 +58,10 @@ class OpenVinoModel:
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """RGB crops at the model's size -> landmarks, in batches."""
         return in_batches(self.path, self.info, self._run, crops)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its file and settings: another process loads it anew."""
+        return type(self), (self.path, self.precision, self._threads)
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> list[np.ndarray]:
         # The outputs are copied: the next run writes into the same memory, and so would another thread.
