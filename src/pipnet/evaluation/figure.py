@@ -32,10 +32,10 @@ def require_figures() -> None:
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Write a figure of `new_figure` as PNG, and the folders above it.
+    """Write a figure of `new_figure`, and the folders above it; the ending decides the format.
 
     Raises:
         WriteError: it cannot be written.
     """
     with written_whole(path) as partial:
-        figure.savefig(partial, dpi=dpi, format="png")
+        figure.savefig(partial, dpi=dpi, format=path.suffix[1:] or "png")
