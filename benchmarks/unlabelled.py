@@ -147,11 +147,10 @@ def main() -> None:
     parser.add_argument("part", choices=[*ROWS, "report"])
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder outside the checkout")
-    parser.add_argument("--most", type=int, default=99, help="rows to train at most")
+    parser.add_argument("--only", default="", help="rows whose name holds this")
     arguments = parser.parse_args()
-    done = 0
     for row in ROWS.get(arguments.part, ()):
-        if done == arguments.most or is_done(row, arguments.part):
+        if arguments.only not in row.name or is_done(row, arguments.part):
             continue
         print(f"== {arguments.part}: {row.name}", flush=True)
         runs = arguments.runs.resolve() / arguments.part / _slug(row.name)
@@ -166,7 +165,6 @@ def main() -> None:
             result |= {"row": row.name, "flags": row.flags, "commit": _commit(), "machine": _machine()}
             target.write_text(json.dumps(result, indent=1) + "\n")
             report()
-        done += 1
     report()
 
 
