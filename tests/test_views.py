@@ -16,7 +16,7 @@ from pipnet.evaluation.view_maps import view_maps
 from pipnet.geometry import CropRule
 from pipnet.images import read_image, write_image
 from pipnet.inference.backends import CropLandmarks
-from pipnet.inference.views import Views, look, make_views
+from pipnet.inference.views import Views, make_views, predict_views
 from pipnet.model.checkpoint import load_checkpoint
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-wild-mbv2.safetensors"
@@ -44,7 +44,7 @@ def test_views_are_undone(landmarker, kind):
     y, x = np.mgrid[:200, :200]
     picture = (255 * np.exp(-((x - 92) ** 2 + (y - 113) ** 2) / 50)).astype(np.uint8)[..., None].repeat(3, 2)
     box = np.float32([[60, 75, 120, 135]])
-    found = look(Brightest(landmarker.model.info), [picture, picture], [box, box + 3], kind)
+    found = predict_views(Brightest(landmarker.model.info), [picture, picture], [box, box + 3], kind)
     np.testing.assert_allclose(found.points, np.broadcast_to([92, 113], (2, 68, 2)), atol=0.1)
     assert (found.disagreement < 2e-3).all()
 
@@ -61,7 +61,7 @@ def test_on_a_real_face(landmarker, portrait, kind):
     width = np.ptp(plain.points[0, :, 0])
     assert 0 < np.linalg.norm(many.points - plain.points, axis=2).mean() / width < 0.03
     box = landmarker.to_face_boxes(plain.boxes, landmarker.detector.kind)
-    spread = look(landmarker.model, [image], [box], kind).disagreement
+    spread = predict_views(landmarker.model, [image], [box], kind).disagreement
     assert 0 < spread.mean() < 0.05
 
 

@@ -29,7 +29,7 @@ def face_rows(
     Args:
         key: what the picture is called.
         faces: what was found in it.
-        disagreement: of the views, see `pipnet.inference.views.Found`.
+        disagreement: of the views, see `pipnet.inference.views.Prediction`.
     """
     height, width = faces.image.shape[:2]
     quality = faces.quality if faces.info.calibration else [None] * len(faces)

@@ -68,9 +68,9 @@ class ShardLabels:
                 group.append(decoded)
                 pixels += decoded.image.shape[0] * decoded.image.shape[1]
             if len(group) == _TOGETHER or pixels >= _MOST_PIXELS:
-                self._look(group)
+                self._predict(group)
                 group, pixels = [], 0
-        self._look(group)
+        self._predict(group)
         self._reader.check()
         return self._rows
 
@@ -90,7 +90,7 @@ class ShardLabels:
             self._fail(number, _unexpected(error))
         return None
 
-    def _look(self, group: Sequence[_Decoded]) -> None:
+    def _predict(self, group: Sequence[_Decoded]) -> None:
         """The landmarks of a group of pictures; one by one where the group as a whole cannot be done."""
         if not group:
             return
@@ -107,12 +107,12 @@ class ShardLabels:
             self._fail(group[0].number, reason)
         else:
             for one in group:
-                self._look([one])
+                self._predict([one])
 
     def _label(self, group: Sequence[_Decoded]) -> None:
         landmarker = self._landmarker
         places = [landmarker.to_face_boxes(one.found.boxes, landmarker.found_kind) for one in group]
-        seen = landmarker.look_at([one.image for one in group], places)
+        seen = landmarker.predict([one.image for one in group], places)
         ends = np.cumsum([len(of_picture) for of_picture in places])[:-1]
         parts = [np.split(part, ends) for part in seen]
         for one, points, scores, spread, disagreement in zip(group, *parts, strict=True):

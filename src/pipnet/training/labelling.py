@@ -102,10 +102,10 @@ def _label(
 ) -> Iterator[PseudoLabel]:
     """Two passes over the faces of a chunk, and what is sound of what they find."""
     pictures = [image for _, image, _ in placed]
-    rough = FaceLandmarker(landmarker.model).look_at(pictures, [box[None] for _, _, box in placed])
+    rough = FaceLandmarker(landmarker.model).predict(pictures, [box[None] for _, _, box in placed])
     tight = np.array([tight_box(points) for points in rough.points], np.float32)
     boxes = landmarker.to_face_boxes(tight, "landmarks")
-    seen = landmarker.look_at(pictures, [box[None] for box in boxes])
+    seen = landmarker.predict(pictures, [box[None] for box in boxes])
     for i, (face, image, _) in enumerate(placed):
         box = tight_box(seen.points[i])
         there = overlaps(box[None], image.shape[1], image.shape[0])[0]

@@ -113,7 +113,7 @@ def with_known_boxes(faces: Sequence[UnlabelledFace], config: SelfTrainingConfig
             f" (pipnet detector fit); others are {', '.join(KINDS)}"
         )
     _, info = read_checkpoint(config.teacher)
-    known = "landmarks" if info.crop.box == "landmarks" else "crop"
+    known = "landmarks" if info.crop.box == "landmarks" else "model"
     placed = []
     for face in faces:
         kind = face.kind or config.box_kind

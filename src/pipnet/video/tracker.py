@@ -17,7 +17,7 @@ from pipnet.errors import PipnetError
 from pipnet.geometry import Box, Image, box_iou, tight_box
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.result import FaceLandmarks
-from pipnet.inference.views import Found
+from pipnet.inference.views import Prediction
 from pipnet.video.smoothing import FaceSmoother, Smoothing
 
 DETECT_EVERY = 25
@@ -99,7 +99,7 @@ class FaceTracker:
             self._add_detections(image)
         known = sum(track.number > 0 for track in self._tracks)
         places = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
-        seen = self.landmarker.look_at([image], [places])
+        seen = self.landmarker.predict([image], [places])
         boxes = [tight_box(points) for points in seen.points]
         after = self.landmarker.to_face_boxes(np.array(boxes, np.float32).reshape(-1, 4), "landmarks")
         kept = self._still_there(places, after, seen.scores)
@@ -149,7 +149,7 @@ class FaceTracker:
                 kept.append(i)
         return kept
 
-    def _result(self, image: Image, time: float, seen: Found, kept: list[int]) -> FaceLandmarks:
+    def _result(self, image: Image, time: float, seen: Prediction, kept: list[int]) -> FaceLandmarks:
         points = seen.points[kept].copy()
         for i, track in enumerate(self._tracks):
             if track.smooth is not None:
