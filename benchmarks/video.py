@@ -40,7 +40,7 @@ from pipnet.images import read_image
 from pipnet.progress import track
 from pipnet.video.lookahead import LookAhead
 from pipnet.video.reader import VideoReader
-from pipnet.video.smoothing import FaceSmoother, OneEuro, Prediction, Smoothing
+from pipnet.video.smoothing import AlphaBeta, FaceSmoother, OneEuro, Smoothing
 from pipnet.video.tracker import FaceTracker
 from pipnet.writing import write_text, written_whole
 
@@ -245,7 +245,7 @@ def tune(
     ]
     shapes = [(0.3, 2), (0.5, 5), (1, 5)]
     poses = product((0.2, 0.25, 0.3), (0.015, 0.025, 0.04), (0.3, 0.45), (0.02, 0.04))
-    tried += [Smoothing(Prediction(*pose), OneEuro(*shape)) for pose, shape in product(poses, shapes)]
+    tried += [Smoothing(AlphaBeta(*pose), OneEuro(*shape)) for pose, shape in product(poses, shapes)]
     for settings in tried:
         facts = measure(landmarker, clips, moved, {"raw": None, "smoothed": settings})
         steadier = [clip["raw"] / clip["smoothed"] for clip in facts["clips"].values()]

@@ -7,14 +7,18 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.data.formats.pts import write_pts
 from pipnet.images import read_image, write_image
+from pipnet.video.reader import VideoReader
+from pipnet.video.writer import VideoWriter
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PIPNET_SHARED", ROOT.parent / "shared"))
@@ -92,3 +96,26 @@ def pictures(tmp_path: Path, portrait: Path) -> Path:
     """A folder with one good picture."""
     shutil.copy(portrait, tmp_path / "good.jpg")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def clip(shared):
+    """A real one: a talking head, 765 frames."""
+    return shared / "data" / "video" / "cap13_edit2.mp4"
+
+
+@pytest.fixture(scope="session")
+def short(clip, tmp_path_factory):
+    """Its first second."""
+    path = tmp_path_factory.mktemp("video") / "short.mp4"
+    with VideoWriter(path, 25) as writer:
+        for frame in islice(VideoReader(clip), 25):
+            writer.write(frame.image, frame.time)
+    return path
+
+
+@pytest.fixture
+def moving(portrait):
+    """50 small pictures that differ a little from one to the next."""
+    image = cv2.resize(read_image(portrait), (256, 256))
+    return [np.ascontiguousarray(image[i : i + 96, i : i + 128]) for i in range(50)]

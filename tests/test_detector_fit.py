@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 import struct
 import subprocess
@@ -190,6 +191,24 @@ def test_boxes_of_other_faces_do_not_spoil_a_fit(faces, landmarker):
     with pytest.raises(PipnetError, match="those of 9 of 12 labelled faces, 10 are needed"):
         fit_detector(faces, mixed[:2] + [Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))]
                      + found[3:], rule)  # fmt: skip
+
+
+def test_boxes_that_no_model_can_hold_leave_it_as_it_was(model, faces, small_300w, tmp_path, capsys):
+    """Points instead of boxes, such as the tip of the nose."""
+    before = model.read_bytes()
+    tips = [(str(s.image), np.append(s.points[30], s.points[30] + 0.5)) for s in faces]
+    table = write_table(tmp_path / "tips.csv", tips)
+    assert main(["detector", "fit", str(model), "--data", str(small_300w), "--boxes", str(table),
+                 "--name", "mine"]) == 1  # fmt: skip
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "error: boxes of kind 'mine' are a hundred times smaller than faces, or less: no fit"
+    assert model.read_bytes() == before
+
+
+def test_what_a_model_was_taught_goes_with_it_to_other_processes(model):
+    one = OnnxModel(model)
+    one.info = with_fit(one.info, "mine", STEP)
+    assert pickle.loads(pickle.dumps(one)).info.detector_fits["mine"] == STEP
 
 
 def test_a_picture_without_numbers_is_a_face_not_found(faces, small_300w, tmp_path):

@@ -94,7 +94,7 @@ def test_landmarks_lie_on_the_face(small_300w, tmp_path, landmarker):
     out = tmp_path / "sheet"
     assert main(["data", "view", str(small_300w), "--subset", "common", "--limit", "1", "-o", str(out)]) == 0
     page = Page(out)
-    assert "found" not in page.tags
+    assert 'class="found"' not in page.text
     assert "data-nme" not in page.faces[0]
     dots = re.search(r'class="dots" d="([^"]*)"', page.text)
     drawn = np.array(re.findall(r"M(-?\d+) (-?\d+)h0", dots[1]), float)

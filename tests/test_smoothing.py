@@ -9,7 +9,7 @@ import pytest
 from pipnet.errors import PipnetError
 from pipnet.video.lookahead import LookAhead
 from pipnet.video.reader import Frame
-from pipnet.video.smoothing import FaceSmoother, OneEuro, Prediction, Smoothing
+from pipnet.video.smoothing import AlphaBeta, FaceSmoother, OneEuro, Smoothing
 from pipnet.video.stream import FrameFaces, steady
 
 # -- of a camera: by the frames before ----------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_odd_times_and_settings(face):
     with pytest.raises(PipnetError, match="above 0"):
         OneEuro(cutoff=0, beta=1)
     with pytest.raises(PipnetError, match="shares"):
-        Prediction(rest=0)
+        AlphaBeta(rest=0)
 
 
 # -- of a file: by the frames before and after --------------------------------------------------------
@@ -130,6 +130,14 @@ def test_a_moving_head_stays_where_it_is_in_a_file(face, landmarker, frequency):
     strayed = np.abs(as_a_file(moved, landmarker) - moved).max(axis=(1, 2))
     assert strayed[6:-6].max() < 0.6
     assert strayed.max() < 3
+
+
+def test_a_leap_in_a_file_stays_a_leap(face, landmarker):
+    """As at a cut to another face that is about there: no frame is drawn over to the other side."""
+    leap = (face + np.where(np.arange(50) < 25, 0, 30).astype(np.float32)[:, None, None]).astype(np.float32)
+    strayed = np.linalg.norm(as_a_file(leap, landmarker) - leap, axis=2).mean(axis=1)
+    assert strayed.max() <= LookAhead().farthest * np.ptp(face, axis=0).max() + 1e-3
+    assert strayed[[0, 10, 40, -1]].max() < 1e-3
 
 
 def test_frames_are_placed_by_their_times(face, landmarker):

@@ -113,7 +113,7 @@ def test_what_came_meanwhile_is_dropped_and_the_newest_is_given(camera):
     assert list(frames) == []
 
 
-def test_who_is_fast_enough_gets_every_frame_in_order(camera):
+def test_frames_come_in_order_and_those_dropped_are_counted(camera):
     reader = LiveReader(camera([part(grey(5 * number)) for number in range(40)]))
     frames = list(reader)
     levels = [round(frame.image.mean() / 5) for frame in frames]

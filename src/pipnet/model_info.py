@@ -85,15 +85,12 @@ class ModelInfo:
                 calibration=Calibration.from_dict(table["calibration"]) if table.get("calibration") else None,
             )
             info.scheme.check(where)
-            numbers = [info.crop.scale, *np.ravel([*info.detector_fits.values()])]
             sound = (
                 info.mean_face.shape == (info.scheme.landmarks, 2)
-                and np.isfinite([*numbers, *info.mean_face.ravel()]).all()
-                and np.abs([*numbers, *info.mean_face.ravel()]).max() < 100
+                and np.isfinite(info.mean_face).all()
+                and np.abs(info.mean_face).max() < 100
                 and np.ptp(info.mean_face, axis=0).max() > 0
-                and all(
-                    left < right and top < bottom for left, top, right, bottom in info.detector_fits.values()
-                )
+                and all(is_box_step(step) for step in info.detector_fits.values())
                 and 0 < info.crop.scale < 100
                 and 0 < info.input_size <= 4096
                 and (info.calibration is None or info.calibration.is_sound(info.scheme.landmarks))
@@ -111,6 +108,12 @@ class ModelInfo:
         ) as error:
             raise ModelError(f"{where}: its description is damaged: {error!r}") from None
         return info
+
+
+def is_box_step(step: tuple[float, float, float, float]) -> bool:
+    """Whether fractions of a box can be a step from it to the face's: finite, a box, and not far off."""
+    left, top, right, bottom = step
+    return bool(np.isfinite(step).all()) and max(map(abs, step)) < 100 and left < right and top < bottom
 
 
 def _four(values: Any) -> tuple[float, float, float, float]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pipnet.errors import DataError, WriteError
 
@@ -57,6 +60,26 @@ def _into_device(target: Path, place: Path) -> Iterator[Path]:
         yield place
     except OSError as error:
         raise WriteError(f"{target}: cannot be written: {_reason(error, place, place)}") from None
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """While something is brought to its end: Ctrl-C, SIGTERM and SIGHUP have their effect only afterwards."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        ending = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in ending}
+        before = {number: how for number, how in before.items() if how not in (None, signal.SIG_IGN)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, how in before.items():
+            signal.signal(number, how)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -168,7 +168,7 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
         if count:
             say(f"{name}: {count} frames{_dropped(reader)}, searched for faces in {searched}")
     if writer is not None and writer.sound_lost:
-        say(f"{following.output}: without sound: {writer.sound_lost}")
+        say(f"{following.output}: {writer.sound_lost}")
     if reader.damage:
         say(f"error: {name}: {reader.damage}")
     return 1 if reader.damage else 0

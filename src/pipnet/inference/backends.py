@@ -178,8 +178,8 @@ class OnnxModel:
         return in_batches(self.path, self.info, self._run, crops)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its file and settings: another process loads it anew."""
-        return type(self), self._how
+        """Pickled as its file and settings, and what it was taught since: another process loads it anew."""
+        return type(self), self._how, {"info": self.info}
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> Sequence[np.ndarray]:
         outputs: list[np.ndarray] = self._session.run(OUTPUTS, {"image": crops})

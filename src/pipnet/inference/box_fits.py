@@ -18,7 +18,7 @@ from jaxtyping import Float32
 from pipnet.errors import ModelError, PipnetError
 from pipnet.geometry import Box, box_iou, to_fraction
 from pipnet.inference.detectors import Detections
-from pipnet.model_info import ModelInfo
+from pipnet.model_info import ModelInfo, is_box_step
 
 _AS_IT_IS = (0.0, 0.0, 1.0, 1.0)
 BOX_KINDS = {"model": _AS_IT_IS, "landmarks": _AS_IT_IS, "whole": (0.2, 0.25, 0.8, 0.85)}
@@ -71,9 +71,11 @@ def with_fit(info: ModelInfo, kind: str, fit: tuple[float, float, float, float])
     """A model that knows one more kind of boxes (see `fit_boxes`), or has a kind fitted anew.
 
     Raises:
-        ModelError: not a name for boxes, see `check_kind`.
+        ModelError: not a name for boxes, see `check_kind`, or a step that no model can have.
     """
     check_kind(kind)
+    if not is_box_step(fit):
+        raise ModelError(f"boxes of kind {kind!r} are a hundred times smaller than faces, or less: no fit")
     return replace(info, detector_fits={**info.detector_fits, kind: fit})
 
 

@@ -60,8 +60,8 @@ class OpenVinoModel:
         return in_batches(self.path, self.info, self._run, crops)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its file and settings: another process loads it anew."""
-        return type(self), (self.path, self.precision, self._threads)
+        """Pickled as its file and settings, and what it was taught since: another process loads it anew."""
+        return type(self), (self.path, self.precision, self._threads), {"info": self.info}
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> list[np.ndarray]:
         # The outputs are copied: the next run writes into the same memory, and so would another thread.

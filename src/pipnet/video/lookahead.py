@@ -24,10 +24,13 @@ class LookAhead:
     """Standard deviation of the frames' weights, in seconds: more is steadier and rounds quick moves off."""
     degree: int = 4
     """Of the polynomial; less where there are fewer than twice as many frames."""
+    farthest: float = 0.04
+    """Smoothed landmarks are never farther on the mean from those found than this, in face sizes: where a cut
+    or a leap lies between frames, there is no path."""
 
     def __post_init__(self) -> None:
-        if not (self.width > 0 and self.degree >= 0):
-            raise PipnetError("looking ahead needs a width above 0 and a degree of at least 0")
+        if not (self.width > 0 and self.degree >= 0 and self.farthest >= 0):
+            raise PipnetError("looking ahead needs a width above 0, a degree and a farthest of at least 0")
 
     @property
     def reach(self) -> float:

@@ -42,6 +42,11 @@ _ONE_CLOCK = {"avi", "asf"}
 """Containers, by FFmpeg's names, that say when a picture is decoded and not when it is shown. What stands for
 the latter is then out of order; when it leaves the decoder is right, but for a delay at the beginning."""
 
+_HD = 720
+"""Height from which pictures are stored in the colours of HDTV."""
+_UNSPECIFIED = 2
+"""FFmpeg's number for colours of which nothing is said."""
+
 
 class Frame(NamedTuple):
     """One picture of a video."""
@@ -77,6 +82,8 @@ class VideoReader:
         self._packets = 0
         self.damage: str | None = None
         """Why the last pass over the frames did not give all of them; None where it did."""
+        self.complete = False
+        """Whether the last pass over the frames came to the end of the file, and nothing was damaged."""
         with self._open() as container:
             stream = self._stream(container)
             self.fps = float(stream.average_rate or 25)
@@ -89,11 +96,12 @@ class VideoReader:
             """When the first picture is shown, in seconds of the clock of the file and its sound."""
 
     def __iter__(self) -> Iterator[Frame]:
-        self.damage, self._packets, number = None, 0, 0
-        time, offset = -1 / self.fps, None
+        self.damage, self.complete, self._packets, number = None, False, 0, 0
+        time, offset, shown = -1 / self.fps, None, 1 / self.fps
         with self._open() as container:
             stream = self._stream(container)
-            stream.thread_type = "AUTO"
+            # Threads that decode several frames at once lose whole ones beside a damaged one at the end.
+            stream.thread_type = "SLICE"
             shape = float(stream.sample_aspect_ratio or 1)
             for decoded in self._decode(container, stream):
                 own, expected = _own_time(decoded, container), time + 1 / self.fps
@@ -105,21 +113,30 @@ class VideoReader:
                 except VideoError as error:
                     self.damage = str(error)
                     break
+                shown = _shown(decoded) or 1 / self.fps
                 yield Frame(image, time, number)
                 number += 1
+            else:
+                self.damage = self._what_is_missing(number, time + shown) or self.damage
         if not number:
             raise VideoError(f"{self.path}: no frame can be decoded: {self.damage or 'it has none'}")
-        if self.damage is None:
-            self.damage = self._what_is_missing(number, time)
+        self.complete = self.damage is None
 
-    def _what_is_missing(self, number: int, time: float) -> str | None:
-        """By the file's own account: how many pictures it has, or how long it is."""
-        if self.frames is not None:
-            # Packets, not frames: what a cut hides from players is there, but never decoded.
-            missing = self.frames - self._packets
-            return f"it ends after {number} frames, {missing} are missing" if missing > 0 else None
-        late = 0 if self._ends is None else self._ends - time
-        return f"it ends {late:.1f} seconds early" if late > max(_LATE, 3 / self.fps) else None
+    def _what_is_missing(self, number: int, end: float) -> str | None:
+        """By the file's own account: how many pictures it has, or how long it is.
+
+        Args:
+            number: of pictures that were there.
+            end: seconds from the beginning until which the last one is shown.
+        """
+        late = 0.0 if self._ends is None else self._ends - end
+        if self.frames is None:
+            return f"it ends {late:.1f} seconds early" if late > max(_LATE, 3 / self.fps) else None
+        # Packets, not frames: what a cut hides from players is there, but never decoded, or not even read:
+        # then it is as long as it says all the same.
+        missing = self.frames - self._packets
+        whole = missing <= 0 or (self._ends is not None and late < 0.5 / self.fps)
+        return None if whole else f"it ends after {number} frames, {missing} are missing"
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """All frames that can be decoded; a damaged packet is left out, the rest goes on."""
@@ -193,7 +210,15 @@ def _duration(container: InputContainer, stream: VideoStream) -> float | None:
         return float(stream.duration * stream.time_base)
     if container.duration is None or len(container.streams) > 1:  # the sound may be longer
         return None
-    return container.duration / 1e6
+    # This is the time of the end, on a clock that need not begin at 0.
+    return (container.duration - max(container.start_time or 0, 0)) / 1e6
+
+
+def _shown(picture: av.VideoFrame) -> float | None:
+    """For how many seconds a picture is shown, where the file says so."""
+    if not picture.duration or picture.time_base is None:
+        return None
+    return float(picture.duration * picture.time_base)
 
 
 def upright(frame: av.VideoFrame, shape: float, max_pixels: int) -> Image:
@@ -210,11 +235,17 @@ def upright(frame: av.VideoFrame, shape: float, max_pixels: int) -> Image:
     width = round(frame.width * shape) if 0.1 < shape < 10 else frame.width
     if width * frame.height > max_pixels:
         raise VideoError(f"a frame of more than {max_pixels:,} pixels")
-    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+    space = colour_space(frame.height) if frame.colorspace == _UNSPECIFIED else None
+    image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=space), dtype=np.uint8)
     if width != frame.width:
         image = np.asarray(cv2.resize(image, (width, frame.height)), dtype=np.uint8)
     turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, turns), dtype=np.uint8)
+
+
+def colour_space(height: int) -> str:
+    """How colours are stored in pictures so high where nothing says it, by custom; in PyAV's words."""
+    return "ITU709" if height >= _HD else "ITU601"
 
 
 def reason(error: Exception) -> str:

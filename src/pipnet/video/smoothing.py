@@ -24,7 +24,7 @@ from pipnet.geometry import affine, similarity
 
 
 @dataclass(frozen=True)
-class Prediction:
+class AlphaBeta:
     """Settings of the filter of the pose. Shares are those of a 25th of a second."""
 
     rest: float = 0.25
@@ -63,16 +63,16 @@ class OneEuro:
 class Smoothing:
     """Settings for a face."""
 
-    pose: Prediction = Prediction()
+    pose: AlphaBeta = AlphaBeta()
     """Of where the face is, how large and how turned in the picture."""
     shape: OneEuro = OneEuro(0.5, 5.0)
     """Of the landmarks within the face."""
 
 
-class PredictingFilter:
+class AlphaBetaFilter:
     """An alpha-beta filter of some points that move together."""
 
-    def __init__(self, settings: Prediction) -> None:
+    def __init__(self, settings: AlphaBeta) -> None:
         self.settings = settings
         self._time = 0.0
         self._points: Float64[np.ndarray, "points 2"] | None = None
@@ -150,7 +150,7 @@ class FaceSmoother:
             settings: of both filters.
             mean_face: the model's; poses are similarities from it. Its own size and place do not matter.
         """
-        self._pose, self._shape = PredictingFilter(settings.pose), OneEuroFilter(settings.shape)
+        self._pose, self._shape = AlphaBetaFilter(settings.pose), OneEuroFilter(settings.shape)
         centred = mean_face - mean_face.mean(axis=0)
         self._mean = centred / np.ptp(centred, axis=0).max()
         self._time: float | None = None

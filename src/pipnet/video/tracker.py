@@ -83,7 +83,6 @@ class FaceTracker:
         self.landmarker, self.detect_every, self.smoothing = landmarker, detect_every, smoothing
         self._tracks: list[_Track] = []
         self._next, self._since = 1, detect_every
-        self._lost = False
 
     def __call__(self, image: Image, time: float) -> TrackedFaces:
         """The faces of the next frame.
@@ -93,31 +92,36 @@ class FaceTracker:
             time: seconds from the beginning, for smoothing.
         """
         self._since += 1
-        detect = self._lost or not self._tracks or self._since >= self.detect_every
+        detect = not self._tracks or self._since >= self.detect_every
         if detect:
-            self._since = 0
             self._add_detections(image)
-        known = sum(track.number > 0 for track in self._tracks)
-        places = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
-        seen = self.landmarker.predict([image], [places])
-        boxes = [tight_box(points) for points in seen.points]
-        after = self.landmarker.to_face_boxes(np.array(boxes, np.float32).reshape(-1, 4), "landmarks")
-        kept = self._still_there(places, after, seen.scores)
+        seen, after, kept = self._find(image)
         # A new detection that is no face is not one that was lost: the detector may rest.
-        self._lost = sum(i < known for i in kept) < known
+        if not detect and len(kept) < len(self._tracks):
+            detect = True
+            self._tracks = [self._tracks[i] for i in kept]
+            self._add_detections(image)
+            seen, after, kept = self._find(image)
         self._tracks = [self._tracks[i] for i in kept]
-        for track in self._tracks:
-            if not track.number:
-                track.number, self._next = self._next, self._next + 1
         for track, place in zip(self._tracks, after[kept], strict=True):
             track.place = place
+            if not track.number:
+                track.number, self._next = self._next, self._next + 1
         return TrackedFaces(
             self._result(image, time, seen, kept), [track.number for track in self._tracks], detect
         )
 
+    def _find(self, image: Image) -> tuple[Prediction, Float32[np.ndarray, "faces 4"], list[int]]:
+        """What is found where the faces were, the boxes of their next crops, and which are still there."""
+        places = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
+        seen = self.landmarker.predict([image], [places])
+        boxes = [tight_box(points) for points in seen.points]
+        after = self.landmarker.to_face_boxes(np.array(boxes, np.float32).reshape(-1, 4), "landmarks")
+        return seen, after, self._still_there(places, after, seen.scores)
+
     def _add_detections(self, image: Image) -> None:
         """Begin to follow the faces that the detector finds and nobody follows."""
-        landmarker = self.landmarker
+        landmarker, self._since = self.landmarker, 0
         found = landmarker.search(image)
         places = landmarker.to_face_boxes(found.boxes, landmarker.found_kind)
         for place, score in zip(places, found.scores, strict=True):

@@ -15,8 +15,8 @@ import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image
-from pipnet.video.reader import VideoReader, reason
-from pipnet.writing import written_whole
+from pipnet.video.reader import VideoReader, colour_space, reason
+from pipnet.writing import undisturbed, written_whole
 
 _TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick: fine enough for the times of any camera."""
@@ -32,6 +32,10 @@ _FORMATS = {
     ".gif": "gif",
 }
 """FFmpeg's names of the containers that keep each frame's time; AVI, WMV and MPEG's own lose it."""
+_TICKS = {".gif": Fraction(1, 100)}
+"""Where a container counts more coarsely; frames that fall on the same tick are left out."""
+_COLOURS = {"ITU709": 1, "ITU601": 6}
+"""H.264's numbers of the ways to store colours."""
 _CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
 """Other endings are written in H.264."""
 
@@ -89,12 +93,13 @@ class VideoWriter:
         self.path = Path(path)
         check_output(self.path)
         self.sound_lost: str | None = None
-        """Why the sound could not be copied; None where it was, or where there is none."""
-        self._fps, self._sound = Fraction(fps).limit_denominator(1001), sound
+        """What of the sound could not be copied, and why; None where all was, or where there is none."""
+        self._fps, self._sound = max(Fraction(fps).limit_denominator(1001), Fraction(1, 1001)), sound
+        self._tick = _TICKS.get(self.path.suffix.lower(), _TIME_BASE)
         self._files = contextlib.ExitStack()
         self._container: Any = None
         self._stream: Any = None
-        self._last = -1
+        self._last, self._closed = -1, False
         self._failed: VideoError | None = None
         self._sound_stream: Any = None
         self._packets: Iterator[Any] = iter(())
@@ -111,6 +116,15 @@ class VideoWriter:
             if self._sound is not None:
                 self._open_sound(self._sound, files)
             self._stream = self._open_stream(image)
+            try:
+                self._container.start_encoding()
+            except _failures() as error:
+                if self._sound_stream is None:
+                    raise
+                self._without_sound(error)  # some containers look at it only now
+                self._container.close()
+                self._container = av.open(os.fspath(self._partial), "w", format=name)
+                self._stream = self._open_stream(image)
             self._files = files.pop_all()
 
     def _open_sound(self, video: VideoReader, files: contextlib.ExitStack) -> None:
@@ -125,15 +139,22 @@ class VideoWriter:
                 self._sound_stream = self._container.add_stream_from_template(own)
                 start = Fraction(video.start).limit_denominator(90_000)
                 self._packets = _sound_packets(source.demux(own), start)
+                if len(source.streams.audio) > 1:
+                    self.sound_lost = f"with the first of {len(source.streams.audio)} sound tracks alone"
         except _failures() as error:
-            self.sound_lost = reason(error)
+            self._without_sound(error)
+
+    def _without_sound(self, error: Exception) -> None:
+        self.sound_lost = f"without sound: {reason(error)}"
+        self._sound_stream, self._packets, self._waiting = None, iter(()), None
 
     def write(self, image: Image, time: float) -> None:
         """Add a frame.
 
         Args:
             image: RGB; brought to the size of the first one.
-            time: seconds from the beginning; a frame that is no later than the last is moved just behind it.
+            time: seconds from the beginning; a frame that is no later than the last is moved just behind it
+                (in GIF, whose clock is coarse, left out).
 
         Raises:
             VideoError: it cannot be encoded or written, such as on a full disk.
@@ -150,10 +171,15 @@ class VideoWriter:
             odd = (self._stream.height - image.shape[0], self._stream.width - image.shape[1])
             padded = np.pad(image, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
             frame = av.VideoFrame.from_ndarray(padded, format="rgb24")
-            self._last = max(round(time / _TIME_BASE), self._last + 1)
-            frame.pts, frame.time_base = self._last, _TIME_BASE
+            tick = round(time / self._tick)
+            if tick <= self._last and self._tick != _TIME_BASE:
+                return
+            self._last = max(tick, self._last + 1)
+            if self._stream.pix_fmt == "yuv420p":
+                frame = frame.reformat(format="yuv420p", dst_colorspace=colour_space(padded.shape[0]))
+            frame.pts, frame.time_base = self._last, self._tick
             self._container.mux(self._stream.encode(frame))
-            self._copy_sound(self._last * _TIME_BASE)
+            self._copy_sound(self._last * self._tick)
         except _failures() as error:
             self._failed = self._failure(error)
             raise self._failed from None
@@ -168,19 +194,26 @@ class VideoWriter:
         # Colours are stored for 2 x 2 pixels: an odd side grows by one.
         stream.width, stream.height = image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2
         stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-        stream.codec_context.time_base = _TIME_BASE
+        stream.codec_context.time_base = self._tick
+        if stream.pix_fmt == "yuv420p":
+            stream.codec_context.colorspace = _COLOURS[colour_space(stream.height)]
+            stream.codec_context.color_range = 1  # "limited", as video has it
         return stream
 
     def close(self) -> None:
         """Write what is left, and the sound up to the last frame; then the video takes its place.
 
+        Where the frames came to the end of the video that the sound is of, all of its sound is copied.
+        Ctrl-C and the signals that end a program wait until all is done. Closing again does nothing.
+
         Raises:
             VideoError: something could not be written.
             WriteError: it cannot take its place.
         """
-        if self._last < 0:
+        if self._last < 0 or self._closed:
             return
-        with self._files:
+        self._closed = True
+        with undisturbed(), self._files:
             try:
                 self._finish()
             except _failures() as error:
@@ -193,14 +226,15 @@ class VideoWriter:
     def _finish(self) -> None:
         try:
             self._container.mux(self._stream.encode(None))
-            self._copy_sound(self._last * _TIME_BASE + 1 / self._fps)
+            whole = self._sound is not None and self._sound.complete
+            self._copy_sound(None if whole else self._last * self._tick + 1 / self._fps)
         finally:
             self._container.close()
 
-    def _copy_sound(self, until: Fraction) -> None:
-        """Copy the sound up to a time in seconds, as it lies between the frames."""
+    def _copy_sound(self, until: Fraction | None) -> None:
+        """Copy the sound up to a time in seconds, as it lies between the frames; all that is left if None."""
         try:
-            while self._waiting is None or self._waiting.time_base * self._waiting.dts <= until:
+            while self._waiting is None or until is None or _begins(self._waiting) <= until:
                 if self._waiting is not None:
                     self._waiting.stream = self._sound_stream
                     self._container.mux(self._waiting)
@@ -208,7 +242,7 @@ class VideoWriter:
                 if self._waiting is None:
                     return
         except _failures() as error:
-            self.sound_lost, self._packets, self._waiting = reason(error), iter(()), None
+            self._without_sound(error)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -222,11 +256,16 @@ class VideoWriter:
 def _sound_packets(packets: Iterator[Any], start: Fraction) -> Iterator[Any]:
     """The sound from a time in seconds on, which is 0 on the clock of what is written."""
     for packet in packets:
-        if packet.dts is None or packet.time_base * packet.dts < start:
+        if packet.dts is None or _begins(packet) < start:
             continue
         shift = round(start / packet.time_base)
         packet.dts, packet.pts = packet.dts - shift, (packet.pts or packet.dts) - shift
         yield packet
+
+
+def _begins(packet: Any) -> Fraction:
+    """Seconds on the clock of its file at which a packet is decoded."""
+    return Fraction(packet.time_base * packet.dts)
 
 
 def _is_playable(path: Path) -> bool:
