@@ -111,7 +111,7 @@ commit, machine and every face's error in `benchmarks/unlabelled/`.
 NOTES = """
 ## STC
 
-* **Nothing that these faces can tell from no gain**: 9.22 to 9.10 on WFLW after five rounds, 1.3 % (-3.0 to
+* **Nothing that these faces can tell from no gain**: 9.22 to 9.09 on WFLW after five rounds, 1.3 % (-3.0 to
   5.9), where 12 % was asked; 39 % of the 114 faces are better, and without one of them the mean is worse.
   300-W Common loses nothing. The last two rounds change nothing.
 * The two coarse rounds cost on WFLW (11.13 and 10.23); 300-W Common does not feel it. We think that faces

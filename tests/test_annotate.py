@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipnet.bulk.marks import Marks
+from pipnet.bulk.marks import Attempt, Marks
 from pipnet.bulk.sources import find_pictures, find_sources
 from pipnet.bulk.store import Store
 from pipnet.cli import main
@@ -522,3 +522,12 @@ def test_a_folder_of_that_name_that_is_somebody_s_is_left_alone(portrait, tmp_pa
     assert main(command(portrait, tmp_path / "labels")) == 1
     assert "not empty" in capsys.readouterr().err
     assert kept.read_text() == "precious"
+
+
+def test_a_group_of_pictures_has_the_time_of_all_of_them(tmp_path, monkeypatch):
+    seconds = []
+    monkeypatch.setattr("faulthandler.dump_traceback_later", lambda time, **_: seconds.append(time))
+    with Attempt(tmp_path / "marks", timeout=20) as attempt:
+        assert attempt.step("0")
+        assert attempt.step("0-15", 16)
+    assert seconds == [20, 320]

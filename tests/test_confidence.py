@@ -12,6 +12,7 @@ from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.data.sources import load_faces
 from pipnet.errors import DataError, ModelError
+from pipnet.geometry import tight_box
 from pipnet.inference.backends import CropLandmarks
 from pipnet.inference.confidence import WRONG, Calibration, terms
 from pipnet.model.checkpoint import load_checkpoint
@@ -76,6 +77,25 @@ def test_real_faces_seen_several_times(small_300w, landmarker):
     assert calibrate(landmarker.model, samples) == calibration  # by the seed
     with pytest.raises(DataError, match="no faces"):
         calibrate(landmarker.model, [])
+
+
+def test_errors_of_stretched_crops_are_those_of_the_face(small_300w, landmarker):
+    samples, _, _ = load_faces(small_300w, "full")
+    info = replace(landmarker.model.info, crop=replace(landmarker.model.info.crop, square=False))
+
+    class Stretched:
+        def __init__(self):
+            self.info = info
+
+        def __call__(self, crops):
+            return landmarker.model(crops)
+
+    _, _, errors = observe(Stretched(), samples[:4], looks=1, seed=0)
+    for sample, row in zip(samples[:4], errors, strict=True):
+        box = tight_box(sample.points)
+        found = FaceLandmarker(Stretched())(sample.image, boxes=box, box_kind="landmarks")[0].points
+        away = np.linalg.norm(found - sample.points, axis=1) / (box[2:] - box[:2]).max()
+        np.testing.assert_allclose(row[np.isfinite(row)], away[np.isfinite(row)], atol=2e-3)
 
 
 def test_elsewhere_what_is_sure_is_wrong_more_often(landmarker, monkeypatch):

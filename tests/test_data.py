@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from pipnet.data.crops import FaceCrops
+from pipnet.data.dataset import FaceDataset
 from pipnet.data.formats.pts import read_pts, write_pts
-from pipnet.data.samples import split_by_group
+from pipnet.data.samples import FaceSample, split_by_group
 from pipnet.data.sources import load_faces, recognise
 from pipnet.data.transforms import Augmentation, training_crop
 from pipnet.errors import DataError, PipnetError
 from pipnet.geometry import CropRule, crop, tight_box, to_fraction
 from pipnet.hub import cache_folder
-from pipnet.images import read_image
+from pipnet.images import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 
 COUNTS = {
@@ -257,6 +258,27 @@ def example(portrait, landmarker, augmentation, seed):
     scheme = LandmarkScheme.load("300w")
     box = CropRule()(tight_box(points), 512, 512)
     return image, points, training_crop(image, points, box, 128, scheme, augmentation, rng)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_around_a_face_there_is_picture_enough(seed, tmp_path):
+    """For all that is varied at once, also faces that are stretched: no black edges."""
+    write_image(tmp_path / "white.png", np.full((900, 900, 3), 255, np.uint8))
+    face = np.array([[400, 400], [500, 400], [400, 500], [500, 500]], np.float32)
+    sample = FaceSample(tmp_path / "white.png", face, "white", "white")
+    scheme = LandmarkScheme("four", "", 4, "box", (), (), {})
+    most = Augmentation(
+        translate=1, translate_by=0.08, scale=1, scale_by=0.25, rotate=1, rotate_by=40,
+        stretch=1, stretch_by=0.4, flip=0, occlude=0, blur=0, light=0,
+    )  # fmt: skip
+    dataset = FaceDataset([sample], scheme, CropRule(scale=1.2), 64, most, seed)
+    assert min(dataset[i].crop.min() for i in range(40)) > 200
+
+
+def test_faces_smaller_than_a_pixel_of_the_crop(small_300w):
+    samples, scheme, _ = load_faces(small_300w, "afw")
+    dataset = FaceDataset(samples[:1], scheme, CropRule(scale=40), 32, Augmentation.none())
+    assert dataset[0].crop.shape == (32, 32, 3)
 
 
 def test_without_augmentation_it_is_the_crop(portrait, landmarker):

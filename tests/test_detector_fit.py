@@ -403,3 +403,19 @@ def test_true_boxes_give_what_evaluation_gives(landmarker, small_300w):
     for sample, nme in zip(samples, errors.nmes, strict=True):
         true = tight_box(sample.points)[None]
         assert nmes_from_boxes(landmarker, (read_image(sample.image), sample), true)[0] == pytest.approx(nme)
+
+
+def test_a_teacher_of_given_boxes_gives_landmarks_boxes(faces, tmp_path):
+    """All nets of the rounds cut around landmarks' boxes: its own boxes would be another crop to them."""
+    network, info = load_checkpoint(SHIPPED)
+    wider = (-0.25, -0.5, 1.25, 1.5)
+    fits = {**info.detector_fits, "landmarks": wider}
+    given = replace(info, crop=CropRule(box="given"), detector_fits=fits)
+    teacher = tmp_path / "teacher.safetensors"
+    tight = tight_box(faces[0].points)
+    box = fitted_boxes(tight[None], wider)[0]
+    save_checkpoint(teacher, network, with_fit(given, "mine", (0.0, 0.0, 1.0, 1.0)))
+    named = [UnlabelledFace(faces[0].image, box, faces[0].name, "mine")]
+    (placed,) = with_known_boxes(named, SelfTrainingConfig(teacher=teacher))
+    assert placed.kind == "landmarks"
+    np.testing.assert_allclose(placed.box, tight, atol=1e-2)

@@ -197,7 +197,7 @@ def test_training_makes_of_the_features_what_the_maps_hold(reduction, neighbors)
     targets = head.encode(points, points.isfinite().all(dim=2))
     learnt = [features, *head.parameters()]
     found = []
-    for output in (head.eval()(features), head.train()(features)):
+    for output in (head.conv(features), head(features)):
         terms = head.loss(output, targets)
         gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), learnt)
         found.append((terms, gradients, head.decode(output)))
@@ -288,6 +288,7 @@ def test_a_coarse_face_of_no_weight_has_no_say():
         torch.testing.assert_close(found[name], value)
 
 
-def test_a_curriculum_needs_a_grid_that_can_be_halved_twice():
-    with pytest.raises(RecipeError, match="8 x 8 cells: 2 a side"):
-        PipHead(6, 2, face(5), 2, curriculum="equal")
+@pytest.mark.parametrize("grid", [2, 12, 16])
+def test_a_curriculum_is_on_the_papers_grids(grid):
+    with pytest.raises(RecipeError, match=f"8 x 8 cells: {grid} a side"):
+        PipHead(6, grid, face(5), 2, curriculum="equal")

@@ -11,6 +11,7 @@ import torch
 from pipnet.cli import main
 from pipnet.cli.probe import from_collection, from_photos
 from pipnet.data.dataset import FaceDataset
+from pipnet.data.formats import Annotations, write_annotations
 from pipnet.data.sources import load_faces
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import DataError, ImageError, ModelError, RecipeError
@@ -317,6 +318,16 @@ def test_nothing_beside_the_faces(small_300w, tiny):
 
     with pytest.raises(DataError, match="--pictures"):
         from_collection(samples, info, Everywhere(), count=2, seed=0)
+
+
+def test_a_model_of_ones_own_landmarks(tiny, small_300w, tmp_path):
+    """Its scheme travels with it: nobody is asked for the file."""
+    samples, scheme, _ = load_faces(small_300w, "full")
+    write_annotations(tmp_path / "labels.csv", Annotations(samples, scheme.point_names))
+    _, info = load_checkpoint(tiny)
+    mine = replace(info, scheme=replace(info.scheme, name="mine"))
+    path = train_black(mine, tmp_path / "labels.csv", tmp_path / "run", steps=3)
+    assert load_black(path)[1].scheme.landmarks == 68
 
 
 def test_two_nets_of_other_landmarks(tiny, tmp_path):

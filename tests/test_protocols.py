@@ -3,12 +3,15 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipnet.cli import main
+from pipnet.data.formats import Annotations, write_annotations
+from pipnet.data.samples import FaceSample
 from pipnet.data.sources import load_faces
 from pipnet.errors import RecipeError
 from pipnet.training.protocols import HeldOut, tmd, tsd
@@ -39,7 +42,7 @@ def test_tsd_takes_labels_away(recipe_file, small_300w, tmp_path):
     words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5", "-o", str(run)]
     assert main([*words, "--test", f"{small_300w}:challenging", "--test", str(small_300w)]) == 0
     table = (run / "results.md").read_text()
-    assert re.search(r"\| 50% of the labels \| 1 \| [\d.]+ \| [\d.]+ \|", table)
+    assert re.search(r"\| 50% of the labels \| round1 \| [\d.]+ \| [\d.]+ \|", table)
     assert "| | round | 300-W challenging | 300-W common |" in table
     assert (run / "results.png").stat().st_size > 1000
     facts = json.loads((run / "share0.5" / "results.json").read_text())
@@ -106,6 +109,34 @@ def test_tmd_takes_pictures_to_search_and_a_teacher(recipe_file, small_300w, por
     assert results["teacher"]["300-W common"] < 3  # in widths of the crop
     labels = (tmp_path / "run" / "round1" / "pseudo_labels.csv").read_text()
     assert len(labels.splitlines()) == 2
+
+
+def test_pictures_beside_own_annotations_are_found_for_tests_too(recipe_file, small_300w, tmp_path):
+    samples, scheme, _ = load_faces(small_300w, "full")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "pictures").mkdir()
+    moved = []
+    for number, sample in enumerate(samples):
+        image = tmp_path / "pictures" / f"{number}{sample.image.suffix}"
+        shutil.copy(sample.image, image)
+        name = f"pictures/{image.name}"
+        marks = frozenset({"test"}) if number < 3 else frozenset()
+        moved.append(FaceSample(image, sample.points, name, name, attributes=marks))
+    table = tmp_path / "labels" / "labels.csv"
+    write_annotations(table, Annotations(moved, scheme.point_names))
+    flags = ["--data.root", str(table), "--data.images", str(tmp_path), "--data.scheme", "300w"]
+    results = tsd(load_recipe(recipe_file, flags), 0.5, tmp_path / "run", [HeldOut(table, None)], max_steps=1)
+    assert list(results) == ["round0", "round1"]
+
+
+def test_a_teacher_is_not_called_labels_only(recipe_file, small_300w, tmp_path):
+    checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5"]
+    more = ["--self-training.teacher", str(checkpoint), "--max-steps", "1", "-o", str(tmp_path / "run")]
+    assert main([*words, *more]) == 0
+    table = (tmp_path / "run" / "results.md").read_text()
+    assert "| teacher |" in table
+    assert "| round1 |" in table
 
 
 def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):

@@ -315,6 +315,14 @@ def test_two_evaluations_of_the_same_faces(result, capsys):
     other = result("other", per_face=rows({"nobody": 1.0}))
     assert main(["compare", str(first), str(other)]) == 1
     assert "no face in common" in capsys.readouterr().err
+    for words, changes in (
+        ("norm", {"norm": "box"}),
+        ("data", {"data": "WFLW"}),
+        ("landmarks", {"landmarks": 98}),
+    ):
+        differs = result(f"other_{words}", per_face=rows(faces), **changes)
+        assert main(["compare", str(first), str(differs)]) == 1
+        assert f"cannot be compared: their {words} are " in capsys.readouterr().err
     assert main(["compare", str(first), str(first / "none.json")]) == 1
     assert "cannot be read" in capsys.readouterr().err
 

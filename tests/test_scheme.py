@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,14 @@ def test_flip_pairs_mirror_the_mean_face(name, shared):
 def test_a_scheme_survives_json(name):
     scheme = LandmarkScheme.load(name)
     assert LandmarkScheme.from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_scheme_survives_its_file(name, tmp_path):
+    scheme = replace(LandmarkScheme.load(name), name="mine", names=LandmarkScheme.load(name).point_names)
+    for one in (scheme, replace(scheme, names=(), norm="box", title='"quoted" und Ä')):
+        (tmp_path / "mine.toml").write_text(one.to_toml(), encoding="utf-8")
+        assert LandmarkScheme.load(tmp_path / "mine.toml") == one
 
 
 @pytest.mark.parametrize(

@@ -16,16 +16,16 @@ from pipnet.cli import main
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.data.sources import load_faces
 from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled, write_boxes
-from pipnet.errors import DataError, ModelError, RecipeError, VideoError
+from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, VideoError
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.images import read_image, write_image
-from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.training.faces import load_training_faces
 from pipnet.training.labelling import label_faces
-from pipnet.training.recipe import load_recipe
-from pipnet.training.self_training import LABELS, round_recipe, self_train, unlabelled_faces
+from pipnet.training.recipe import SelfTrainingConfig, load_recipe
+from pipnet.training.self_training import LABELS, check_detector, round_recipe, self_train, unlabelled_faces
 from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +226,30 @@ def test_rounds_on_the_command_line(recipe_file, small_300w, unlabelled, tmp_pat
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
     assert main([*words, "-o", str(run), "--self-training.views", "flip"]) == 1
     assert "labelled with other views" in capsys.readouterr().err
+
+
+def test_a_detector_that_is_not_to_be_had_is_said_before_training(
+    recipe_file, small_300w, unlabelled, shipped, tmp_path, monkeypatch
+):
+    """Nets are fitted to the detectors that are there: without one, nobody could place these boxes."""
+
+    def nowhere(_):
+        raise PipnetError("no detector here")
+
+    monkeypatch.setattr("pipnet.training.self_training.load_detector", nowhere)
+    flags = ["--data.root", str(small_300w), "--self-training.unlabelled", str(unlabelled)]
+    with pytest.raises(PipnetError, match="no detector here"):
+        self_train(load_recipe(recipe_file, flags), tmp_path / "run")
+    assert not (tmp_path / "run" / "round0").exists()
+    faces = [UnlabelledFace(Path("a.jpg"), np.array([0, 0, 9, 9], np.float32), "a", "landmarks")]
+    check_detector(faces, SelfTrainingConfig())  # needs none
+    monkeypatch.undo()
+    teacher = tmp_path / "teacher.safetensors"
+    save_checkpoint(teacher, shipped.network, replace(shipped.info, detector_fits={}))
+    with pytest.raises(ModelError, match="does not know boxes"):
+        self_train(
+            load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)]), tmp_path / "run"
+        )
 
 
 def test_pseudo_labels_of_a_trial_are_not_gone_on_with(recipe_file, small_300w, unlabelled, tmp_path, capsys):

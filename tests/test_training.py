@@ -267,6 +267,17 @@ def test_stopped_within_an_epoch_starts_again(recipe, tmp_path):
         train(recipe, tmp_path / "other", max_steps=0)
 
 
+def test_a_trial_spoils_no_weights_that_are_gone_on_from(recipe, tmp_path):
+    """What is best within an epoch that is not finished is not the best of what a resume goes on from."""
+    run = tmp_path / "run"
+    train(recipe, run, max_steps=2)  # an epoch
+    before = (run / "best.safetensors").read_bytes()
+    trainer = Trainer(recipe, run, resume=True)
+    trainer.epoch, trainer.step = 2, 3
+    trainer._save({"nme": 0.001, "epoch": 2, "step": 3})
+    assert (run / "best.safetensors").read_bytes() == before
+
+
 @pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "without keys"])
 def test_a_damaged_state_is_one_line(recipe, tmp_path, content):
     run = tmp_path / "run"
@@ -388,6 +399,7 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
         ("--optim.schedule step --optim.milestones 500", "milestones"),
         ("--optim.milestones 2", "are of optim.schedule step"),
         ("--self-training.limit -5", "self_training.limit"),
+        ("--model.head coord --optim.batch-size 1", "batch_size must be at least 2"),
     ],
 )
 def test_numbers_that_no_training_has(recipe_file, flags, words):

@@ -7,7 +7,9 @@ are no part of it: they follow from the training labels and travel with the weig
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import resources
@@ -148,6 +150,28 @@ class LandmarkScheme:
             "regions": self.regions,
             "names": self.names,
         }
+
+    def to_toml(self) -> str:
+        """The scheme as the text of its file, whose name is the scheme's; see `parse`."""
+
+        def listed(members: Sequence[int]) -> str:
+            return ",".join(map(str, members))
+
+        table = {
+            "title": self.title,
+            "landmarks": self.landmarks,
+            "norm": self.norm,
+            "flip": self.flip,
+            "edges": [listed(chain) for chain in self.edges],
+            "names": self.names,
+        }
+        regions = {key: listed(members) for key, members in self.regions.items()}
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
+        lines += [
+            "[regions]",
+            *(f"{json.dumps(k, ensure_ascii=False)} = {json.dumps(v)}" for k, v in regions.items()),
+        ]
+        return "\n".join(lines) + "\n"
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> LandmarkScheme:

@@ -63,7 +63,7 @@ class Attempt(Marks):
 
         Args:
             path: the marks' file.
-            timeout: seconds after which the process ends itself in the middle of a step.
+            timeout: seconds for each picture after which the process ends itself in the middle of a step.
         """
         super().__init__(path)
         self._timeout = timeout
@@ -80,11 +80,11 @@ class Attempt(Marks):
         if kind is not MemoryError:  # which counts as a death, and is one to come
             self.stopped()
 
-    def step(self, name: str) -> bool:
-        """Note that a step begins; False if it ended badly too often and is to be left out."""
+    def step(self, name: str, pictures: int = 1) -> bool:
+        """Note that a step on so many pictures begins; False if it ended badly too often, and is left out."""
         if self._before[name] >= STRIKES:
             return False
         self._append(name)
         # Python's own watchdog ends the process also where a decoder never gives control back.
-        faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._nowhere)
+        faulthandler.dump_traceback_later(self._timeout * pictures, exit=True, file=self._nowhere)
         return True

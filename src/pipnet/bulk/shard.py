@@ -96,7 +96,7 @@ class ShardLabels:
             return
         reason = _DEADLY
         try:
-            if self._attempt.step(f"{group[0].number}-{group[-1].number}"):
+            if self._attempt.step(f"{group[0].number}-{group[-1].number}", len(group)):
                 self._label(group)
                 return
         except (PipnetError, MemoryError):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.errors import DataError
-from pipnet.evaluation.measured import read_faces
+from pipnet.evaluation.measured import read_faces, read_measured
 from pipnet.evaluation.metrics import paired_gain
 
 
@@ -25,6 +25,10 @@ def compare(before: Path, after: Path, /) -> None:
     after
         The other one.
     """
+    for what in ("data", "landmarks", "norm"):
+        one, other = (getattr(read_measured([path])[0], what) for path in (before, after))
+        if one != other:
+            raise DataError(f"{before} and {after} cannot be compared: their {what} are {one} and {other}")
     first, second = read_faces(before), read_faces(after)
     names = [name for name in first if name in second]
     if not names:

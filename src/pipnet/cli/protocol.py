@@ -121,14 +121,14 @@ def _write(results: Mapping[str, Results], run: Path, title: str) -> None:
     tests = list(
         dict.fromkeys(test for rounds in results.values() for row in rounds.values() for test in row)
     )
-    lines = [f"# {title}", "", "NME in %, true boxes. Round 0 has labels only.", ""]
+    lines = [f"# {title}", "", "NME in %, true boxes. round0 has labels only.", ""]
     lines += [f"| | round | {' | '.join(tests)} |", "|---" * (len(tests) + 2) + "|"]
     for name, rounds in results.items():
-        for number, row in enumerate(rounds.values()):
+        for number, row in rounds.items():
             lines.append(f"| {name} | {number} | {' | '.join(f'{row[test]:.3f}' for test in tests)} |")
     write_text(run / "results.md", "\n".join(lines) + "\n")
     curves = {
         f"{name}, {test}": [row[test] for row in r.values()] for name, r in results.items() for test in tests
     }
-    plot_rounds(curves, run / "results.png")
+    plot_rounds(curves, list(next(iter(results.values()))), run / "results.png")
     say(f"{run / 'results.md'}\n{run / 'results.png'}")

@@ -59,11 +59,13 @@ class FaceDataset(Dataset[Example]):
         self.supervision = supervision
         self.rule, self.size, self.scheme = rule, size, scheme
         self.augmentation, self.seed = augmentation, seed
-        # Room for the crop to be scaled, turned and shifted, all but never with a black corner.
+        # Room for the crop to be scaled, stretched, turned and shifted, all but never with a black corner.
         angle = np.deg2rad(min(augmentation.rotate_by, 45))
-        room = (1 + augmentation.scale_by) * (np.cos(angle) + np.sin(angle) + 2 * augmentation.translate_by)
+        stretch = 1 + (augmentation.stretch_by if augmentation.stretch else 0)
+        turned = stretch * (np.cos(angle) + np.sin(angle))
+        room = (1 + augmentation.scale_by) * (turned + 2 * augmentation.translate_by)
         reach = round(rule.scale * float(room), 3)
-        self.crops = FaceCrops(samples, reach, int(size / rule.scale), rule.box)
+        self.crops = FaceCrops(samples, reach, max(int(size / rule.scale), 1), rule.box)
 
     def __len__(self) -> int:
         return len(self.crops)

@@ -64,8 +64,8 @@ def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) ->
     save_figure(figure, path)
 
 
-def plot_rounds(curves: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw NMEs in percent over the rounds of self-training, one curve a name.
+def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], path: Path) -> None:
+    """Draw NMEs in percent over the rounds of self-training, by their names, one curve a name.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -74,8 +74,8 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     axes = figure.subplots()
     for name, nmes in curves.items():
         axes.plot(nmes, marker="o", label=name)
-    axes.set(xlabel="round (0: labels only)", ylabel="NME, %")
-    axes.set_xticks(range(max(map(len, curves.values()))))
+    axes.set(xlabel="round0: labels only" if "round0" in rounds else "", ylabel="NME, %")
+    axes.set_xticks(range(len(rounds)), rounds)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     save_figure(figure, path)

@@ -55,6 +55,20 @@ def face_boxes(
     return fitted_boxes(boxes, fits[kind])
 
 
+def landmark_boxes(
+    info: ModelInfo, boxes: Float32[np.ndarray, "faces 4"], kind: str
+) -> Float32[np.ndarray, "faces 4"]:
+    """Boxes of any kind -> the landmarks' tight boxes, as `face_boxes` takes them.
+
+    Raises:
+        ModelError: the model was not fitted to such boxes.
+    """
+    faces = face_boxes(info, boxes, kind)
+    left, top, right, bottom = {**BOX_KINDS, **info.detector_fits}["landmarks"]
+    width, height = right - left, bottom - top
+    return fitted_boxes(faces, (-left / width, -top / height, (1 - left) / width, (1 - top) / height))
+
+
 def check_kind(kind: str) -> None:
     """Refuse a name for boxes of a user's detector that is none, or means something else.
 

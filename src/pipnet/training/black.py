@@ -20,8 +20,10 @@ from pipnet.errors import RecipeError
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model_info import ModelInfo
+from pipnet.scheme import BUILT_IN
 from pipnet.training.recipe import DataConfig, InitialConfig, OptimConfig, Recipe
 from pipnet.training.trainer import train
+from pipnet.writing import write_text
 
 _BATCH = 4
 """Small: only the labels of a batch differ, while its time goes with its pictures."""
@@ -45,7 +47,7 @@ def train_black(like: ModelInfo, data: Path, run: Path, steps: int) -> Path:
         RecipeError: ``steps`` is not above 0, or the run folder holds a training of other settings.
         DataError, ModelError, PipnetError: see `load_faces` and `train`.
     """
-    return train(black_recipe(like, data, steps), run, resume=True)
+    return train(black_recipe(like, data, run, steps), run, resume=True)
 
 
 def load_black(path: Path) -> tuple[PIPNet, ModelInfo]:
@@ -59,17 +61,24 @@ def load_black(path: Path) -> tuple[PIPNet, ModelInfo]:
     return model, info
 
 
-def black_recipe(like: ModelInfo, data: Path, steps: int) -> Recipe:
-    """The recipe of `train_black`: random initial weights, labels as they are, the last weights count."""
+def black_recipe(like: ModelInfo, data: Path, run: Path, steps: int) -> Recipe:
+    """The recipe of `train_black`: random initial weights, labels as they are, the last weights count.
+
+    A scheme of the user's own, which the model brings with it, is put into the run folder as a file.
+    """
     if steps < 1:
         raise RecipeError(f"the net on black pictures is trained for at least 1 step, not {steps}")
-    faces, _, _ = load_faces(data, None, like.scheme.name)
+    scheme = like.scheme.name
+    if scheme not in BUILT_IN:
+        scheme = str(run / "scheme.toml")
+        write_text(Path(scheme), like.scheme.to_toml())
+    faces, _, _ = load_faces(data, None, scheme)
     limit = min(len(faces), steps * _BATCH, _FACES)
     return Recipe(
         name=f"{like.name}-black",
         precision="float32",  # what tells one cell from another is too small for bf16
         workers=0,
-        data=DataConfig(data, None, like.scheme.name, validation=0, limit=limit),
+        data=DataConfig(data, None, scheme, validation=0, limit=limit),
         model=ModelConfig(**like.config),
         initial=InitialConfig(pretrained=False),
         crop=like.crop,

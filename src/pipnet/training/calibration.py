@@ -105,8 +105,12 @@ def observe(
         ]
         truth = np.stack([points for _, points in seen])
         found = model(np.stack([crop for crop, _ in seen]))
-        size = np.nanmax(np.nanmax(truth, axis=1) - np.nanmin(truth, axis=1), axis=1)
-        errors = np.linalg.norm(found.points.astype(np.float64) - truth, axis=2) / size[:, None]
+        side = (box[2:] - box[:2]).astype(
+            np.float64
+        )  # crops may be stretched, faces are measured as they are
+        size = np.nanmax((np.nanmax(truth, axis=1) - np.nanmin(truth, axis=1)) * side, axis=1)
+        away = (found.points.astype(np.float64) - truth) * side
+        errors = np.linalg.norm(away, axis=2) / size[:, None]
         errors[~((truth >= 0) & (truth < 1)).all(axis=2)] = np.nan
         parts.append((found.scores, found.spread, errors))
     if not parts:

@@ -42,6 +42,8 @@ class HeldOut(NamedTuple):
     """A collection, or users' own annotations."""
     subset: str | None
     """Its part; the test part if None."""
+    images: Path | None = None
+    """The folder of its pictures, where they do not lie beside users' own annotations."""
 
 
 def tsd(
@@ -127,6 +129,9 @@ def _rounds(
     norm: Norm,
     max_steps: int | None,
 ) -> Results:
+    tests = [
+        test._replace(images=recipe.data.images if test.root == recipe.data.root else None) for test in tests
+    ]
     titles = [_title(test, recipe.data.scheme) for test in tests]
     if len(set(titles)) < len(titles):
         raise RecipeError(f"two tests are called the same, {max(titles, key=titles.count)}: rename a folder")
@@ -158,14 +163,14 @@ def _rounds(
 
 def _title(test: HeldOut, scheme: str | None) -> str:
     """What a test is called in the results; it is read before anything is trained."""
-    _, _, source = load_faces(test.root, test.subset, scheme, measuring=True)
+    _, _, source = load_faces(test.root, test.subset, scheme, measuring=True, images=test.images)
     return f"{source.title} {test.subset or source.test}"
 
 
 def _measure(weights: Path, test: HeldOut, norm: Norm) -> float:
     """NME on a test in percent, from true boxes."""
     network, info = load_checkpoint(weights)
-    samples, _, source = load_faces(test.root, test.subset, info.scheme, measuring=True)
+    samples, _, source = load_faces(test.root, test.subset, info.scheme, measuring=True, images=test.images)
     pictures = track(decoded(samples), len(samples), source.title)
     errors = evaluate(FaceLandmarker(TorchModel(network, info)), pictures, source, norm=norm)
     return float(errors.summary(info.scheme)["pixels"]["nme"])

@@ -153,6 +153,10 @@ class Recipe:
         for key, value in positive.items():
             if not value > 0:
                 raise RecipeError(f"{key} must be above 0, not {value}")
+        if self.model.head == "coord" and self.optim.batch_size < 2:
+            raise RecipeError(
+                "a coord head is normalised over the batch: optim.batch_size must be at least 2"
+            )
         if self.crop.box == "given" and (self.pseudo.labels or self.self_training.unlabelled):
             raise RecipeError("crop.box is 'given', but nobody gives the boxes of faces with pseudo-labels")
         if self.pseudo.task != "full" and self.model.curriculum == "none":

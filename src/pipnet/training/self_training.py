@@ -23,7 +23,8 @@ import numpy as np
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.data.unlabelled import KINDS, UnlabelledFace, load_unlabelled
 from pipnet.errors import DataError, RecipeError
-from pipnet.inference.box_fits import face_boxes
+from pipnet.inference.box_fits import face_boxes, landmark_boxes
+from pipnet.inference.detectors import load_detector
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.model.processes import wanted_processes
@@ -54,6 +55,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
         RecipeError: nothing unlabelled is given, a round was labelled in another way, or as `train`.
         DataError: nothing unlabelled is usable, or as `train`.
         ModelError: the teacher was not fitted to the boxes.
+        PipnetError: no detector is to be had, and the faces need one.
     """
     if wanted_processes() > 1:
         raise RecipeError("self-training runs in one process; several train a round: --pseudo.labels TABLE")
@@ -62,6 +64,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     if teacher is not None and not teacher.is_file():
         raise RecipeError(f"{teacher}: no such teacher")
     faces = with_known_boxes(faces, recipe.self_training)
+    check_detector(faces, recipe.self_training)
     weights = teacher or train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"
@@ -113,15 +116,32 @@ def with_known_boxes(faces: Sequence[UnlabelledFace], config: SelfTrainingConfig
             f" (pipnet detector fit); others are {', '.join(KINDS)}"
         )
     _, info = read_checkpoint(config.teacher)
-    known = "landmarks" if info.crop.box == "landmarks" else "model"
     placed = []
     for face in faces:
         kind = face.kind or config.box_kind
         if face.box is not None and kind in special:
-            placed.append(replace(face, box=face_boxes(info, face.box[None], kind)[0], kind=known))
+            placed.append(replace(face, box=landmark_boxes(info, face.box[None], kind)[0], kind="landmarks"))
         else:
             placed.append(face)
     return placed
+
+
+def check_detector(faces: Sequence[UnlabelledFace], config: SelfTrainingConfig) -> None:
+    """See that whoever labels the faces will know where they are, before anything is trained.
+
+    All but landmarks' boxes are searched for, or mean what a detector's mean. It is fetched here where it is
+    not there yet, since nets are fitted to the detectors that are there at the end of their training.
+
+    Raises:
+        PipnetError: no detector is to be had.
+        ModelError: the teacher was not fitted to it.
+    """
+    kinds = {face.kind or config.box_kind for face in faces if face.box is not None}
+    if kinds <= {"landmarks"} and all(face.box is not None for face in faces):
+        return
+    detector = load_detector("auto")
+    if config.teacher is not None:
+        face_boxes(read_checkpoint(config.teacher)[1], np.zeros((0, 4), np.float32), detector.kind)
 
 
 def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace], folder: Path) -> None:

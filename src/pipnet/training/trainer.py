@@ -317,13 +317,16 @@ class Trainer:
         """Leave a whole state behind; what a kill can cut short is never what is resumed from."""
         if not self.accelerator.is_main_process:
             return
-        if row["nme"] is not None and row["nme"] < self.best:
+        whole = self.step == self.epoch * len(self.loader)
+        # Where max_steps stops within an epoch nothing goes on: it may leave weights, and spoil none.
+        counts = whole or not (self.run / STATE).exists()
+        if counts and row["nme"] is not None and row["nme"] < self.best:
             self.best = row["nme"]
             save_checkpoint(self.run / "best.safetensors", self.result, self._described())
         save_checkpoint(self.run / "last.safetensors", self.result, self._described())
         self.log.write(row)
-        if self.step != self.epoch * len(self.loader):
-            return  # stopped by max_steps within an epoch: nothing to go on from
+        if not whole:
+            return
         state = {
             "model": self.model.state_dict(),
             "average": self.average and self.average.module.state_dict(),

@@ -105,7 +105,7 @@ class PipHead(Head):
             RecipeError: C is out of range, or the reduction or the curriculum does not fit the grid or C.
         """
         super().__init__()
-        if curriculum and (reduction != "none" or grid % 4 or grid < 8):
+        if curriculum and (reduction != "none" or grid != 8):
             raise RecipeError(
                 f"a curriculum is one of scores on 2 x 2, 4 x 4 and 8 x 8 cells: {grid} a side do not fit"
             )
