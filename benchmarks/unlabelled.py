@@ -138,7 +138,8 @@ NOTES = """
   Leaving out those whose votes disagree by more than 3 % of the crop (small, hidden and profile faces, see a
   round's `best_and_worst.jpg`) was a little better still.
 * 300W-LP's profile views look better on AFW faces of other photos, but the interval holds no gain too.
-* Stronger augmentation (stretched, fewer pixels, larger turns and sizes) is worse, in 12 epochs.
+* Stronger augmentation (stretched, fewer pixels, larger turns and sizes) is worse, in 12 epochs. The part of
+  the picture kept around a face was then too small for the most stretched crops, which had black edges.
 * `recipes/wild_mbv2.yaml` is made of what was better, at 256 px, 12 epochs from the supervised weights.
   Measured once (`python benchmarks/weights.py`, `weights/`).
 """
