@@ -247,9 +247,10 @@ def _peer_lines(one: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        "`pip install dlib-bin face_recognition_models mediapipe==0.10.21`. dlib's predictor saw Common in its",
-        "training, and gets its own detector's box, or one as it would draw it. MediaPipe has other points: those",
-        "of its mesh are taken that lie nearest; part of its error is that they mean something else.",
+        "`pip install dlib-bin face_recognition_models mediapipe==0.10.21`. dlib's predictor saw Common in",
+        "its training, and gets its own detector's box, or one as it would draw it. MediaPipe has other",
+        "points: those of its mesh are taken that lie nearest, and part of its error is that they mean",
+        "something else.",
     ]
 
 
