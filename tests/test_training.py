@@ -274,7 +274,8 @@ def test_a_trial_spoils_no_weights_that_are_gone_on_from(recipe, tmp_path):
     before = (run / "best.safetensors").read_bytes()
     trainer = Trainer(recipe, run, resume=True)
     trainer.epoch, trainer.step = 2, 3
-    trainer._save({"nme": 0.001, "epoch": 2, "step": 3})
+    row = json.loads((run / "metrics.jsonl").read_text())
+    trainer._save({**row, "nme": row["nme"] / 2, "epoch": 2, "step": 3})
     assert (run / "best.safetensors").read_bytes() == before
 
 

@@ -82,6 +82,15 @@ def test_a_full_disk_leaves_what_was_there_or_what_can_be_played(ending, tmp_pat
         assert sum(1 for _ in VideoReader(path)) > 5
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C has its effect also where a shell runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_it_is_closed_waits(moving, tmp_path, monkeypatch):
     """As where somebody presses it twice: the first time it is closed, which takes a while."""
     finish = VideoWriter._finish
@@ -94,10 +103,9 @@ def test_ctrl_c_while_it_is_closed_waits(moving, tmp_path, monkeypatch):
     writer = VideoWriter(tmp_path / "x.mp4", 25)
     for number in range(5):
         writer.write(moving[number], number / 25)
-    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         writer.close()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert sum(1 for _ in VideoReader(tmp_path / "x.mp4")) == 5
     writer.close()  # once more, which is nothing
 
