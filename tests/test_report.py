@@ -307,6 +307,7 @@ def test_two_evaluations_of_the_same_faces(result, capsys):
 
     first = result("first", per_face=rows(faces))
     second = result("second", per_face=rows({name: nme / 2 for name, nme in list(faces.items())[5:]}))
+    result("first/a", data="WFLW")  # another evaluation further down is not meant
     assert main(["compare", str(first), str(second / "evaluation.json")]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^faces +25 in both, up to 5 in one alone$", out, re.MULTILINE)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.errors import DataError
-from pipnet.evaluation.measured import read_faces, read_measured
+from pipnet.evaluation.measured import FILE, read_faces, read_measured
 from pipnet.evaluation.metrics import paired_gain
 
 
@@ -25,18 +25,20 @@ def compare(before: Path, after: Path, /) -> None:
     after
         The other one.
     """
+    files = [path / FILE if path.is_dir() else path for path in (before, after)]
+    one, other = read_measured(files)
     for what in ("data", "landmarks", "norm"):
-        one, other = (getattr(read_measured([path])[0], what) for path in (before, after))
-        if one != other:
-            raise DataError(f"{before} and {after} cannot be compared: their {what} are {one} and {other}")
-    first, second = read_faces(before), read_faces(after)
+        a, b = getattr(one, what), getattr(other, what)
+        if a != b:
+            raise DataError(f"{before} and {after} cannot be compared: their {what} are {a} and {b}")
+    first, second = map(read_faces, files)
     names = [name for name in first if name in second]
     if not names:
         raise DataError(f"{before} and {after} have no face in common")
-    a, b = (np.array([faces[name] for name in names]) for faces in (first, second))
-    gain, interval = paired_gain(a, b)
+    nmes, after_nmes = (np.array([faces[name] for name in names]) for faces in (first, second))
+    gain, interval = paired_gain(nmes, after_nmes)
     more = max(len(first), len(second)) - len(names)
     print(f"faces    {len(names):,} in both" + (f", up to {more:,} in one alone" if more else ""))
-    print(f"NME      {a.mean():.3f} %, then {b.mean():.3f} %")
+    print(f"NME      {nmes.mean():.3f} %, then {after_nmes.mean():.3f} %")
     print(f"gain     {gain:.1f} % ({interval.low:.1f} to {interval.high:.1f})")
-    print(f"better   {100 * (b < a).mean():.0f} % of the faces")
+    print(f"better   {100 * (after_nmes < nmes).mean():.0f} % of the faces")

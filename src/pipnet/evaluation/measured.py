@@ -111,12 +111,12 @@ def read_faces(path: Path) -> dict[str, float]:
     """The NME in percent of every face that was found, by its name.
 
     Args:
-        path: an evaluation's folder or file.
+        path: an evaluation's file.
 
     Raises:
         DataError: it is missing, or no evaluation.
     """
-    return _read(path / FILE if path.is_dir() else path, _parse_faces)
+    return _read(path, _parse_faces)
 
 
 def _read(path: Path, parse: Callable[[Any], _T]) -> _T:
