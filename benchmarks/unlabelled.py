@@ -91,11 +91,13 @@ TESTS = (
     Row("STC, seed 1", STC, "--seed 1", "supervised, seed 1"),
     Row("plain self-training, seed 1", PLAIN, "--seed 1", "supervised, seed 1"),
 )
+ONE_ROUND = "--self-training.tasks full"
+"""Of the recipes' three; without it a row goes on where it ended, once its JSON is deleted."""
 PROTOCOLS = (
-    Protocol("TSD, 10 % of the labels", 0.1, "3.95 after three (300W full)", "--self-training.tasks full"),
-    Protocol("TSD, 20 % of the labels", 0.2, "3.75"),
-    Protocol("TSD, 50 % of the labels", 0.5, "3.56"),
-    Protocol("TMD, 300-W labelled, WIDER unlabelled"),
+    Protocol("TSD, 10 % of the labels", 0.1, "3.95 after three (300W full)", ONE_ROUND),
+    Protocol("TSD, 20 % of the labels", 0.2, "3.75", ONE_ROUND),
+    Protocol("TSD, 50 % of the labels", 0.5, "3.56", ONE_ROUND),
+    Protocol("TMD, 300-W labelled, WIDER unlabelled", flags=ONE_ROUND),
 )
 ROWS: dict[str, Sequence[Row | Protocol]] = {"choices": CHOICES, "tests": TESTS, "protocols": PROTOCOLS}
 
