@@ -2,9 +2,10 @@
 
 A model learns faces turned by some thirty degrees, and detectors find hardly any others. Here a picture in
 which no face is found is searched again after quarter turns; and a face of which the model is not sure is
-looked at in quarter and eighth turns, the surest of which tells roughly how it lies. Then its landmarks tell
-exactly, and it is looked at again in a crop turned upright. An upright face that the model is sure of costs
-nothing.
+looked at in quarter and eighth turns, the surest of which tells roughly how it lies. Where none is sure, each
+turn is taken again in a crop around what it found: some detectors draw the box of a face that is upside down
+as if it were upright, half a face off. Then its landmarks tell exactly, and it is looked at again in a crop
+turned upright. An upright face that the model is sure of costs nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Int
 
 from pipnet.geometry import Affine, Image, affine, similarity, tight_box
 from pipnet.inference.box_fits import face_boxes
@@ -26,15 +27,16 @@ _SURE = 0.55
 _MARGIN = 0.05
 """By how much a turned look must be surer: a profile is not sure of itself, and upright all the same."""
 _ROLLED = 15.0
-"""Degrees by which a crop may be off the upright; beyond them the face is looked at again."""
+"""Degrees by which a face may lean; beyond them it is looked at in a crop turned upright."""
 _TIMES = 2
-"""How often at most: what a crop says that is far off may itself be off."""
+"""How often, each time around what was found last: what a crop says that is far off is itself off."""
 _QUARTERS = {
     90: cv2.ROTATE_90_CLOCKWISE,
     180: cv2.ROTATE_180,
     270: cv2.ROTATE_90_COUNTERCLOCKWISE,
 }
 """By degrees clockwise."""
+_TURNS = (90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)
 
 
 def turned_detections(
@@ -71,27 +73,21 @@ def predict_upright(
     views: Views = "none",
 ) -> Prediction:
     """As `pipnet.inference.views.predict_views`, for faces turned by any angle."""
-    info = model.info
-    faces = [(picture, box) for picture, some in zip(pictures, boxes, strict=True) for box in some]
-    seen = predict_views(model, pictures, boxes)
-    for angle in (*_QUARTERS, 45, 135, 225, 315):
-        unsure = np.flatnonzero(seen.scores.mean(axis=1) < _SURE)
-        again = _predict(model, [faces[i] for i in unsure], np.full(len(unsure), float(angle)))
-        better = again.scores.mean(axis=1) > seen.scores[unsure].mean(axis=1) + _MARGIN
-        for part, new in zip(seen, again, strict=True):
-            part[unsure[better]] = new[better]
-    turns = np.zeros(len(faces))
+    faces = _Faces(model, pictures, boxes)
+    found = {0.0: faces.seen.points.copy()}
+    for angle in _TURNS:  # about the given box
+        found[angle] = faces.seen.points.copy()
+        unsure = faces.unsure()
+        found[angle][unsure] = faces.look(unsure, faces.boxes[unsure], np.full(len(unsure), angle), _MARGIN)
+    for angle, points in found.items():  # about what that turn found
+        unsure = faces.unsure()
+        turns = np.full(len(unsure), angle)
+        faces.look(unsure, faces.around(points[unsure], -turns), turns, _MARGIN)
     for _ in range(_TIMES):
-        rolls = np.array([roll(points, info) for points in seen.points])
-        off = np.flatnonzero(np.abs((rolls - turns + 180) % 360 - 180) >= _ROLLED)
-        for i in off.tolist():
-            tight = _upright_box(seen.points[i], rolls[i])
-            faces[i] = faces[i][0], face_boxes(info, tight[None], "landmarks")[0]
-            turns[i] = rolls[i]
-        again = _predict(model, [faces[i] for i in off], -turns[off])
-        for part, new in zip(seen, again, strict=True):
-            part[off] = new
-    return seen if views == "none" else _predict(model, faces, -turns, views)
+        rolls = np.array([roll(points, model.info) for points in faces.seen.points])
+        off = np.flatnonzero(np.abs(rolls) >= _ROLLED)
+        faces.look(off, faces.around(faces.seen.points[off], rolls[off]), -rolls[off])
+    return faces.seen if views == "none" else faces.predict(faces.all, faces.boxes, faces.turns, views)
 
 
 def roll(points: Float32[np.ndarray, "landmarks 2"], info: ModelInfo) -> float:
@@ -100,13 +96,57 @@ def roll(points: Float32[np.ndarray, "landmarks 2"], info: ModelInfo) -> float:
     return float(np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0])))
 
 
-def _predict(
-    model: CropModel,
-    faces: Sequence[tuple[Image, Float32[np.ndarray, "4"]]],
-    turns: Float64[np.ndarray, " faces"],
-    views: Views = "none",
-) -> Prediction:
-    return predict_views(model, [image for image, _ in faces], [box[None] for _, box in faces], views, turns)
+class _Faces:
+    """The faces of some pictures: the crop in which each was seen best by now, and what was found in it."""
+
+    def __init__(
+        self, model: CropModel, pictures: Sequence[Image], boxes: Sequence[Float32[np.ndarray, "_faces 4"]]
+    ) -> None:
+        self.model = model
+        self.pictures = [picture for picture, some in zip(pictures, boxes, strict=True) for _ in some]
+        self.boxes = np.concatenate([np.zeros((0, 4), np.float32), *boxes])
+        self.turns = np.zeros(len(self.boxes))
+        self.all = np.arange(len(self.boxes))
+        self.seen = self.predict(self.all, self.boxes, self.turns)
+
+    def unsure(self) -> Int[np.ndarray, " unsure"]:
+        """The faces by number that no look was sure of."""
+        return np.flatnonzero(self.seen.scores.mean(axis=1) < _SURE)
+
+    def look(
+        self,
+        which: Int[np.ndarray, " some"],
+        boxes: Float32[np.ndarray, "some 4"],
+        turns: Float[np.ndarray, " some"],
+        surer_by: float = -np.inf,
+    ) -> Float32[np.ndarray, "some landmarks 2"]:
+        """Look at some faces in other crops, and keep what is surer than before; the points found in all."""
+        new = self.predict(which, boxes, turns)
+        better = new.scores.mean(axis=1) > self.seen.scores[which].mean(axis=1) + surer_by
+        kept = which[better]
+        self.boxes[kept], self.turns[kept] = boxes[better], turns[better]
+        for part, found in zip(self.seen, new, strict=True):
+            part[kept] = found[better]
+        return new.points
+
+    def predict(
+        self,
+        which: Int[np.ndarray, " some"],
+        boxes: Float32[np.ndarray, "some 4"],
+        turns: Float[np.ndarray, " some"],
+        views: Views = "none",
+    ) -> Prediction:
+        """What the model finds on some faces, in crops around these boxes, turned clockwise by degrees."""
+        return predict_views(
+            self.model, [self.pictures[i] for i in which], list(boxes[:, None]), views, turns
+        )
+
+    def around(
+        self, points: Float32[np.ndarray, "some landmarks 2"], rolls: Float[np.ndarray, " some"]
+    ) -> Float32[np.ndarray, "some 4"]:
+        """Boxes to cut crops around faces with these landmarks, turned upright."""
+        tight = [_upright_box(face, angle) for face, angle in zip(points, rolls.tolist(), strict=True)]
+        return face_boxes(self.model.info, np.array(tight, np.float32).reshape(-1, 4), "landmarks")
 
 
 def _upright_box(points: Float32[np.ndarray, "landmarks 2"], angle: float) -> Float32[np.ndarray, "4"]:
