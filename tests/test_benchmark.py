@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from pipnet import FaceLandmarker
 from pipnet.benchmark.contenders import Contender, contenders, memory_of
 from pipnet.benchmark.peers import installed_peers
 from pipnet.benchmark.reference import Reference
-from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark
+from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark, peer_error
 from pipnet.benchmark.stages import DETECTOR, MAPS, WHOLE, stages
 from pipnet.benchmark.timing import Timing, time_in_turns
 from pipnet.cli import main
 from pipnet.data.sources import load_faces
 from pipnet.errors import ImageError, ModelError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.geometry import tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.images import read_image, write_image
 from pipnet.model.heads.pip import PipHead
@@ -139,6 +141,30 @@ def test_impossible_wishes_are_one_line(words, message, capsys):
 def test_memory_is_measured_in_a_process_of_its_own():
     with pytest.raises(ModelError, match="no such model"):
         memory_of(Contender("none.onnx", "onnxruntime", "f32", 1))
+
+
+def test_a_peer_is_measured_as_models_are(small_300w):
+    """Unknown landmarks and faces without a norm do not count, faces that it misses are told."""
+    samples, _, source = load_faces(small_300w, "train")
+    first, second, third = (replace(sample, points=sample.points.copy()) for sample in samples[:3])
+    first.points[5] = np.nan
+    second.points[36] = np.nan
+
+    class OffByATenth:
+        name = "off by a tenth"
+
+        def place(self, image, box):
+            return box
+
+        def __call__(self, image, place):
+            sample = first if np.array_equal(place, tight_box(first.points)) else None
+            if sample is None:
+                return None
+            unit = np.linalg.norm(first.points[36] - first.points[45])
+            return np.nan_to_num(first.points) + np.float32([0.1 * unit, 0])
+
+    assert peer_error(OffByATenth(), [first, second, third], source) == (pytest.approx(10, abs=0.01), 1)
+    assert peer_error(OffByATenth(), [second, third], source) == (None, 1)
 
 
 def test_peers_find_real_faces(portrait, landmarker):

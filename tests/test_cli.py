@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,24 @@ def test_pictures_are_never_overwritten(pictures, target, capsys):
     assert "would overwrite the picture" in capsys.readouterr().err
     assert (pictures / "good.jpg").read_bytes() == before
     assert [p.name for p in pictures.iterdir()] == ["good.jpg"]
+
+
+def test_an_overlay_s_own_name_is_free(pictures):
+    target = pictures / "good_overlay.jpg"
+    assert main(["detect", str(pictures / "good.jpg"), "-o", str(target)]) == 0
+    assert target.exists()
+
+
+@pytest.mark.parametrize("there", ["good.jpg", "good.pts"])
+def test_originals_above_the_pictures_are_never_overwritten(pictures, there, capsys):
+    """A camera calls pictures the same in every folder, and landmarks set by hand lie beside them."""
+    (pictures / "new").mkdir()
+    (pictures / "good.jpg").rename(pictures / "new" / "good.jpg")
+    (pictures / there).write_text("an original")
+    command = ["detect", str(pictures / "new"), "-o", str(pictures)]
+    assert main([*command, "--pts"] if there.endswith("pts") else command) == 1
+    assert f"{there} is there, in a folder that pictures are read from" in capsys.readouterr().err
+    assert (pictures / there).read_text() == "an original"
 
 
 def test_results_in_a_searched_folder_are_no_pictures(pictures, capsys):
@@ -380,7 +399,24 @@ def test_doctor(capsys):
     text = capsys.readouterr().out
     assert "onnxruntime" in text
     assert "works" in text
+    missing = [line for line in text.splitlines() if "missing" in line]
+    assert not [line for line in missing if line.split()[0] in ("pillow", "opencv-python-headless")]
     assert re.search(r"^cameras +(none|\S+ \()", text, re.MULTILINE)
+
+
+def test_doctor_does_not_put_one_build_over_another(capsys, monkeypatch):
+    """onnxruntime-gpu has the module of onnxruntime: whoever installs that too breaks it."""
+    monkeypatch.setattr("importlib.metadata.version", _not_found)
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for package in ("onnxruntime", "opencv-python-headless", "pillow"):
+        assert re.search(
+            rf"^{package} +not installed, but another package has its module$", text, re.MULTILINE
+        )
+
+
+def _not_found(name):
+    raise PackageNotFoundError(name)
 
 
 @pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])

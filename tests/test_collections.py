@@ -8,7 +8,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from pipnet.cli import main
 from pipnet.data.collections.celeba import read_celeba
@@ -93,6 +93,7 @@ def test_cofw68(tmp_path, cofw, small_300w):
     folder = cofw / "cofw68" / "test_annotations"
     folder.mkdir(parents=True)
     savemat(folder / "1_points.mat", {"Points": points, "Occ": np.zeros((68, 1))})
+    (folder / "1 copy_points.mat").touch()
     savemat(cofw / "cofw68" / "cofw68_test_bboxes.mat", {"bboxes": np.array([xywh(points)])})
     (part,) = prepare("cofw68", cofw, tmp_path / "out")
     assert (part.faces, part.published) == (1, 507)
@@ -177,6 +178,45 @@ def test_aflw_without_pictures_or_with_another_order(aflw, tmp_path):
     savemat(aflw / "AFLWinfo_release.mat", {"bbox": np.ones((4, 4))})
     with pytest.raises(DataError, match="holds no variable 'data'"):
         load_faces(aflw)
+
+
+@pytest.mark.parametrize("key", ["bbox", "data", "mask_new", "ra"])
+@pytest.mark.parametrize("wrong", ["cells", "text", "complex"])
+def test_aflw_of_other_types(aflw, key, wrong):
+    path = aflw / "AFLWinfo_release.mat"
+    table = {name: values for name, values in loadmat(path).items() if not name.startswith("__")}
+    shape = table[key].shape
+    cells = np.empty(shape, object)
+    cells.flat[:] = [np.zeros((1, 2)) for _ in range(cells.size)]
+    values = {
+        "cells": cells,
+        "text": np.full(shape, "a"),
+        "complex": np.full(shape, 1j),
+    }
+    savemat(path, {**table, key: values[wrong]})
+    with pytest.raises(DataError, match=rf"{key} is"):
+        load_faces(aflw)
+
+
+def test_aflw_damaged_anywhere(aflw):
+    """Compressed, as Matlab writes it: what is hit may be anything that zlib or SciPy stumble over."""
+    path = aflw / "AFLWinfo_release.mat"
+    table = {name: values for name, values in loadmat(path).items() if not name.startswith("__")}
+    savemat(path, table, do_compression=True)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for place in rng.integers(128, len(whole), 60).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        try:
+            load_faces(aflw)
+        except DataError:
+            refused += 1
+    assert refused > 30
+    for length in (0, 100, 127, 200, len(whole) - 9):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match="AFLWinfo_release"):
+            load_faces(aflw)
 
 
 # -- WFLW, LaPa, Menpo ---------------------------------------------------------------------------------

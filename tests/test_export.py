@@ -16,6 +16,7 @@ from pipnet import DataError, FaceLandmarker, ModelError
 from pipnet.cli import main
 from pipnet.export.onnx import export_onnx
 from pipnet.export.quantize import calibration_crops, quantize_onnx
+from pipnet.images import read_image, write_image
 from pipnet.inference.backends import OnnxModel
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
@@ -75,6 +76,28 @@ def test_the_example_without_pipnet_finds_the_same(landmarker, portrait):
     expected = landmarker(portrait, boxes=[[178, 63, 267, 175]])[0]
     np.testing.assert_allclose(found["points"], expected.points, atol=0.3)
     np.testing.assert_allclose(found["scores"], expected.scores, atol=0.05)
+
+
+def test_the_example_cuts_stretched_and_clipped_crops_too(landmarker, portrait, tmp_path):
+    model = onnx.load(landmarker.model.path)
+    (about,) = [p for p in model.metadata_props if p.key == "pipnet"]
+    table = json.loads(about.value)
+    table["crop"] |= {"square": False, "clip": True, "scale": 1.4}
+    about.value = json.dumps(table)
+    onnx.save(model, tmp_path / "stretched.onnx")
+    photo, box = tmp_path / "photo.png", [178, -9, 267, 103]
+    write_image(photo, read_image(portrait)[72:])  # the crop ends at the picture's upper border
+    root = Path(__file__).parents[1]
+    command = [
+        sys.executable,
+        "-I",
+        str(root / "examples" / "onnx_alone.py"),
+        str(tmp_path / "stretched.onnx"),
+    ]
+    done = subprocess.run([*command, str(photo), *map(str, box)], capture_output=True, text=True, check=True)
+    own = FaceLandmarker.from_pretrained(tmp_path / "stretched.onnx")
+    expected = own(photo, boxes=[box])[0]
+    assert np.abs(json.loads(done.stdout)["points"] - expected.points).mean() < 0.25, done.stdout
 
 
 def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path):

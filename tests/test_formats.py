@@ -167,8 +167,9 @@ def test_a_split_is_never_lost(folder, whole, kind, capsys):
     samples[2] = replace(samples[2], group=samples[0].group)
     write_annotations(folder / "out", Annotations(samples, NAMES), kind)
     said = capsys.readouterr().err
-    assert said.endswith(f"out: left out, as {kind} cannot say it: pose, which pictures are of one photo\n")
-    write_annotations(folder / "plain", whole, kind)
+    assert f"out: left out, as {kind} cannot say it: pose, which pictures are of one photo" in said
+    bare = Annotations([replace(sample, box=None) for sample in whole.samples], None)
+    write_annotations(folder / "plain", bare, kind)
     assert not capsys.readouterr().err
     for part in ("train", "test"):
         samples[0] = replace(samples[0], attributes=frozenset({part}))
@@ -177,6 +178,18 @@ def test_a_split_is_never_lost(folder, whole, kind, capsys):
         ):
             write_annotations(folder / "none", Annotations(samples, NAMES), kind)
     assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_what_a_format_cannot_say_is_said(partial, folder, kind, capsys):
+    samples = [replace(s, points=np.nan_to_num(s.points, nan=1.0)) for s in partial.samples]
+    write_annotations(folder / FILES[kind], Annotations(samples, NAMES), kind)
+    said = capsys.readouterr().err
+    parts = {"box": "boxes", "visible": "which landmarks are hidden", "names": "the landmarks' names"}
+    lost = [text for part, text in parts.items() if part not in SAID[kind]]
+    assert said == (
+        f"{folder / FILES[kind]}: left out, as {kind} cannot say it: {', '.join(lost)}\n" * bool(lost)
+    )
 
 
 def test_names_and_groups_are_those_of_the_pictures(whole, folder):
@@ -392,6 +405,20 @@ def test_csv_as_people_write_it(folder, title):
 )
 def test_pictures_are_found(folder, name, expected):
     assert PictureFinder(folder).find(name.format(root=folder), "here") == folder / expected
+
+
+def test_two_names_do_not_become_one_picture(folder):
+    """One lost folder of numbered frames must not put its labels on another's."""
+    pairs = [("lost/e.png", "in/deep/e.png"), ("in/deep/e.png", "lost/e.png"), ("x/e.png", "y/e.png")]
+    for first, second in pairs:
+        finder = PictureFinder(folder)
+        assert finder.find(first, "here") == finder.find(first, "here") == folder / "in/deep/e.png"
+        with pytest.raises(DataError, match=rf"{first}.*{second}.*would both be in/deep/e.png: one is not"):
+            finder.find(second, "here")
+    finder = PictureFinder(folder)
+    assert finder.find("in/deep/e.png", "here") != finder.find("in/deep/../deep/e.png", "here")
+    uploads = [finder.find(f"/data/upload/1/{made}-a b.png", "here") for made in ("1a2b3c4d", "5a6b7c8d")]
+    assert uploads == [folder / "in/a b.png"] * 2
 
 
 def test_pictures_that_are_not_found(folder):

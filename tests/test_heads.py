@@ -134,7 +134,7 @@ def test_map_targets(stride, sigma):
     head = MapHead(4, grid, 1, sigma)
     point = torch.tensor([[[0.51, 0.3]]])
     maps = head.encode(point, torch.ones(1, 1, dtype=torch.bool)).maps.reshape(grid, grid)
-    x, y = (int(v * grid - 0.5) for v in (0.51, 0.3))
+    x, y = (int(v * grid) for v in (0.51, 0.3))
     assert maps[y, x] == 1
     assert maps[y, x + 1].item() == pytest.approx(np.exp(-1 / (2 * sigma**2)))
     beyond = x + int(3 * sigma) + 1
@@ -158,7 +158,9 @@ def test_map_decodes_its_own_targets_to_half_a_cell(stride):
     head = MapHead(4, 64 // stride, 68, SIGMA[stride])
     targets = head.encode(labels(), torch.ones(4, 68, dtype=torch.bool))
     decoded = head.decode(targets.maps.reshape(4, 68, 64 // stride, 64 // stride))
-    assert (decoded.points - labels()).abs().max() <= 1.3 * stride / 64
+    # At the border, where the Gaussian is cut off, a peak leans a quarter of a cell to neither side.
+    assert (decoded.points - labels()).abs().max() <= 0.5 * stride / 64
+    assert (decoded.points - labels()).mean().abs() < 0.1 * stride / 64
 
 
 def test_focal_scores_are_sigmoids():

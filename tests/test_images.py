@@ -1,6 +1,7 @@
 """Every picture that people have, and every file that is none."""
 
 import io
+import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -131,6 +132,44 @@ def test_exif_orientation_is_applied(tmp_path, portrait, orientation):
     path = tmp_path / "turned.png"
     stored.save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), np.asarray(upright))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as `pipnet.images` has it, which pytest undoes
+@pytest.mark.parametrize("odd", ["a long unit", "text for a number", "cut off"])
+def test_a_photo_with_other_odd_exif_is_turned_all_the_same(portrait, tmp_path, odd):
+    """Pillow's own turning writes all of EXIF anew, which such tags do not survive; photos do have them."""
+    turn = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+    tag = struct.pack("<HHI", 0x128, 4, 1) + struct.pack("<I", 70000)
+    if odd == "text for a number":
+        tag = struct.pack("<HHI", 0x11A, 2, 4) + b"abc\0"
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turn + tag + bytes(4)
+    path = tmp_path / "turned.jpg"
+    with PIL.Image.open(portrait) as picture:
+        picture.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if odd == "cut off" else exif)
+    assert read_image(path).shape[:2] == picture_size(path)[::-1] == (300, 512)
+
+
+def test_a_damaged_exif_is_none(portrait, tmp_path):
+    path = tmp_path / "upright.jpg"
+    with PIL.Image.open(portrait) as picture:
+        picture.crop((0, 0, 300, 512)).save(path, exif=b"Exif\0\0XX*\0" + bytes(20))
+    assert read_image(path).shape[:2] == picture_size(path)[::-1] == (512, 300)
+
+
+@pytest.mark.parametrize("size", [(0, 9), (9, 0), (0, 0)])
+def test_a_pil_image_without_pixels(size):
+    with pytest.raises(ImageError, match="no pixels"):
+        as_image(PIL.Image.new("RGB", size))
+
+
+def test_a_lack_of_memory_is_not_the_picture_s_fault(portrait, monkeypatch):
+    def lacking(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(PIL.Image.Image, "load", lacking)
+    for source in (portrait, PIL.Image.new("RGB", (4, 4))):
+        with pytest.raises(MemoryError):
+            as_image(source)
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):

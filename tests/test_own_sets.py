@@ -111,6 +111,24 @@ def test_landmarks_are_put_in_the_scheme_s_order(tmp_path, small_300w):
         load_faces(labels, None, str(scheme))
 
 
+def test_landmarks_of_a_built_in_scheme_go_by_their_names(tmp_path, small_300w, capsys):
+    """Tools list a skeleton's points in an order of their own; names that `convert` wrote tell them."""
+    samples, scheme, _ = load_faces(small_300w, "train")
+    sample = replace(samples[0], box=None)
+    shuffled = np.random.default_rng(0).permutation(68)
+    names = tuple(scheme.point_names[i] for i in shuffled)
+    turned = replace(sample, points=sample.points[shuffled])
+    write_annotations(tmp_path / "labels.csv", Annotations([turned], names))
+    found = load_faces(tmp_path / "labels.csv", None, "300w")[0][0]
+    np.testing.assert_allclose(found.points, sample.points, atol=0.01)
+    assert not capsys.readouterr().err
+    write_annotations(tmp_path / "other.csv", Annotations([sample], tuple(f"p{i}" for i in range(68))))
+    load_faces(tmp_path / "other.csv", None, "300w")
+    assert (
+        "its landmarks are called p0, p1, p2, ..., scheme '300w' has other names" in capsys.readouterr().err
+    )
+
+
 # -- the proposal --------------------------------------------------------------------------------------
 
 

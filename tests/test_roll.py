@@ -53,6 +53,10 @@ def test_a_face_that_is_found_in_the_turned_picture_only(upright, landmarker, an
     size = np.ptp(upright[1], axis=0).max()
     assert len(faces) == 1
     assert np.linalg.norm(faces[0].points - truth, axis=1).mean() < 0.02 * size
+    again = landmarker(image, boxes=faces.boxes, box_kind="face")
+    assert not again[0].scores.mean() > 0.5  # looked at upright
+    again = FaceLandmarker(landmarker.model, any_roll=True)(image, boxes=faces.boxes, box_kind="face")
+    np.testing.assert_allclose(again.points, faces.points, atol=0.5)
 
 
 def test_a_box_drawn_as_if_the_face_were_upright(upright, any_roll):
@@ -65,7 +69,9 @@ def test_a_box_drawn_as_if_the_face_were_upright(upright, any_roll):
 
 
 def test_an_upright_face_stays_what_it_was(portrait, any_roll, landmarker):
-    np.testing.assert_array_equal(any_roll(portrait).points, landmarker(portrait).points)
+    found, plain = any_roll(portrait), landmarker(portrait)
+    np.testing.assert_array_equal(found.points, plain.points)
+    np.testing.assert_array_equal(found.boxes, plain.boxes)
 
 
 def test_views_are_taken_of_the_upright_face(upright):

@@ -104,6 +104,12 @@ def test_own_scheme_from_a_file(tmp_path):
         ('title="x"\nlandmarks=3\nnorm=[0,1]\nflip=[[0,1],[1,2]]\nedges=[]\n[regions]\n', "two flip"),
         ('title="x"\nlandmarks=3\nnorm="eye"\nflip=[]\nedges=[]\n[regions]\n', "norm is"),
         ('title="x"\nlandmarks=4\nnorm=[3,3]\nflip=[]\nedges=[]\n[regions]\n', r"norm is.*\(3, 3\)"),
+        ('title="x"\nlandmarks=inf\nnorm=[0,1]\nflip=[]\nedges=[]\n[regions]\n', "not a landmark scheme"),
+        ("x = " + "[" * 20000, "not a landmark scheme"),
+        (
+            'title="x"\nlandmarks=2\nnorm=[0,1]\nflip=[]\nedges=[]\nnames=["a","a","b"]\n[regions]\n',
+            "2 landmarks, 3 names, 2 of them",
+        ),
         ('title="x"\nlandmarks=3\nflipp=[]\n', "no key 'flipp'; did you mean 'flip'"),
         ('title="x"\nlandmarks=3\ncolour=1\n', "no key 'colour'; there are title, landmarks, norm"),
     ],

@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 
 from pipnet.errors import ImageError
 from pipnet.geometry import Image
@@ -27,22 +28,27 @@ _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "TGA")
 """What is decoded. Others would be handed to interpreters such as Ghostscript, or, as icons, be decoded
 before their size is known. JPEG includes MPO, which is no format of its own in Pillow 13."""
 PICTURE_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".avif",
-    ".ppm",
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    *(".png", ".bmp", ".webp", ".gif", ".avif"),
+    *(".tif", ".tiff", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
-"""What counts as a picture in a folder. A file that is named may have any ending."""
-NOT_READ = {".heic", ".heif", ".jp2", ".j2k", ".jxl", ".dng", ".psd"}
+"""What counts as a picture in a folder."""
+NOT_READ = {
+    *(".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+}
 """Endings of pictures that cannot be read here."""
 _EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation. Pillow's ``exif_transpose`` writes EXIF anew, and fails where any of it is odd."""
 # Sizes are checked here, and odd EXIF does not matter. For all time: `catch_warnings` is not for threads.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
@@ -86,6 +92,8 @@ def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
         raise ImageError(f"{name}: {error}") from None
     except PIL.Image.DecompressionBombError:
         raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
+    except MemoryError:  # says nothing of the file
+        raise
     except Exception as error:  # decoders of damaged files raise whatever they like
         raise ImageError(f"{name}: cannot be read: {_one_line(error)}") from None
 
@@ -98,8 +106,8 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     try:
         with PIL.Image.open(path, formats=_FORMATS) as picture:
-            width, height = picture.size
-            lies = picture.format != "TIFF" and _orientation(picture) in {5, 6, 7, 8}  # TIFF: turned
+            width, height = picture.size  # of a TIFF already turned
+            lies = picture.format != "TIFF" and _orientation(partial(_exif_in_head, picture)) in {5, 6, 7, 8}
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except Exception as error:  # as in `read_image`: damaged heads raise whatever they like
@@ -107,11 +115,19 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (height, width) if lies else (width, height)
 
 
-def _orientation(picture: PIL.Image.Image) -> int:
-    """EXIF's, of the head of a file: Pillow would decode a whole PNG for what may stand behind its pixels."""
+def _exif_in_head(picture: PIL.Image.Image) -> PIL.Image.Exif:
+    """EXIF of the head of a file: Pillow would decode a whole PNG for what may stand behind its pixels."""
     exif = PIL.Image.Exif()
     exif.load(picture.info.get("exif", b""))
-    return int(exif.get(_EXIF_ORIENTATION, 1))
+    return exif
+
+
+def _orientation(exif: Callable[[], PIL.Image.Exif]) -> int:
+    """How a picture lies; 1, upright, where EXIF is damaged."""
+    try:
+        return int(exif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # as in `_read`
+        return 1
 
 
 def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
@@ -119,9 +135,11 @@ def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
     width, height = picture.size
     if width * height > max_pixels:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
-    # Both would copy a picture that is upright and RGB already.
-    turned = picture.getexif().get(_EXIF_ORIENTATION, 1) != 1
-    upright = PIL.ImageOps.exif_transpose(picture) if turned else picture
+    if not width * height:
+        raise ImageError(f"no pixels: {width} x {height}")
+    picture.load()  # which turns a TIFF
+    turn = _UPRIGHT.get(_orientation(picture.getexif))
+    upright = picture if turn is None else picture.transpose(turn)  # either would copy
     if upright.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
         values = np.nan_to_num(np.asarray(upright, dtype=np.float32))
         highest = values.max(initial=0)
@@ -152,7 +170,7 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
     if isinstance(source, PIL.Image.Image):
         try:
             return _decode(source, max_pixels)
-        except ImageError:
+        except (ImageError, MemoryError):
             raise
         except Exception as error:  # as in `read_image`: it may not be decoded yet
             raise ImageError(f"the PIL image cannot be read: {_one_line(error)}") from None

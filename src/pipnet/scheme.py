@@ -92,7 +92,7 @@ class LandmarkScheme:
             )
         except KeyError as error:
             raise DataError(f"{where}: the scheme has no {error}") from None
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(f"{where}: not a landmark scheme: {error}") from None
         scheme.check(where)
         return scheme
@@ -116,8 +116,9 @@ class LandmarkScheme:
         unit = self.norm in ("box", "diagonal") if isinstance(self.norm, str) else len(set(self.norm)) == 2
         if not unit:
             raise DataError(f"{where}: norm is two landmarks, 'box' or 'diagonal', not {self.norm!r}")
-        if self.names and len(set(self.names)) != self.landmarks:
-            raise DataError(f"{where}: {self.landmarks} landmarks, {len(set(self.names))} different names")
+        if self.names and not len(self.names) == len(set(self.names)) == self.landmarks:
+            different = f"{len(set(self.names))} of them different"
+            raise DataError(f"{where}: {self.landmarks} landmarks, {len(self.names)} names, {different}")
 
     @cached_property
     def flip_permutation(self) -> Int64[np.ndarray, " landmarks"]:

@@ -188,24 +188,27 @@ def _measure(
         pictures = track(decoded(samples, unreadable), len(samples), name)
         summary = evaluate(FaceLandmarker(model), pictures, source).summary(scheme)
         rows[name].nme = summary["pixels"]["nme"]
-    if scheme.name == "300w":
-        for peer in peers:
-            row = rows.get(peer.name)
-            if row is not None:
-                row.nme, row.missed = _peer_error(peer, samples, source)
+    timed = [peer for peer in peers if peer.name in rows]
+    if timed and any(model.info.scheme.name == "300w" for model in models.values()):
+        samples, _, source = load_faces(data, subset, "300w", measuring=True)
+        for peer in timed:
+            rows[peer.name].nme, rows[peer.name].missed = peer_error(peer, samples, source)
     return {"collection": source.title, "subset": subset or source.test, "faces": summary["faces"]}
 
 
-def _peer_error(peer: Peer, samples: Sequence[FaceSample], source: Source) -> tuple[float, int]:
-    """A peer's NME in percent on the faces that it found, and how many it did not."""
+def peer_error(peer: Peer, samples: Sequence[FaceSample], source: Source) -> tuple[float | None, int]:
+    """A peer's NME in percent on the faces that it found, None without any; how many it missed."""
     scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
     for image, sample in track(decoded(samples, []), len(samples), f"{peer.name} on {source.title}"):
+        unit = norm_distance(sample.points, scheme)
+        if not unit > 0:  # as in `evaluate`
+            continue
         found = peer(image, peer.place(image, tight_box(sample.points)))
         if found is None:
             missed += 1
             continue
-        errors.append(point_errors(found, sample.points, norm_distance(sample.points, scheme)).mean())
-    return round(100 * float(np.mean(errors)), 4), missed
+        errors.append(np.nanmean(point_errors(found, sample.points, unit)))
+    return round(100 * float(np.mean(errors)), 4) if errors else None, missed
 
 
 def _file(way: Contender) -> Path:

@@ -111,7 +111,7 @@ class ShardLabels:
 
     def _label(self, group: Sequence[_Decoded]) -> None:
         landmarker = self._landmarker
-        places = [landmarker.to_face_boxes(one.found.boxes, landmarker.found_kind) for one in group]
+        places = [landmarker.to_face_boxes(one.found.boxes, landmarker.detector.kind) for one in group]
         seen = landmarker.predict([one.image for one in group], places)
         ends = np.cumsum([len(of_picture) for of_picture in places])[:-1]
         parts = [np.split(part, ends) for part in seen]

@@ -17,10 +17,11 @@ from typing import Any, Literal, NamedTuple
 from pipnet.data.formats.files import is_folder
 from pipnet.data.formats.pictures import files_below
 from pipnet.errors import DataError, MissingExtraError
-from pipnet.images import PICTURE_SUFFIXES
+from pipnet.images import NOT_READ, PICTURE_SUFFIXES
 
 _CONTAINERS = {".txt", ".tar", ".parquet"}
 """Files that name or hold pictures."""
+_OTHER_KIND = "a kind of picture that cannot be read: turn it into JPEG or PNG"
 _COLUMNS = ("image", "path")
 """Where pictures are looked for in a Parquet table, unless told otherwise."""
 _SURROGATES = "surrogateescape"
@@ -31,11 +32,12 @@ class Reference(NamedTuple):
     """Where a picture is."""
 
     kind: Literal["file", "tar", "row", "lost"]
-    """A file; a part of a tar file; a row of a Parquet table; a source of which the rest cannot be read."""
+    """A file; a part of a tar file; a row of a Parquet table; a picture of a kind that cannot be read, or a
+    source of which the rest cannot be."""
     file: str
     """Its path from the sources' common folder, absolute where it lies elsewhere."""
     name: str = ""
-    """The name in the tar file; the column of the table; why the rest is lost."""
+    """The name in the tar file; the column of the table; why it is lost."""
     start: int = 0
     """The first byte in the tar file; the row of the table."""
     size: int = 0
@@ -117,6 +119,9 @@ def _in_folder(folder: Path, base: Path) -> Iterator[Reference]:
         if path.suffix.lower() in PICTURE_SUFFIXES:
             found = True
             yield Reference("file", _from(base, path))
+        elif path.suffix.lower() in NOT_READ:
+            found = True
+            yield Reference("lost", _from(base, path), _OTHER_KIND)
     if not found:
         raise DataError(f"{folder}: no pictures in it; tar or Parquet files are named: '{folder}/*.tar'")
 
@@ -143,8 +148,11 @@ def _in_tar(path: Path, base: Path) -> Iterator[Reference]:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # otherwise it remembers all of them
-                if member.isreg() and Path(member.name).suffix.lower() in PICTURE_SUFFIXES:
+                ending = Path(member.name).suffix.lower() if member.isreg() else ""
+                if ending in PICTURE_SUFFIXES:
                     yield Reference("tar", file, member.name, member.offset_data, member.size)
+                elif ending in NOT_READ:
+                    yield Reference("lost", f"{file}/{member.name}", _OTHER_KIND)
             end = tar.offset
         with path.open("rb") as content:
             content.seek(end)

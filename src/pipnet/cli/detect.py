@@ -51,7 +51,8 @@ def detect(
     pictures
         Files, folders (searched through) and globs.
     output
-        Folder for pictures with the landmarks drawn on; or a file, for one picture.
+        Folder for pictures with the landmarks drawn on, in the place of what an earlier run left there; or a
+        file, for one picture.
     json
         Write one JSON line a picture to standard output.
     pts
@@ -170,8 +171,8 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
 
     Raises:
         PipnetError: ``--pts`` without ``-o``, a file that is no picture, or one for several pictures, a
-            result in the place of a picture, landmarks that would be taken for another picture's, or a
-            folder that cannot be made.
+            result in the place of a picture, or of any file in a folder that pictures are read from,
+            landmarks that would be taken for another picture's, or a folder that cannot be made.
     """
     if output is None:
         if pts:
@@ -189,11 +190,18 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
     readable = [item for item in inputs if not item.error]
     places = [output] if is_file else _places(output, readable, pts)
     pictures = {item.path.resolve() for item in inputs}
+    labels = [_labels(place) for place in places] if pts else []
     for place in places:
-        if {place.resolve(), _without_overlay(place).resolve()} & pictures:
+        of_it = {place.resolve()} if is_file else {place.resolve(), _without_overlay(place).resolve()}
+        if of_it & pictures:
             raise PipnetError(f"-o {output} would overwrite the picture {place}: choose another")
-    if pts:
-        _check_labels([_labels(place) for place in places])
+    if any(output.resolve() in picture.parents for picture in pictures):
+        for place in (*places, *labels):
+            if place.exists():  # perhaps an original, or landmarks set by hand
+                raise PipnetError(
+                    f"{place} is there, in a folder that pictures are read from: choose another"
+                )
+    _check_labels(labels)
     make_folder(output.parent if is_file else output)
     free = iter(places)
     return [item if item.error else replace(item, output=next(free)) for item in inputs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json as jsonlib
 import platform
 import sys
@@ -18,6 +19,9 @@ from pipnet.data.samples import evenly_spread, split_by_group
 from pipnet.data.sources import load_faces
 from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
+
+_MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "huggingface-hub": "huggingface_hub"}
+"""Modules that are not called like their package."""
 
 
 def export(
@@ -313,6 +317,8 @@ def _version(package: str, extra: str | None) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
+        if importlib.util.find_spec(_MODULES.get(package, package)):
+            return "not installed, but another package has its module"
         wanted = f"{installed_from()}[{extra}]" if extra else package
         return f"missing: {sys.executable} -m pip install '{wanted}'"
 

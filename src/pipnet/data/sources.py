@@ -22,6 +22,7 @@ from pipnet.data.collections.vw300 import unpack_300vw
 from pipnet.data.collections.w300 import read_300w
 from pipnet.data.collections.wflw import read_wflw
 from pipnet.data.formats import Annotations, read_annotations
+from pipnet.data.formats.annotations import placeholder_names
 from pipnet.data.formats.pictures import files_below
 from pipnet.data.samples import FaceSample, map_scheme
 from pipnet.errors import DataError, MissingDataError
@@ -366,11 +367,18 @@ def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> 
     found = len(samples[0].points)
     if found != scheme.landmarks:
         raise DataError(f"{root}: {found} landmarks a face, scheme {scheme.name!r} has {scheme.landmarks}")
-    if names and scheme.names and names != scheme.names:
-        if set(names) != set(scheme.names):
+    if names and names not in (scheme.point_names, placeholder_names(found)):
+        if set(names) == set(scheme.point_names):
+            order = [names.index(name) for name in scheme.point_names]
+            samples = [_in_order(sample, order) for sample in samples]
+        elif scheme.names:
             raise DataError(f"{root}: its landmarks are called {names}, the scheme's {scheme.names}")
-        order = [names.index(name) for name in scheme.names]
-        samples = [_in_order(sample, order) for sample in samples]
+        else:
+            first = ", ".join(names[:3])
+            _note(
+                f"{root}: its landmarks are called {first}, ..., scheme {scheme.name!r} has other names:"
+                " taken in the file's order"
+            )
     usable = [sample for sample in samples if has_area(sample)]
     if not usable:
         raise DataError(f"{root}: no face whose known landmarks have a width and a height")

@@ -180,7 +180,7 @@ def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_
         return landmarker(image, boxes=true, box_kind="model")[0].points
     faces = landmarker(image)
     height, width = image.shape[:2]
-    boxes = landmarker.to_face_boxes(faces.boxes, landmarker.found_kind)
+    boxes = landmarker.to_face_boxes(faces.boxes, landmarker.detector.kind)
     # Whole crops are compared: a few landmarks lie in a box so small that a little shift loses it.
     crops = np.array([rule(box, width, height) for box in boxes], np.float32).reshape(-1, 4)
     match = best_match(crops, rule(true, width, height))

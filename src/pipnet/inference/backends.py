@@ -136,6 +136,8 @@ def in_batches(
     parts: list[Sequence[np.ndarray]] = [(np.zeros((0, landmarks, 2), np.float32), each, each)]
     try:
         parts += [run(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
+    except MemoryError:
+        raise
     except Exception as error:  # both backends have unrelated exceptions for each cause
         raise ModelError(f"{path}: cannot be run: {' '.join(str(error).split()):.160}") from None
     shapes = [(len(crops), landmarks, 2), (len(crops), landmarks), (len(crops), landmarks)]

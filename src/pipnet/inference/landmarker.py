@@ -167,10 +167,10 @@ class FaceLandmarker:
 
     def _find(self, pictures: Sequence[Image]) -> list[FaceLandmarks]:
         """The faces that the detector finds in decoded pictures, with their landmarks."""
-        return self.at_boxes(pictures, [self.search(picture) for picture in pictures], self.found_kind)
+        return self.at_boxes(pictures, [self.search(picture) for picture in pictures], self.detector.kind)
 
     def search(self, picture: Image) -> Detections:
-        """Where the detector finds faces in a decoded picture, and how sure; boxes of `found_kind`.
+        """Where the detector finds faces in a decoded picture, and how sure it is.
 
         Raises:
             ModelError: any roll is searched, and the model was not fitted to the detector's boxes.
@@ -255,11 +255,6 @@ class FaceLandmarker:
         if isinstance(source, int) or is_live(source):
             return follow(self, LiveReader(source), every, Smoothing() if smooth else None)
         return follow(self, VideoReader(source), every, LookAhead() if smooth else None)
-
-    @property
-    def found_kind(self) -> str:
-        """What the boxes of faces mean that were searched for, see `__call__`."""
-        return "model" if self.any_roll else self.detector.kind
 
     @property
     def detector(self) -> FaceDetector:

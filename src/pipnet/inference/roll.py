@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from pipnet.geometry import Affine, Image, affine, similarity, tight_box
-from pipnet.inference.box_fits import face_boxes
+from pipnet.inference.box_fits import boxes_of_kind, face_boxes
 from pipnet.inference.detectors import Detections, FaceDetector
 from pipnet.inference.views import CropModel, Prediction, Views, predict_views
 from pipnet.model_info import ModelInfo
@@ -51,10 +51,10 @@ def turned_detections(
         info: the model's, which says where in a detector's box the face is.
 
     Returns:
-        Boxes in the picture as it is, of the kind ``"model"`` (see `FaceLandmarker.__call__`): of the turn
-        in which faces were found most surely.
+        Boxes in the picture as it is, as the detector would draw them had the faces stood upright where they
+        are: of the turn in which faces were found most surely.
     """
-    best = upright._replace(boxes=face_boxes(info, upright.boxes, detector.kind))
+    best = upright
     if len(upright.boxes):
         return best
     for angle, how in _QUARTERS.items():
@@ -62,7 +62,7 @@ def turned_detections(
         if found.scores.sum() > best.scores.sum():
             faces = face_boxes(info, found.boxes, detector.kind)
             back = np.asarray(cv2.invertAffineTransform(_quarter_turn(angle, image)), dtype=np.float64)
-            best = Detections(_turn_boxes(faces, back), found.scores)
+            best = Detections(boxes_of_kind(info, _turn_boxes(faces, back), detector.kind), found.scores)
     return best
 
 

@@ -92,7 +92,7 @@ def _places(
             found = found[[int(overlap.argmax())]] if overlap.max() > _APART else found[:0]
         if not len(found):
             dropped["no face found"] += 1
-        for number, box in enumerate(landmarker.to_face_boxes(found, landmarker.found_kind), start=1):
+        for number, box in enumerate(landmarker.to_face_boxes(found, landmarker.detector.kind), start=1):
             name = face.name if number == 1 else f"{face.name}#{number}"
             yield UnlabelledFace(face.image, face.box, name), image, box
 

@@ -23,7 +23,7 @@ import numpy as np
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.data.unlabelled import KINDS, UnlabelledFace, load_unlabelled
 from pipnet.errors import DataError, RecipeError
-from pipnet.inference.box_fits import face_boxes, landmark_boxes
+from pipnet.inference.box_fits import boxes_of_kind, face_boxes
 from pipnet.inference.detectors import load_detector
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
 from pipnet.model.predictor import TorchModel
@@ -120,7 +120,8 @@ def with_known_boxes(faces: Sequence[UnlabelledFace], config: SelfTrainingConfig
     for face in faces:
         kind = face.kind or config.box_kind
         if face.box is not None and kind in special:
-            placed.append(replace(face, box=landmark_boxes(info, face.box[None], kind)[0], kind="landmarks"))
+            tight = boxes_of_kind(info, face_boxes(info, face.box[None], kind), "landmarks")
+            placed.append(replace(face, box=tight[0], kind="landmarks"))
         else:
             placed.append(face)
     return placed

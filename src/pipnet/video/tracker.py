@@ -123,7 +123,7 @@ class FaceTracker:
         """Begin to follow the faces that the detector finds and nobody follows."""
         landmarker, self._since = self.landmarker, 0
         found = landmarker.search(image)
-        places = landmarker.to_face_boxes(found.boxes, landmarker.found_kind)
+        places = landmarker.to_face_boxes(found.boxes, landmarker.detector.kind)
         for place, score in zip(places, found.scores, strict=True):
             followed = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
             overlap = box_iou(followed, place)

@@ -31,9 +31,11 @@ def read_aflw(root: Path, subset: str) -> list[FaceSample]:
     faces = len(boxes)
     shapes = {"bbox": (boxes, 4), "data": (data, 2 * _POINTS), "mask_new": (masks, _POINTS)}
     for key, (values, width) in shapes.items():
-        if values.shape != (faces, width) or not np.isfinite(values).all():
+        numeric = values.dtype.kind in "fiub"
+        if values.shape != (faces, width) or not numeric or not np.isfinite(values).all():
             raise DataError(f"{path}: {key} is {values.shape}, expected finite numbers ({faces}, {width})")
-    numbers = np.ravel(order).astype(int) - 1  # Matlab counts from 1
+    # Matlab counts from 1.
+    numbers = np.ravel(order).astype(int) - 1 if order.dtype.kind in "fiu" else np.zeros(0, int)
     files = cell_texts(names, f"{path}: nameList")
     if sorted(numbers) != list(range(faces)) or len(files) != faces:
         raise DataError(f"{path}: ra is not an order of its {faces} faces, or nameList has {len(files)}")

@@ -7,6 +7,7 @@ the N-th test picture and ``cofw68_test_bboxes.mat``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def unpack_cofw68(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
         DataError: a file is missing or damaged.
         MissingExtraError: h5py or SciPy is not installed.
     """
-    files = {int(p.name.partition("_")[0]): p for p in root.rglob("*_points.mat") if p.name[0].isdigit()}
+    named = ((re.fullmatch(r"([0-9]+)_points\.mat", p.name), p) for p in root.rglob("*_points.mat"))
+    files = {int(name[1]): path for name, path in named if name}
     boxes_file = next(iter(root.rglob("cofw68_test_bboxes.mat")), None)
     if boxes_file is None or not files:
         raise MissingDataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,10 @@ def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
         raise MissingDataError(f"{path}: no such file")
     try:
         content = loadmat(path, variable_names=keys)
-    except (MatReadError, ValueError, TypeError, OSError, NotImplementedError, KeyError) as error:
+    except (
+        *(MatReadError, zlib.error, OSError, NotImplementedError),
+        *(ValueError, TypeError, KeyError, IndexError),
+    ) as error:
         raise DataError(f"{path}: not a Matlab file that can be read: {error}") from None
     missing = [key for key in keys if key not in content]
     if missing:

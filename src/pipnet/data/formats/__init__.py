@@ -30,6 +30,9 @@ Kind = Literal["coco", "cvat", "label-studio", "pts", "csv"]
 _KINDS: dict[str, Kind] = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
 _SAY_SUBSETS: tuple[Kind, ...] = ("coco", "csv")
 """Those that say to what parts a face belongs, and of which photo it is."""
+_SAY_BOXES: tuple[Kind, ...] = ("coco", "csv", "label-studio")
+_SAY_VISIBLE: tuple[Kind, ...] = ("coco", "cvat")
+_SAY_NAMES: tuple[Kind, ...] = ("coco", "csv", "cvat", "label-studio")
 _WRITERS: dict[Kind, Callable[[Path, Annotations], None]] = {
     "coco": write_coco,
     "cvat": write_cvat,
@@ -93,8 +96,7 @@ def write_annotations(path: Path, annotations: Annotations, kind: Kind | None = 
     if kind not in _WRITERS:
         raise DataError(f"{path}: not .json, .xml or .csv; or name a kind: {', '.join(get_args(Kind))}")
     annotations.check(str(path))
-    if kind not in _SAY_SUBSETS:
-        _check_loss(path, annotations, kind)
+    _check_loss(path, annotations, kind)
     _WRITERS[kind](path, annotations)
 
 
@@ -102,10 +104,19 @@ def _check_loss(path: Path, annotations: Annotations, kind: Kind) -> None:
     """Refuse to lose what is to be trained on; of anything else that a format has no place for, say it."""
     subsets = sorted({name for sample in annotations.samples for name in sample.attributes})
     split = [name for name in subsets if name in ("train", "test")]
-    if split:
+    if split and kind not in _SAY_SUBSETS:
         raise DataError(
             f"{path}: {kind} has no place for what part a face is of ({', '.join(split)}): write COCO or CSV"
         )
-    lost = subsets + ["which pictures are of one photo"] * annotations.shares_photos
+    lost = []
+    if kind not in _SAY_SUBSETS:
+        lost += subsets + ["which pictures are of one photo"] * annotations.shares_photos
+    if kind not in _SAY_BOXES and any(sample.box is not None for sample in annotations.samples):
+        lost.append("boxes")
+    seen = [sample.visible for sample in annotations.samples if sample.visible is not None]
+    if kind not in _SAY_VISIBLE and not all(visible.all() for visible in seen):
+        lost.append("which landmarks are hidden")
+    if kind not in _SAY_NAMES and annotations.names:
+        lost.append("the landmarks' names")
     if lost:
         print(f"{path}: left out, as {kind} cannot say it: {', '.join(lost)}", file=sys.stderr)  # noqa: T201

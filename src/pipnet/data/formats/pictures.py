@@ -25,6 +25,8 @@ class PictureFinder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._found: dict[str, Path] = {}
+        self._meant: dict[Path, tuple[str, bool]] = {}
+        """By picture, the name that was taken for it, and whether it had to be searched for."""
 
     def find(self, name: str, where: str) -> Path:
         """The picture that a file means.
@@ -34,10 +36,17 @@ class PictureFinder:
             where: file and place, for errors.
 
         Raises:
-            DataError: there is none, or several could be meant.
+            DataError: there is none, or several could be meant; or another name means it already, and one of
+                the two is no path from the folder.
         """
         if name not in self._found:
-            self._found[name] = self._find(name, where)
+            picture, searched = self._find(name, where)
+            meant = [*_spellings(name)][-1]
+            other, too = self._meant.setdefault(picture, (meant, searched))
+            if other != meant and (searched or too):
+                names = f"{shown(other)} and {shown(meant)}"
+                raise DataError(f"{where}: {names} would both be {self.relative(picture)}: one is not there")
+            self._found[name] = picture
         return self._found[name]
 
     def find_stem(self, stem: str, where: str) -> Path | None:
@@ -61,15 +70,16 @@ class PictureFinder:
         except ValueError:  # another drive of Windows
             return picture.as_posix()
 
-    def _find(self, name: str, where: str) -> Path:
+    def _find(self, name: str, where: str) -> tuple[Path, bool]:
+        """The picture, and whether it is somewhere else than the name says."""
         spellings = list(dict.fromkeys(_spellings(name)))
         for spelling in spellings:
             if is_file(self.root / spelling):
-                return self.root / spelling
+                return self.root / spelling, False
         for spelling in spellings:
             found = _best(self._by_name.get(Path(spelling).name, []), Path(spelling))
             if len(found) == 1:
-                return found[0]
+                return found[0], True
             if found:
                 places = ", ".join(map(self.relative, found[:3]))
                 raise DataError(f"{where}: several pictures could be {shown(name)}: {places}")

@@ -1,4 +1,9 @@
-"""The Map Net of the papers' comparison: one Gaussian heat map a landmark, decoded by its peak."""
+"""The Map Net of the papers' comparison: one Gaussian heat map a landmark, decoded by its peak.
+
+The peak of a target is the cell that holds the landmark. The original has int(x W - 0.5), which lies half a
+cell further left and up on the mean; decoded at the cell's centre that stays in every landmark (at 256 px and
+stride 4 2.6 % of the inter-ocular distance even for perfect maps, where the cell's size alone costs 1.3 %).
+"""
 
 from __future__ import annotations
 
@@ -39,9 +44,9 @@ class MapHead(Head):
         return maps
 
     def encode(self, points: Float[Tensor, "b n 2"], known: Bool[Tensor, "b n"]) -> MapTargets:
-        """A Gaussian of height 1 about the cell int(x W - 0.5), 0 beyond 3 sigma."""
+        """A Gaussian of height 1 about the cell that holds the landmark, 0 beyond 3 sigma."""
         valid = known & ((points >= 0) & (points < 1)).all(dim=2)
-        peak = (torch.where(valid[..., None], points, 0) * self.grid - 0.5).trunc()
+        peak = (torch.where(valid[..., None], points, 0) * self.grid).floor()
         cells = torch.arange(self.grid, device=points.device)
         dx = (cells - peak[..., 0:1])[:, :, None, :]
         dy = (cells - peak[..., 1:2])[:, :, :, None]
