@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json as jsonlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from cyclopts import Parameter
 from pipnet.cli import say
 from pipnet.cli.finding import Finding
 from pipnet.errors import BoxError, ImageError, ModelError, PipnetError
+from pipnet.folders import walk
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.images import NOT_READ, PICTURE_SUFFIXES
 from pipnet.inference.backends import Runtime
@@ -139,13 +139,10 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
     errors: list[OSError] = []
     found = False
     unknown: list[Path] = []
-    for parent, folders, files in os.walk(folder, onerror=errors.append):
-        visible = (f for f in folders if not f.startswith("."))
-        folders[:] = sorted(f for f in visible if skip is None or Path(parent, f).resolve() != skip.resolve())
-        for file in sorted(files):
-            path = Path(parent, file)
-            if file.startswith("."):  # such as the ._a.jpg of macOS, which is no picture
-                continue
+    for parent, folders, files in walk(folder, errors.append):
+        folders[:] = [f for f in folders if skip is None or (parent / f).resolve() != skip.resolve()]
+        for file in files:
+            path = parent / file
             if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_fifo():  # which would be waited for
                 found = True
                 yield Input(path, folder)

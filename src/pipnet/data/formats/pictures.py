@@ -12,6 +12,7 @@ from pathlib import Path
 from pipnet.data.formats.fields import shown
 from pipnet.data.formats.files import is_file
 from pipnet.errors import DataError
+from pipnet.folders import walk
 from pipnet.images import PICTURE_SUFFIXES
 
 
@@ -102,15 +103,14 @@ class PictureFinder:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder in a stable order, but hidden ones.
+    """All files below a folder, see `pipnet.folders.walk`.
 
     Raises:
         DataError: a folder cannot be read.
     """
     errors: list[OSError] = []
-    for parent, folders, names in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+    for parent, _, names in walk(folder, errors.append):
+        yield from (parent / name for name in names)
     if errors:
         raise DataError(f"{errors[0].filename}: cannot be read: {errors[0].strerror}")
 
