@@ -223,7 +223,7 @@ def decode_table(scale: dict[str, Any], network: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, milliseconds in best.items():
-        # What is measured in the job, changed as the networks differ when timed alone.
+        # The stage with the default network, changed as the networks differ when timed alone.
         landmarks = stage["landmarks_ms"] + faces * (milliseconds - best[NETWORK])
         parts = [stage["decode_ms"], stage["detect_ms"], max(landmarks, 0), stage["write_ms"]]
         total = sum(parts)

@@ -186,7 +186,7 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         "![cumulative errors](shipped_weights_ced.png)",
         "",
-        "Others on exactly these faces (shared README): dlib 3.09 on Common, which it saw in training, and",
+        "As others measured on exactly these faces: dlib 3.09 on Common, which it saw in training, and",
         "16.6 on the WFLW faces, where its own detector misses 37; a 3 MB PFLD 3.41 and 9.2.",
     ]
     return "\n".join(lines) + "\n"

@@ -136,8 +136,8 @@ NOTES = """
   surer of them (median score of the pseudo-labels 0.56, 0.61, 0.62; 95th percentile of the spread 9.4, 4.2,
   3.4 % of the crop) without being nearer to the truth: its mistakes are learnt too. One round is what pays.
 * What did help on faces from elsewhere, at 256 px, is in the default weights: profile views, two rounds of
-  plain pseudo-labels and eight last epochs on labels alone (`recipes/wild_mbv2.yaml`; WFLW-68 8.89 to
-  7.94).
+  pseudo-labels (the mean of a face and its mirror picture) and eight last epochs on labels alone
+  (`recipes/wild_mbv2.yaml`; WFLW-68 8.89 to 7.94).
 
 ## TSD
 
@@ -335,7 +335,8 @@ def _protocol_table() -> list[str]:
             continue
         for test in result["rounds"][0]:
             numbers = ", ".join(f"{one[test]:.2f}" for one in result["rounds"])
-            lines.append(f"| {row.name} | {test} | {numbers} | {row.paper} |")
+            unit = "" if row.share else ", of the crop's width"
+            lines.append(f"| {row.name} | {test}{unit} | {numbers} | {row.paper} |")
     return lines
 
 

@@ -201,10 +201,10 @@ def smooth(points: Path3, mean_face: np.ndarray, settings: Settings) -> Path3:
     if settings is None:
         return points
     if isinstance(settings, LookAhead):
-        times = np.arange(len(points)) / FPS
+        times, path = np.arange(len(points)) / FPS, points.astype(np.float32)
         near = [np.flatnonzero(np.abs(times - now) <= settings.reach + 1e-9) for now in times]
-        fits = [settings.weights(times[n] - now) for n, now in zip(near, times, strict=True)]
-        return np.array([np.tensordot(fit, points[n], 1) for n, fit in zip(near, fits, strict=True)])
+        frames = zip(path, near, times, strict=True)
+        return np.array([settings(found, path[n], times[n] - now) for found, n, now in frames])
     smoother = FaceSmoother(settings, mean_face)
     return np.array([smoother(frame.astype(np.float32), k / FPS) for k, frame in enumerate(points)])
 

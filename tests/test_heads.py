@@ -178,6 +178,11 @@ def test_focal_scores_are_sigmoids():
         ({"reduction": "coordinates"}, "needs one cell"),
         ({"reduction": "heatmap", "stride": 4}, "neighbors must be 0"),
         ({"head": "map"}, "a map head has stride 4, 2, 1"),
+        ({"head": "coord", "score_loss": "focal"}, "model.score_loss is a setting of the pip head"),
+        (
+            {"head": "map", "stride": 4, "reduction": "heatmap"},
+            "model.reduction is a setting of the pip head",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_taught(settings, words):

@@ -144,3 +144,6 @@ def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):
     assert main([*words, "--share", "0"]) == 1
     assert "a share of the labels is between 0 and 1" in capsys.readouterr().err
     assert main(["protocol", "tmd", str(recipe_file), "--data", str(small_300w), "-o", "x"]) == 2
+    words += ["--share", "0.5", "--self-training.unlabelled", str(tmp_path)]
+    assert main(words) == 1
+    assert "a protocol takes its unlabelled faces elsewhere" in capsys.readouterr().err

@@ -104,6 +104,8 @@ def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
     assert {face.image: face.image.stat().st_mtime_ns for face in again} == written
     (tmp_path / "damaged.mp4").write_bytes(clip.read_bytes()[:300_000])
     assert 5 < len(load_unlabelled(tmp_path / "damaged.mp4", tmp_path)) < 31
+    shutil.copy(clip, tmp_path / "damaged.mp4")  # another video of the same name
+    assert len(load_unlabelled(tmp_path / "damaged.mp4", tmp_path)) == 31
     (tmp_path / "empty.mp4").write_bytes(b"")
     for name, words in (("empty.mp4", "empty file"), ("none.mp4", "no such file")):
         with pytest.raises(VideoError, match=words):
@@ -365,7 +367,12 @@ def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
         load_recipe(recipe_file, ["--pseudo.task", "half", "--model.curriculum", "none"])
     with pytest.raises(RecipeError, match="need model.curriculum"):
         load_recipe(recipe_file, ["--self-training.unlabelled", "x", "--model.curriculum", "none"])
-    with pytest.raises(RecipeError, match="for a pip head"):
+    given = load_recipe(
+        recipe_file, ["--self-training.unlabelled", str(tmp_path), "--pseudo.labels", "x.csv"]
+    )
+    with pytest.raises(RecipeError, match=r"pseudo.labels and pseudo.task are of one training"):
+        self_train(given, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"model.curriculum is a setting of the pip head, not of map"):
         Trainer(
             load_recipe(
                 recipe_file, ["--data.root", str(small_300w), "--model.head", "map", "--model.stride", "4"]

@@ -331,6 +331,14 @@ def test_other_heads_train_without_further_ado(head, flags, recipe_file, small_3
     assert all(np.isfinite(json.loads(line)["nme"]) for line in rows.read_text().splitlines())
 
 
+def test_rounds_that_a_plain_training_does_not_have_are_said(recipe_file, small_300w, tmp_path, capsys):
+    words = ["train", str(recipe_file), "--data", str(small_300w), "--max-steps", "1"]
+    assert main([*words, "-o", str(tmp_path / "plain")]) == 0
+    assert "pipnet self-train" not in capsys.readouterr().err
+    assert main([*words, "-o", str(tmp_path / "rounds"), "--self-training.views", "flip"]) == 0
+    assert "its rounds of self-training are for pipnet self-train" in capsys.readouterr().err
+
+
 def test_a_run_folder_that_cannot_be_made(recipe_file, small_300w, capsys):
     assert main(["train", str(recipe_file), "--data", str(small_300w), "-o", "/dev/null/run"]) == 1
     err = capsys.readouterr().err

@@ -26,7 +26,7 @@ class Finding:
     """Look at each face in several crops and take the mean: none, flip, rotation, translation,
     translation+flip, all."""
     any_roll: bool = False
-    """Find faces that lie on their side or upside down too; pictures without a face take longer, and turned
-    or doubtful faces four to nine times as long."""
+    """Find faces that lie on their side or upside down too; pictures without a face take longer, and
+    turned faces three times as long, doubtful ones up to eighteen times."""
     max_pixels: int = MAX_PIXELS
     """Pictures with more pixels are refused before they are decoded."""

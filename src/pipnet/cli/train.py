@@ -38,12 +38,14 @@ def train(
     """
     try:
         from pipnet.model.processes import is_main
-        from pipnet.training.recipe import load_recipe
+        from pipnet.training.recipe import SelfTrainingConfig, load_recipe
         from pipnet.training.trainer import train as fit
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     flags = [*(["--data.root", str(data)] if data else []), *settings]
     loaded = load_recipe(recipe, flags)
+    if loaded.self_training != SelfTrainingConfig() and loaded.pseudo.labels is None and is_main():
+        say(f"{recipe}: its rounds of self-training are for pipnet self-train; this is one of labels alone")
     weights = fit(loaded, run or Path("runs") / loaded.name, resume, max_steps)
     if is_main():
         say(f"{weights}\nmake it runnable: pipnet export {weights}")

@@ -54,8 +54,8 @@ class Following:
     detect_every: int = DETECT_EVERY
     """Search for new faces every so many frames; 1 searches in every frame."""
     any_roll: bool = False
-    """Find faces that lie on their side or upside down too; frames without a face take longer, and turned
-    or doubtful faces four to nine times as long."""
+    """Find faces that lie on their side or upside down too; frames without a face take longer, and
+    turned faces three times as long, doubtful ones up to eighteen times."""
     raw: bool = False
     """Do not smooth: each frame's landmarks as they are found."""
 

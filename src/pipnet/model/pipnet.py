@@ -67,6 +67,9 @@ class ModelConfig:
                 raise RecipeError(f"{key} is a whole number, not {value!r:.40}")
 
 
+_PIP_ONLY = ("merge", "score_weight", "score_loss", "offset_loss", "reduction", "curriculum")
+
+
 def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndarray, "landmarks 2"]) -> Head:
     """The head of a configuration.
 
@@ -74,8 +77,9 @@ def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndar
         RecipeError: a setting does not fit the head.
     """
     grid = config.input_size // config.stride
-    if config.head != "pip" and config.curriculum != "none":
-        raise RecipeError(f"a curriculum is one of score maps: for a pip head, not {config.head}")
+    changed = [key for key in _PIP_ONLY if getattr(config, key) != getattr(ModelConfig(), key)]
+    if config.head != "pip" and changed:
+        raise RecipeError(f"model.{changed[0]} is a setting of the pip head, not of {config.head}")
     if config.head == "coord":
         return CoordHead(in_channels, grid, len(mean_face))
     if config.head == "map":

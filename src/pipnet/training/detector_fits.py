@@ -3,7 +3,8 @@
 A detector of one's own, in Python::
 
     samples, _, _ = load_faces(Path("300w"), scheme=model.info.scheme)
-    found = [my_detector(read_image(sample.image)) for sample in samples]
+    detector = load_detector(my_detector, box_kind="mine")
+    found = [detector(read_image(sample.image)) for sample in samples]
     fit = fit_detector(samples, found, model.info.crop)
     model.info = with_fit(model.info, "mine", fit.step)
     faces = FaceLandmarker(model, my_detector, box_kind="mine")("photo.jpg")

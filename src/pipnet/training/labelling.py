@@ -1,7 +1,7 @@
 """Giving unlabelled faces pseudo-labels with a trained model, in batches.
 
-A given box is no landmark box and no detector's: the first pass finds the face roughly, the second cuts the
-crop around what was found. What cannot be a face is dropped and counted, by reason.
+A given box is often only a rough place: a first pass finds the face there, a second cuts the crop around what
+was found. What cannot be a face is dropped and counted, by reason.
 """
 
 from __future__ import annotations

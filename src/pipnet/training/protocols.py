@@ -132,6 +132,8 @@ def _rounds(
     tests = [
         test._replace(images=recipe.data.images if test.root == recipe.data.root else None) for test in tests
     ]
+    if recipe.self_training.unlabelled:
+        raise RecipeError("a protocol takes its unlabelled faces elsewhere: no self_training.unlabelled")
     titles = [_title(test, recipe.data.scheme) for test in tests]
     if len(set(titles)) < len(titles):
         raise RecipeError(f"two tests are called the same, {max(titles, key=titles.count)}: rename a folder")
@@ -151,7 +153,8 @@ def _rounds(
     results = {}
     if config.teacher is not None:
         results["teacher"] = measured(config.teacher)
-    for number in range(config.teacher is not None, len(config.tasks) + 1):
+    first = 0 if config.teacher is None else 1
+    for number in range(first, len(config.tasks) + 1):
         folder = run / f"round{number}"
         best = folder / "best.safetensors"
         weights = best if best.is_file() else folder / "last.safetensors"

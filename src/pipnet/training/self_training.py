@@ -59,6 +59,8 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     """
     if wanted_processes() > 1:
         raise RecipeError("self-training runs in one process; several train a round: --pseudo.labels TABLE")
+    if recipe.pseudo.labels is not None or recipe.pseudo.task != "full":
+        raise RecipeError("pseudo.labels and pseudo.task are of one training: self_training.tasks has rounds")
     faces = unlabelled_faces(recipe, run / FRAMES)
     teacher = recipe.self_training.teacher
     if teacher is not None and not teacher.is_file():

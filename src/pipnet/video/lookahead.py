@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64
 
 from pipnet.errors import PipnetError
 
@@ -36,6 +36,24 @@ class LookAhead:
     def reach(self) -> float:
         """Seconds before and after a frame within which others have a say in it."""
         return 2 * self.width
+
+    def __call__(
+        self,
+        found: Float32[np.ndarray, "landmarks 2"],
+        near: Float32[np.ndarray, "frames landmarks 2"],
+        times: Float[np.ndarray, " frames"],
+    ) -> Float32[np.ndarray, "landmarks 2"]:
+        """A face's landmarks in one frame, smoothed.
+
+        Args:
+            found: what was found in it, in pixels of the frame.
+            near: what was found in it and in the frames around it, within `reach`.
+            times: of these, in seconds from it.
+        """
+        away = np.tensordot(self.weights(times), near, 1) - found
+        most = self.farthest * float(np.ptp(found, axis=0).max())
+        share = min(1.0, most / max(float(np.linalg.norm(away, axis=1).mean()), 1e-9))
+        return np.asarray(found + away * share, dtype=np.float32)
 
     def weights(self, times: Float[np.ndarray, " frames"]) -> Float64[np.ndarray, " frames"]:
         """What each frame adds to the polynomial's value at time 0; together 1.

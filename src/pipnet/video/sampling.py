@@ -27,7 +27,14 @@ def sample_frames(video: Path, folder: Path) -> list[Path]:
         VideoError: missing, or without a frame that can be read. A damaged one gives what it has.
         WriteError: the folder cannot be written.
     """
-    own = folder / f"{video.stem}-{hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:8]}"
+    try:
+        facts = video.stat()
+    except FileNotFoundError:
+        raise VideoError(f"{video}: no such file") from None
+    except OSError as error:
+        raise VideoError(f"{video}: cannot be read: {error.strerror}") from None
+    which = f"{video.resolve()} {facts.st_size} {facts.st_mtime_ns}"  # another file of this name is another
+    own = folder / f"{video.stem}-{hashlib.sha256(which.encode()).hexdigest()[:8]}"
     if not own.is_dir():
         with written_whole(own) as partial:
             partial.mkdir()

@@ -78,8 +78,6 @@ def _smoothed(found: FrameFaces, seen: deque[_Seen], settings: LookAhead) -> Fra
     points = found.faces.points.copy()
     for i, number in enumerate(found.ids):
         near = [(time, faces[number]) for time, faces in seen if number in faces and time <= now + reach]
-        weights = settings.weights(np.array([time - now for time, _ in near]))
-        away = np.tensordot(weights, np.array([path for _, path in near]), 1) - points[i]
-        most = settings.farthest * float(np.ptp(points[i], axis=0).max())
-        points[i] += away * min(1.0, most / max(float(np.linalg.norm(away, axis=1).mean()), 1e-9))
+        paths, times = np.array([path for _, path in near]), np.array([time - now for time, _ in near])
+        points[i] = settings(found.faces.points[i], paths, times)
     return found._replace(faces=replace(found.faces, points=points))

@@ -1,8 +1,8 @@
 """The Map Net of the papers' comparison: one Gaussian heat map a landmark, decoded by its peak.
 
 The peak of a target is the cell that holds the landmark. The original has int(x W - 0.5), which lies half a
-cell further left and up on the mean; decoded at the cell's centre that stays in every landmark (at 256 px and
-stride 4 2.6 % of the inter-ocular distance even for perfect maps, where the cell's size alone costs 1.3 %).
+cell further left and up on the mean; decoded at the cell's centre that stays in every landmark, and costs a
+third of the error at 128 px and stride 4 (6.61 and 4.35 %, `benchmarks/heads.md`).
 """
 
 from __future__ import annotations
