@@ -10,7 +10,8 @@ the whole face fits the true one best. Both ways to smooth are measured: of file
 after, and of cameras, frame by frame. Settings were chosen by ``--tune``, on rendered validation faces and
 the flicker of the clips; the page's rendered faces are of 300-W Common.
 
-What was measured is kept in the cache, by the checksum of the model's file; run again, it goes on.
+Landmarks as they were found, and times, are kept in the cache by the checksum of the model's file, with the
+commit that found them; run again, it goes on, and smooths anew. After a change of the tracker take another cache.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ def main() -> None:
     arguments = parser.parse_args()
     data, weights = arguments.shared / "data", find_model(DEFAULT_MODEL)
     cache = arguments.cache / f"{weights.stem}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+    found_by = cache / "commit.txt"
+    if not found_by.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        found_by.write_text(_commit())
     landmarker = FaceLandmarker.from_pretrained(threads=1)
     clips = {
         path.stem: raw_clip(landmarker, path, cache, arguments.frames)
@@ -80,13 +85,11 @@ def main() -> None:
     moved = rendered(landmarker, samples, arguments.faces, cache / name)
     if arguments.tune:
         return tune(landmarker, clips, moved)
-    command = ["git", "rev-parse", "--short", "HEAD"]
     result = {
         "model": landmarker.model.info.name,
         "faces": arguments.faces,
-        "commit": subprocess.run(
-            command, cwd=HERE, capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "commit": _commit(),
+        "found by": found_by.read_text(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread",
         **measure(landmarker, clips, moved, WAYS),
         "following": {
@@ -96,6 +99,11 @@ def main() -> None:
     }
     write_text(arguments.out / "video.json", json.dumps(result, indent=1) + "\n")
     return report(result, arguments.out)
+
+
+def _commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def raw_clip(landmarker: FaceLandmarker, path: Path, cache: Path, frames: int | None) -> Path3:
@@ -298,7 +306,8 @@ def report(result: dict[str, Any], folder: Path) -> None:
         "# Steady video",
         "",
         f"`{result['model']}`; `python benchmarks/video.py --cache CACHE --faces {result['faces']}`,",
-        f"commit {result['commit']}, {result['machine']}; all numbers in `video.json`. Flicker is the root",
+        f"commit {result['commit']}, {result['machine']}; raw landmarks and times are of commit",
+        f"{result['found by']}; all numbers in `video.json`. Flicker is the root",
         "mean square of the second difference of each landmark over frames, in % of the inter-ocular",
         "distance. In a file, landmarks are smoothed by the frames before and after",
         "(`pipnet.video.lookahead`), a camera's frame by frame (`pipnet.video.smoothing`).",
