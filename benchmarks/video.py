@@ -11,7 +11,7 @@ after, and of cameras, frame by frame. Settings were chosen by ``--tune``, on re
 the flicker of the clips; the page's rendered faces are of 300-W Common.
 
 Landmarks as they were found, and times, are kept in the cache by the checksum of the model's file, with the
-commit that found them; run again, it goes on, and smooths anew. After a change of the tracker take another cache.
+commit that found them; run again, it goes on, and smooths anew. After a change of the tracker, take another.
 """
 
 from __future__ import annotations
