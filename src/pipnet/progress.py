@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,13 +14,21 @@ _EVERY = 10.0
 """Seconds between lines where there is no terminal."""
 
 
-def track(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]:
-    """The items, one by one, while their number is shown on standard error.
+def track(
+    items: Iterable[Item],
+    total: int | None,
+    what: str,
+    size: Callable[[Item], int] = lambda _: 1,
+    done: int = 0,
+) -> Iterator[Item]:
+    """The items, one by one, while how much of them is done is shown on standard error.
 
     Args:
         items: what is worked on.
-        total: how many there are, None if nobody knows; nothing is shown for a single one.
+        total: the size of all, None if nobody knows; nothing is shown for a single one.
         what: what is done, such as ``"detecting"``.
+        size: of an item, where they do not all count alike.
+        done: what was done before, of the total.
     """
     console = Console(stderr=True, highlight=False)
     if total is not None and total <= 1:
@@ -28,11 +36,15 @@ def track(items: Iterable[Item], total: int | None, what: str) -> Iterator[Item]
     elif console.is_terminal:
         columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
-            yield from progress.track(items, total=total)
+            task = progress.add_task(what, total=total, completed=done)
+            for item in items:
+                yield item
+                progress.advance(task, size(item))
     else:
         said = time.monotonic()
-        for number, item in enumerate(items):
+        for item in items:
             if time.monotonic() - said >= _EVERY:
                 said = time.monotonic()
-                console.print(f"{what}: {number}" + (f" of {total}" if total else ""), soft_wrap=True)
+                console.print(f"{what}: {done}" + (f" of {total}" if total else ""), soft_wrap=True)
             yield item
+            done += size(item)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from itertools import chain, repeat
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,19 +76,11 @@ def annotate(
     before = store.done()
     fresh: list[Record] = []
     work = Work(settings, job["model"]["sha256"], Path(job["base"]), store.folder, threads, timeout)
+    done = sum(record.pictures for record in before.values())
     with closing(_work_off(store, lambda: start(work), before)) as found:
-
-        def pictures() -> Iterator[Record]:
-            """A record for each of its pictures, which is what progress is counted in."""
-            for record in before.values():
-                yield from repeat(record, record.pictures)
-            for record in found:
-                store.note(record)
-                fresh.append(record)
-                yield from repeat(record, record.pictures)
-
-        for _ in track(pictures(), job["pictures"], "annotating"):
-            pass
+        for record in track(found, job["pictures"], "annotating", lambda record: record.pictures, done):
+            store.note(record)
+            fresh.append(record)
     records = sorted([*before.values(), *fresh], key=lambda record: record.number)
     store.write_manifest({**job, "shards": [asdict(record) for record in records]})
     return _summary(records, fresh, started)

@@ -59,6 +59,24 @@ class Frame(NamedTuple):
     """0, 1, 2, ... in the order of the video."""
 
 
+class _Clock:
+    """When pictures are shown, in seconds from the first one: by their own times, as far as these go on."""
+
+    def __init__(self, step: float) -> None:
+        self._step, self._time = step, -step
+        self._start: float | None = None
+        """What a picture's own time would be at 0 seconds."""
+
+    def __call__(self, own: float | None) -> float:
+        """The next picture's time, a step after the last one where its own is missing or goes back."""
+        expected = self._time + self._step
+        if own is not None and (self._start is None or own - self._start < self._time - _ANEW):
+            self._start = own - expected  # the clock begins, or begins anew
+        since = expected if own is None or self._start is None else own - self._start
+        self._time = since if since > self._time else expected
+        return self._time
+
+
 class VideoReader:
     """The frames of a video file, in order, as often as it is iterated over.
 
@@ -97,17 +115,14 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         self.damage, self.complete, self._packets, number = None, False, 0, 0
-        time, offset, shown = -1 / self.fps, None, 1 / self.fps
+        clock, time, shown = _Clock(1 / self.fps), -1 / self.fps, 1 / self.fps
         with self._open() as container:
             stream = self._stream(container)
             # Threads that decode several frames at once lose whole ones beside a damaged one at the end.
             stream.thread_type = "SLICE"
             shape = float(stream.sample_aspect_ratio or 1)
             for decoded in self._decode(container, stream):
-                own, expected = _own_time(decoded, container), time + 1 / self.fps
-                if own is not None and (offset is None or own - offset < time - _ANEW):
-                    offset = own - expected
-                time = expected if own is None or offset is None or own - offset <= time else own - offset
+                time = clock(_own_time(decoded, container))
                 try:
                     image = upright(decoded, shape, self._max_pixels)
                 except VideoError as error:
