@@ -27,6 +27,6 @@ class Finding:
     translation+flip, all."""
     any_roll: bool = False
     """Find faces that lie on their side or upside down too; pictures without a face take longer, and
-    turned faces three times as long, doubtful ones up to eighteen times."""
+    turned faces about three times as long; a doubtful one is looked at up to eighteen times."""
     max_pixels: int = MAX_PIXELS
     """Pictures with more pixels are refused before they are decoded."""

@@ -55,7 +55,7 @@ class Following:
     """Search for new faces every so many frames; 1 searches in every frame."""
     any_roll: bool = False
     """Find faces that lie on their side or upside down too; frames without a face take longer, and
-    turned faces three times as long, doubtful ones up to eighteen times."""
+    turned faces about three times as long; a doubtful one is looked at up to eighteen times."""
     raw: bool = False
     """Do not smooth: each frame's landmarks as they are found."""
 

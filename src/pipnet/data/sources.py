@@ -367,13 +367,13 @@ def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> 
     found = len(samples[0].points)
     if found != scheme.landmarks:
         raise DataError(f"{root}: {found} landmarks a face, scheme {scheme.name!r} has {scheme.landmarks}")
-    if names and names not in (scheme.point_names, placeholder_names(found)):
+    if names and names != scheme.point_names:
         if set(names) == set(scheme.point_names):
             order = [names.index(name) for name in scheme.point_names]
             samples = [_in_order(sample, order) for sample in samples]
         elif scheme.names:
             raise DataError(f"{root}: its landmarks are called {names}, the scheme's {scheme.names}")
-        else:
+        elif names != placeholder_names(found):
             first = ", ".join(names[:3])
             _note(
                 f"{root}: its landmarks are called {first}, ..., scheme {scheme.name!r} has other names:"
