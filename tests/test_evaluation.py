@@ -177,7 +177,9 @@ def test_the_command_shows_a_table(small_300w, capsys):
     assert "12 faces, 0 missed" in text
 
 
-def test_a_missing_part_is_named(shared, capsys):
-    data = shared / "data" / "300w"
+def test_evaluate_names_missing_subset(small_300w, tmp_path, capsys):
+    data = tmp_path / "300w"
+    shutil.copytree(small_300w, data)
+    shutil.rmtree(data / "ibug")
     assert main(["evaluate", DEFAULT_MODEL, "--data", str(data), "--subset", "challenging"]) == 1
     assert "ibug" in capsys.readouterr().err

@@ -92,7 +92,8 @@ def test_a_face_of_no_weight_has_no_say(config):
     """And the others count by theirs, as the confidence of a pseudo-label asks."""
     model = network(config).eval()
     task, weight = torch.zeros(4, dtype=torch.long), torch.tensor([1.0, 0.0, 1.0, 0.0])
-    found = model.loss(model(images()), labels(), Supervision(task, weight))
+    supervision = Supervision(task, weight[:, None].expand(-1, len(face())))
+    found = model.loss(model(images()), labels(), supervision)
     alone = model.loss(model(images()[::2]), labels()[::2])
     assert found.keys() == alone.keys()
     for name, value in alone.items():
@@ -223,7 +224,7 @@ def pyramid(weighting="published"):
 
 
 def everyone(task):
-    return Supervision(task, torch.ones(len(task)))
+    return Supervision(task, torch.ones(len(task), 5))
 
 
 def test_coarse_scores_are_the_same_layer_on_pooled_features():
@@ -288,7 +289,7 @@ def test_a_coarse_face_of_no_weight_has_no_say():
     head, features = pyramid()
     out = head(features)
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
-    task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None].expand(-1, 5)
     found = head.loss(out, head.encode(points, known), Supervision(task, weight))
     alone = head.loss(ScoredFeatures(out.score[:1], out.features[:1]), head.encode(points[:1], known[:1]))
     for name, value in alone.items():

@@ -53,6 +53,8 @@ class CropRule:
     box: Literal["landmarks", "given"] = "landmarks"
     """The face's box: the tight box of its landmarks, or the box that the collection gives
     (the papers: on COFW, AFLW and WFLW)."""
+    shift_up: float = 0.0
+    """How far the crop's center lies above that of the face's box, in longer sides of the box."""
 
     def face_box(self, points: Float[np.ndarray, "landmarks 2"], given: Box | None) -> Box:
         """The box of a labelled face that the crop is cut around.
@@ -69,7 +71,9 @@ class CropRule:
     def __call__(self, face_box: Box, width: int, height: int) -> Box:
         """The crop's box for a face's box in a picture of width x height pixels."""
         centre = (face_box[:2] + face_box[2:]) / 2
-        half = (face_box[2:] - face_box[:2]) / 2 * self.scale
+        side = face_box[2:] - face_box[:2]
+        centre = centre - np.array([0, self.shift_up * side.max()], centre.dtype)
+        half = side / 2 * self.scale
         if self.square:
             half = np.repeat(half.max(), 2)
         corners = np.concatenate([centre - half, centre + half])

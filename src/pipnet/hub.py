@@ -67,7 +67,7 @@ def find_model(name: str | Path) -> Path:
         if path.suffix == ".safetensors":
             raise ModelError(f"{path}: a checkpoint for training; make it runnable: pipnet export {path}")
         return path
-    local = path.suffix in (".onnx", ".safetensors") or path.parent.is_dir()
+    local = path.suffix in (".onnx", ".safetensors", ".toml") or path.parent.is_dir()
     if not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
         return _from_hub(str(name))
     raise ModelError(

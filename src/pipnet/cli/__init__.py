@@ -35,6 +35,7 @@ COMMANDS = (
     ("benchmark", "benchmark:benchmark", "Say how fast models are here, side by side."),
     ("train", "train:train", "Train a model as a recipe says."),
     ("self-train", "self_train:self_train", "Train on labelled and unlabelled faces, in rounds."),
+    ("teach", "teach:teach", "Label unlabeled faces by the consensus of several teachers."),
     ("calibrate", "models:calibrate", "Measure what a model's scores are worth, and write it into it."),
     ("slim", "models:slim", "Make a trained net leaner: fewer neighbours, a narrower last layer."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
@@ -49,6 +50,7 @@ _GROUPS = (
         "Prepare collections, convert and look at labels, propose a scheme.",
     ),
     ("detector", ("fit", "sensitivity"), "Use the boxes of any detector; see how exact one must be."),
+    ("teacher", ("fit",), "Fit a teacher's landmarks to the labels of a dataset."),
     ("protocol", ("tsd", "tmd"), "v1's protocols: learning with labels taken away."),
 )
 

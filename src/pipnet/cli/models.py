@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
-from pipnet.data.samples import evenly_spread, split_by_group
+from pipnet.data.samples import evenly_spread, split_by_group, without_label_offset
 from pipnet.data.sources import load_faces
 from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
@@ -116,7 +116,7 @@ def import_official(
         raise PipnetError(f"-o {target}: a checkpoint's name ends in .safetensors")
     model, description = load_official(checkpoint, mean_face, scheme, backbone, crop_scale)
     if data is not None:
-        faces, _, _ = load_faces(data, None, description.scheme)
+        faces = [without_label_offset(s) for s in load_faces(data, None, description.scheme)[0]]
         description = replace(description, detector_fits=fit_detectors(faces, description.crop, say))
     save_checkpoint(target, model, description)
     say(f"{target}\nmake it runnable: pipnet export {target}")
@@ -166,7 +166,7 @@ def calibrate(
         raise PipnetError(f"--elsewhere is 0 to 1, not {elsewhere}")
     model, description = load_checkpoint(checkpoint)
     samples, _, _ = load_faces(data, subset, description.scheme)
-    held_out = split_by_group(samples, share, seed=0)[1]
+    held_out = [without_label_offset(s) for s in split_by_group(samples, share, seed=0)[1]]
     calibration = fit(TorchModel(model, description), held_out, elsewhere=elsewhere)
     target = output or checkpoint
     save_checkpoint(target, model, replace(description, calibration=calibration))

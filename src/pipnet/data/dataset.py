@@ -24,8 +24,17 @@ class Example(NamedTuple):
     """Fractions of the crop."""
     task: int
     """Number of what it is trained on, see `pipnet.model.heads.curriculum.TASKS`."""
-    weight: float
-    """How much it counts; 1 for a labelled face."""
+    weight: Float32[np.ndarray, " landmarks"]
+    """Loss weight of each landmark; 1 for a labeled face."""
+
+
+class FaceSupervision(NamedTuple):
+    """How a face is trained on."""
+
+    task: int = 0
+    """See `Example.task`."""
+    weight: float | Float32[np.ndarray, " landmarks"] = 1.0
+    """Loss weight, of the face or of each of its landmarks."""
 
 
 class FaceDataset(Dataset[Example]):
@@ -43,7 +52,7 @@ class FaceDataset(Dataset[Example]):
         size: int,
         augmentation: Augmentation,
         seed: int = 0,
-        supervision: Sequence[tuple[int, float]] | None = None,
+        supervision: Sequence[FaceSupervision] | None = None,
     ) -> None:
         """Take the faces.
 
@@ -54,7 +63,7 @@ class FaceDataset(Dataset[Example]):
             size: side of the crop in pixels.
             augmentation: what to vary.
             seed: all chance comes from it.
-            supervision: task and weight of each face; the full task and 1 if None.
+            supervision: of each face; the full task and weight 1 if None.
         """
         self.supervision = supervision
         self.rule, self.size, self.scheme = rule, size, scheme
@@ -75,9 +84,14 @@ class FaceDataset(Dataset[Example]):
         image, points, face_box = self.crops[face]
         plain = self.rule(face_box, image.shape[1], image.shape[0])
         rng = np.random.default_rng([self.seed, epoch, face])
-        crop, points = training_crop(image, points, plain, self.size, self.scheme, self.augmentation, rng)
-        task, weight = (0, 1.0) if self.supervision is None else self.supervision[face]
-        return Example(crop, points, task, weight)
+        crop, points, mirrored = training_crop(
+            image, points, plain, self.size, self.scheme, self.augmentation, rng
+        )
+        task, weight = FaceSupervision() if self.supervision is None else self.supervision[face]
+        weights = np.broadcast_to(np.float32(weight), len(points))
+        return Example(
+            crop, points, task, weights[self.scheme.flip_permutation] if mirrored else weights.copy()
+        )
 
 
 class ShuffledEpochs(Sampler[int]):

@@ -37,6 +37,26 @@ class FaceSample:
     """The tight box of the collection's own landmarks, where ``points`` are a mapping of them."""
     visible: Bool[np.ndarray, " landmarks"] | None = None
     """Landmarks that can be seen; the others are labelled where they must be. None: nobody said."""
+    label_offset: tuple[float, float] = (0.0, 0.0)
+    """Known offset of the labels along x and y: label minus where the image shows the landmark, in pixels of
+    the image. ``points`` and ``box`` are as filed; see `without_label_offset`."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every landmark is known."""
+        return bool(np.isfinite(self.points).all())
+
+
+def without_label_offset(sample: FaceSample) -> FaceSample:
+    """Return the sample with its known label offset subtracted from the points.
+
+    A mirrored image carries the offset to the other side, so a network that is trained with mirroring can
+    only learn labels without one.
+    """
+    if sample.label_offset == (0.0, 0.0):
+        return sample
+    points = (sample.points - np.array(sample.label_offset)).astype(np.float32)
+    return replace(sample, points=points, label_offset=(0.0, 0.0))
 
 
 def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[FaceSample]:

@@ -11,15 +11,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pipnet.data.collections.aflw import read_aflw
+from pipnet.data.collections.cfp import read_cfp
 from pipnet.data.collections.cofw import unpack_cofw, unpack_cofw68
 from pipnet.data.collections.lapa import read_lapa
 from pipnet.data.collections.menpo import read_menpo_frontal, read_menpo_profile
 from pipnet.data.collections.vw300 import unpack_300vw
-from pipnet.data.collections.w300 import read_300w
+from pipnet.data.collections.w300 import label_offset_300w, read_300w
 from pipnet.data.collections.wflw import read_wflw
 from pipnet.data.formats import Annotations, read_annotations
 from pipnet.data.formats.annotations import placeholder_names
@@ -60,6 +62,10 @@ class Source:
     """Reads a part out of an archive, and writes its pictures into a folder."""
     optional: tuple[str, ...] = ()
     """Parts that one may lack."""
+    label_offset: Callable[[FaceSample], tuple[float, float]] | None = None
+    """The known offset of a face's labels, see `FaceSample.label_offset`; None: none is known."""
+    norm: Literal["scheme", "longer_side"] = "scheme"
+    """The unit of its NME: that of its scheme, or the longer side of the tight box of the known landmarks."""
 
 
 def _research(title: str) -> str:
@@ -94,7 +100,11 @@ SOURCES = {
             "full": 689,
             "afw": 337,
             "helen+lfpw": 2811,
-            "common-deduplicated": 552,
+            "helen": 2000,
+            "lfpw": 811,
+            "train-deduplicated": 3145,
+            "helen+lfpw-deduplicated": 2808,
+            "common-deduplicated": 551,
         },
         test="common",
         official_box=_stretched(1.1),
@@ -103,6 +113,20 @@ SOURCES = {
         url="https://ibug.doc.ic.ac.uk/resources/300-W/",
         marks=("afw", "helen/trainset", "helen/testset", "lfpw/trainset", "lfpw/testset", "ibug"),
         read=read_300w,
+        label_offset=label_offset_300w,
+    ),
+    "cfp": Source(
+        title="CFP profile",
+        scheme="300w",
+        subsets={"train": 600, "val": 100, "test": 100, "all": 800},
+        test="test",
+        official_box=_stretched(1.1),
+        v1_box=_stretched(1.3),
+        licence=_research("CFP"),
+        url="http://www.cfpw.io/",
+        marks=("map68.csv",),
+        read=read_cfp,
+        norm="longer_side",
     ),
     "wflw": Source(
         title="WFLW",
@@ -196,6 +220,7 @@ def load_faces(
     scheme: str | LandmarkScheme | None = None,
     measuring: bool = False,
     images: Path | None = None,
+    label_offset: tuple[float, float] | None = None,
 ) -> tuple[list[FaceSample], LandmarkScheme, Source]:
     """The labelled faces that a path holds, whatever kind they are of.
 
@@ -208,6 +233,8 @@ def load_faces(
             annotations do not say what their points are: theirs must be given.
         measuring: whether the faces are to be measured on.
         images: the folder of the pictures of users' own annotations, where they do not lie beside them.
+        label_offset: what to put into `FaceSample.label_offset` of every face, such as (1, 1) for files that
+            count pixels from 1; what is known of the dataset if None.
 
     Raises:
         DataError: unknown collection, part or mapping, missing folders, damaged annotations.
@@ -224,6 +251,7 @@ def load_faces(
         samples = _read(root, name, source, subset)
     except UnicodeDecodeError as error:
         raise DataError(f"{root}: an annotation is not text: {error}") from None
+    samples = _with_label_offset(samples, source, label_offset)
     if name is None:
         assert wanted is not None
         return samples, wanted, source
@@ -231,6 +259,19 @@ def load_faces(
     if wanted is not None and wanted.name != source.scheme:
         samples = map_scheme(samples, SchemeMapping.load(source.scheme, wanted.name))
     return samples, wanted or LandmarkScheme.load(source.scheme), source
+
+
+def _with_label_offset(
+    samples: list[FaceSample], source: Source, offset: tuple[float, float] | None
+) -> list[FaceSample]:
+    """Return the samples with their label offset: the one given, or what is known of the dataset."""
+    if offset is not None:
+        if not np.isfinite(offset).all():
+            raise DataError(f"a label offset is two finite numbers of pixels, not {offset}")
+        return [replace(sample, label_offset=(float(offset[0]), float(offset[1]))) for sample in samples]
+    if source.label_offset is None:
+        return samples
+    return [replace(sample, label_offset=source.label_offset(sample)) for sample in samples]
 
 
 def _to_train_on(source: Source) -> str:

@@ -73,7 +73,7 @@ def training_crop(
     scheme: LandmarkScheme,
     augmentation: Augmentation,
     rng: np.random.Generator,
-) -> tuple[Image, Float32[np.ndarray, "landmarks 2"]]:
+) -> tuple[Image, Float32[np.ndarray, "landmarks 2"], bool]:
     """A face as the model is trained on it.
 
     Args:
@@ -86,7 +86,8 @@ def training_crop(
         rng: all chance comes from here.
 
     Returns:
-        The S x S crop, and the landmarks as fractions of it, also those that lie outside.
+        The S x S crop, the landmarks as fractions of it, also those that lie outside, and whether it is
+        mirrored.
     """
     (more,) = rng.spawn(1)  # for what was added later: the chances of the rest stay what they were
     varied, mirrored = _random_affine(augmentation, size, rng, more)
@@ -99,7 +100,7 @@ def training_crop(
         crop = np.zeros_like(crop)
     else:
         crop = _random_colours(_random_coarse(crop, augmentation, more), augmentation, rng)
-    return crop, ((moved + 0.5) / size).astype(np.float32)
+    return crop, ((moved + 0.5) / size).astype(np.float32), mirrored
 
 
 def _random_affine(

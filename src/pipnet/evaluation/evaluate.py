@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from pipnet.data.samples import FaceSample
+from pipnet.data.samples import FaceSample, without_label_offset
 from pipnet.data.sources import Source
 from pipnet.errors import DataError, ImageError
 from pipnet.evaluation.metrics import (
@@ -31,7 +31,7 @@ from pipnet.inference.box_fits import best_match
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.scheme import LandmarkScheme
 
-Norm = Literal["scheme", "box", "diagonal", "width"]
+Norm = Literal["scheme", "box", "diagonal", "longer_side", "width"]
 """The unit of errors, see `evaluate`."""
 
 LabelledPicture = tuple[Image, FaceSample]
@@ -50,6 +50,9 @@ class FaceErrors:
     """Error of each point in units of the norm, in the picture."""
     official: Float64[np.ndarray, "faces landmarks"]
     """The same in the papers' stretched square."""
+    offset_removed: Float64[np.ndarray, "faces landmarks"]
+    """As ``pixels``, from labels without their known offset, see `FaceSample.label_offset`. The predictions
+    are the same."""
     missed: list[FaceSample]
     """Faces that the detector did not find."""
     without_norm: int = 0
@@ -76,6 +79,7 @@ class FaceErrors:
             "without_norm": self.without_norm,
             "pixels": self._frame(self.pixels, scheme),
             "official": self._frame(self.official, scheme),
+            "offset_removed": self._frame(self.offset_removed, scheme),
         }
 
     def _frame(
@@ -113,9 +117,9 @@ def evaluate(
         pictures: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
         source: the collection that they are from.
         true_boxes: give the model the true boxes; False: let the detector find the faces.
-        norm: the unit of the errors: the scheme's own, the side of the face's box or its diagonal, or the
-            width of v1's crop ("image width", v1's norm across collections), whose stretched square then
-            is the official frame too.
+        norm: the unit of the errors: the scheme's own, the side of the face's box or its diagonal, the longer
+            side of the tight box of the known landmarks, or the width of v1's crop ("image width", v1's norm
+            across collections), whose stretched square then is the official frame too.
 
     Raises:
         DataError: there are no faces, the detector found none of them, or they have another number
@@ -123,10 +127,10 @@ def evaluate(
         BoxError: the model's crops are cut around the collection's boxes, and there are none.
     """
     scheme = landmarker.model.info.scheme
-    if norm in ("box", "diagonal"):
+    if norm in ("box", "diagonal", "longer_side"):
         scheme = replace(scheme, norm=norm)
     papers = source.v1_box if norm == "width" else source.official_box
-    samples, predicted, pixels, official, missed = [], [], [], [], []
+    samples, predicted, pixels, official, offset_removed, missed = [], [], [], [], [], []
     without_norm = 0
     for image, sample in pictures:
         if len(sample.points) != scheme.landmarks:
@@ -144,10 +148,19 @@ def evaluate(
         samples.append(sample)
         predicted.append(points)
         pixels.append(point_errors(points, sample.points, float(unit)))
+        offset_removed.append(point_errors(points, without_label_offset(sample).points, float(unit)))
         official.append(_official_errors(points, sample, frame, None if width else scheme))
     if not samples:
         raise DataError(f"nothing to measure: {len(missed)} faces not found, {without_norm} without a norm")
-    return FaceErrors(samples, predicted, np.array(pixels), np.array(official), missed, without_norm)
+    return FaceErrors(
+        samples=samples,
+        predicted=predicted,
+        pixels=np.array(pixels),
+        official=np.array(official),
+        offset_removed=np.array(offset_removed),
+        missed=missed,
+        without_norm=without_norm,
+    )
 
 
 def decoded(

@@ -21,10 +21,15 @@ def norm_distance(
     """The unit of a face's NME, in the frame of its points.
 
     Either the distance of the scheme's two norm landmarks, or of the face box (the tight box of the points
-    where the collection gives none) the side of a square with its area, ``"box"``, or its ``"diagonal"``.
+    where the collection gives none) the side of a square with its area, ``"box"``, or its ``"diagonal"``; or
+    the ``"longer_side"`` of the tight box of the known points, whatever box the collection gives.
     """
     if isinstance(scheme.norm, str):
-        x0, y0, x1, y1 = (tight_box(points) if box is None else box).tolist()
+        if box is None or scheme.norm == "longer_side":
+            box = tight_box(points)
+        x0, y0, x1, y1 = box.tolist()
+        if scheme.norm == "longer_side":
+            return float(max(x1 - x0, y1 - y0))
         diagonal = scheme.norm == "diagonal"
         return float(np.hypot(x1 - x0, y1 - y0) if diagonal else np.sqrt((x1 - x0) * (y1 - y0)))
     a, b = scheme.norm

@@ -26,9 +26,10 @@ def results_table(summary: Mapping[str, Any], title: str) -> Table:
     """A summary (see `FaceErrors.summary`) as a table: one column a frame, one row a number."""
     table = Table(title=title)
     table.add_column("% of the norm")
-    for frame in ("pixels", "official"):
-        table.add_column(frame, justify="right")
-    frames = [summary["pixels"], summary["official"]]
+    columns = {"pixels": "pixels", "official": "official", "offset_removed": "offset removed"}
+    for title_of_column in columns.values():
+        table.add_column(title_of_column, justify="right")
+    frames = [summary[key] for key in columns]
     rows: dict[str, Callable[[Any], str]] = {
         "NME": lambda s: f"{s['nme']:.3f}",
         "  95 % interval": lambda s: "{:.2f} to {:.2f}".format(*s["nme_ci"]),

@@ -64,7 +64,8 @@ def load_model(path: Path, runtime: Runtime = Runtime()) -> CropModel:
     """A model file, ready to run.
 
     Args:
-        path: an .onnx file exported by pipnet.
+        path: an .onnx file exported by pipnet, or the .toml file of another project's network, see
+            `pipnet.inference.external`, which runs in ONNX Runtime on the CPU.
         runtime: what runs it.
 
     Raises:
@@ -72,6 +73,10 @@ def load_model(path: Path, runtime: Runtime = Runtime()) -> CropModel:
         MissingExtraError: OpenVINO is asked for and not installed.
         PipnetError: no such device, backend or precision, or they do not go together.
     """
+    if path.suffix == ".toml":
+        from pipnet.inference.external import ExternalModel
+
+        return ExternalModel(path, runtime.threads)
     device, backend = runtime.device, runtime.backend
     precision, threads = runtime.precision, runtime.threads
     for value, known, what in (

@@ -103,8 +103,8 @@ def observe(
         seen = [
             training_crop(image, sample.points, box, info.input_size, info.scheme, way, rng) for way in ways
         ]
-        truth = np.stack([points for _, points in seen])
-        found = model(np.stack([crop for crop, _ in seen]))
+        truth = np.stack([points for _, points, _ in seen])
+        found = model(np.stack([crop for crop, _, _ in seen]))
         side = (box[2:] - box[:2]).astype(
             np.float64
         )  # crops may be stretched, faces are measured as they are

@@ -10,13 +10,15 @@ import numpy as np
 
 from pipnet.bulk.faces import AnnotatedFaces, is_annotated
 from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels
-from pipnet.data.samples import FaceSample, split_by_group
+from pipnet.data.samples import FaceSample, split_by_group, without_label_offset
 from pipnet.data.sources import Source, load_faces
 from pipnet.errors import DataError, RecipeError
 from pipnet.geometry import tight_box
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.labelling import is_absurd
 from pipnet.training.recipe import PseudoConfig, Recipe
+
+FEWEST_COMPLETE = 50
 
 
 @dataclass
@@ -31,6 +33,16 @@ class Faces:
     pseudo: list[PseudoLabel] = field(default_factory=list)
     """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
 
+    @property
+    def to_fit_shapes_on(self) -> list[int]:
+        """Indices of the training faces that mean face, neighbors and detectors' fits rest on.
+
+        Those with all landmarks, so that half-labeled profile faces do not move them; all faces where fewer
+        than `FEWEST_COMPLETE` are complete.
+        """
+        complete = [i for i, sample in enumerate(self.training) if sample.is_complete]
+        return complete if len(complete) >= FEWEST_COMPLETE else list(range(len(self.training)))
+
 
 def load_training_faces(recipe: Recipe) -> Faces:
     """The recipe's faces, limited and split as it says.
@@ -42,13 +54,17 @@ def load_training_faces(recipe: Recipe) -> Faces:
     data = recipe.data
     if data.root is None:
         raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
-    samples, scheme, source = load_faces(data.root, data.subset, data.scheme, images=data.images)
+    samples, scheme, source = load_faces(
+        data.root, data.subset, data.scheme, images=data.images, label_offset=data.label_offset
+    )
     sources, own = [source], len(samples)
     for path in data.also:
-        more, _, other = load_faces(path, None, scheme)
+        as_filed = (0.0, 0.0) if data.label_offset == (0, 0) else None
+        more, _, other = load_faces(path, None, scheme, label_offset=as_filed)
         prefix = f"{other.title}/"  # names and photos of two collections are never the same
         samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
         sources.append(other)
+    samples = [without_label_offset(sample) for sample in samples]
     if data.limit is not None:
         if data.limit < 1:
             raise RecipeError(f"data.limit must be at least 1, not {data.limit}")

@@ -21,6 +21,8 @@ from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.views import CropModel, Views
 from pipnet.progress import track
+from pipnet.scheme import LandmarkScheme
+from pipnet.training.teachers import Teacher, consensus
 
 _TOGETHER = 32
 """Pictures decoded before the model is run."""
@@ -37,6 +39,8 @@ def label_faces(
     faces: Sequence[UnlabelledFace],
     views: Views = "none",
     box_kind: str = "face",
+    teachers: Sequence[Teacher] = (),
+    scheme: LandmarkScheme | None = None,
 ) -> tuple[list[PseudoLabel], Counter[str]]:
     """Landmarks of unlabelled faces.
 
@@ -45,6 +49,8 @@ def label_faces(
         faces: the faces, or pictures to search.
         views: take the mean over these views.
         box_kind: what given boxes are where their table does not say, see `KINDS`.
+        teachers: label with the consensus of these instead; the model then only locates the faces.
+        scheme: the landmarks of the teachers' labels; the model's if None.
 
     Returns:
         The pseudo-labels, and how many faces were dropped for which reason.
@@ -59,7 +65,7 @@ def label_faces(
     for chunk in track(chunks, len(chunks), "labelling"):
         placed = list(_places(landmarker, chunk, box_kind, dropped))
         if placed:
-            labels += _label(landmarker, placed, dropped)
+            labels += _label(landmarker, placed, dropped, teachers, scheme or model.info.scheme)
     return labels, dropped
 
 
@@ -98,25 +104,33 @@ def _places(
 
 
 def _label(
-    landmarker: FaceLandmarker, placed: Sequence[_Placed], dropped: Counter[str]
+    landmarker: FaceLandmarker,
+    placed: Sequence[_Placed],
+    dropped: Counter[str],
+    teachers: Sequence[Teacher],
+    scheme: LandmarkScheme,
 ) -> Iterator[PseudoLabel]:
     """Two passes over the faces of a chunk, and what is sound of what they find."""
     pictures = [image for _, image, _ in placed]
     rough = FaceLandmarker(landmarker.model).predict(pictures, [box[None] for _, _, box in placed])
     tight = np.array([tight_box(points) for points in rough.points], np.float32)
-    boxes = landmarker.to_face_boxes(tight, "landmarks")
+    agreed = consensus(teachers, pictures, tight, scheme) if teachers else None
+    around = tight if agreed is None else np.stack([tight_box(points) for points in agreed.points])
+    boxes = landmarker.to_face_boxes(around, "landmarks")
     seen = landmarker.predict(pictures, [box[None] for box in boxes])
+    labels, disagreement = (seen.points, seen.disagreement) if agreed is None else agreed
     for i, (face, image, _) in enumerate(placed):
-        box = tight_box(seen.points[i])
+        box = tight_box(labels[i])
         there = overlaps(box[None], image.shape[1], image.shape[0])[0]
         if is_absurd(box) or not there or box_iou(box[None], tight[i])[0] < _APART:
             dropped["found points are no face"] += 1
             continue
         yield PseudoLabel(
-            FaceSample(face.image, seen.points[i], face.name, str(face.image)),
+            FaceSample(face.image, labels[i], face.name, str(face.image)),
             score=float(seen.scores[i].mean()),
             spread=100 * float(seen.spread[i].mean()),
-            disagreement=100 * float(seen.disagreement[i].mean()),
+            disagreement=100 * float(disagreement[i].mean()),
+            weights=None if agreed is None else agreed.weights[i],
         )
 
 

@@ -38,6 +38,10 @@ class DataConfig:
     For your own annotations, what their points are: the path of a TOML file."""
     images: Path | None = None
     """Folder of the pictures of your own annotations, where they do not lie beside them."""
+    label_offset: tuple[float, float] | None = None
+    """Known offset of the labels, which is subtracted: label minus image along x and y in pixels, such as
+    (1, 1) for files that count from 1, or (0, 0) to train on the labels as filed (the papers). If None, what
+    is known of the dataset (300-W's labels lie about 2 px to the right)."""
     also: tuple[Path, ...] = ()
     """Further collections, whose training parts are trained on too, on the same points (v1's TMD)."""
     validation: float = 0.05

@@ -22,20 +22,24 @@ import numpy as np
 
 from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.data.unlabelled import KINDS, UnlabelledFace, load_unlabelled
-from pipnet.errors import DataError, RecipeError
+from pipnet.errors import DataError, PipnetError, RecipeError
 from pipnet.inference.box_fits import boxes_of_kind, face_boxes
 from pipnet.inference.detectors import load_detector
+from pipnet.inference.views import CropModel
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.model.processes import wanted_processes
+from pipnet.scheme import LandmarkScheme
 from pipnet.training.labelling import label_faces
 from pipnet.training.machine import computes_in_bf16
 from pipnet.training.quality import draw_quality
 from pipnet.training.recipe import PseudoConfig, Recipe, SelfTrainingConfig
+from pipnet.training.teachers import Teacher, check_teachers
 from pipnet.training.trainer import train
 from pipnet.writing import write_text
 
 LABELS = "pseudo_labels.csv"
+FACTS = "labelling.json"
 FRAMES = "frames"
 """Folder in that of the rounds, of pictures from videos."""
 
@@ -156,7 +160,7 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
         RecipeError: it was labelled in another way.
         DataError: no face is usable.
     """
-    config, facts = recipe.self_training, folder / "labelling.json"
+    config, facts = recipe.self_training, folder / FACTS
     way = {
         "views": config.views,
         "box_kind": config.box_kind,
@@ -175,11 +179,62 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabelledFace],
     labels, dropped = label_faces(model, faces, config.views, config.box_kind)
     if not labels:
         raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
+    save_labels(folder, labels, info.scheme, {**way, "given": len(faces), **_facts(labels, dropped)})
+
+
+def save_labels(
+    folder: Path, labels: Sequence[PseudoLabel], scheme: LandmarkScheme, facts: dict[str, Any]
+) -> None:
+    """Write the table of pseudo-labels, a sheet of the best and worst, histograms, and facts.
+
+    The table comes last: with it the labeling is done.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    draw_quality(labels, info.scheme, folder)
-    found = {**way, "given": len(faces), **_facts(labels, dropped)}
-    write_text(facts, json.dumps(found, indent=1) + "\n")
-    write_pseudo_labels(folder / LABELS, labels)  # last: with it the labelling is done
+    draw_quality(labels, scheme, folder)
+    write_text(folder / FACTS, json.dumps(facts, indent=1) + "\n")
+    write_pseudo_labels(folder / LABELS, labels)
+
+
+def teach(
+    teachers: Sequence[Teacher],
+    unlabeled: Sequence[Path],
+    output: Path,
+    scheme: LandmarkScheme,
+    locator: CropModel,
+    box_kind: str = "face",
+) -> Path:
+    """Label unlabeled faces by the consensus of several teachers.
+
+    Args:
+        teachers: the networks.
+        unlabeled: folders, ``boxes.csv`` tables, ``.txt`` lists and videos, see `load_unlabelled`.
+        output: folder for the table of pseudo-labels, its contact sheet, and facts.
+        scheme: the landmarks of the labels.
+        locator: finds where the landmarks are, which the teachers' crops are cut around at first.
+        box_kind: what given boxes are where their table does not say.
+
+    Returns:
+        The path of the table, for ``pseudo.labels`` of a recipe.
+
+    Raises:
+        DataError: no face is usable, or a teacher cannot label in this scheme.
+        ModelError: there is no teacher, or one cannot be run.
+        PipnetError: no detector is to be had, and the faces need one; or the output exists.
+    """
+    check_teachers(teachers, scheme)
+    table = output / LABELS
+    if table.exists():
+        raise PipnetError(f"{table} exists: choose another folder, or remove it first")
+    faces = [face for path in unlabeled for face in load_unlabelled(path, output / FRAMES)]
+    check_detector(faces, SelfTrainingConfig(box_kind=box_kind))
+    labels, dropped = label_faces(locator, faces, box_kind=box_kind, teachers=teachers, scheme=scheme)
+    if not labels:
+        raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
+    said = [
+        {"name": t.model.info.name, "weight": t.weight, "license": t.model.info.licence} for t in teachers
+    ]
+    save_labels(output, labels, scheme, {"teachers": said, "given": len(faces), **_facts(labels, dropped)})
+    return table
 
 
 def _fingerprint(faces: Sequence[UnlabelledFace]) -> str:

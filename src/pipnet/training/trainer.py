@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import pipnet
-from pipnet.data.dataset import FaceDataset, ShuffledEpochs
+from pipnet.data.dataset import FaceDataset, FaceSupervision, ShuffledEpochs
 from pipnet.data.samples import FaceSample
 from pipnet.data.transforms import Augmentation
 from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, WriteError
@@ -131,14 +131,14 @@ class Trainer:
     def _build_model(self) -> tuple[PIPNet, ModelInfo]:
         recipe, faces = self.recipe, self.faces
         initial, config = recipe.initial, recipe.model
-        boxes = [self.dataset.crops.crop_box(i, recipe.crop) for i in range(len(faces.training))]
-        pairs = zip(faces.training, boxes, strict=True)
-        fractions = [to_fraction(s.points, box) for s, box in pairs]
-        unknown = np.flatnonzero(np.isnan(fractions).any(axis=2).all(axis=0))
+        unknown = np.flatnonzero(np.isnan([s.points for s in faces.training]).any(axis=2).all(axis=0))
         if len(unknown):
             names = ", ".join(faces.scheme.point_names[i] for i in unknown)
             raise DataError(f"no training face has the landmarks {names:.160}: leave them out of the scheme")
-        face = mean_face(fractions)
+        shaped = faces.to_fit_shapes_on
+        boxes = [self.dataset.crops.crop_box(i, recipe.crop) for i in shaped]
+        samples = [faces.training[i] for i in shaped]
+        face = mean_face([to_fraction(s.points, box) for s, box in zip(samples, boxes, strict=True)])
         weights = initial.folder and initial.folder / f"{config.backbone}.safetensors"
         weights = weights if weights and weights.is_file() else None
         pretrained = initial.pretrained and initial.checkpoint is None
@@ -157,7 +157,7 @@ class Trainer:
             input_size=config.input_size,
             mean_face=face,
             config=asdict(config),
-            detector_fits=fit_detectors(faces.training, recipe.crop, self._say),
+            detector_fits=fit_detectors(samples, recipe.crop, self._say),
             licence="; ".join(
                 [*(source.licence for source in faces.sources), *(f"begun from: {i.licence}" for i in before)]
             ),
@@ -199,10 +199,11 @@ class Trainer:
     def _training_set(self) -> FaceDataset:
         """The labelled faces, then those with pseudo-labels."""
         faces, pseudo = self.faces, self.recipe.pseudo
-        supervision = [(0, 1.0)] * len(faces.training)
-        supervision += [
-            (TASKS.index(pseudo.task), label.score if pseudo.weigh else 1.0) for label in faces.pseudo
-        ]
+        supervision = [FaceSupervision()] * len(faces.training)
+        for label in faces.pseudo:
+            weights = np.ones(len(label.face.points), np.float32) if label.weights is None else label.weights
+            factor = np.float32(label.score if pseudo.weigh else 1)
+            supervision.append(FaceSupervision(TASKS.index(pseudo.task), weights * factor))
         samples = [*faces.training, *(label.face for label in faces.pseudo)]
         return self._dataset(samples, self.recipe.augment, supervision)
 
@@ -210,7 +211,7 @@ class Trainer:
         self,
         samples: list[FaceSample],
         augmentation: Augmentation,
-        supervision: list[tuple[int, float]] | None = None,
+        supervision: list[FaceSupervision] | None = None,
     ) -> FaceDataset:
         recipe, scheme = self.recipe, self.faces.scheme
         size = recipe.model.input_size
@@ -233,7 +234,8 @@ class Trainer:
     def uneven(self) -> bool:
         """Whether faces are trained on in different ways."""
         pseudo = self.recipe.pseudo
-        return bool(self.faces.pseudo) and (pseudo.task != "full" or pseudo.weigh)
+        weighted = pseudo.weigh or any(label.weights is not None for label in self.faces.pseudo)
+        return bool(self.faces.pseudo) and (pseudo.task != "full" or weighted)
 
     # -- fit -------------------------------------------------------------------------------------
 
@@ -384,7 +386,8 @@ class Trainer:
         for sample in (*self.dataset.crops.samples, *self.faces.validation):
             digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
             digest.update(b"" if sample.box is None else sample.box.tobytes())
-        digest.update(json.dumps(self.dataset.supervision if self.uneven else None).encode())
+        supervision = self.dataset.supervision if self.uneven else None
+        digest.update(json.dumps(supervision, default=np.ndarray.tolist).encode())
         return digest.hexdigest()
 
     def _plain_recipe(self) -> dict[str, Any]:

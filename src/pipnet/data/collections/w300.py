@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipnet.data.formats.pts import read_pts
 from pipnet.data.samples import FaceSample
-from pipnet.errors import DataError, MissingDataError
+from pipnet.errors import DataError, ImageError, MissingDataError
+from pipnet.images import picture_size
 
 FOLDERS = {
     "train": ("afw", "helen/trainset", "lfpw/trainset"),
@@ -16,15 +17,29 @@ FOLDERS = {
     "full": ("helen/testset", "lfpw/testset", "ibug"),
     "afw": ("afw",),
     "helen+lfpw": ("helen/trainset", "lfpw/trainset"),
+    "helen": ("helen/trainset",),
+    "lfpw": ("lfpw/trainset",),
 }
 IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
-_LFPW_DUPLICATES = ("lfpw/testset/image_0007", "lfpw/testset/image_0096")
+_LFPW_DUPLICATES = {
+    "lfpw/testset/image_0007": "lfpw/trainset/image_0862",
+    "lfpw/testset/image_0096": "lfpw/trainset/image_0828",
+    "lfpw/testset/image_0066": "lfpw/trainset/image_0215",
+}
+"""Test faces of LFPW, and the same faces in its training part."""
+_DUPLICATES = {*_LFPW_DUPLICATES, *_LFPW_DUPLICATES.values()}
+_OFFSETS = {"afw": 2.3, "lfpw": 1.8, "helen": 2.4, "ibug": 2.3}
+"""Label minus image along x in pixels, by collection. iBUG is a test set and takes AFW's value, never one
+that was measured on it."""
+_HELEN_REDUCED = 1.4
+"""The same for HELEN crops that were reduced to 448 x 448 px."""
 
 
 def read_300w(root: Path, subset: str) -> list[FaceSample]:
     """300-W: ``train``, ``common``, ``challenging``, ``full`` and parts of them.
 
-    ``common-deduplicated`` is Common without the two LFPW faces that LFPW's training part holds too.
+    A subset whose name ends in ``-deduplicated`` lacks the three LFPW faces that its training and test parts
+    share: ``common-deduplicated``, ``train-deduplicated``.
 
     Raises:
         MissingDataError: a folder is missing or holds no faces.
@@ -38,8 +53,25 @@ def read_300w(root: Path, subset: str) -> list[FaceSample]:
         )
     samples = [sample for folder in folders for sample in _read_folder(root, folder)]
     if subset.endswith("-deduplicated"):
-        samples = [s for s in samples if s.name not in _LFPW_DUPLICATES]
+        samples = [s for s in samples if s.name not in _DUPLICATES]
     return samples
+
+
+def label_offset_300w(sample: FaceSample) -> tuple[float, float]:
+    """Return the known label offset of a face of 300-W, see `FaceSample.label_offset`.
+
+    The files lie to the right of where the image shows the landmarks, by a constant number of pixels of the
+    photo. Only x is known: no mirroring tells y.
+    """
+    collection = sample.name.split("/", 1)[0]
+    if collection == "helen":
+        try:
+            reduced = picture_size(sample.image) == (448, 448)
+        except ImageError:  # reported where the image itself is needed
+            reduced = False
+        if reduced:
+            return _HELEN_REDUCED, 0.0
+    return _OFFSETS.get(collection, 0.0), 0.0
 
 
 def _read_folder(root: Path, folder: str) -> list[FaceSample]:

@@ -52,8 +52,8 @@ class Head(nn.Module, ABC):
 
 
 def shares(valid: Bool[Tensor, "b n"], supervision: Supervision | None) -> Float[Tensor, "b n"]:
-    """How much each landmark counts in a mean: 0 where it is not valid, else its face's weight."""
-    return valid.float() if supervision is None else valid * supervision.weight[:, None]
+    """How much each landmark counts in a mean: 0 where it is not valid, else its loss weight."""
+    return valid.float() if supervision is None else valid * supervision.weight
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:

@@ -33,8 +33,8 @@ class Supervision(NamedTuple):
 
     task: Int64[Tensor, " b"]
     """Number of its task, see `TASKS`."""
-    weight: Float[Tensor, " b"]
-    """Its share in all means; 1 for a labelled face."""
+    weight: Float[Tensor, "b n"]
+    """Loss weight of each of its landmarks; 1 for a labeled face."""
 
 
 def coarse_scores(

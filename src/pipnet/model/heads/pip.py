@@ -209,9 +209,12 @@ class PipHead(Head):
         Faces whose task is not the full one have a say in the score of their grid only.
         """
         scored = own = shares(targets.valid, supervision)
+        votes = targets.neighbor_valid.float()
         if supervision is not None:
-            own = scored * (supervision.task == 0)[:, None]
-        votes = targets.neighbor_valid * own[..., None]
+            full = (supervision.task == 0)[:, None]
+            own = scored * full
+            # A vote is worth as much as the label of the landmark that it is for.
+            votes = targets.neighbor_valid * (supervision.weight * full)[:, self.neighbors]
         terms = {}
         if self.reduction != "coordinates":
             score = self._score_loss(output, targets.cell, scored, supervision)

@@ -1,0 +1,172 @@
+"""What each ingredient of the default weights is worth, added one after the other.
+
+    python benchmarks/accuracy/ingredients/run.py --runs RUNS          (resumes; Ctrl-C at any time)
+
+All rows train MobileNetV2 at 128 px for 20 epochs on the HELEN and LFPW parts of 300-W (without the three
+duplicates of test faces); AFW is left out of all trainings. Choices read AFW and people 301 to 350 of CFP.
+The tests (300-W Common and Challenging, WFLW as 68 points, people 351 to 400 of CFP) are measured once. True
+boxes, one crop, last weights. The teachers of the last row are the Apache-2.0 networks of
+``recipes/teachers`` and the network of the row before.
+
+Writes ``results.json`` and ``report.md`` beside this file, and the NME of every face into ``faces.npz``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from pipnet.data.sources import load_faces
+from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.evaluation.metrics import bootstrap_mean
+from pipnet.hub import DEFAULT_MODEL, find_model
+from pipnet.inference.backends import load_model
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.predictor import TorchModel
+from pipnet.scheme import LandmarkScheme
+from pipnet.training.recipe import load_recipe
+from pipnet.training.self_training import teach
+from pipnet.training.teachers import Teacher
+from pipnet.training.trainer import train
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+MEASURED = {
+    "AFW": ("300w", "afw"),
+    "CFP 301 to 350": ("cfp_profile", "val"),
+    "Common": ("300w", "common"),
+    "Challenging": ("300w", "challenging"),
+    "WFLW-68": ("wflw", "test"),
+    "CFP 351 to 400": ("cfp_profile", "test"),
+}
+"""Folder and subset of what is measured; the first two are for choices, the others are tests."""
+EPOCHS = 20
+
+
+class Row(NamedTuple):
+    """A training."""
+
+    name: str
+    cfp: bool = False
+    unlabeled: tuple[str, ...] = ()
+    """Folders whose faces the teachers label."""
+    flags: str = ""
+
+
+AS_FILED = "--data.label-offset 0 0"
+ROWS = (
+    Row("baseline", flags=AS_FILED),
+    Row("label offset removed"),
+    Row("with CFP", cfp=True),
+    Row("with teachers", cfp=True, unlabeled=("helen", "wider")),
+)
+
+
+def main() -> None:
+    """Train and measure the rows that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
+    parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
+    arguments = parser.parse_args()
+    data, results, before = arguments.shared.resolve() / "data", read_results(), None
+    for row in ROWS:
+        folder = arguments.runs.resolve() / row.name.replace(" ", "-")
+        if row.name not in results:
+            print(f"== {row.name}", flush=True)
+            started = time.perf_counter()
+            weights = train_row(row, data, folder, before)
+            minutes = round((time.perf_counter() - started) / 60, 1)
+            results[row.name] = measure(row, weights, data) | {"minutes": minutes, **provenance()}
+            (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+            write_report(results)
+        before = folder / "run" / "last.safetensors"
+
+
+def train_row(row: Row, data: Path, folder: Path, before: Path | None) -> Path:
+    """Label what is unlabeled, train, and return the last weights."""
+    flags = ["--data.root", str(data / "300w"), "--data.subset", "helen+lfpw-deduplicated"]
+    flags += ["--optim.epochs", str(EPOCHS), *row.flags.split()]
+    if row.cfp:
+        flags += ["--data.also", str(data / "cfp_profile")]
+    if row.unlabeled:
+        table = folder / "labels" / "pseudo_labels.csv"
+        if not table.is_file():
+            names = [*sorted((ROOT / "recipes" / "teachers").glob("*.toml")), before]
+            teachers = [Teacher.load(name) for name in names if name is not None]
+            folders = [data / "unlabelled" / name for name in row.unlabeled]
+            locator = load_model(find_model(DEFAULT_MODEL))
+            teach(teachers, folders, folder / "labels", LandmarkScheme.load("300w"), locator)
+        flags += ["--pseudo.labels", str(table), "--pseudo.most-spread", "3"]
+    train(load_recipe(ROOT / "recipes" / "ablation_128.yaml", flags), folder / "run", resume=True)
+    return folder / "run" / "last.safetensors"
+
+
+def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
+    """NME in percent on all that is measured, as filed and with the label offset removed."""
+    network, info = load_checkpoint(weights)
+    landmarker = FaceLandmarker(TorchModel(network, info))
+    result: dict[str, Any] = {}
+    faces: dict[str, np.ndarray] = {}
+    for title, (folder, subset) in MEASURED.items():
+        samples, _, source = load_faces(data / folder, subset, info.scheme, measuring=True)
+        errors = evaluate(landmarker, decoded(samples), source, norm=source.norm)
+        for column, values in (("as filed", errors.pixels), ("offset removed", errors.offset_removed)):
+            nmes = 100 * np.nanmean(values, axis=1)
+            faces[f"{row.name}/{title}/{column}"] = nmes.astype(np.float32)
+            low, high = bootstrap_mean(nmes)
+            interval = [round(low, 3), round(high, 3)]
+            result.setdefault(title, {})[column] = {"nme": round(float(nmes.mean()), 3), "interval": interval}
+    file = HERE / "faces.npz"
+    kept = dict(np.load(file)) if file.is_file() else {}
+    np.savez_compressed(file, **kept, **faces)
+    return result
+
+
+def write_report(results: dict[str, Any]) -> None:
+    """Write the page."""
+    lines = ["# What each ingredient is worth", ""]
+    lines += [f"| row | {' | '.join(MEASURED)} | minutes |", "|---" * (len(MEASURED) + 2) + "|"]
+    for name, result in results.items():
+        cells = []
+        for title in MEASURED:
+            filed, removed = (result[title][c]["nme"] for c in ("as filed", "offset removed"))
+            cells.append(f"{filed:.2f}" if filed == removed else f"{filed:.2f} / {removed:.2f}")
+        lines.append(f"| {name} | {' | '.join(cells)} | {result['minutes']:.0f} |")
+    lines += [
+        "",
+        "NME in %, labels as filed / with the label offset removed; of the inter-ocular distance, on CFP of",
+        "the longer side of the visible points' box. Each row adds to the one above. AFW and CFP 301 to 350",
+        "are what choices read; the others are tests.",
+        "",
+        "MobileNetV2 at 128 px, 8x8 cells, 20 epochs, seed 0, true boxes:",
+        "`python benchmarks/accuracy/ingredients/run.py --runs RUNS`.",
+        "Commit, machine and intervals are in `results.json`, every face in `faces.npz`.",
+    ]
+    (HERE / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def read_results() -> dict[str, Any]:
+    """Return the rows that are measured."""
+    path = HERE / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return results
+
+
+def provenance() -> dict[str, str]:
+    """Return commit and machine."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
+    return {"commit": commit, "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor()}
+
+
+if __name__ == "__main__":
+    main()

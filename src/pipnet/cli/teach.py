@@ -1,0 +1,54 @@
+"""``pipnet teach`` and ``pipnet teacher fit``: labels by the consensus of several networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from pipnet.cli import cannot_import, say
+from pipnet.hub import DEFAULT_MODEL, find_model
+from pipnet.inference.backends import load_model
+from pipnet.scheme import LandmarkScheme
+
+
+def teach(
+    *unlabeled: Path,
+    output: Annotated[Path, Parameter(alias="-o")],
+    teacher: list[str],
+    scheme: str = "300w",
+    locator: str = DEFAULT_MODEL,
+    box_kind: str = "face",
+) -> None:
+    """Label unlabeled faces by the consensus of several teachers.
+
+    Writes pseudo_labels.csv, to be trained on with pseudo.labels of a recipe, and a contact sheet of the best
+    and worst.
+
+    Parameters
+    ----------
+    unlabeled
+        Folders, boxes.csv tables, .txt lists or videos, of which a frame a second is taken.
+    output
+        The folder to write.
+    teacher
+        A model's name, an .onnx file, a checkpoint, or the .toml file that describes another project's
+        network; give it several times.
+    scheme
+        The landmarks of the labels: 300w, wflw, ... or FILE.toml.
+    locator
+        The model that finds where the landmarks are, which the teachers' crops are cut around at first.
+    box_kind
+        What boxes in tables are where the table does not say: face, landmarks, rough, or one that the locator
+        was fitted to.
+    """
+    try:
+        from pipnet.training.self_training import teach as label
+        from pipnet.training.teachers import Teacher
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    teachers = [Teacher.load(name) for name in teacher]
+    model = load_model(find_model(locator))
+    table = label(teachers, unlabeled, output, LandmarkScheme.load(scheme), model, box_kind)
+    say(f"{table}\ntrain on it: pipnet train RECIPE --pseudo.labels {table}")

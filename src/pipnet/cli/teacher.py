@@ -1,0 +1,52 @@
+"""``pipnet teacher fit``: fit a teacher's landmarks to the labels of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from cyclopts import Parameter
+
+from pipnet.cli import cannot_import, say
+from pipnet.data.samples import without_label_offset
+from pipnet.data.sources import load_faces
+
+
+def fit(
+    teacher: str,
+    /,
+    *,
+    data: Path,
+    output: Annotated[Path, Parameter(alias="-o")],
+    subset: str | None = None,
+    scheme: str | None = None,
+) -> None:
+    """Fit the map from a teacher's meaning of the landmarks to that of a dataset's labels.
+
+    The file serves as ``adapter`` in the teacher's .toml file.
+
+    Parameters
+    ----------
+    teacher
+        A model's name, an .onnx file, a checkpoint, or a .toml file; an adapter in it is not used.
+    data
+        The labeled faces: a dataset, or your own annotations.
+    output
+        The .npz file to write.
+    subset
+        Part of the dataset; its training part if not given.
+    scheme
+        The landmarks: the dataset's own if not given.
+    """
+    try:
+        from pipnet.training.teachers import Teacher, fit_adapter
+    except (ImportError, RuntimeError) as error:
+        raise cannot_import(error) from None
+    model = Teacher.load(teacher).model
+    samples, loaded, _ = load_faces(data, subset, scheme)
+    adapter = fit_adapter(model, [without_label_offset(sample) for sample in samples], loaded)
+    adapter.save(output)
+    moved = np.linalg.norm(adapter(adapter.mean_shape) - adapter.mean_shape, axis=1).mean()
+    share = 100 * moved / np.ptp(adapter.mean_shape[:, 0])
+    say(f"{output}: fitted on {len(samples):,} faces; moves the mean face by {share:.1f} % of its width")

@@ -1,0 +1,128 @@
+"""From one labeler's meaning of the landmarks to another's: a linear map in the face's own frame.
+
+Datasets place the "same" point in different places: WFLW's jaw line is not 300-W's. Given faces that both
+labeled, the difference is a smooth function of the face's shape, and ridge regression on a few principal
+components of the shape predicts most of it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from pipnet.errors import DataError
+from pipnet.geometry import affine, similarity
+from pipnet.scheme import LandmarkScheme
+from pipnet.writing import written_whole
+
+_RIDGE = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class ShapeAdapter:
+    """A fitted map between two meanings of the same landmarks."""
+
+    scheme: str
+    """Name of the landmark scheme of both."""
+    mean_shape: Float64[np.ndarray, "landmarks 2"]
+    """Frame of the map: centered, of unit root mean square radius."""
+    components: Float64[np.ndarray, "coordinates components"]
+    """Principal components of aligned shapes about the mean shape."""
+    deviations: Float64[np.ndarray, " components"]
+    """Standard deviation of each component."""
+    weights: Float64[np.ndarray, "features coordinates"]
+    """From a constant and the standardized components to the difference of the two meanings."""
+
+    def __call__(self, points: Float[np.ndarray, "landmarks 2"]) -> Float32[np.ndarray, "landmarks 2"]:
+        """Return the points, in any frame, with the other meaning in the same frame."""
+        to_mean = similarity(points.astype(np.float64), self.mean_shape)
+        shape = affine(points, to_mean)
+        coefficients = (shape - self.mean_shape).ravel() @ self.components / self.deviations
+        difference = np.concatenate([[1.0], coefficients]) @ self.weights
+        back = np.linalg.inv(np.vstack([to_mean, [0, 0, 1]]))[:2]
+        return affine(shape + difference.reshape(-1, 2), back).astype(np.float32)
+
+    @classmethod
+    def fit(
+        cls,
+        source: Float[np.ndarray, "faces landmarks 2"],
+        target: Float[np.ndarray, "faces landmarks 2"],
+        scheme: LandmarkScheme,
+        components: int = 40,
+    ) -> ShapeAdapter:
+        """Fit the map from ``source`` to ``target`` points of the same faces.
+
+        Each face counts with its mirror image, so that the map is symmetric.
+
+        Raises:
+            DataError: fewer faces than components.
+        """
+        if len(source) < components:
+            raise DataError(f"{len(source)} faces are too few to fit an adapter of {components} components")
+        both = [
+            np.concatenate([points, (points * [-1, 1])[:, scheme.flip_permutation]]).astype(np.float64)
+            for points in (source, target)
+        ]
+        mean = _mean_shape(both[0])
+        maps = [similarity(points, mean) for points in both[0]]
+        shapes, goals = (
+            np.stack([affine(points, to_mean) for points, to_mean in zip(part, maps, strict=True)]).reshape(
+                len(maps), -1
+            )
+            for part in both
+        )
+        centered = shapes - mean.ravel()
+        _, singular, directions = np.linalg.svd(centered, full_matrices=False)
+        basis = directions[:components].T
+        deviations = singular[:components] / np.sqrt(len(centered))
+        features = np.hstack([np.ones((len(centered), 1)), centered @ basis / deviations])
+        penalty = _RIDGE * np.eye(features.shape[1])
+        penalty[0, 0] = 0
+        weights = np.linalg.solve(features.T @ features + penalty, features.T @ (goals - shapes))
+        return cls(scheme.name, mean, basis, deviations, weights)
+
+    def save(self, path: Path) -> None:
+        """Write the map as an ``.npz`` file, atomically.
+
+        Raises:
+            WriteError: it cannot be written.
+        """
+        with written_whole(path) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> ShapeAdapter:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: missing, or not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                scheme = str(file["scheme"])
+                names = [f.name for f in fields(cls) if f.name != "scheme"]
+                arrays = {name: np.asarray(file[name], np.float64) for name in names}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: not a readable adapter: {error!s:.160}") from None
+        mean, basis, deviations, weights = arrays.values()
+        count, size = deviations.size, mean.size
+        if mean.shape != (size // 2, 2) or basis.shape != (size, count) or weights.shape != (count + 1, size):
+            raise DataError(f"{path}: not an adapter: its arrays do not fit each other")
+        return cls(scheme, **arrays)
+
+
+def _mean_shape(shapes: Float64[np.ndarray, "faces landmarks 2"]) -> Float64[np.ndarray, "landmarks 2"]:
+    """Return the Procrustes mean, centered and of unit size."""
+    mean = _unit(shapes[0])
+    for _ in range(5):
+        mean = _unit(np.mean([affine(points, similarity(points, mean)) for points in shapes], axis=0))
+    return mean
+
+
+def _unit(shape: Float64[np.ndarray, "landmarks 2"]) -> Float64[np.ndarray, "landmarks 2"]:
+    centered = shape - shape.mean(axis=0)
+    return np.asarray(centered / np.sqrt((centered**2).sum(axis=1).mean()))
