@@ -1,0 +1,241 @@
+"""Labels by several teachers: external networks, adapters, consensus, and partly labeled faces."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pipnet.cli import main
+from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
+from pipnet.data.samples import FaceSample
+from pipnet.data.sources import load_faces
+from pipnet.data.unlabelled import UnlabelledFace
+from pipnet.errors import DataError, ModelError
+from pipnet.geometry import affine, similarity, tight_box
+from pipnet.hub import DEFAULT_MODEL, find_model
+from pipnet.images import read_image
+from pipnet.inference.backends import load_model
+from pipnet.inference.external import ExternalModel, ExternalModelConfig
+from pipnet.scheme import LandmarkScheme
+from pipnet.training.labelling import label_faces
+from pipnet.training.recipe import load_recipe
+from pipnet.training.shape_adapter import ShapeAdapter
+from pipnet.training.teachers import HALF_WEIGHT, Teacher, check_teachers, consensus
+from pipnet.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_constant_network(path, points, size=32):
+    """A network that answers the same points, as fractions of the crop, whatever it sees."""
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2 * len(points)])
+    constants = [
+        numpy_helper.from_array(points.astype(np.float32).reshape(1, -1), "points"),
+        numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes"),
+        numpy_helper.from_array(np.array([-1, 1], np.int64), "shape"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+    ]
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Reshape", ["nothing", "shape"], ["column"]),
+        helper.make_node("Add", ["column", "points"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "constant", [image], [out], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+
+
+@pytest.fixture
+def external(tmp_path, landmarker):
+    """The TOML file of a network that always answers the mean face."""
+    write_constant_network(tmp_path / "mean.onnx", landmarker.model.info.mean_face)
+    path = tmp_path / "mean.toml"
+    path.write_text(
+        'model = "mean.onnx"\nscheme = "300w"\ninput_size = 32\ncrop_scale = 1.2\nlicense = "MIT"\n'
+    )
+    return path
+
+
+# -- networks of other projects -------------------------------------------------------------------------
+
+
+def test_external_model_serves_as_a_model(external, portrait, capsys):
+    words = ["detect", str(portrait), "--model", str(external), "--box", "179,88,89,95", "--json"]
+    assert main([*words, "--box-kind", "landmarks"]) == 0
+    points = np.array(json.loads(capsys.readouterr().out)["faces"][0]["points"])
+    np.testing.assert_allclose(tight_box(points)[[0, 2]], [179, 268], atol=12)
+
+
+def test_external_model_shifts_its_crop_up(external, portrait):
+    box = np.float32([100, 100, 200, 200])
+    plain = ExternalModel(external).info.crop(box, 512, 512)
+    external.write_text(external.read_text() + "crop_shift_up = 0.1\n")
+    np.testing.assert_allclose(ExternalModel(external).info.crop(box, 512, 512), plain - [0, 10, 0, 10])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("crop_scal = 1.2", "did you mean 'crop_scale'"),
+        ("std = [0, 1, 1]", "out of range"),
+        ('mean = "x"', "missing or wrong value"),
+        ("[", "not a readable TOML"),
+    ],
+)
+def test_external_model_refuses_bad_descriptions(external, line, words):
+    external.write_text(external.read_text() + line + "\n")
+    with pytest.raises(ModelError, match=words):
+        ExternalModelConfig.load(external)
+
+
+def test_external_model_refuses_other_landmarks(external):
+    external.write_text(external.read_text().replace('"300w"', '"wflw"'))
+    with pytest.raises(ModelError, match="98 points"):
+        ExternalModel(external)(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+# -- adapters --------------------------------------------------------------------------------------------
+
+
+def test_shape_adapter_learns_another_meaning(shared, tmp_path):
+    """The jaw drawn lower by a tenth of the face's height, on faces that are turned, small and large."""
+    scheme = LandmarkScheme.load("300w")
+    samples, _, _ = load_faces(shared / "data" / "300w", "afw")
+    source = np.stack([sample.points for sample in samples])
+    target = source.copy()
+    for face in target:
+        upright = similarity(face, source[0])
+        lower = affine(face, upright)
+        lower[5:12, 1] += 0.1 * np.ptp(source[0][:, 1])
+        face[:] = affine(lower, np.linalg.inv(np.vstack([upright, [0, 0, 1]]))[:2])
+    adapter = ShapeAdapter.fit(source[::2], target[::2], scheme)
+    adapter.save(tmp_path / "adapter.npz")
+    adapter = ShapeAdapter.load(tmp_path / "adapter.npz")
+    before = np.linalg.norm(source[1::2] - target[1::2], axis=2).mean()
+    after = np.mean(
+        [
+            np.linalg.norm(adapter(a) - b, axis=1).mean()
+            for a, b in zip(source[1::2], target[1::2], strict=True)
+        ]
+    )
+    assert after < 0.25 * before
+    mirrored = (source[1] * [-1, 1])[scheme.flip_permutation].astype(np.float32)
+    back = (adapter(mirrored) * [-1, 1])[scheme.flip_permutation]
+    np.testing.assert_allclose(back, adapter(source[1]), atol=0.5)
+
+
+def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
+    with pytest.raises(DataError, match="too few"):
+        ShapeAdapter.fit(np.zeros((3, 68, 2)), np.zeros((3, 68, 2)), LandmarkScheme.load("300w"))
+    (tmp_path / "a.npz").write_bytes(b"nothing")
+    with pytest.raises(DataError, match="not a readable adapter"):
+        ShapeAdapter.load(tmp_path / "a.npz")
+
+
+# -- consensus -------------------------------------------------------------------------------------------
+
+
+def test_consensus_is_weighted_mean_with_disagreement(external, landmarker, portrait):
+    image, scheme = read_image(portrait), LandmarkScheme.load("300w")
+    box = tight_box(landmarker(image)[0].points)[None]
+    sure, other = Teacher(landmarker.model), Teacher.load(external)
+    alone = consensus([sure], [image], box, scheme)
+    assert alone.disagreement.max() == 0
+    np.testing.assert_array_equal(alone.weights, np.ones((1, 68)))
+    both = consensus([Teacher(landmarker.model, 3.0), other], [image], box, scheme)
+    far = both.disagreement[0].argmax()
+    assert both.weights[0, far] == both.weights.min() < 1
+    assert (both.weights[both.disagreement > HALF_WEIGHT] < 0.5).all()
+
+
+def test_check_teachers_needs_a_mapping(external):
+    with pytest.raises(DataError, match="no mapping from scheme '300w' to 'wflw'"):
+        check_teachers([Teacher.load(external)], LandmarkScheme.load("wflw"))
+    with pytest.raises(ModelError, match="no teacher"):
+        check_teachers([], LandmarkScheme.load("300w"))
+
+
+def test_label_faces_by_teachers_of_another_scheme(shared, portrait):
+    """98 points of public networks, located by our 68."""
+    teachers = [Teacher.load(path) for path in sorted((ROOT / "recipes" / "teachers").glob("*.toml"))]
+    faces = [UnlabelledFace(portrait, None, "portrait")]
+    locator = load_model(find_model(DEFAULT_MODEL))
+    wflw = LandmarkScheme.load("wflw")
+    (label,), _ = label_faces(locator, faces, teachers=teachers, scheme=wflw)
+    assert label.face.points.shape == (98, 2)
+    assert label.disagreement < 5
+    assert label.weights is not None
+    assert ((label.weights > 0.1) & (label.weights <= 1)).all()
+
+
+def test_teach_writes_a_table_to_train_on(external, shared, portrait, tmp_path, capsys):
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(portrait, folder / "a.jpg")
+    words = ["teach", str(folder), "-o", str(out), "--teacher", DEFAULT_MODEL, "--teacher", "pipnet-tiny"]
+    assert main(words) == 0
+    (label,) = read_pseudo_labels(out / "pseudo_labels.csv")
+    assert label.weights is not None
+    facts = json.loads((out / "labelling.json").read_text())
+    assert [teacher["name"] for teacher in facts["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
+    assert (out / "best_and_worst.jpg").stat().st_size > 1000
+    assert main(words) == 1
+    assert "exists" in capsys.readouterr().err
+
+
+def test_teacher_fit_writes_an_adapter(external, small_300w, shared, tmp_path):
+    out = tmp_path / "adapter.npz"
+    words = ["teacher", "fit", "pipnet-tiny", "--data", str(shared / "data" / "300w"), "--subset", "afw"]
+    assert main([*words, "-o", str(out)]) == 0
+    assert ShapeAdapter.load(out).scheme == "300w"
+
+
+# -- weights of landmarks, partly labeled faces ------------------------------------------------------------
+
+
+def test_pseudo_labels_keep_weights(portrait, tmp_path):
+    face = FaceSample(portrait, np.float32([[1, 2], [3, 4], [5, 7]]), "a", "a")
+    weights = np.float32([1, 0.5, 0.25])
+    write_pseudo_labels(tmp_path / "a.csv", [PseudoLabel(face, 0.5, 1, 2, weights)])
+    (label,) = read_pseudo_labels(tmp_path / "a.csv")
+    np.testing.assert_array_equal(label.weights, weights)
+    text = (tmp_path / "a.csv").read_text()
+    (tmp_path / "a.csv").write_text(text.replace(",0.25", ",0.0"))
+    with pytest.raises(DataError, match="weight"):
+        read_pseudo_labels(tmp_path / "a.csv")
+
+
+def test_cfp_has_the_visible_half(shared):
+    root = shared / "data" / "cfp_profile"
+    for subset, count in {"train": 600, "val": 100, "test": 100}.items():
+        samples, scheme, source = load_faces(root, subset)
+        assert (len(samples), scheme.name, source.norm) == (count, "300w", "longer_side")
+        known = np.isfinite([sample.points for sample in samples]).all(axis=2)
+        assert (known.sum(axis=1) == 30).all()
+        # The chin is seen from both sides, each eye from its own.
+        assert known[:, 8].all()
+        assert (known[:, 36] != known[:, 45]).all()
+    people = [{s.group for s in load_faces(root, part)[0]} for part in ("train", "val", "test")]
+    assert not people[0] & people[1]
+    assert not people[1] & people[2]
+
+
+def test_partly_labeled_faces_do_not_move_mean_face(shared, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "workers: 0\nprecision: float32\ninitial: {pretrained: false}\n"
+        "model: {backbone: lcnet_050, input_size: 64, neighbors: 3}\n"
+        "data: {subset: afw, validation: 0}\noptim: {batch_size: 4, epochs: 1}\n"
+    )
+    flags = ["--data.root", str(shared / "data" / "300w")]
+    more = [*flags, "--data.also", str(shared / "data" / "cfp_profile")]
+    trainers = [Trainer(load_recipe(recipe, f), tmp_path / str(i)) for i, f in enumerate((flags, more))]
+    assert [len(trainer.faces.training) for trainer in trainers] == [337, 937]
+    np.testing.assert_array_equal(trainers[0].info.mean_face, trainers[1].info.mean_face)
+    assert trainers[0].info.detector_fits == trainers[1].info.detector_fits
