@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -89,6 +90,46 @@ def small_300w(tmp_path_factory: pytest.TempPathFactory, portrait: Path, landmar
             write_image(root / folder / f"{name}{suffix}", image[y : y + 230, x : x + 260])
             write_pts(root / folder / f"{name}.pts", points - np.float32([x, y]))
     return root
+
+
+@pytest.fixture(scope="session")
+def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path) -> Callable[..., Path]:
+    """Writes checkpoints of networks that see nothing: each gives the mean face, whatever the picture.
+
+    Features and the head's weights are zero, and stay so in training. Only the head's biases, which are the
+    answer, can be learned, and that goes alike on every processor.
+    """
+    import torch
+    from torch import nn
+
+    from pipnet.data.sources import load_faces
+    from pipnet.geometry import CropRule, tight_box, to_fraction
+    from pipnet.model.checkpoint import save_checkpoint
+    from pipnet.model.neighbors import mean_face
+    from pipnet.model.pipnet import ModelConfig, PIPNet
+    from pipnet.model_info import ModelInfo
+
+    def write(config: ModelConfig, scheme: str | None = None, shift: float = 0.0) -> Path:
+        """A checkpoint for 300-W's or other landmarks, its answer shifted by a fraction of the crop."""
+        samples, landmarks, _ = load_faces(small_300w, None, scheme)
+        crops = [CropRule()(tight_box(s.points), 1, 1) for s in samples]
+        face = mean_face([to_fraction(s.points, crop) for s, crop in zip(samples, crops, strict=True)])
+        network = PIPNet(config, face)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.zeros_(layer.weight)
+        head = network.head
+        nn.init.zeros_(head.conv.weight)
+        # All cells have the same score, and of equal ones the first counts: the crop's top left one.
+        head.conv.bias.data.fill_(0.5)
+        answer = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1) + shift
+        head.conv.bias.data[head.offset_channels] = torch.from_numpy(answer * head.grid).float()
+        path = tmp_path_factory.mktemp("blind") / "blind.safetensors"
+        info = ModelInfo("blind", landmarks, CropRule(), config.input_size, face, vars(config))
+        save_checkpoint(path, network, info)
+        return path
+
+    return write
 
 
 @pytest.fixture

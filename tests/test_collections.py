@@ -384,7 +384,7 @@ def test_a_prepared_set_survives_a_move_with_its_pictures(tmp_path, cofw):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cofww", ".", "out"], "no collection 'cofww'; there are 300w, wflw"),
+        (["cofww", ".", "out"], "no collection 'cofww'; there are 300w, cfp, wflw"),
         (["cofw", "nowhere", "out"], "nowhere: no such folder"),
         (["cofw", ".", "file/below"], "cannot be written"),
     ],

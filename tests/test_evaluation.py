@@ -137,7 +137,7 @@ def test_the_command_prints_one_line_and_keeps_pictures(small_300w, tmp_path, ca
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     summary = json.loads(out)
-    assert set(summary) == {"faces", "missed", "without_norm", "pixels", "official"}
+    assert set(summary) == {"faces", "missed", "without_norm", "pixels", "official", "offset_removed"}
     keys = {"nme", "nme_ci", "fr10", "auc10", "median", "p95", "regions"}
     assert set(summary["pixels"]) == set(summary["official"]) == keys
     assert summary["faces"] == 12
