@@ -4,8 +4,8 @@
 
 `pipnet-300w-mbv2` learnt from 300-W alone. It is calibrated on faces of 300-W kept out of its training, and
 judged on others of them (two halves by photo, each judged by the other) and on 300W-LP's profile views of
-their photos, whose points a 3D model put where they are. The terms of `pipnet.inference.confidence` and
-`pipnet.training.calibration.ELSEWHERE` were chosen by this, and not by any test set.
+their photos, whose points a 3D model put where they are. The terms of `pipnet.confidence` and
+`pipnet.training.calibrate.ELSEWHERE` were chosen by this, and not by any test set.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+from unlabeled import photo_of
 
-from pipnet.data.samples import FaceSample, split_by_group
-from pipnet.data.sources import load_faces
+from pipnet.annotations.samples import FaceSample, split_by_group
+from pipnet.confidence import WRONG, Calibration, terms
+from pipnet.datasets.registry import load_samples
 from pipnet.evaluation.reliability import Judged, auroc, calibration_error, gain_of_dropping
-from pipnet.inference.confidence import WRONG, Calibration, terms
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
-from pipnet.training.calibration import ELSEWHERE, fit, logistic, observe
-from unlabelled import photo_of
+from pipnet.training.calibrate import ELSEWHERE, fit, logistic, observe
 
 HERE = Path(__file__).parent
 LOOKS = 8
@@ -37,18 +37,18 @@ class Seen:
 
     def __init__(self, model: TorchModel, samples: list[FaceSample]) -> None:
         self.photos = np.repeat([photo_of(s.image.stem) for s in samples], LOOKS)
-        self.scores, self.spread, self.errors = observe(model, samples, LOOKS, seed=0)
-        self.mean_face = model.info.mean_face
+        self.scores, self.vote_std, self.errors = observe(model, samples, LOOKS, seed=0)
+        self.mean_face = model.metadata.mean_face
         self.plain = np.arange(len(self.errors)) % LOOKS == 0
 
     def fit(self, count: int, chosen: np.ndarray, elsewhere: float) -> Calibration:
         """A calibration of so many terms on some looks."""
-        of_terms = terms(self.scores[chosen], self.spread[chosen], self.mean_face)[:count]
+        of_terms = terms(self.scores[chosen], self.vote_std[chosen], self.mean_face)[:count]
         return fit(of_terms, self.errors[chosen], elsewhere)
 
     def judge(self, calibration: Calibration, chosen: np.ndarray) -> Judged:
         """What it says of some looks."""
-        of = self.scores[chosen], self.spread[chosen], self.mean_face
+        of = self.scores[chosen], self.vote_std[chosen], self.mean_face
         errors = self.errors[chosen]
         return Judged(
             calibration.chance_of_wrong(*of), calibration.expected_error(*of), errors, errors > WRONG
@@ -61,16 +61,16 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     data = parser.parse_args().shared / "data"
     model = TorchModel(*load_checkpoint(HERE.parent / "checkpoints" / "pipnet-300w-mbv2.safetensors"))
-    faces, _, _ = load_faces(data / "300w", "train")
+    faces, _, _ = load_samples(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
     kept = {photo_of(s.image.stem) for s in held_out if s.name.startswith("afw/")}
-    views, _, _ = load_faces(data / "300w_lp_afw", None, model.info.scheme)
+    views, _, _ = load_samples(data / "300w_lp_afw", None, model.metadata.scheme)
     own = Seen(model, held_out)
     other = Seen(model, [v for v in views if photo_of(v.image.stem) in kept])
     lines = [
         "# Calibration in another collection",
         "",
-        f"`{model.info.name}`, `python benchmarks/calibration.py`, commit {_git()},"
+        f"`{model.metadata.name}`, `python benchmarks/calibration.py`, commit {_git()},"
         f" {platform.processor() or platform.machine()}.",
         f"Own: {own.plain.sum()} faces of 300-W kept out; other: {other.plain.sum()} views of 300W-LP,",
         "photos of those faces turned to profile, with points where a 3D model put them. Columns as in",

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from pipnet import FaceLandmarker
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import load_faces
-from pipnet.evaluation.backgrounds import find_backgrounds
+from pipnet.annotations.samples import FaceSample
+from pipnet.confidence import WRONG
+from pipnet.datasets.registry import load_samples
 from pipnet.evaluation.reliability import (
     Judged,
     auroc,
@@ -34,8 +34,8 @@ from pipnet.evaluation.reliability import (
 )
 from pipnet.geometry import Image, tight_box
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import read_image
-from pipnet.inference.confidence import WRONG
+from pipnet.io.image import read_image
+from pipnet.papers.backgrounds import find_backgrounds
 from pipnet.progress import track
 
 HERE = Path(__file__).parent
@@ -56,9 +56,9 @@ def main() -> None:
     arguments = parser.parse_args()
     data = arguments.shared / "data"
     landmarker = FaceLandmarker.from_pretrained(arguments.model)
-    common, _, _ = load_faces(data / "300w", "common")
-    wflw, _, _ = load_faces(data / "wflw", "test", "300w")
-    occlusion, _, _ = load_faces(data / "wflw", "occlusion", "300w")
+    common, _, _ = load_samples(data / "300w", "common")
+    wflw, _, _ = load_samples(data / "wflw", "test", "300w")
+    occlusion, _, _ = load_samples(data / "wflw", "occlusion", "300w")
     sets = {
         "300-W Common": judge(landmarker, common),
         "WFLW-68": judge(landmarker, wflw),
@@ -66,7 +66,7 @@ def main() -> None:
     }
     draw_reliability(sets, HERE / "confidence.png")
     result = {
-        "model": landmarker.model.info.name,
+        "model": landmarker.model.metadata.name,
         "file": arguments.model if arguments.model == DEFAULT_MODEL else Path(arguments.model).name,
         "sets": {name: summary(judged) for name, judged in sets.items()},
         "hidden": covered(landmarker, common, hide),
@@ -83,8 +83,8 @@ def judge(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> Judged:
     """What the model says of faces, and what is true."""
     rows = []
     for sample in track(samples, len(samples), "faces"):
-        box = landmarker.model.info.crop.face_box(sample.points, sample.box)
-        faces = landmarker(read_image(sample.image), boxes=box, box_kind="model")
+        box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
+        faces = landmarker(read_image(sample.image), boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > WRONG))
     return Judged(*(np.array(part) for part in zip(*rows, strict=True)))
@@ -103,7 +103,7 @@ def summary(judged: Judged) -> dict[str, Any]:
 
 
 def hide(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Image, np.ndarray]:
-    """The picture with a rectangle of one colour on the face, and which landmarks it hides."""
+    """The picture with a rectangle of one color on the face, and which landmarks it hides."""
     x0, y0, x1, y1 = tight_box(sample.points)
     side = np.array([x1 - x0, y1 - y0]) * HIDDEN
     low = np.array([x0, y0]) + rng.random(2) * (np.array([x1 - x0, y1 - y0]) - side)
@@ -137,8 +137,8 @@ def covered(
     right: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for sample in track(samples, len(samples), change.__name__):
         image, gone = change(read_image(sample.image), sample, rng)
-        box = landmarker.model.info.crop.face_box(sample.points, sample.box)
-        faces = landmarker(image, boxes=box, box_kind="model")
+        box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
+        faces = landmarker(image, boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         for kind in (True, False):
             sure[kind].append(faces.confidence[0][gone == kind])
@@ -152,15 +152,15 @@ def covered(
 
 def without_face(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> dict[str, float]:
     """Quality of faces and of background crops of the same photos."""
-    info = landmarker.model.info
+    metadata = landmarker.model.metadata
     photos = ((s.name, read_image(s.image), tight_box(s.points)[None]) for s in samples)
-    parts = find_backgrounds(track(photos, len(samples), "backgrounds"), info.input_size, 1)
-    whole = np.array([[0, 0, info.input_size, info.input_size]], np.float32) - 0.5
-    nothing = [landmarker(part.crop, boxes=whole, box_kind="whole").quality[0] for part in parts]
+    parts = find_backgrounds(track(photos, len(samples), "backgrounds"), metadata.input_size, 1)
+    whole = np.array([[0, 0, metadata.input_size, metadata.input_size]], np.float32) - 0.5
+    nothing = [landmarker(part.crop, boxes=whole, box_format="whole").quality[0] for part in parts]
     faces = []
     for sample in track(samples, len(samples), "faces"):
-        box = info.crop.face_box(sample.points, sample.box)
-        faces.append(landmarker(read_image(sample.image), boxes=box, box_kind="model").quality[0])
+        box = metadata.crop.face_box(sample.points, sample.box)
+        faces.append(landmarker(read_image(sample.image), boxes=box, box_format="model").quality[0])
     low = float(np.percentile(faces, 1))
     ranks = np.searchsorted(np.sort(nothing), faces) / len(nothing)
     return {

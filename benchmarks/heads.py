@@ -1,4 +1,4 @@
-"""The papers' ablations on the data at hand: every head and grid, neighbours, losses, seeds.
+"""The papers' ablations on the data at hand: every head and grid, neighbors, losses, seeds.
 
     python benchmarks/heads.py --data ../shared/data/300w --runs RUNS        (resumes; Ctrl-C at any time)
 
@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import bootstrap_mean, norm_distance, point_errors
 from pipnet.geometry import crop, from_fraction, tight_box
-from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.heads.pip import PipHead
 from pipnet.model.pipnet import PIPNet
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 PIP4, PIP8 = "--model.stride 32", "--model.stride 16"
-PAPERS_CROP = "--crop.no-square --crop.clip --crop.scale 1.1 --augment.scale 0 --augment.light 0"
+PAPERS_CROP = "--crop.no-square --crop.clip --crop.scale 1.1 --augment.scale 0 --augment.color_jitter 0"
 PAPERS_CROP += f" --augment.translate 0.5 --augment.translate-by {29 / 256} --augment.rotate 0.5"
 ROWS = (
     Row("PIP 8x8", PIP8, "stride 32 (8x8): 3.52 (v1, 300W full)"),
@@ -117,9 +117,9 @@ NOTES = """
   agree: 4x4 4.02, 3.98, 3.95, 8x8 4.14, 4.11, 4.09. 8x8 of a dilated backbone, without such layers, has
   3.94, as good as the best seed of 4x4: one seed of it cannot tell that from the papers' order.
 * **Own points suffer most on fine grids** (8x8 4.48, merged 4.14; 16x16 5.32, merged 4.62; 2x2 4.44, merged
-  4.36): the neighbours' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
+  4.36): the neighbors' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
 * **NRM helps, through the merge**: with three seeds C = 10 has 4.02, 3.98, 3.95 (mean 3.98), C = 0 4.15,
-  4.12, 4.12 (mean 4.13), 3.7 % more, and their ranges are apart; how many neighbours does not matter (5 4.00,
+  4.12, 4.12 (mean 4.13), 3.7 % more, and their ranges are apart; how many neighbors does not matter (5 4.00,
   20 3.99). The own points of the nets with 10 (4.16, 4.13, 4.10) are no better than those of the nets
   without. IJCV has 3.36 where v1, without, has 3.52, 4.5 % less.
 * **The papers' crop and augmentation are worth 5.6 %**: 3.79 against 4.02, one seed, and not told apart. We
@@ -172,13 +172,13 @@ def main() -> None:
 
 def measure(weights: Path, data: Path) -> dict[str, Any]:
     """NME on 300-W Common from true boxes, for each way to merge; and the network's size."""
-    model, info = load_checkpoint(weights)
-    samples, scheme, _ = load_faces(data, "common")
+    model, metadata = load_checkpoint(weights)
+    samples, scheme, _ = load_samples(data, "common")
     boxes, crops = [], []
     for sample in samples:
         image = read_image(sample.image)
-        boxes.append(info.crop(tight_box(sample.points), image.shape[1], image.shape[0]))
-        crops.append(crop(image, boxes[-1], info.input_size))
+        boxes.append(metadata.crop(tight_box(sample.points), image.shape[1], image.shape[0]))
+        crops.append(crop(image, boxes[-1], metadata.input_size))
     with torch.no_grad():
         batches = np.array_split(np.stack(crops), 16)
         output = model.head(torch.cat([model.features(torch.from_numpy(batch)) for batch in batches]))
@@ -187,7 +187,7 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
             own, _ = model.head.predictions(output)
             ways["nme_own"] = own[:, : scheme.landmarks]
             if model.config.neighbors >= 3:  # the authors' code needs as many
-                official = PIPNet(replace(model.config, merge="official"), info.mean_face).head
+                official = PIPNet(replace(model.config, merge="official"), metadata.mean_face).head
                 official.load_state_dict(model.head.state_dict())
                 ways["nme_official_merge"] = official.decode(output).points
     facts: dict[str, Any] = dict(model.describe())
@@ -207,9 +207,9 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
 
 def elsewhere(weights: Path, data: Path) -> float:
     """NME on the faces of WFLW as 68 points, from true boxes."""
-    model, info = load_checkpoint(weights)
-    samples, _, source = load_faces(data, "test", info.scheme, measuring=True)
-    errors = evaluate(FaceLandmarker(TorchModel(model, info)), decoded(samples), source)
+    model, metadata = load_checkpoint(weights)
+    samples, _, source = load_samples(data, "test", metadata.scheme, measuring=True)
+    errors = evaluate(FaceLandmarker(TorchModel(model, metadata)), decoded(samples), source)
     return float(errors.nmes.mean())
 
 
@@ -217,7 +217,7 @@ def report() -> None:
     """Write the page and the figure from the rows that are done."""
     results = [_read(row) for row in ROWS]
     lines = [
-        "# Heads, grids, neighbours, losses",
+        "# Heads, grids, neighbors, losses",
         "",
         "MobileNetV2 (ImageNet) at **128 px**, trained on 2,012 of 3,148 300-W training faces for 16",
         "epochs (`recipes/ablation_128.yaml`), last weights; NME in % of the inter-ocular distance on the",

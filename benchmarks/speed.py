@@ -30,9 +30,9 @@ from pipnet import FaceLandmarker
 from pipnet.benchmark.contenders import Contender
 from pipnet.benchmark.report import draw, table_lines
 from pipnet.benchmark.run import benchmark
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 from speed_training import training
 
 HERE = Path(__file__).parent
@@ -133,7 +133,7 @@ def photo(work: Path) -> Path:
 def memory(data: Path) -> dict[str, Any]:
     """Megabytes in memory while 2,000 pictures are annotated one after another, at every hundredth."""
     landmarker = FaceLandmarker.from_pretrained()
-    files = [sample.image for sample in load_faces(data / "300w", "common")[0]]
+    files = [sample.image for sample in load_samples(data / "300w", "common")[0]]
     megabytes, faces = [], 0
     started = time.perf_counter()
     for number in range(PICTURES):
@@ -187,7 +187,7 @@ def _network_lines(one: dict[str, Any]) -> list[str]:
         "",
         "Batch 1, network and decode. The reference is ResNet-18 with five separate convolutions and",
         "a decode of many small operations in plain float32 PyTorch, as the original runs it, with as",
-        "many threads; the precision of an int8 file is that of what is not quantised. NME: 300-W",
+        "many threads; the precision of an int8 file is that of what is not quantized. NME: 300-W",
         "Common, true boxes. Memory: of a process of its own, Python and libraries included.",
         "",
         f"![speed and accuracy]({one['figure']})",
@@ -260,9 +260,9 @@ def _commit() -> str:
 
 
 def _has_bf16() -> bool:
-    from pipnet.training.machine import computes_in_bf16
+    from pipnet.training.runtime import resolve_precision
 
-    return computes_in_bf16("auto", on_cuda=False)
+    return resolve_precision("auto", on_cuda=False)
 
 
 def _processor() -> str:

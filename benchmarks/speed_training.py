@@ -78,18 +78,18 @@ def _step_when_asked(pipe: Any, *what: Any) -> None:
 def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> Iterator[float]:
     """Train for ever; gives the seconds of each step, its data included.
 
-    Plain is what a tutorial writes: float32, channels first, all maps whole, an optimiser that goes weight
+    Plain is what a tutorial writes: float32, channels first, all maps whole, an optimizer that goes weight
     by weight. Ours is what the trainer does: bf16 where the processor has it, channels last, offsets in the
-    true cells alone, a fused optimiser, and what `pipnet.training.cpu` holds. Both clip, decay, and average
+    true cells alone, a fused optimizer, and what `pipnet.training.cpu` holds. Both clip, decay, and average
     weights alike, and are fed by the same loader.
     """
     import torch
     from timm.utils.model_ema import ModelEmaV3
 
     from pipnet.model.pipnet import PIPNet
-    from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
-    from pipnet.training.machine import computes_in_bf16
+    from pipnet.training.cpu import FastDepthwise, keep_freed_memory
     from pipnet.training.optim import build_optimizer
+    from pipnet.training.runtime import resolve_precision
 
     recipe, (face, batches) = _loader(data, backbone, size)
     weights = backbones / f"{backbone}.safetensors"
@@ -102,11 +102,11 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(recipe.optim, model)
     average = ModelEmaV3(model, 0.998)
-    bf16 = not plain and computes_in_bf16("auto")
+    bf16 = not plain and resolve_precision("auto")
     while True:
         started = time.perf_counter()
         image, points, *_ = next(batches)
-        quick = nullcontext() if plain else QuickDepthwise()
+        quick = nullcontext() if plain else FastDepthwise()
         with quick, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             # plain: whole maps of offsets, as the original makes them
             output = model.head.conv(model.features(image)) if plain else model(image)
@@ -134,15 +134,15 @@ def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray
     """A recipe, the mean face, and batches without end, as the trainer makes them."""
     from torch.utils.data import DataLoader
 
-    from pipnet.data.dataset import FaceDataset, ShuffledEpochs
     from pipnet.geometry import to_fraction
     from pipnet.model.neighbors import mean_face
-    from pipnet.training.faces import load_training_faces
+    from pipnet.training.dataset import FaceDataset, ShuffledEpochs
     from pipnet.training.recipe import load_recipe
+    from pipnet.training.split import load_split
 
     flags = ["--data.root", str(data / "300w"), "--model.backbone", backbone, "--model.input-size", str(size)]
     recipe = load_recipe(RECIPES / "300w_mbv2.yaml", flags)
-    faces = load_training_faces(recipe)
+    faces = load_split(recipe)
     dataset = FaceDataset(faces.training, faces.scheme, recipe.crop, size, recipe.augment)
     boxes = [dataset.crops.crop_box(i, recipe.crop) for i in range(len(dataset))]
     mean = mean_face([to_fraction(s.points, box) for s, box in zip(faces.training, boxes, strict=True)])

@@ -1,13 +1,13 @@
 """What faces without labels are worth: curriculum, plain self-training, distillation, TSD, TMD.
 
-    python benchmarks/unlabelled.py choices --shared ../shared --runs RUNS      (resumes; Ctrl-C at any time)
-    python benchmarks/unlabelled.py tests --shared ../shared --runs RUNS
-    python benchmarks/unlabelled.py protocols --shared ../shared --runs RUNS
+    python benchmarks/unlabeled.py choices --shared ../shared --runs RUNS      (resumes; Ctrl-C at any time)
+    python benchmarks/unlabeled.py tests --shared ../shared --runs RUNS
+    python benchmarks/unlabeled.py protocols --shared ../shared --runs RUNS
 
 ``choices`` trains on HELEN and LFPW and looks at AFW: every choice is made there. ``tests`` trains on all of
 300-W's training faces and measures on 300-W Common and on WFLW as 68 points, which nothing is chosen by;
 ``protocols`` are v1's TSD and TMD. Each part works through its rows in order, skips those whose JSON stands
-in `benchmarks/unlabelled/`, and writes `benchmarks/unlabelled.md`, after each round what is known by then.
+in `benchmarks/unlabelled/`, and writes `benchmarks/unlabeled.md`, after each round what is known by then.
 Runs stay outside the checkout.
 """
 
@@ -25,13 +25,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import paired_gain
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
-from pipnet.training.protocols import HeldOut, tmd, tsd
+from pipnet.papers.protocols import HeldOut, tmd, tsd
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import round_recipe, self_train
 from pipnet.training.trainer import train
@@ -42,11 +42,11 @@ SHIFTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "choices": ("helen+lfpw", (("300w", "afw"),)),
     "tests": ("train", (("300w", "common"), ("wflw", "test"))),
 }
-"""What is labelled, and the folder and subset of what is measured on."""
+"""What is labeled, and the folder and subset of what is measured on."""
 
 
 class Row(NamedTuple):
-    """A training in rounds; without tasks, one on the labelled faces alone."""
+    """A training in rounds; without tasks, one on the labeled faces alone."""
 
     name: str
     tasks: str = ""
@@ -69,13 +69,13 @@ class Protocol(NamedTuple):
 
 
 PLAIN, STC = "full full full", "quarter half full full full"
-STRONGER = "--augment.stretch 0.5 --augment.coarse 0.3 --augment.rotate-by 40 --augment.scale-by 0.25"
+STRONGER = "--augment.stretch 0.5 --augment.downscale 0.3 --augment.rotate-by 40 --augment.scale-by 0.25"
 CHOICES = (
     Row("supervised"),
     Row("supervised, stronger augmentation", flags=STRONGER),
     Row("plain self-training, one round", "full"),
     Row("supervised, with profile views", profiles=True),
-    Row("plain self-training, one round, spread at most 3 %", "full", "--pseudo.most-spread 3"),
+    Row("plain self-training, one round, spread at most 3 %", "full", "--pseudo.max-std 3"),
     Row("plain self-training", PLAIN),
     Row("STC", STC),
 )
@@ -83,10 +83,10 @@ TESTS = (
     Row("supervised"),
     Row("STC", STC),
     Row("plain self-training", PLAIN),
-    Row("distillation, translation", PLAIN, "--self-training.views translation"),
-    Row("distillation, flip", PLAIN, "--self-training.views flip"),
-    Row("distillation, rotation", PLAIN, "--self-training.views rotation"),
-    Row("distillation, all", PLAIN, "--self-training.views all"),
+    Row("distillation, translation", PLAIN, "--self-training.tta translation"),
+    Row("distillation, flip", PLAIN, "--self-training.tta flip"),
+    Row("distillation, rotation", PLAIN, "--self-training.tta rotation"),
+    Row("distillation, all", PLAIN, "--self-training.tta all"),
     Row("supervised, seed 1", flags="--seed 1"),
     Row("STC, seed 1", STC, "--seed 1", "supervised, seed 1"),
     Row("plain self-training, seed 1", PLAIN, "--seed 1", "supervised, seed 1"),
@@ -97,17 +97,17 @@ PROTOCOLS = (
     Protocol("TSD, 10 % of the labels", 0.1, "3.95 after three (300W full)", ONE_ROUND),
     Protocol("TSD, 20 % of the labels", 0.2, "3.75", ONE_ROUND),
     Protocol("TSD, 50 % of the labels", 0.5, "3.56", ONE_ROUND),
-    Protocol("TMD, 300-W labelled, WIDER unlabelled", flags=ONE_ROUND),
+    Protocol("TMD, 300-W labeled, WIDER unlabeled", flags=ONE_ROUND),
 )
 ROWS: dict[str, Sequence[Row | Protocol]] = {"choices": CHOICES, "tests": TESTS, "protocols": PROTOCOLS}
 
 INTRODUCTION = """
 MobileNetV2 (ImageNet) at **128 px**, 8x8 cells of a dilated backbone, NRM with C = 10, 12 epochs a round,
 last weights (`recipes/stc_300w_wider.yaml`), bf16 where the machine has it, seed 0 where no other is named;
-unlabelled are the 1,170 WIDER faces. Distillation without views is plain self-training. NME in % of the
+unlabeled are the 1,170 WIDER faces. Distillation without views is plain self-training. NME in % of the
 inter-ocular distance, true boxes;
-gain of the last round over the labelled faces alone, of the same seed, with a paired bootstrap interval over
-the faces. `python benchmarks/unlabelled.py choices | tests | protocols --runs RUNS`;
+gain of the last round over the labeled faces alone, of the same seed, with a paired bootstrap interval over
+the faces. `python benchmarks/unlabeled.py choices | tests | protocols --runs RUNS`;
 commit, machine and every face's error in `benchmarks/unlabelled/`.
 """
 NOTES = """
@@ -154,7 +154,7 @@ NOTES = """
 
 * With 300-W's labels as 19 points and WIDER's faces without any, one round takes WFLW (its 114 faces at hand,
   19 points, image width) from 3.09 to 3.01, 2.7 % better; 300-W Common from 1.59 to 1.62, 1.7 % worse: the
-  direction of v1's table 6 (WFLW 3.18 to 2.62 in three rounds, with WFLW's own training faces unlabelled), a
+  direction of v1's table 6 (WFLW 3.18 to 2.62 in three rounds, with WFLW's own training faces unlabeled), a
   sixth of its size. Seven of the 1,170 faces are left out, for six of which what is found is no face.
 
 ## What was chosen, on AFW
@@ -206,10 +206,10 @@ def is_done(row: Row | Protocol, part: str) -> bool:
 
 def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     """One row, trained as far as it is not yet; after every round what is measured by then."""
-    labelled, tests = SHIFTS[part]
-    flags = ["--data.root", str(data / "300w"), "--data.subset", labelled, *row.flags.split()]
+    labeled, tests = SHIFTS[part]
+    flags = ["--data.root", str(data / "300w"), "--data.subset", labeled, *row.flags.split()]
     if row.tasks:
-        flags += ["--self-training.unlabelled", str(data / "unlabelled" / "wider")]
+        flags += ["--self-training.unlabeled", str(data / "unlabelled" / "wider")]
         flags += [word for task in row.tasks.split() for word in ("--self-training.tasks", task)]
     if row.profiles:
         seen = half_of_profiles(data / "300w_lp_afw", folder / "profiles")
@@ -224,10 +224,10 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[s
     train(round_recipe(recipe, 0), folder / "round0", resume=True)
     unseen = None
     if row.profiles:
-        faces = load_faces(data / "300w", "afw")[0]
+        faces = load_samples(data / "300w", "afw")[0]
         unseen = [i for i, face in enumerate(faces) if photo_of(face.image.stem) not in seen]
     rounds = [measure(folder / "round0" / "last.safetensors", data, tests)]
-    labelling: list[Any] = []
+    labeling: list[Any] = []
     for number in range(1 + len(row.tasks.split())):
         if number:
             tasks = recipe.self_training.tasks[:number]
@@ -235,13 +235,13 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[s
                 replace(recipe, self_training=replace(recipe.self_training, tasks=tasks)), folder
             )
             rounds.append(measure(weights, data, tests))
-            labelling.append(json.loads((folder / f"round{number}" / "labelling.json").read_text()))
+            labeling.append(json.loads((folder / f"round{number}" / "labeling.json").read_text()))
         yield {
             "unseen": unseen,
             "tasks": row.tasks.split(),
-            "labelled": labelled,
+            "labeled": labeled,
             "rounds": rounds,
-            "labelling": labelling,
+            "labeling": labeling,
         }
 
 
@@ -279,11 +279,11 @@ def run_protocol(row: Protocol, data: Path, folder: Path) -> dict[str, Any]:
 
 def measure(weights: Path, data: Path, tests: Sequence[tuple[str, str]]) -> dict[str, list[float]]:
     """NME of every face of each test in percent, from true boxes."""
-    network, info = load_checkpoint(weights)
-    landmarker = FaceLandmarker(TorchModel(network, info))
+    network, metadata = load_checkpoint(weights)
+    landmarker = FaceLandmarker(TorchModel(network, metadata))
     result = {}
     for folder, subset in tests:
-        samples, _, source = load_faces(data / folder, subset, info.scheme, measuring=True)
+        samples, _, source = load_samples(data / folder, subset, metadata.scheme, measuring=True)
         errors = evaluate(landmarker, decoded(samples), source)
         result[f"{folder} {subset}"] = (100 * errors.nmes).round(3).tolist()
     return result
@@ -292,18 +292,18 @@ def measure(weights: Path, data: Path, tests: Sequence[tuple[str, str]]) -> dict
 def report() -> None:
     """Write the page from the rows that are done."""
     lines = ["# Faces without labels", "", *INTRODUCTION.strip().splitlines()]
-    lines += ["", "## Choices: HELEN and LFPW (1,675 faces) labelled, AFW (337 faces) unseen", ""]
+    lines += ["", "## Choices: HELEN and LFPW (1,675 faces) labeled, AFW (337 faces) unseen", ""]
     lines += _table("choices")
-    lines += ["", "## Tests: 300-W (2,012 faces) labelled, 300-W Common (554) and WFLW-68 (114)", ""]
+    lines += ["", "## Tests: 300-W (2,012 faces) labeled, 300-W Common (554) and WFLW-68 (114)", ""]
     lines += _table("tests")
     lines += ["", "## v1's protocols", "", *_protocol_table(), "", *NOTES.strip().splitlines()]
-    (HERE / "unlabelled.md").write_text("\n".join(lines) + "\n")
+    (HERE / "unlabeled.md").write_text("\n".join(lines) + "\n")
 
 
 def _table(part: str) -> list[str]:
     """One line a row: NME after every round, and what the last round gains over the labels alone."""
     tests = [" ".join(test) for test in SHIFTS[part][1]]
-    lines = [f"| row | {' | '.join(f'{t}, by round | gain %' for t in tests)} | labelled, dropped |"]
+    lines = [f"| row | {' | '.join(f'{t}, by round | gain %' for t in tests)} | labeled, dropped |"]
     lines.append("|---" * (2 * len(tests) + 2) + "|")
     for row in ROWS[part]:
         assert isinstance(row, Row)
@@ -316,7 +316,7 @@ def _table(part: str) -> list[str]:
             cells.append(", ".join(f"{np.mean(one[test]):.2f}" for one in result["rounds"]))
             missing = 1 + len(result["tasks"]) - len(result["rounds"])
             cells[-1] += f" ({missing} {'rounds' if missing > 1 else 'round'} not run yet)" if missing else ""
-            # Of rounds, the first is the labelled faces alone, trained on the same machine.
+            # Of rounds, the first is the labeled faces alone, trained on the same machine.
             after, before = result["rounds"][-1][test], (result if row.tasks else base)["rounds"][0][test]
             if result["unseen"] is not None:
                 after, before = ([values[i] for i in result["unseen"]] for values in (after, before))
@@ -324,8 +324,8 @@ def _table(part: str) -> list[str]:
             gain, (low, high) = paired_gain(np.array(before), np.array(after))
             alone = part == "tests" and not row.tasks
             cells.append("" if alone or row.name == base["row"] else f"{gain:.1f} ({low:.1f} to {high:.1f})")
-        facts = result["labelling"][-1] if result and result["labelling"] else None
-        cells.append(f"{facts['labelled']}, {facts['given'] - facts['labelled']}" if facts else "")
+        facts = result["labeling"][-1] if result and result["labeling"] else None
+        cells.append(f"{facts['labeled']}, {facts['given'] - facts['labeled']}" if facts else "")
         lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return lines
 

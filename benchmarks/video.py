@@ -4,7 +4,7 @@
 
 Flicker is the root mean square of the second difference of each landmark over frames, in % of the
 inter-ocular distance; it is measured on the two clips, where nobody knows the truth, and on rendered motion,
-where it is known: labelled faces moved as sinusoids of 0.5 to 2 Hz by 10 to 40 % of their width, with roll
+where it is known: labeled faces moved as sinusoids of 0.5 to 2 Hz by 10 to 40 % of their width, with roll
 and the noise of a sensor; and faces that stand still. Lag is the shift in time at which the smoothed path of
 the whole face fits the true one best. Both ways to smooth are measured: of files, by the frames before and
 after, and of cameras, frame by frame. Settings were chosen by ``--tune``, on rendered validation faces and
@@ -32,18 +32,18 @@ import numpy as np
 from jaxtyping import Float
 
 from pipnet import FaceLandmarker
+from pipnet.annotations.samples import FaceSample, split_by_group
 from pipnet.benchmark.timing import time_in_turns
-from pipnet.data.samples import FaceSample, split_by_group
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.geometry import Image, affine, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
+from pipnet.io.atomic import atomic_write, write_text
+from pipnet.io.image import read_image
 from pipnet.progress import track
-from pipnet.video.lookahead import LookAhead
+from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, FaceSmoother, OneEuroConfig
 from pipnet.video.reader import VideoReader
-from pipnet.video.smoothing import AlphaBeta, FaceSmoother, OneEuro, Smoothing
+from pipnet.video.savgol_smoother import SavgolSmoother
 from pipnet.video.tracker import FaceTracker
-from pipnet.writing import write_text, written_whole
 
 HERE = Path(__file__).parent
 FPS, FRAMES, SIDE = 25.0, 75, 320
@@ -53,8 +53,8 @@ FOLLOWED = 250
 """Frames of each clip in which following is compared with detecting."""
 Path3 = Float[np.ndarray, "frames landmarks 2"]
 Motion = tuple[float, float]
-Settings = LookAhead | Smoothing | None
-WAYS: dict[str, Settings] = {"raw": None, "file": LookAhead(), "camera": Smoothing()}
+Settings = SavgolSmoother | CausalSmoother | None
+WAYS: dict[str, Settings] = {"raw": None, "file": SavgolSmoother(), "camera": CausalSmoother()}
 """How landmarks are smoothed."""
 
 
@@ -79,14 +79,14 @@ def main() -> None:
         path.stem: raw_clip(landmarker, path, cache, arguments.frames)
         for path in sorted(data.glob("video/*"))
     }
-    common, _, _ = load_faces(data / "300w", "common")
-    held_out = split_by_group(load_faces(data / "300w", "train")[0], 0.05, seed=0)[1]
+    common, _, _ = load_samples(data / "300w", "common")
+    held_out = split_by_group(load_samples(data / "300w", "train")[0], 0.05, seed=0)[1]
     name, samples = ("tuning", held_out) if arguments.tune else ("common", common)
     moved = rendered(landmarker, samples, arguments.faces, cache / name)
     if arguments.tune:
         return tune(landmarker, clips, moved)
     result = {
-        "model": landmarker.model.info.name,
+        "model": landmarker.model.metadata.name,
         "faces": arguments.faces,
         "commit": _commit(),
         "found by": found_by.read_text(),
@@ -121,7 +121,7 @@ def raw_clip(landmarker: FaceLandmarker, path: Path, cache: Path, frames: int | 
 
 def keep(path: Path, array: np.ndarray) -> None:
     """Keep what was found, whole or not at all."""
-    with written_whole(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.save(file, array)
 
 
@@ -152,15 +152,15 @@ def render(sample: FaceSample, frequency: float, amplitude: float, seed: int) ->
     """Frames of a face that moves to and fro and rolls, and its landmarks in each."""
     rng = np.random.default_rng(seed)
     image, box = read_image(sample.image), tight_box(sample.points)
-    centre, width = (box[:2] + box[2:]) / 2, float(box[2] - box[0])
+    center, width = (box[:2] + box[2:]) / 2, float(box[2] - box[0])
     scale = 0.4 * SIDE / width
     way = rng.uniform(0, 2 * np.pi)
     frames, truth = [], []
     for k in range(FRAMES):
         phase = np.sin(2 * np.pi * frequency * k / FPS)
-        matrix = cv2.getRotationMatrix2D(tuple(centre.tolist()), 10 * phase, scale)
+        matrix = cv2.getRotationMatrix2D(tuple(center.tolist()), 10 * phase, scale)
         shift = amplitude * 0.4 * SIDE * phase * np.array([np.cos(way), np.sin(way)])
-        matrix[:, 2] += SIDE / 2 - centre + shift
+        matrix[:, 2] += SIDE / 2 - center + shift
         frame = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_AREA)
         frames.append((frame + rng.normal(0, 4, frame.shape)).clip(0, 255).astype(np.uint8))
         truth.append(affine(sample.points, matrix))
@@ -174,7 +174,7 @@ def measure(
     ways: dict[str, Settings],
 ) -> dict[str, Any]:
     """Flicker of the clips; flicker, lag and NME of each rendered motion and on the mean; each by way."""
-    mean_face = landmarker.model.info.mean_face
+    mean_face = landmarker.model.metadata.mean_face
     result: dict[str, Any] = {"clips": {}, "rendered": []}
     for name, points in clips.items():
         flickers = {way: flicker(smooth(points, mean_face, how)) for way, how in ways.items()}
@@ -208,7 +208,7 @@ def smooth(points: Path3, mean_face: np.ndarray, settings: Settings) -> Path3:
     """A path as it is smoothed."""
     if settings is None:
         return points
-    if isinstance(settings, LookAhead):
+    if isinstance(settings, SavgolSmoother):
         times, path = np.arange(len(points)) / FPS, points.astype(np.float32)
         near = [np.flatnonzero(np.abs(times - now) <= settings.reach + 1e-9) for now in times]
         frames = zip(path, near, times, strict=True)
@@ -228,13 +228,13 @@ def lag(points: Path3, truth: Path3) -> float:
     """Frames by which the path of the whole face is late, to a twentieth."""
     times = np.arange(len(points))
     late = np.arange(-1, 4, 0.05)
-    centre, true = points.mean(axis=1), truth.mean(axis=1)
-    centre, true = centre - centre.mean(axis=0), true - true.mean(axis=0)
+    center, true = points.mean(axis=1), truth.mean(axis=1)
+    center, true = center - center.mean(axis=0), true - true.mean(axis=0)
     inner = slice(10, -5)
     errors = []
     for shift in late:
         shifted = np.stack([np.interp(times - shift, times, true[:, k]) for k in (0, 1)], axis=1)
-        errors.append(float(np.linalg.norm(centre[inner] - shifted[inner], axis=1).mean()))
+        errors.append(float(np.linalg.norm(center[inner] - shifted[inner], axis=1).mean()))
     return float(late[int(np.argmin(errors))])
 
 
@@ -249,11 +249,14 @@ def tune(
 ) -> None:
     """Print what many settings give."""
     tried: list[Settings] = [
-        LookAhead(width, degree) for width, degree in product((0.08, 0.1, 0.12, 0.14, 0.16), (2, 4))
+        SavgolSmoother(width, degree) for width, degree in product((0.08, 0.1, 0.12, 0.14, 0.16), (2, 4))
     ]
     shapes = [(0.3, 2), (0.5, 5), (1, 5)]
     poses = product((0.2, 0.25, 0.3), (0.015, 0.025, 0.04), (0.3, 0.45), (0.02, 0.04))
-    tried += [Smoothing(AlphaBeta(*pose), OneEuro(*shape)) for pose, shape in product(poses, shapes)]
+    tried += [
+        CausalSmoother(AlphaBetaConfig(*pose), OneEuroConfig(*shape))
+        for pose, shape in product(poses, shapes)
+    ]
     for settings in tried:
         facts = measure(landmarker, clips, moved, {"raw": None, "smoothed": settings})
         steadier = [clip["raw"] / clip["smoothed"] for clip in facts["clips"].values()]
@@ -310,7 +313,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         f"{result['found by']}; all numbers in `video.json`. Flicker is the root",
         "mean square of the second difference of each landmark over frames, in % of the inter-ocular",
         "distance. In a file, landmarks are smoothed by the frames before and after",
-        "(`pipnet.video.lookahead`), a camera's frame by frame (`pipnet.video.smoothing`).",
+        "(`pipnet.video.savgol_smoother`), a camera's frame by frame (`pipnet.video.causal_smoother`).",
         "",
         "## The clips",
         "",
@@ -327,7 +330,7 @@ def report(result: dict[str, Any], folder: Path) -> None:
         "",
         "## Rendered motion",
         "",
-        f"{faces} labelled faces of 300-W Common, moved to and fro by a part of their width, with 10 degrees",
+        f"{faces} labeled faces of 300-W Common, moved to and fro by a part of their width, with 10 degrees",
         f"of roll and the noise of a sensor, {FRAMES} frames each. Lag, in frames of a 25th of a second, is",
         "that of the face for which it is largest.",
         "",

@@ -1,4 +1,4 @@
-"""How the weights that learnt from unlabelled faces were made.
+"""How the weights that learnt from unlabeled faces were made.
 
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640         (resumes)
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640 --made CHECKPOINT
@@ -6,15 +6,15 @@
 
 The second makes the lean weights from wide ones that are there.
 
-Unlabelled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
+Unlabeled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
 box is only a place to look.
 
-After the rounds the net trains on the labelled faces alone for a while: profile views are fitted by a
+After the rounds the net trains on the labeled faces alone for a while: profile views are fitted by a
 model, and pseudo-labels err, so that faces like those of 300-W lose a little by them. Weights that
 began from others are then averaged with them (Wortsman et al., 2022: what was learnt anew and what was
 known before are both kept), by the share that is best on profile views of photos that nothing was
 trained on, and no worse on the validation split than the weights before. Then the last layer is made
-narrower (`pipnet.training.slimming`), which costs next to nothing. On both together confidence is
+narrower (`pipnet.training.prune`), which costs next to nothing. On both together confidence is
 calibrated. Leaves ``NAME.safetensors`` in the run folder, which stays outside the checkout, and
 `benchmarks/weights/NAME.json`.
 """
@@ -31,32 +31,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from unlabeled import photo_of
 
-from pipnet.data.dataset import FaceDataset
-from pipnet.data.samples import FaceSample, split_by_group
-from pipnet.data.sources import Source, load_faces
-from pipnet.data.unlabelled import load_unlabelled, write_boxes
+from pipnet.annotations.samples import FaceSample, split_by_group
+from pipnet.datasets.registry import Source, load_samples
+from pipnet.datasets.unlabeled import load_unlabeled, write_boxes
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import PIPNet
 from pipnet.model.predictor import TorchModel
-from pipnet.model_info import ModelInfo
-from pipnet.training.calibration import calibrate
-from pipnet.training.faces import load_training_faces
+from pipnet.training.calibrate import calibrate
+from pipnet.training.dataset import FaceDataset
+from pipnet.training.prune import pruned_metadata, slim
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import round_recipe, self_train
-from pipnet.training.slimming import described_slim, slim
+from pipnet.training.split import load_split
 from pipnet.training.trainer import train
-from unlabelled import photo_of
 
 HERE = Path(__file__).parent
 TUNING_EPOCHS, TUNING_RATE = 8, 0.4
-"""Of the training on labelled faces at the end; its rate is of that of the rounds."""
+"""Of the training on labeled faces at the end; its rate is of that of the rounds."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """How much of the new weights is tried."""
-LICENCE = (
-    "research use only: trained on 300-W and 300W-LP's views of it, and on pseudo-labelled pictures of"
+LICENSE = (
+    "research use only: trained on 300-W and 300W-LP's views of it, and on pseudo-labeled pictures of"
     " WIDER FACE and LFW, all of which are for research"
 )
 
@@ -78,33 +78,36 @@ def main() -> None:
     kept_out = link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
     boxes = run / "boxes.csv"
     if not boxes.is_file():
-        write_unlabelled(data / "unlabelled", boxes, arguments.lfw)
-    flags += ["--data.also", str(run / "profiles"), "--self-training.unlabelled", str(boxes)]
+        write_unlabeled(data / "unlabelled", boxes, arguments.lfw)
+    flags += ["--data.also", str(run / "profiles"), "--self-training.unlabeled", str(boxes)]
     recipe = load_recipe(arguments.recipe, flags)
     wide = arguments.made or tune(recipe, self_train(recipe, run), run / "tuned")
-    network, info = load_checkpoint(wide)
-    faces, _, source = load_faces(data / "300w", "train")
+    network, metadata = load_checkpoint(wide)
+    faces, _, source = load_samples(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
-    views, _, other = load_faces(data / "300w_lp_afw", None, info.scheme)
+    views, _, other = load_samples(data / "300w_lp_afw", None, metadata.scheme)
     unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
     tried = {}
     if recipe.initial.checkpoint is not None and arguments.made is None:
-        tried = average(network, info, recipe.initial.checkpoint, (held_out, source), (unseen, other))
-    before = measure(network, info, data, held_out) | {"profile views": nme(network, info, unseen, other)}
+        tried = average(network, metadata, recipe.initial.checkpoint, (held_out, source), (unseen, other))
+    before = measure(network, metadata, data, held_out) | {
+        "profile views": nme(network, metadata, unseen, other)
+    }
     if arguments.last_width is not None:
-        training = load_training_faces(recipe).training
-        varied = FaceDataset(training, info.scheme, recipe.crop, info.input_size, recipe.augment)
+        training = load_split(recipe).training
+        varied = FaceDataset(training, metadata.scheme, recipe.crop, metadata.input_size, recipe.augment)
         network = slim(network, arguments.last_width, recipe.model.neighbors, varied)
-        info = described_slim(info, network)
-    calibration = calibrate(TorchModel(network, info), [*held_out, *unseen])
-    info = replace(info, name=recipe.name, licence=LICENCE, calibration=calibration)
+        metadata = pruned_metadata(metadata, network)
+    calibration = calibrate(TorchModel(network, metadata), [*held_out, *unseen])
+    metadata = replace(metadata, name=recipe.name, license=LICENSE, calibration=calibration)
     weights = run / f"{recipe.name}.safetensors"
-    save_checkpoint(weights, network, info)
+    save_checkpoint(weights, network, metadata)
     result = {
         "validation and profile views by share of the new weights": tried,
         "nme, wide": before,
-        "nme": measure(network, info, data, held_out) | {"profile views": nme(network, info, unseen, other)},
-        "training": info.training,
+        "nme": measure(network, metadata, data, held_out)
+        | {"profile views": nme(network, metadata, unseen, other)},
+        "training": metadata.training,
         "commit": _commit(),
         "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
     }
@@ -115,7 +118,7 @@ def main() -> None:
 
 
 def tune(recipe: Recipe, weights: Path, run: Path) -> Path:
-    """Train on the labelled faces alone, from the weights of the last round."""
+    """Train on the labeled faces alone, from the weights of the last round."""
     return train(
         replace(
             round_recipe(recipe, len(recipe.self_training.tasks) + 1),
@@ -132,7 +135,7 @@ Faces = tuple[Sequence[FaceSample], Source]
 
 
 def average(
-    network: PIPNet, info: ModelInfo, before: Path, held_out: Faces, views: Faces
+    network: PIPNet, metadata: ModelMetadata, before: Path, held_out: Faces, views: Faces
 ) -> dict[str, tuple[float, float]]:
     """Put the best mean of the weights before and after into the network; NMEs in % of all tried."""
     new = {key: value.clone() for key, value in network.state_dict().items()}
@@ -144,32 +147,34 @@ def average(
     tried = {}
     for share, state in mixed.items():
         network.load_state_dict(state)
-        tried[share] = (nme(network, info, *held_out), nme(network, info, *views))
+        tried[share] = (nme(network, metadata, *held_out), nme(network, metadata, *views))
     sound = [share for share, (validation, _) in tried.items() if validation <= tried[0.0][0]]
     network.load_state_dict(mixed[min(sound, key=lambda share: tried[share][1])])
     return {str(share): errors for share, errors in tried.items()}
 
 
-def measure(network: PIPNet, info: ModelInfo, data: Path, held_out: Sequence[FaceSample]) -> dict[str, float]:
+def measure(
+    network: PIPNet, metadata: ModelMetadata, data: Path, held_out: Sequence[FaceSample]
+) -> dict[str, float]:
     """NME in percent from true boxes, on 300-W's validation split, Common, and WFLW as 68 points."""
-    common, _, source = load_faces(data / "300w", "common")
-    wflw, _, other = load_faces(data / "wflw", None, info.scheme, measuring=True)
+    common, _, source = load_samples(data / "300w", "common")
+    wflw, _, other = load_samples(data / "wflw", None, metadata.scheme, measuring=True)
     return {
-        "validation": nme(network, info, held_out, source),
-        "common": nme(network, info, common, source),
-        "wflw": nme(network, info, wflw, other),
+        "validation": nme(network, metadata, held_out, source),
+        "common": nme(network, metadata, common, source),
+        "wflw": nme(network, metadata, wflw, other),
     }
 
 
-def nme(network: PIPNet, info: ModelInfo, samples: Sequence[FaceSample], source: Source) -> float:
+def nme(network: PIPNet, metadata: ModelMetadata, samples: Sequence[FaceSample], source: Source) -> float:
     """In percent, from true boxes."""
-    landmarker = FaceLandmarker(TorchModel(network, info))
+    landmarker = FaceLandmarker(TorchModel(network, metadata))
     return round(100 * float(evaluate(landmarker, decoded(samples), source).nmes.mean()), 4)
 
 
 def link_profiles(source: Path, target: Path, recipe: Recipe) -> set[str]:
     """A folder of the views of photos that are not validated on; the numbers of those that are."""
-    own = load_training_faces(recipe)
+    own = load_split(recipe)
     kept_out = {photo_of(s.image.stem) for s in own.validation if s.name.startswith("afw/")}
     target.mkdir(exist_ok=True)
     for label in sorted(source.glob("*.pts")):
@@ -179,11 +184,11 @@ def link_profiles(source: Path, target: Path, recipe: Recipe) -> set[str]:
     return kept_out
 
 
-def write_unlabelled(source: Path, table: Path, of_lfw: int) -> None:
+def write_unlabeled(source: Path, table: Path, of_lfw: int) -> None:
     """One table of both collections, which says what their boxes are."""
     nowhere = table.parent / "frames"
-    wider = [replace(face, kind="face") for face in load_unlabelled(source / "wider", nowhere)]
-    lfw = load_unlabelled(source / "lfw", nowhere)
+    wider = [replace(face, kind="face") for face in load_unlabeled(source / "wider", nowhere)]
+    lfw = load_unlabeled(source / "lfw", nowhere)
     chosen = np.random.default_rng(0).permutation(len(lfw))[:of_lfw]
     write_boxes(table, [*wider, *(replace(lfw[i], kind="rough") for i in sorted(chosen.tolist()))])
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from pipnet import FaceLandmarker
-from pipnet.data.formats.pts import write_pts
-from pipnet.images import read_image, write_image
+from pipnet.annotations.pts import write_pts
+from pipnet.io.image import read_image, write_image
 from pipnet.video.reader import VideoReader
 from pipnet.video.writer import VideoWriter
 
@@ -102,17 +102,17 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
     import torch
     from torch import nn
 
-    from pipnet.data.sources import load_faces
-    from pipnet.geometry import CropRule, tight_box, to_fraction
+    from pipnet.datasets.registry import load_samples
+    from pipnet.geometry import CropConfig, tight_box, to_fraction
+    from pipnet.metadata import ModelMetadata
     from pipnet.model.checkpoint import save_checkpoint
     from pipnet.model.neighbors import mean_face
     from pipnet.model.pipnet import ModelConfig, PIPNet
-    from pipnet.model_info import ModelInfo
 
     def write(config: ModelConfig, scheme: str | None = None, shift: float = 0.0) -> Path:
         """A checkpoint for 300-W's or other landmarks, its answer shifted by a fraction of the crop."""
-        samples, landmarks, _ = load_faces(small_300w, None, scheme)
-        crops = [CropRule()(tight_box(s.points), 1, 1) for s in samples]
+        samples, landmarks, _ = load_samples(small_300w, None, scheme)
+        crops = [CropConfig()(tight_box(s.points), 1, 1) for s in samples]
         face = mean_face([to_fraction(s.points, crop) for s, crop in zip(samples, crops, strict=True)])
         network = PIPNet(config, face)
         for layer in network.modules():
@@ -125,8 +125,8 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
         answer = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1) + shift
         head.conv.bias.data[head.offset_channels] = torch.from_numpy(answer * head.grid).float()
         path = tmp_path_factory.mktemp("blind") / "blind.safetensors"
-        info = ModelInfo("blind", landmarks, CropRule(), config.input_size, face, vars(config))
-        save_checkpoint(path, network, info)
+        metadata = ModelMetadata("blind", landmarks, CropConfig(), config.input_size, face, vars(config))
+        save_checkpoint(path, network, metadata)
         return path
 
     return write

@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipnet.bulk.marks import Attempt, Marks
-from pipnet.bulk.sources import find_pictures, find_sources
+from pipnet.annotations.formats import read_annotations
+from pipnet.bulk.crash_journal import Attempt, Marks
+from pipnet.bulk.inputs import find_pictures, find_sources
 from pipnet.bulk.store import Store
 from pipnet.cli import main
-from pipnet.data.formats import read_annotations
 from pipnet.errors import MissingExtraError
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 
 BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not a picture"}
@@ -38,7 +38,7 @@ def album(tmp_path_factory, portrait):
     for number in range(11):
         x = 8 * number
         write_image(folder / f"{number:02}.jpg", image[: 260 + x, x : x + 320])
-    PIL.Image.new("RGB", (300, 200), "grey").save(folder / "nobody.png")
+    PIL.Image.new("RGB", (300, 200), "gray").save(folder / "nobody.png")
     (folder / "broken/cut.jpg").write_bytes((folder / "03.jpg").read_bytes()[:5000])
     (folder / "broken/empty.png").touch()
     (folder / "broken/text.jpg").write_text("no picture\n" * 50)
@@ -46,9 +46,9 @@ def album(tmp_path_factory, portrait):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(album, tmp_path_factory):
+def defer_signals(album, tmp_path_factory):
     """What one process makes of it, file by file."""
-    return files(annotate(album, tmp_path_factory.mktemp("undisturbed") / "labels", "--workers", "1"))
+    return files(annotate(album, tmp_path_factory.mktemp("defer_signals") / "labels", "--workers", "1"))
 
 
 def command(source, labels, *more):
@@ -120,8 +120,8 @@ def test_a_folder(album, tmp_path, landmarker, capsys):
         np.testing.assert_allclose(np.reshape(row["points"], (68, 2)), found.points[0], atol=0.05)
         np.testing.assert_allclose(row["scores"], found.scores[0], atol=0.01)
         np.testing.assert_allclose(row["box"], found.boxes[0], atol=1e-3)
-        assert len(row["spread"]) == 68
-        assert not any(row["disagreement"])
+        assert len(row["vote_std"]) == 68
+        assert not any(row["tta_std"])
         assert row["quality"] == pytest.approx(found.quality[0], abs=0.01)
         assert 0.5 < row["box_score"] <= 1
     nobody = table["nobody.png"]
@@ -132,27 +132,27 @@ def test_a_folder(album, tmp_path, landmarker, capsys):
     manifest = json.loads((labels / "manifest.json").read_text())
     assert manifest["pictures"] == 15
     assert [shard["pictures"] for shard in manifest["shards"]] == [4, 4, 4, 3]
-    assert manifest["model"]["name"] == landmarker.model.info.name
-    assert LandmarkScheme.from_dict(manifest["model"]["scheme"]) == landmarker.model.info.scheme
+    assert manifest["model"]["name"] == landmarker.model.metadata.name
+    assert LandmarkScheme.from_dict(manifest["model"]["scheme"]) == landmarker.model.metadata.scheme
     assert sorted(p.name for p in labels.iterdir()) == ["manifest.json", "shards"]
 
 
 def test_views_bring_their_disagreement(portrait, tmp_path):
-    found = rows(annotate(portrait, tmp_path / "labels", "--views", "flip"))
-    assert 0 < np.mean(found[0]["disagreement"]) < 0.05
+    found = rows(annotate(portrait, tmp_path / "labels", "--tta", "flip"))
+    assert 0 < np.mean(found[0]["tta_std"]) < 0.05
 
 
-def test_two_workers_are_as_one(album, tmp_path, undisturbed):
-    assert files(annotate(album, tmp_path / "labels", "--workers", "2")) == undisturbed
+def test_two_workers_are_as_one(album, tmp_path, defer_signals):
+    assert files(annotate(album, tmp_path / "labels", "--workers", "2")) == defer_signals
 
 
-def test_a_ray_cluster_is_as_one_process(album, tmp_path, undisturbed):
+def test_a_ray_cluster_is_as_one_process(album, tmp_path, defer_signals):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'pipnet[bulk]'")
     labels = tmp_path / "labels"
     with process(album, labels, "--engine", "ray", "--workers", "2") as running:
         err = running.communicate()[1]
     assert running.returncode == 0, err
-    assert files(labels) == undisturbed
+    assert files(labels) == defer_signals
 
 
 def test_other_formats_may_be_asked_for_later(album, tmp_path, capsys):
@@ -214,11 +214,11 @@ def sources(album, tmp_path_factory):
         ("other.parquet --column photo", "other.parquet#0"),
     ],
 )
-def test_the_same_pictures_from_elsewhere(sources, album, undisturbed, name, first, tmp_path):
+def test_the_same_pictures_from_elsewhere(sources, album, defer_signals, name, first, tmp_path):
     name, *more = name.split()
     found = rows(annotate(sources / name, tmp_path / "labels", *more))
     plain = tmp_path / "plain"
-    for file, content in undisturbed.items():
+    for file, content in defer_signals.items():
         (plain / file).parent.mkdir(parents=True, exist_ok=True)
         (plain / file).write_bytes(content)
     assert found[0]["image"] == (first or os.path.relpath(album / "00.jpg", sources))
@@ -378,7 +378,7 @@ def test_ctrl_c_keeps_what_is_done(crowd, tmp_path, start):
 def test_pictures_that_crash_or_hang_are_given_up(album, tmp_path):
     """No decoder here can be made to crash by a file, so one is put in its place that does."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, time, pipnet.images as images\n"
+        "import os, time, pipnet.io.image as images\n"
         "plain = images._decode\n"
         "def decode(picture, most):\n"
         "    if picture.size == (30, 30): os.kill(os.getpid(), 9)\n"
@@ -459,7 +459,7 @@ def test_other_settings_and_other_jobs_are_refused(album, tmp_path, capsys):
     before = files(labels)
     for more, words in (
         (["--detector-size", "320"], "begun with detector_size 640, not 320"),
-        (["--passes", "2"], "begun with passes 1, not 2"),
+        (["--refine-steps", "1"], "begun with refine_steps 0, not 1"),
         (["--column", "x"], "begun with column None, not x"),
     ):
         capsys.readouterr()
@@ -492,7 +492,7 @@ def test_lines_cut_off_by_a_power_cut_mean_that_a_shard_is_done_again(crowd, tmp
 
 
 def test_what_is_left_of_a_job_that_was_thrown_away_is_not_taken_for_done(
-    album, tmp_path, undisturbed, capsys
+    album, tmp_path, defer_signals, capsys
 ):
     labels = annotate(album, tmp_path / "labels")
     (labels / "manifest.json").unlink()
@@ -502,7 +502,7 @@ def test_what_is_left_of_a_job_that_was_thrown_away_is_not_taken_for_done(
     (labels / ".work").mkdir(exist_ok=True)
     record = {"number": 0, "pictures": 9, "faces": 9, "errors": 9, "rows": 9, "sha256": "0"}
     (labels / ".work" / "done.jsonl").write_text(json.dumps(record) + "\n")
-    assert files(annotate(album, labels)) == undisturbed
+    assert files(annotate(album, labels)) == defer_signals
 
 
 def test_without_the_extra_one_line_says_what_to_install(album, tmp_path, monkeypatch, capsys):

@@ -12,12 +12,14 @@ import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
+from pipnet.config import RuntimeConfig
 from pipnet.errors import MissingExtraError, ModelError, PipnetError
 from pipnet.geometry import crop
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
-from pipnet.inference.backends import OnnxModel, Runtime, load_model
-from pipnet.inference.openvino import OpenVinoModel
+from pipnet.inference.backends.load import load_model
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.inference.backends.openvino import OpenVinoModel
+from pipnet.io.image import read_image
 
 SHIPPED = find_model(DEFAULT_MODEL)
 
@@ -25,17 +27,17 @@ SHIPPED = find_model(DEFAULT_MODEL)
 @pytest.fixture(scope="module")
 def faces(portrait):
     """A real face, cut at several scales."""
-    image, size = read_image(portrait), OnnxModel(SHIPPED).info.input_size
+    image, size = read_image(portrait), OnnxModel(SHIPPED).metadata.input_size
     boxes = [[165 - d, 75 - d, 283 + d, 193 + d] for d in range(0, 50, 10)]
     return np.stack([crop(image, np.float32(box), size) for box in boxes])
 
 
 def test_openvino_finds_what_onnxruntime_finds(faces):
     expected = OnnxModel(SHIPPED)(faces)
-    exact = load_model(SHIPPED, Runtime(backend="openvino", threads=1))(faces)
+    exact = load_model(SHIPPED, RuntimeConfig(backend="openvino", threads=1))(faces)
     for a, b in zip(exact, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
-    rough = load_model(SHIPPED, Runtime(precision="bf16"))
+    rough = load_model(SHIPPED, RuntimeConfig(precision="bf16"))
     assert isinstance(rough, OpenVinoModel)
     assert np.abs(rough(faces).points - expected.points).mean() < 0.01
 

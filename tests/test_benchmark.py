@@ -16,12 +16,12 @@ from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark, peer_error
 from pipnet.benchmark.stages import DETECTOR, MAPS, WHOLE, stages
 from pipnet.benchmark.timing import Timing, time_in_turns
 from pipnet.cli import main
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import ImageError, ModelError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 from pipnet.model.heads.pip import PipHead
 from pipnet.model.neighbors import merge_matrix
 
@@ -82,9 +82,9 @@ def test_stages_of_a_picture(portrait, landmarker, tmp_path):
     assert {DETECTOR, MAPS, WHOLE} <= set(ways)
     assert ways[MAPS]()[0].shape == (1, 68, 8, 8)
     np.testing.assert_array_equal(ways[WHOLE]().points, landmarker(portrait).points)
-    write_image(tmp_path / "grey.png", np.full((90, 90, 3), 128, np.uint8))
+    write_image(tmp_path / "gray.png", np.full((90, 90, 3), 128, np.uint8))
     with pytest.raises(ImageError, match="no face in it"):
-        stages(landmarker, tmp_path / "grey.png", 1)
+        stages(landmarker, tmp_path / "gray.png", 1)
 
 
 def test_a_whole_run(portrait, small_300w):
@@ -99,7 +99,7 @@ def test_a_whole_run(portrait, small_300w):
     assert sorted(row.per_face) == [1, 4, 16, 64, 256]
     assert row.file_megabytes == pytest.approx(find_model(DEFAULT_MODEL).stat().st_size / 1e6, abs=0.01)
     assert 20 < row.megabytes < 1000
-    samples, _, source = load_faces(small_300w, None, "300w", measuring=True)
+    samples, _, source = load_samples(small_300w, None, "300w", measuring=True)
     errors = evaluate(FaceLandmarker(way.load()), decoded(samples), source)
     assert row.nme == pytest.approx(100 * errors.nmes.mean(), abs=1e-3)
     facts = json.loads(report.to_json())
@@ -145,7 +145,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 def test_a_peer_is_measured_as_models_are(small_300w):
     """Unknown landmarks and faces without a norm do not count, faces that it misses are told."""
-    samples, _, source = load_faces(small_300w, "train")
+    samples, _, source = load_samples(small_300w, "train")
     first, second, third = (replace(sample, points=sample.points.copy()) for sample in samples[:3])
     first.points[5] = np.nan
     second.points[36] = np.nan

@@ -14,12 +14,12 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from pipnet.annotations.formats import read_annotations
+from pipnet.annotations.pts import read_pts
 from pipnet.cli import COMMANDS, main
-from pipnet.data.formats import read_annotations
-from pipnet.data.formats.pts import read_pts
 from pipnet.errors import DataError
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -86,8 +86,8 @@ def test_a_given_box(portrait, capsys):
 
 
 def test_no_face_is_all_right(tmp_path, capsys):
-    PIL.Image.new("RGB", (300, 200), "grey").save(tmp_path / "grey.png")
-    assert main(["detect", str(tmp_path / "grey.png"), "--json"]) == 0
+    PIL.Image.new("RGB", (300, 200), "gray").save(tmp_path / "gray.png")
+    assert main(["detect", str(tmp_path / "gray.png"), "--json"]) == 0
     assert rows(capsys.readouterr().out)[0]["faces"] == []
 
 
@@ -321,16 +321,16 @@ def test_a_folder_that_the_system_refuses_to_list(pictures, capsys, monkeypatch)
         (["--box", "0,0,nan,5"], "not finite"),
         (["--box", "0,0,0,5"], "empty"),
         (["--box", "900,900,10,10"], "outside"),
-        (["--box", "0,0,9,9", "--box-kind", "retina"], "retina"),
+        (["--box", "0,0,9,9", "--box-format", "retina"], "retina"),
         (["--model", "nothing"], "no such model"),
         (["--model", "README.md"], "not a usable ONNX model"),
         (["--detector", "haar"], "no detector"),
         (["--device", "cuda"], "cannot run on cuda"),
-        (["--box-kind", "landmarks"], "give that too"),
+        (["--box-format", "landmarks"], "give that too"),
         (["-o", "out.gif"], "a picture is written as"),
         (["--pts"], "--pts needs -o"),
         (["--max-pixels", "100"], "limit of 100"),
-        (["--passes", "0"], "at least 1"),
+        (["--refine-steps", "-1"], "at least 1"),
         (["-o", "/dev/null/x"], "cannot be made"),
     ],
 )

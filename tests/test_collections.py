@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from scipy.io import loadmat, savemat
 
+from pipnet.annotations.pts import write_pts
 from pipnet.cli import main
-from pipnet.data.collections.celeba import read_celeba
-from pipnet.data.collections.vw300 import CLIPS
-from pipnet.data.formats.pts import write_pts
-from pipnet.data.prepare import Part, prepare
-from pipnet.data.sources import SOURCES, check_faces, load_faces, recognise
-from pipnet.data.unlabelled import read_boxes
+from pipnet.datasets.celeba import read_celeba
+from pipnet.datasets.prepare import Part, prepare
+from pipnet.datasets.registry import DATASETS, check_faces, load_samples, recognize
+from pipnet.datasets.unlabeled import read_boxes
+from pipnet.datasets.vw300 import CLIPS
 from pipnet.errors import DataError
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 
 
 def samples(shared, name):
@@ -42,7 +42,7 @@ def xywh(points):
 
 
 def write_cofw(root, faces, subset="train"):
-    """Matlab 7.3: cells are references, arrays stand transposed; the second picture is grey."""
+    """Matlab 7.3: cells are references, arrays stand transposed; the second picture is gray."""
     end = {"train": "Tr", "test": "T"}[subset]
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / f"COFW_{subset}_color.mat", "w", userblock_size=512) as file:
@@ -68,13 +68,13 @@ def cofw(tmp_path, shared):
 
 def test_cofw(tmp_path, cofw, shared, capsys):
     with pytest.raises(DataError, match=r"first unpack it: pipnet data prepare cofw"):
-        load_faces(cofw)
+        load_samples(cofw)
     assert main(["data", "prepare", "cofw", str(cofw), str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
     assert "missing  train: 2 of 1,345 faces" in said
     assert "missing  test: 1 of 507 faces" in said
     assert "https://data.caltech.edu" in said
-    faces, scheme, source = load_faces(tmp_path / "out")
+    faces, scheme, source = load_samples(tmp_path / "out")
     assert (len(faces), scheme.landmarks, source.title) == (2, 29, "COFW")
     for face, (path, points) in zip(faces, samples(shared, "cofw"), strict=True):
         np.testing.assert_allclose(face.points, points, atol=0.01)
@@ -82,14 +82,14 @@ def test_cofw(tmp_path, cofw, shared, capsys):
         assert read_image(face.image).shape == read_image(path).shape
     np.testing.assert_array_equal(read_image(faces[0].image), read_image(samples(shared, "cofw")[0][0]))
     assert faces[0].visible.tolist() == [i != 3 for i in range(29)]
-    assert len(load_faces(tmp_path / "out", measuring=True)[0]) == 1
-    assert load_faces(tmp_path / "out", "train", "aflw")[0][0].points.shape == (19, 2)
+    assert len(load_samples(tmp_path / "out", measuring=True)[0]) == 1
+    assert load_samples(tmp_path / "out", "train", "aflw")[0][0].points.shape == (19, 2)
 
 
 def test_cofw68(tmp_path, cofw, small_300w):
     with pytest.raises(DataError, match="needs cofw68_test_bboxes"):
-        SOURCES["cofw68"].unpack(cofw, "test", tmp_path)
-    points = load_faces(small_300w, "afw")[0][0].points.astype(float)
+        DATASETS["cofw68"].unpack(cofw, "test", tmp_path)
+    points = load_samples(small_300w, "afw")[0][0].points.astype(float)
     folder = cofw / "cofw68" / "test_annotations"
     folder.mkdir(parents=True)
     savemat(folder / "1_points.mat", {"Points": points, "Occ": np.zeros((68, 1))})
@@ -97,11 +97,11 @@ def test_cofw68(tmp_path, cofw, small_300w):
     savemat(cofw / "cofw68" / "cofw68_test_bboxes.mat", {"bboxes": np.array([xywh(points)])})
     (part,) = prepare("cofw68", cofw, tmp_path / "out")
     assert (part.faces, part.published) == (1, 507)
-    (face,), scheme, _ = load_faces(tmp_path / "out", measuring=True)
+    (face,), scheme, _ = load_samples(tmp_path / "out", measuring=True)
     assert scheme.name == "300w"
     np.testing.assert_allclose(face.points, points, atol=0.01)
     with pytest.raises(DataError, match="there to measure on"):
-        load_faces(tmp_path / "out")
+        load_samples(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -158,26 +158,26 @@ def aflw(tmp_path, shared):
 
 
 def test_aflw(aflw, shared, monkeypatch):
-    monkeypatch.setattr("pipnet.data.collections.aflw.TRAINING", 1)
-    (train,), scheme, source = load_faces(aflw)
+    monkeypatch.setattr("pipnet.datasets.aflw.TRAINING", 1)
+    (train,), scheme, source = load_samples(aflw)
     path, points = samples(shared, "aflw")[0]
     assert train.image.name == path.name
     assert (scheme.name, source.test) == ("aflw", "test")
     np.testing.assert_allclose(train.points, points, rtol=1e-6)
     np.testing.assert_allclose(train.box, [*points.min(axis=0), *points.max(axis=0)], rtol=1e-6)
     assert not train.visible[7]
-    test = load_faces(aflw, "test")[0]
+    test = load_samples(aflw, "test")[0]
     assert [face.name.partition("#")[2] for face in test] == ["1", "4", "2"]
-    assert len(load_faces(aflw, "frontal")[0]) == 3
+    assert len(load_samples(aflw, "frontal")[0]) == 3
 
 
 def test_aflw_without_pictures_or_with_another_order(aflw, tmp_path):
     shutil.move(aflw / "data", tmp_path / "elsewhere")
     with pytest.raises(DataError, match=r"AFLW's pictures.*data/flickr.*handed out at"):
-        load_faces(aflw)
+        load_samples(aflw)
     savemat(aflw / "AFLWinfo_release.mat", {"bbox": np.ones((4, 4))})
     with pytest.raises(DataError, match="holds no variable 'data'"):
-        load_faces(aflw)
+        load_samples(aflw)
 
 
 @pytest.mark.parametrize("key", ["bbox", "data", "mask_new", "ra"])
@@ -195,7 +195,7 @@ def test_aflw_of_other_types(aflw, key, wrong):
     }
     savemat(path, {**table, key: values[wrong]})
     with pytest.raises(DataError, match=rf"{key} is"):
-        load_faces(aflw)
+        load_samples(aflw)
 
 
 def test_aflw_damaged_anywhere(aflw):
@@ -209,14 +209,14 @@ def test_aflw_damaged_anywhere(aflw):
     for place in rng.integers(128, len(whole), 60).tolist():
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
         try:
-            load_faces(aflw)
+            load_samples(aflw)
         except DataError:
             refused += 1
     assert refused > 30
     for length in (0, 100, 127, 200, len(whole) - 9):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match="AFLWinfo_release"):
-            load_faces(aflw)
+            load_samples(aflw)
 
 
 # -- WFLW, LaPa, Menpo ---------------------------------------------------------------------------------
@@ -233,16 +233,16 @@ def test_wflw_in_a_small_archive(tmp_path, shared):
         words = [*points.ravel(), *np.round([x, y, x + w, y + h]).astype(int), 0, number, 0, 0, 0, 1]
         lines.append(" ".join(map(str, words)) + f" 36--Football/{path.name}")
     (lists / "list_98pt_rect_attr_test.txt").write_text("\n".join(lines) + "\n")
-    faces, scheme, _ = load_faces(tmp_path, measuring=True)
+    faces, scheme, _ = load_samples(tmp_path, measuring=True)
     assert (len(faces), scheme.landmarks) == (2, 98)
     np.testing.assert_allclose(faces[1].points, samples(shared, "wflw")[1][1], rtol=1e-5)
-    assert [len(load_faces(tmp_path, s)[0]) for s in ("blur", "expression", "pose")] == [2, 1, 0]
+    assert [len(load_samples(tmp_path, s)[0]) for s in ("blur", "expression", "pose")] == [2, 1, 0]
     parts = {part.subset: part for part in prepare("wflw", tmp_path, tmp_path / "out")}
     assert parts["blur"].faces == 2
     assert "list_98pt_rect_attr_train.txt" in parts["train"].problem
-    assert load_faces(tmp_path / "out", "blur", "300w")[0][0].points.shape == (68, 2)
+    assert load_samples(tmp_path / "out", "blur", "300w")[0][0].points.shape == (68, 2)
     with pytest.raises(DataError, match="'train' was not prepared"):
-        load_faces(tmp_path / "out", "train")
+        load_samples(tmp_path / "out", "train")
 
 
 def test_lapa(tmp_path, shared):
@@ -252,22 +252,22 @@ def test_lapa(tmp_path, shared):
         shutil.copy(path, tmp_path / "test/images" / path.name)
         rows = "\n".join(f"{x} {y}" for x, y in points)
         (tmp_path / "test/landmarks" / f"{path.stem}.txt").write_text(f"106\n{rows}\n")
-    faces, scheme, _ = load_faces(tmp_path, measuring=True)
+    faces, scheme, _ = load_samples(tmp_path, measuring=True)
     assert (len(faces), scheme.landmarks) == (2, 106)
     np.testing.assert_allclose(sorted(faces[0].points[:, 0])[0], min(
         p[:, 0].min() for path, p in samples(shared, "lapa") if path.stem == faces[0].image.stem
     ), rtol=1e-6)  # fmt: skip
     with pytest.raises(DataError, match=r"train.*landmarks.*github\.com/JDAI-CV"):
-        load_faces(tmp_path, "train")
+        load_samples(tmp_path, "train")
     file = next((tmp_path / "test/landmarks").glob("*.txt"))
     for text in ("", "106\n1 2\n", "105\n" + "1 2\n" * 106, "106\n" + "1 nan\n" * 106, "106 x"):
         file.write_text(text)
         with pytest.raises(DataError, match=file.name):
-            load_faces(tmp_path, "test")
+            load_samples(tmp_path, "test")
 
 
 def test_menpo(tmp_path, small_300w):
-    faces = load_faces(small_300w, "afw")[0]
+    faces = load_samples(small_300w, "afw")[0]
     for number, face in enumerate(faces):
         (tmp_path / "train" / "a b").mkdir(parents=True, exist_ok=True)
         shutil.copy(face.image, tmp_path / "train" / "a b" / f"{number}.jpg")
@@ -276,7 +276,7 @@ def test_menpo(tmp_path, small_300w):
     for name, landmarks in {"menpo": 68, "menpo-profile": 39}.items():
         parts = {part.subset: part for part in prepare(name, tmp_path, tmp_path / name)}
         assert (parts["all"].faces, parts["train"].faces, parts["test"].faces) == (2, 2, 0)
-        found, scheme, _ = load_faces(tmp_path / name)
+        found, scheme, _ = load_samples(tmp_path / name)
         assert scheme.landmarks == landmarks == len(found[0].points)
     assert scheme.norm == "diagonal"
 
@@ -298,7 +298,7 @@ def test_menpo_is_no_other_collection_and_has_no_size_to_check(tmp_path, small_3
 
 @pytest.fixture
 def clip(tmp_path, shared, landmarker):
-    """A clip of 5 real frames, of which 2 and 4 are labelled."""
+    """A clip of 5 real frames, of which 2 and 4 are labeled."""
     folder = tmp_path / "300VW_Dataset_2015_12_14" / "203"
     (folder / "annot").mkdir(parents=True)
     capture = cv2.VideoCapture(str(next((shared / "data/video").glob("*.*"))))
@@ -319,7 +319,7 @@ def test_300vw(tmp_path, clip, monkeypatch):
     parts = {part.subset: part for part in prepare("300vw", clip.parents[1], tmp_path / "out")}
     assert parts["category-2"].faces == 2
     assert "114, 124" in parts["category-1"].problem
-    faces, scheme, _ = load_faces(tmp_path / "out", "category-2")
+    faces, scheme, _ = load_samples(tmp_path / "out", "category-2")
     assert (scheme.name, [f.name for f in faces]) == ("300w", ["203/000002", "203/000004"])
     assert {face.group for face in faces} == {"203"}
     assert read_image(faces[0].image).shape[2] == 3
@@ -347,7 +347,7 @@ def test_celeba(tmp_path, portrait, capsys):
 
 @pytest.mark.parametrize("box", [[1, 2, 1, 9], [1, 2, 9, 1], [1, 2, np.nan, 9], [1, 2, np.inf, 9]])
 def test_a_face_box_must_be_one(small_300w, box):
-    faces = load_faces(small_300w, "afw")[0]
+    faces = load_samples(small_300w, "afw")[0]
     check_faces(faces)
     faces[1] = replace(faces[1], box=np.float32(box))
     with pytest.raises(DataError, match=rf"{faces[1].name}: its face box .* has no width or no height"):
@@ -368,8 +368,8 @@ def test_what_is_missing_of_300w_is_said(tmp_path, small_300w, capsys):
     assert "train: 10 of 3,148 faces (0 pictures missing, 2 damaged: " in said
     assert "image_1_1.png" in said
     assert f"challenging: 0 of 135 faces (300-W 'challenging' needs the folder {root / 'ibug'})" in said
-    assert recognise(tmp_path / "out") == "300w"
-    prepared, official = load_faces(tmp_path / "out", "common")[0], load_faces(root, "common")[0]
+    assert recognize(tmp_path / "out") == "300w"
+    prepared, official = load_samples(tmp_path / "out", "common")[0], load_samples(root, "common")[0]
     for a, b in zip(prepared, official, strict=True):
         assert (a.name, a.group, a.image.resolve()) == (b.name, b.group, b.image.resolve())
         np.testing.assert_allclose(a.points, b.points, atol=1e-3)
@@ -378,7 +378,7 @@ def test_what_is_missing_of_300w_is_said(tmp_path, small_300w, capsys):
 def test_a_prepared_set_survives_a_move_with_its_pictures(tmp_path, cofw):
     list(prepare("cofw", cofw, tmp_path / "out"))
     shutil.move(tmp_path / "out", tmp_path / "moved")
-    assert read_image(load_faces(tmp_path / "moved")[0][0].image).size
+    assert read_image(load_samples(tmp_path / "moved")[0][0].image).size
 
 
 @pytest.mark.parametrize(
@@ -400,15 +400,15 @@ def test_wrong_words(tmp_path, monkeypatch, capsys, words, said):
 def test_a_damaged_prepared_folder_is_one_line(tmp_path, text):
     (tmp_path / "pipnet.json").write_text(text)
     with pytest.raises(DataError, match=r"pipnet\.json"):
-        load_faces(tmp_path)
+        load_samples(tmp_path)
 
 
 def test_published_sizes_add_up():
-    sizes = SOURCES["300w"].subsets
+    sizes = DATASETS["300w"].subsets
     assert sizes["full"] == sizes["common"] + sizes["challenging"]
     assert sizes["train"] == sizes["afw"] + sizes["helen+lfpw"]
-    assert SOURCES["aflw"].subsets["train"] + SOURCES["aflw"].subsets["test"] == 24_386
-    assert all(source.read or source.unpack for source in SOURCES.values())
+    assert DATASETS["aflw"].subsets["train"] + DATASETS["aflw"].subsets["test"] == 24_386
+    assert all(source.read or source.unpack for source in DATASETS.values())
 
 
 def test_write_image_keeps_pixels(tmp_path, portrait):

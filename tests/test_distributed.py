@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
 from pipnet.model import processes
-from pipnet.model.processes import mean_over_processes, shared_count, synchronised_batch_norm
+from pipnet.model.distributed import mean_over_processes, shared_count, synchronized_batch_norm
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import self_train
 from pipnet.training.trainer import train
@@ -132,7 +132,7 @@ def test_batch_norm_over_processes_is_that_of_the_whole_batch(monkeypatch):
     for norm in (here, there):
         norm.load_state_dict({**norm.state_dict(), "weight": torch.linspace(0.5, 2, 5)})
     x = half.clone().requires_grad_()
-    with synchronised_batch_norm():
+    with synchronized_batch_norm():
         y = here(x)
     (y * weights).sum().backward()
     whole = torch.cat([half, half]).requires_grad_()
@@ -141,7 +141,7 @@ def test_batch_norm_over_processes_is_that_of_the_whole_batch(monkeypatch):
     torch.testing.assert_close(y, expected[:3])
     torch.testing.assert_close(x.grad, whole.grad[:3], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(here.state_dict(), there.state_dict())
-    with synchronised_batch_norm():
+    with synchronized_batch_norm():
         torch.testing.assert_close(here.eval()(half), there.eval()(half))
     assert shared_count(torch.tensor(6)) == 6  # per process
     assert shared_count(torch.tensor(0)) == 0.5
@@ -151,6 +151,6 @@ def test_one_process_is_left_as_it_is():
     values = torch.ones(3, requires_grad=True)
     assert mean_over_processes(values) is values
     assert shared_count(torch.tensor(0)) == 1
-    with synchronised_batch_norm():
+    with synchronized_batch_norm():
         x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
         assert torch.equal(F.batch_norm(x, None, None, training=True), nn.BatchNorm1d(2)(x))

@@ -16,8 +16,8 @@ from pipnet import DataError, FaceLandmarker, ModelError
 from pipnet.cli import main
 from pipnet.export.onnx import export_onnx
 from pipnet.export.quantize import calibration_crops, quantize_onnx
-from pipnet.images import read_image, write_image
-from pipnet.inference.backends import OnnxModel
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from test_model import described, face
@@ -48,7 +48,7 @@ def test_onnx_equals_torch_for_any_batch(exported, batch):
     out, expected = OnnxModel(path)(image), model.predict(torch.from_numpy(image))
     np.testing.assert_allclose(out.points, expected.points, atol=1e-4)
     np.testing.assert_allclose(out.scores, expected.scores, atol=1e-4)
-    np.testing.assert_allclose(out.spread, expected.spread, atol=1e-4)
+    np.testing.assert_allclose(out.vote_std, expected.vote_std, atol=1e-4)
 
 
 def test_the_interface_that_others_build_on(exported):
@@ -56,11 +56,11 @@ def test_the_interface_that_others_build_on(exported):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [128, 128, 3])
-    assert [o.name for o in session.get_outputs()] == ["landmarks", "scores", "spread"]
+    assert [o.name for o in session.get_outputs()] == ["landmarks", "scores", "vote_std"]
     assert isinstance(image.shape[0], str), "the batch is open"
     metadata = session.get_modelmeta().custom_metadata_map
-    assert set(metadata) == {"pipnet", "licence"}
-    assert OnnxModel(path).info.config["backbone"] == "lcnet_050"
+    assert set(metadata) == {"pipnet", "license"}
+    assert OnnxModel(path).metadata.config["backbone"] == "lcnet_050"
 
 
 def test_no_crops_are_no_landmarks(exported):
@@ -102,8 +102,8 @@ def test_the_example_cuts_stretched_and_clipped_crops_too(landmarker, portrait, 
 
 def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path):
     model, path = exported
-    info = OnnxModel(path).info
-    export_onnx(model, info, tmp_path / "half.onnx", half=True)
+    metadata = OnnxModel(path).metadata
+    export_onnx(model, metadata, tmp_path / "half.onnx", half=True)
     assert (tmp_path / "half.onnx").stat().st_size < 0.62 * path.stat().st_size
     a, b = OnnxModel(path)(crops(8)), OnnxModel(tmp_path / "half.onnx")(crops(8))
     assert np.median(np.abs(a.points - b.points)) < 1e-3
@@ -112,7 +112,7 @@ def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path)
 def test_the_command(exported, tmp_path, capsys):
     model, path = exported
     checkpoint = tmp_path / "a.safetensors"
-    save_checkpoint(checkpoint, model, OnnxModel(path).info)
+    save_checkpoint(checkpoint, model, OnnxModel(path).metadata)
     assert main(["export", str(checkpoint)]) == 0
     image = crops(2)
     np.testing.assert_array_equal(OnnxModel(tmp_path / "a.onnx")(image).points, OnnxModel(path)(image).points)
@@ -137,7 +137,7 @@ def test_eight_bit_integers(small_300w, portrait, tmp_path):
     small = tmp_path / "int8.onnx"
     assert main(["export", str(checkpoint), "--int8", "--data", str(small_300w), "-o", str(small)]) == 0
     assert small.stat().st_size < 0.45 * checkpoint.stat().st_size
-    assert OnnxModel(small).info.name == "pipnet-300w-mbv2-int8"
+    assert OnnxModel(small).metadata.name == "pipnet-300w-mbv2-int8"
     box = [[178, 63, 267, 175]]
     model = OnnxModel(small)
     a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained()(portrait, box)
@@ -169,4 +169,4 @@ def test_what_integers_need_is_said(exported, small_300w, tmp_path, capsys):
     with pytest.raises(ModelError, match="not an ONNX model"):
         quantize_onnx(other, other, crops(1))
     with pytest.raises(DataError, match="no faces"):
-        calibration_crops(OnnxModel(exported[1]).info, [])
+        calibration_crops(OnnxModel(exported[1]).metadata, [])

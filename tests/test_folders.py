@@ -2,8 +2,8 @@
 
 import pytest
 
+from pipnet.annotations.image_finder import files_below
 from pipnet.cli.detect import find_pictures
-from pipnet.data.formats.pictures import files_below
 
 
 @pytest.fixture

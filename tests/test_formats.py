@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipnet.data.formats import Annotations, PictureFinder, read_annotations, write_annotations
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import load_faces
+from pipnet.annotations.formats import Annotations, ImageFinder, read_annotations, write_annotations
+from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import DataError, ImageError, WriteError
 from pipnet.geometry import tight_box
-from pipnet.images import write_image
+from pipnet.io.image import write_image
 
 FILES = {
     "coco": "faces.json",
@@ -124,7 +124,7 @@ def test_real_sets(shared, tmp_path, name, landmarks, kind):
 
 
 def test_300w_as_a_folder_of_pts(small_300w):
-    theirs, _, _ = load_faces(small_300w, "full")
+    theirs, _, _ = load_samples(small_300w, "full")
     found = {s.image: s for s in read_annotations(small_300w).samples}
     assert len(found) == 24
     for sample in theirs:
@@ -404,18 +404,18 @@ def test_csv_as_people_write_it(folder, title):
     ],
 )
 def test_pictures_are_found(folder, name, expected):
-    assert PictureFinder(folder).find(name.format(root=folder), "here") == folder / expected
+    assert ImageFinder(folder).find(name.format(root=folder), "here") == folder / expected
 
 
 def test_two_names_do_not_become_one_picture(folder):
     """One lost folder of numbered frames must not put its labels on another's."""
     pairs = [("lost/e.png", "in/deep/e.png"), ("in/deep/e.png", "lost/e.png"), ("x/e.png", "y/e.png")]
     for first, second in pairs:
-        finder = PictureFinder(folder)
+        finder = ImageFinder(folder)
         assert finder.find(first, "here") == finder.find(first, "here") == folder / "in/deep/e.png"
         with pytest.raises(DataError, match=rf"{first}.*{second}.*would both be in/deep/e.png: one is not"):
             finder.find(second, "here")
-    finder = PictureFinder(folder)
+    finder = ImageFinder(folder)
     assert finder.find("in/deep/e.png", "here") != finder.find("in/deep/../deep/e.png", "here")
     uploads = [finder.find(f"/data/upload/1/{made}-a b.png", "here") for made in ("1a2b3c4d", "5a6b7c8d")]
     assert uploads == [folder / "in/a b.png"] * 2
@@ -423,7 +423,7 @@ def test_two_names_do_not_become_one_picture(folder):
 
 def test_pictures_that_are_not_found(folder):
     shutil.copytree(folder / "in", folder / "too")
-    finder = PictureFinder(folder)
+    finder = ImageFinder(folder)
     with pytest.raises(
         DataError, match=r"^here: several pictures could be 'e.png': in/deep/e.png, too/deep/e.png$"
     ):

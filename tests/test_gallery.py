@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipnet.annotations.formats import Annotations, write_annotations
+from pipnet.annotations.samples import FaceSample, evenly_spread
 from pipnet.cli import main
-from pipnet.data.formats import Annotations, write_annotations
-from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from pipnet.data.samples import FaceSample, evenly_spread
+from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.errors import MissingExtraError
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 
 EVIL = '<img src=x onerror="alert(1)">&amp; $title.jpg'
 
@@ -79,7 +79,7 @@ def test_a_collection_with_a_model(small_300w, tmp_path, capsys):
     assert "5 of 8 faces" in capsys.readouterr().err
     page = Page(out)
     assert len(page.faces) == 5
-    assert page.sorts == ["nme", "confidence", "score", "spread", "order", "name"]
+    assert page.sorts == ["nme", "confidence", "score", "vote_std", "order", "name"]
     assert all(0 <= float(face["data-nme"]) < 1 for face in page.faces)  # its own landmarks, shifted crops
     assert all(0 < float(face["data-score"]) <= 1 for face in page.faces)
     assert sorted(page.pictures) == sorted(str(p.relative_to(out)) for p in out.rglob("*.jpg"))
@@ -133,7 +133,7 @@ def test_pseudo_labels_bring_their_quality(own, tmp_path):
     out = tmp_path / "sheet"
     assert main(["data", "view", str(tmp_path / "pseudo.csv"), "--scheme", "aflw", "-o", str(out)]) == 0
     page = Page(out)
-    assert page.sorts[:3] == ["score", "spread", "disagreement"]
+    assert page.sorts[:3] == ["score", "vote_std", "tta_std"]
     assert [face["data-spread"] for face in page.faces] == ["2.0000", "1.0000"]
 
 
@@ -158,11 +158,11 @@ def test_what_annotate_wrote_can_be_looked_at(annotated, tmp_path, landmarker, c
     assert "2 of 2 faces; 1 pictures were annotated with an error" in capsys.readouterr().err
     page = Page(out)
     assert page.names == ["a.jpg", "c.png"]
-    assert page.sorts == ["confidence", "score", "spread", "order", "name"]
+    assert page.sorts == ["confidence", "score", "vote_std", "order", "name"]
     assert "1 pictures could not be read when they were annotated." in page.text
     found = landmarker(tmp_path / "album" / "a.jpg")
     assert float(page.faces[0]["data-confidence"]) == pytest.approx(found.quality[0], abs=0.01)
-    assert float(page.faces[0]["data-spread"]) == pytest.approx(100 * found.spread.mean(), abs=0.05)
+    assert float(page.faces[0]["data-spread"]) == pytest.approx(100 * found.vote_std.mean(), abs=0.05)
     assert '<path d=""/>' not in page.text  # its manifest says which landmarks to join
 
 

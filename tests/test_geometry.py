@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipnet.errors import BoxError
 from pipnet.geometry import (
-    CropRule,
+    CropConfig,
     affine,
     box_iou,
     box_to_crop,
@@ -32,7 +32,7 @@ def test_fractions_and_pixels_are_inverse(x, y, w, h, fx, fy):
     np.testing.assert_allclose(back, fraction, atol=2e-3)
 
 
-def test_the_crop_pixel_centre_rule():
+def test_the_crop_pixel_center_rule():
     """Crop pixel k of S lies at the fraction (k + 0.5) / S of its box."""
     box = np.float32([10, 20, 110, 220])
     inside = affine(from_fraction(np.array([[0.5 / 64, 63.5 / 64]]), box), box_to_crop(box, 64))
@@ -72,13 +72,13 @@ def test_beyond_the_picture_is_black():
 
 @pytest.mark.parametrize("square", [True, False])
 def test_crop_rule(square):
-    box = CropRule(scale=1.2, square=square)(np.float32([100, 100, 200, 300]), 1000, 1000)
+    box = CropConfig(scale=1.2, square=square)(np.float32([100, 100, 200, 300]), 1000, 1000)
     expected = [30, 80, 270, 320] if square else [90, 80, 210, 320]
     np.testing.assert_allclose(box, expected, rtol=1e-5)
 
 
 def test_crop_rule_clips_at_the_border():
-    box = CropRule(scale=2.0, square=False, clip=True)(np.float32([0, 10, 50, 90]), 60, 100)
+    box = CropConfig(scale=2.0, square=False, clip=True)(np.float32([0, 10, 50, 90]), 60, 100)
     np.testing.assert_allclose(box, [-0.5, -0.5, 59.5, 99.5])
 
 
@@ -150,5 +150,5 @@ def test_tight_box_leaves_unknown_points_out():
 
 
 def test_a_box_beyond_the_border_is_not_clipped_away():
-    rule = CropRule(scale=1.0, square=False, clip=True)
+    rule = CropConfig(scale=1.0, square=False, clip=True)
     np.testing.assert_allclose(rule(np.float32([50, 199.5, 150, 320]), 200, 200), [50, 199.5, 150, 320])

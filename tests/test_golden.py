@@ -55,11 +55,11 @@ def test_own_predictions_and_peak(golden):
 def test_spread_is_the_root_mean_square_distance_of_the_predictions(golden):
     pip = head(golden)
     predictions, _ = pip.predictions(maps(golden))
-    spread = pip.decode(maps(golden)).spread[0]
+    vote_std = pip.decode(maps(golden)).vote_std[0]
     for n in range(pip.landmarks):
         votes = predictions[0][pip.voted == n]
         expected = (votes - votes.mean(0)).square().sum(1).mean().sqrt()
-        torch.testing.assert_close(spread[n], expected)
+        torch.testing.assert_close(vote_std[n], expected)
 
 
 def test_targets(golden):

@@ -6,10 +6,10 @@ import torch
 
 from pipnet.errors import RecipeError
 from pipnet.export.onnx import export_onnx
-from pipnet.inference.backends import OnnxModel
-from pipnet.model.heads.coord import CoordHead
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.model.heads.coordinate import CoordinateHead
 from pipnet.model.heads.curriculum import Supervision
-from pipnet.model.heads.heatmap import SIGMA, MapHead
+from pipnet.model.heads.heatmap import SIGMA, HeatmapHead
 from pipnet.model.heads.pip import PipHead, PipLosses, ScoredFeatures
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from test_model import described, face
@@ -50,9 +50,9 @@ def labels(count: int = 4) -> torch.Tensor:
 
 def test_the_interface(config):
     model = network(config).eval()
-    points, scores, spread = model.predict(images())
+    points, scores, vote_std = model.predict(images())
     assert points.shape == (4, 68, 2)
-    assert scores.shape == spread.shape == (4, 68)
+    assert scores.shape == vote_std.shape == (4, 68)
     assert ((scores >= 0) & (scores <= 1)).all()
     terms = model.loss(model(images()), labels())
     assert all(term.isfinite() and term >= 0 for term in terms.values())
@@ -108,8 +108,8 @@ def test_export_knows_every_head(name, tmp_path):
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
                 module.running_mean.normal_()
-    info = described(config, face())
-    export_onnx(model, info, tmp_path / "model.onnx")
+    metadata = described(config, face())
+    export_onnx(model, metadata, tmp_path / "model.onnx")
     for count in (1, 3):
         out = OnnxModel(tmp_path / "model.onnx")(images(count).numpy())
         expected = model.predict(images(count))
@@ -122,7 +122,7 @@ def test_export_knows_every_head(name, tmp_path):
 
 
 def test_coord_decodes_what_it_encodes():
-    head = CoordHead(4, 2, 68).eval()
+    head = CoordinateHead(4, 2, 68).eval()
     output = labels().flatten(1)
     torch.testing.assert_close(head.decode(output).points, labels())
     known = torch.ones(4, 68, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_coord_decodes_what_it_encodes():
 @pytest.mark.parametrize(("stride", "sigma"), SIGMA.items())
 def test_map_targets(stride, sigma):
     grid = 64 // stride
-    head = MapHead(4, grid, 1, sigma)
+    head = HeatmapHead(4, grid, 1, sigma)
     point = torch.tensor([[[0.51, 0.3]]])
     maps = head.encode(point, torch.ones(1, 1, dtype=torch.bool)).maps.reshape(grid, grid)
     x, y = (int(v * grid) for v in (0.51, 0.3))
@@ -142,21 +142,21 @@ def test_map_targets(stride, sigma):
     assert beyond >= grid or maps[y, beyond] == 0
 
 
-def test_map_decode_leans_a_quarter_towards_the_higher_neighbour():
-    head = MapHead(4, 8, 1, 1.0)
+def test_map_decode_leans_a_quarter_towards_the_higher_neighbor():
+    head = HeatmapHead(4, 8, 1, 1.0)
     maps = torch.zeros(1, 1, 8, 8)
     maps[0, 0, 3, 4], maps[0, 0, 3, 5], maps[0, 0, 2, 4] = 0.8, 0.3, 0.2
     points, scores, _ = head.decode(maps)
     torch.testing.assert_close(points[0, 0], torch.tensor([4.75, 3.25]) / 8)
     torch.testing.assert_close(scores, torch.tensor([[0.8]]))
     maps = torch.zeros(1, 1, 8, 8)
-    maps[0, 0, 0, 7] = 1  # a corner has no two neighbours on either axis
+    maps[0, 0, 0, 7] = 1  # a corner has no two neighbors on either axis
     torch.testing.assert_close(head.decode(maps).points[0, 0], torch.tensor([7.5, 0.5]) / 8)
 
 
 @pytest.mark.parametrize("stride", [4, 2, 1])
 def test_map_decodes_its_own_targets_to_half_a_cell(stride):
-    head = MapHead(4, 64 // stride, 68, SIGMA[stride])
+    head = HeatmapHead(4, 64 // stride, 68, SIGMA[stride])
     targets = head.encode(labels(), torch.ones(4, 68, dtype=torch.bool))
     decoded = head.decode(targets.maps.reshape(4, 68, 64 // stride, 64 // stride))
     # At the border, where the Gaussian is cut off, a peak leans a quarter of a cell to neither side.

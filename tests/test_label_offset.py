@@ -6,43 +6,43 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipnet.annotations.formats import Annotations, write_annotations
+from pipnet.annotations.samples import without_label_offset
 from pipnet.cli import main
-from pipnet.data.formats import Annotations, write_annotations
-from pipnet.data.samples import without_label_offset
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import read_image, write_image
-from pipnet.training.faces import load_training_faces
+from pipnet.io.image import read_image, write_image
 from pipnet.training.recipe import load_recipe
+from pipnet.training.split import load_split
 
 
 @pytest.mark.parametrize(
     ("subset", "offsets"), [("afw", {2.3}), ("lfpw", {1.8}), ("helen", {2.4}), ("challenging", {2.3})]
 )
 def test_load_faces_knows_offsets_of_300w(small_300w, subset, offsets):
-    samples, _, _ = load_faces(small_300w, subset)
+    samples, _, _ = load_samples(small_300w, subset)
     assert {sample.label_offset[0] for sample in samples} == offsets
     assert {sample.label_offset[1] for sample in samples} == {0}
 
 
 def test_load_faces_knows_reduced_helen_crops(small_300w, tmp_path):
-    sample = load_faces(small_300w, "helen")[0][0]
+    sample = load_samples(small_300w, "helen")[0][0]
     folder = tmp_path / "helen" / "trainset"
     folder.mkdir(parents=True)
     write_image(folder / "face.jpg", np.zeros((448, 448, 3), np.uint8))
     (folder / "face.pts").write_text(sample.image.with_suffix(".pts").read_text())
-    assert load_faces(tmp_path, "helen")[0][0].label_offset == (1.4, 0)
+    assert load_samples(tmp_path, "helen")[0][0].label_offset == (1.4, 0)
 
 
 def test_load_faces_keeps_offset_in_mapped_schemes(small_300w):
-    mapped = load_faces(small_300w, "afw", "aflw")[0][0]
+    mapped = load_samples(small_300w, "afw", "aflw")[0][0]
     assert mapped.label_offset == (2.3, 0)
 
 
 def test_without_label_offset_moves_points_once(small_300w):
-    sample = load_faces(small_300w, "afw")[0][0]
+    sample = load_samples(small_300w, "afw")[0][0]
     moved = without_label_offset(sample)
     np.testing.assert_allclose(sample.points - moved.points, np.tile([2.3, 0], (68, 1)), atol=1e-4)
     assert without_label_offset(moved) is moved
@@ -55,8 +55,8 @@ def test_load_training_faces_removes_offset(small_300w, tmp_path, offset, expect
     flags = ["--data.root", str(small_300w)]
     if offset is not None:
         flags += ["--data.label-offset", *(str(value) for value in offset)]
-    faces = load_training_faces(load_recipe(recipe, flags))
-    filed = {sample.name: sample for sample in load_faces(small_300w, "afw")[0]}
+    faces = load_split(load_recipe(recipe, flags))
+    filed = {sample.name: sample for sample in load_samples(small_300w, "afw")[0]}
     for sample in (*faces.training, *faces.validation):
         assert filed[sample.name].points[0, 0] - sample.points[0, 0] == pytest.approx(expected, abs=1e-3)
 
@@ -65,9 +65,9 @@ def test_load_training_faces_keeps_labels_as_filed_in_further_datasets(small_300
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optim: {batch_size: 2}\ndata: {subset: afw, validation: 0}")
     flags = ["--data.root", str(small_300w), "--data.also", str(small_300w)]
-    filed = {sample.name: sample for sample in load_faces(small_300w, "train")[0]}
+    filed = {sample.name: sample for sample in load_samples(small_300w, "train")[0]}
     for more, expected in (([], {2.3, 2.4, 1.8}), (["--data.label-offset", "0", "0"], {0.0})):
-        faces = load_training_faces(load_recipe(recipe, [*flags, *more]))
+        faces = load_split(load_recipe(recipe, [*flags, *more]))
         moved = {
             round(float(filed[s.name.removeprefix("300-W/")].points[0, 0] - s.points[0, 0]), 2)
             for s in faces.training
@@ -77,7 +77,7 @@ def test_load_training_faces_keeps_labels_as_filed_in_further_datasets(small_300
 
 def test_evaluate_reports_labels_as_filed_and_offset_removed(landmarker, small_300w):
     """The predictions are the same: labels that are moved to where they lie have no other error."""
-    samples, scheme, source = load_faces(small_300w, "afw")
+    samples, scheme, source = load_samples(small_300w, "afw")
     errors = evaluate(landmarker, decoded(samples), source)
     moved = [replace(sample, label_offset=(0.0, 0.0)) for sample in samples]
     filed = evaluate(landmarker, decoded(moved), source)
@@ -100,17 +100,17 @@ def test_evaluate_takes_offset_of_own_labels(landmarker, portrait, tmp_path, cap
         load_sample(landmarker, portrait), points=(landmarker(image)[0].points + 1).astype(np.float32)
     )
     write_annotations(
-        tmp_path / "labels.csv", Annotations([sample], landmarker.model.info.scheme.point_names)
+        tmp_path / "labels.csv", Annotations([sample], landmarker.model.metadata.scheme.landmark_names)
     )
     words = ["evaluate", DEFAULT_MODEL, "--data", str(tmp_path / "labels.csv"), "--json"]
     assert main([*words, "--label-offset", "1", "1"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["offset_removed"]["nme"] < summary["pixels"]["nme"]
     with pytest.raises(DataError, match="finite"):
-        load_faces(tmp_path / "labels.csv", None, "300w", label_offset=(float("nan"), 0))
+        load_samples(tmp_path / "labels.csv", None, "300w", label_offset=(float("nan"), 0))
 
 
 def load_sample(landmarker, portrait):
-    from pipnet.data.samples import FaceSample
+    from pipnet.annotations.samples import FaceSample
 
     return FaceSample(portrait, landmarker(portrait)[0].points, "portrait", "portrait")

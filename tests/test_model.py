@@ -1,4 +1,4 @@
-"""Network, neighbours, head and checkpoints."""
+"""Network, neighbors, head and checkpoints."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ import safetensors.torch
 import torch
 
 from pipnet.errors import ModelError, RecipeError
-from pipnet.geometry import CropRule
+from pipnet.geometry import CropConfig
+from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint, start_from
 from pipnet.model.heads.pip import SCORE_WEIGHT, PipHead
 from pipnet.model.neighbors import mean_face, merge_matrix, nearest_neighbors
 from pipnet.model.pipnet import ModelConfig, PIPNet
-from pipnet.model_info import ModelInfo
 from pipnet.scheme import LandmarkScheme
 
 SMALL = ModelConfig(backbone="lcnet_050", input_size=64)
@@ -25,9 +25,9 @@ def face(landmarks: int = 68, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(0.1, 0.9, (landmarks, 2))
 
 
-def described(config: ModelConfig, landmarks: np.ndarray) -> ModelInfo:
+def described(config: ModelConfig, landmarks: np.ndarray) -> ModelMetadata:
     scheme = LandmarkScheme.load("300w")
-    return ModelInfo("small", scheme, CropRule(), config.input_size, landmarks, vars(config))
+    return ModelMetadata("small", scheme, CropConfig(), config.input_size, landmarks, vars(config))
 
 
 @pytest.fixture(scope="module")
@@ -36,11 +36,11 @@ def small() -> PIPNet:
     return PIPNet(SMALL, face()).eval()
 
 
-# -- neighbours ----------------------------------------------------------------------------------------
+# -- neighbors ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("landmarks", [1, 2, 4, 5, 19])
-def test_any_number_of_neighbours(landmarks):
+def test_any_number_of_neighbors(landmarks):
     for count in range(landmarks):
         nbr = nearest_neighbors(face(landmarks), count)
         assert nbr.shape == (landmarks, count)
@@ -50,12 +50,12 @@ def test_any_number_of_neighbours(landmarks):
 
 
 @pytest.mark.parametrize("count", [-1, 5, 6])
-def test_too_many_neighbours_are_refused(count):
+def test_too_many_neighbors_are_refused(count):
     with pytest.raises(RecipeError, match="choose 0 to 4 for 5 landmarks"):
         nearest_neighbors(face(5), count)
 
 
-def test_equal_points_are_not_their_own_neighbours():
+def test_equal_points_are_not_their_own_neighbors():
     nbr = nearest_neighbors(np.zeros((4, 2)), 3)
     assert not (nbr == np.arange(4)[:, None]).any()
 
@@ -107,7 +107,7 @@ def test_decode_undoes_encode(grid, neighbors, merge):
     decoded = head.decode(output)
     torch.testing.assert_close(decoded.points, points, atol=1e-5, rtol=0)
     torch.testing.assert_close(decoded.scores, torch.ones_like(decoded.scores))
-    torch.testing.assert_close(decoded.spread, torch.zeros_like(decoded.spread), atol=1e-5, rtol=0)
+    torch.testing.assert_close(decoded.vote_std, torch.zeros_like(decoded.vote_std), atol=1e-5, rtol=0)
     targets = head.encode(points, torch.ones(points.shape[:2], dtype=torch.bool))
     assert sum(head.loss(output, targets).values()).item() < 1e-5
 
@@ -121,7 +121,7 @@ def test_points_outside_the_crop_and_unknown_ones_are_masked():
     targets = head.encode(points, known)
     assert targets.valid[0].logical_not().nonzero().flatten().tolist() == [3, 7]
     votes_for_3 = targets.neighbor_valid[0][head.neighbors == 3]
-    assert votes_for_3.any(), "a known point outside is still a target of its neighbours' votes"
+    assert votes_for_3.any(), "a known point outside is still a target of its neighbors' votes"
     assert not targets.neighbor_valid[0][head.neighbors == 7].any()
     output = ideal_output(head, torch.where(known[..., None], points, 0)).requires_grad_()
     changed = output.detach().clone()
@@ -239,8 +239,8 @@ def test_backbone_weights_offline():
     assert run.stdout.endswith("put lcnet_050.safetensors into initial.folder\n")
 
 
-def test_normalisation_is_inside(small):
-    """A picture of the backbone's mean colour reaches it as zeros."""
+def test_normalization_is_inside(small):
+    """A picture of the backbone's mean color reaches it as zeros."""
     seen = {}
     hook = small.backbone.register_forward_pre_hook(lambda _, args: seen.update(image=args[0]))
     image = torch.tensor(small.backbone.mean).mul(255).round().to(torch.uint8).expand(1, 64, 64, 3)
@@ -261,10 +261,10 @@ def checkpoint(small, tmp_path):
 
 def test_a_checkpoint_gives_the_same_model(small, checkpoint):
     image = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
-    again, info = load_checkpoint(checkpoint)
+    again, metadata = load_checkpoint(checkpoint)
     torch.testing.assert_close(again(image), small(image), atol=0, rtol=0)
-    assert info.scheme.landmarks == 68
-    np.testing.assert_array_equal(info.mean_face, small.mean_face)
+    assert metadata.scheme.landmarks == 68
+    np.testing.assert_array_equal(metadata.mean_face, small.mean_face)
 
 
 def test_damaged_checkpoints_are_refused(checkpoint, tmp_path):
@@ -291,8 +291,8 @@ def test_damaged_checkpoints_are_refused(checkpoint, tmp_path):
 )
 def test_hostile_descriptions_are_refused(small, tmp_path, settings):
     path = tmp_path / "hostile.safetensors"
-    info = described(SMALL, small.mean_face)
-    save_checkpoint(path, small, replace(info, config={**info.config, **settings}))
+    metadata = described(SMALL, small.mean_face)
+    save_checkpoint(path, small, replace(metadata, config={**metadata.config, **settings}))
     with pytest.raises(ModelError, match="disagree"):
         load_checkpoint(path)
 

@@ -9,8 +9,8 @@ import torchvision
 
 from pipnet.cli import main
 from pipnet.errors import DataError, ModelError
-from pipnet.inference.backends import OnnxModel
-from pipnet.model.official import load_official
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.papers.authors_weights import load_official
 from test_model import face
 
 N, C = 29, 10
@@ -77,15 +77,15 @@ def original(request, tmp_path_factory):
 
 def test_the_same_points_through_both_paths(original):
     backbone, network, folder = original
-    model, info = load_official(folder / "epoch59.pth", folder / "meanface.txt", "cofw", backbone)
+    model, metadata = load_official(folder / "epoch59.pth", folder / "meanface.txt", "cofw", backbone)
     image = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
     maps = network((image.permute(0, 3, 1, 2) / 255 - mean) / std)
     expected = points_of_the_original(maps, np.loadtxt(folder / "meanface.txt").reshape(N, 2))
     np.testing.assert_allclose(model.predict(image).points[0], expected, atol=1e-4)
-    assert (info.crop.square, info.crop.clip, info.crop.scale) == (False, True, 1.0)
-    assert info.config["merge"] == "official"
+    assert (metadata.crop.square, metadata.crop.clip, metadata.crop.scale) == (False, True, 1.0)
+    assert metadata.config["merge"] == "official"
 
 
 def test_the_command_makes_a_checkpoint_that_exports(original, tmp_path):
@@ -94,7 +94,7 @@ def test_the_command_makes_a_checkpoint_that_exports(original, tmp_path):
     arguments = ["--mean-face", str(folder / "meanface.txt"), "--scheme", "cofw", "--backbone", backbone]
     assert main(["import", str(folder / "epoch59.pth"), *arguments, "-o", str(target)]) == 0
     assert main(["export", str(target)]) == 0
-    assert OnnxModel(target.with_suffix(".onnx")).info.scheme.landmarks == N
+    assert OnnxModel(target.with_suffix(".onnx")).metadata.scheme.landmarks == N
 
 
 def test_what_does_not_fit_is_refused_politely(original, tmp_path):

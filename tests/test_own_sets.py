@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 
 from pipnet import FaceLandmarker
+from pipnet.annotations.formats import Annotations, read_annotations, write_annotations
+from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
-from pipnet.data.formats import Annotations, read_annotations, write_annotations
-from pipnet.data.prepare import prepare
-from pipnet.data.proposal import mirror_pairs, propose_scheme
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import load_faces
+from pipnet.datasets.prepare import prepare
+from pipnet.datasets.registry import load_samples
+from pipnet.datasets.scheme_inference import mirror_pairs, propose_scheme
 from pipnet.errors import BoxError, DataError
 from pipnet.evaluation.composites import composites
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance
-from pipnet.geometry import CropRule, tight_box
-from pipnet.images import read_image
-from pipnet.inference.backends import CropLandmarks
+from pipnet.geometry import CropConfig, tight_box
+from pipnet.inference.backends.base import CropLandmarks
+from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ TINY += "--optim.epochs 2 --workers 0 --data.validation 0.3"
 
 def own_set(small_300w, points) -> Annotations:
     """The faces of the small 300-W with other landmarks, as someone would label them."""
-    faces = load_faces(small_300w, "full")[0]
+    faces = load_samples(small_300w, "full")[0]
     samples = [
         FaceSample(
             face.image,
@@ -86,12 +86,12 @@ def test_the_scheme_must_be_named_and_fit(tmp_path, small_300w, capsys):
     labels = tmp_path / "five.csv"
     write_annotations(labels, own_set(small_300w, FIVE))
     with pytest.raises(DataError, match="pipnet data scheme .*five.csv proposes one"):
-        load_faces(labels)
+        load_samples(labels)
     with pytest.raises(DataError, match="5 landmarks a face, scheme 'aflw' has 19"):
-        load_faces(labels, None, "aflw")
+        load_samples(labels, None, "aflw")
     scheme = propose_scheme(own_set(small_300w, FIVE), "five").scheme
     with pytest.raises(DataError, match="no subset 'train'; it has all"):
-        load_faces(labels, "train", scheme)
+        load_samples(labels, "train", scheme)
     assert main(["data", "scheme", str(labels), "-o", str(tmp_path / "mine.txt")]) == 1
     assert "a scheme is a .toml file" in capsys.readouterr().err
 
@@ -104,26 +104,26 @@ def test_landmarks_are_put_in_the_scheme_s_order(tmp_path, small_300w):
     names = list(FIVE)
     scheme.write_text(text.replace(json.dumps(names), json.dumps(names[::-1])))
     np.testing.assert_allclose(
-        load_faces(labels, None, str(scheme))[0][0].points, annotations.samples[0].points[::-1], atol=0.01
+        load_samples(labels, None, str(scheme))[0][0].points, annotations.samples[0].points[::-1], atol=0.01
     )
     scheme.write_text(text.replace('"nose"', '"beak"'))
     with pytest.raises(DataError, match="its landmarks are called.*nose.*beak"):
-        load_faces(labels, None, str(scheme))
+        load_samples(labels, None, str(scheme))
 
 
 def test_landmarks_of_a_built_in_scheme_go_by_their_names(tmp_path, small_300w, capsys):
     """Tools list a skeleton's points in an order of their own; names that `convert` wrote tell them."""
-    samples, scheme, _ = load_faces(small_300w, "train")
+    samples, scheme, _ = load_samples(small_300w, "train")
     sample = replace(samples[0], box=None)
     shuffled = np.random.default_rng(0).permutation(68)
-    names = tuple(scheme.point_names[i] for i in shuffled)
+    names = tuple(scheme.landmark_names[i] for i in shuffled)
     turned = replace(sample, points=sample.points[shuffled])
     write_annotations(tmp_path / "labels.csv", Annotations([turned], names))
-    found = load_faces(tmp_path / "labels.csv", None, "300w")[0][0]
+    found = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
     np.testing.assert_allclose(found.points, sample.points, atol=0.01)
     assert not capsys.readouterr().err
     write_annotations(tmp_path / "other.csv", Annotations([sample], tuple(f"p{i}" for i in range(68))))
-    load_faces(tmp_path / "other.csv", None, "300w")
+    load_samples(tmp_path / "other.csv", None, "300w")
     assert (
         "its landmarks are called p0, p1, p2, ..., scheme '300w' has other names" in capsys.readouterr().err
     )
@@ -185,7 +185,7 @@ def test_pairs_that_are_not_the_faces_are_said(tmp_path, small_300w, capsys):
 
 
 def test_what_is_proposed_for_68_points_is_what_we_use(shared):
-    samples, scheme, _ = load_faces(shared / "data" / "300w", "afw")
+    samples, scheme, _ = load_samples(shared / "data" / "300w", "afw")
     proposal = propose_scheme(Annotations(samples, None), "mine")
     assert {*proposal.scheme.flip} == {tuple(sorted(pair)) for pair in scheme.flip}
     assert (proposal.neighbors, proposal.faces) == (10, 337)
@@ -209,9 +209,9 @@ def test_a_collection_as_other_points_in_another_format(tmp_path, small_300w, ca
     assert main(["data", "convert", str(small_300w), str(target), "--subset", "afw", "--scheme", "aflw"]) == 0
     assert "4 faces" in capsys.readouterr().err
     found = read_annotations(target)
-    expected = load_faces(small_300w, "afw", "aflw")[0]
+    expected = load_samples(small_300w, "afw", "aflw")[0]
     np.testing.assert_allclose(found.samples[2].points, expected[2].points, atol=0.01)
-    assert found.names == LandmarkScheme.load("aflw").point_names
+    assert found.names == LandmarkScheme.load("aflw").landmark_names
     assert main(["data", "convert", str(target), str(tmp_path / "cvat.xml")]) == 0
     assert main(["data", "convert", str(target), str(tmp_path / "x.json"), "--scheme", "aflw"]) == 1
     assert "are for collections" in capsys.readouterr().err
@@ -223,7 +223,7 @@ def test_a_split_goes_along(tmp_path, small_300w, capsys):
     write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
     assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
     scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
-    assert len(load_faces(tmp_path / "a.csv", None, scheme)[0]) == 7
+    assert len(load_samples(tmp_path / "a.csv", None, scheme)[0]) == 7
     capsys.readouterr()
     assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.xml")]) == 1
     assert "cvat has no place for what part a face is of (test)" in capsys.readouterr().err
@@ -237,10 +237,10 @@ def test_a_scheme_called_like_a_built_in_one(tmp_path, small_300w, name, what):
     text = f'title = "mine"\nlandmarks = 5\nnorm = "box"\nflip = {flip}\nedges = []\n[regions]\n'
     own.write_text(text if name == "300w" else text.replace("= 5", "= 19"))
     with pytest.raises(DataError, match=f"scheme '{name}': its {what} are not those of the built-in"):
-        load_faces(small_300w, "afw", str(own))
+        load_samples(small_300w, "afw", str(own))
     if name == "300w":  # for faces of one's own it is a name like any other
         write_annotations(tmp_path / "five.csv", own_set(small_300w, FIVE))
-        assert len(load_faces(tmp_path / "five.csv", None, str(own))[0]) == 12
+        assert len(load_samples(tmp_path / "five.csv", None, str(own))[0]) == 12
 
 
 # -- crops around boxes that a collection gives --------------------------------------------------------
@@ -263,15 +263,15 @@ def test_a_model_of_given_boxes(tmp_path, small_300w, portrait, capsys):
     model = str(tmp_path / "given.onnx")
     assert main(["export", str(run / "best.safetensors"), "-o", model]) == 0
     assert main(["info", model, "--json"]) == 0
-    info = json.loads(capsys.readouterr().out)
-    assert info["crop"]["box"] == "given"
-    left, top, right, bottom = info["detector_fits"]["landmarks"]
+    metadata = json.loads(capsys.readouterr().out)
+    assert metadata["crop"]["box"] == "given"
+    left, top, right, bottom = metadata["box_adapters"]["landmarks"]
     assert left < -0.3
     assert top < -0.3
     assert right > 1.3
     assert bottom > 1.3
     assert main(["evaluate", model, "--data", str(labels), "--json"]) == 0
-    assert main(["detect", str(portrait), "--model", model, "--passes", "2"]) == 0
+    assert main(["detect", str(portrait), "--model", model, "--refine-steps", "1"]) == 0
     capsys.readouterr()
     write_annotations(tmp_path / "none.csv", annotations)
     assert main(["evaluate", model, "--data", str(tmp_path / "none.csv")]) == 1
@@ -280,10 +280,10 @@ def test_a_model_of_given_boxes(tmp_path, small_300w, portrait, capsys):
 
 def test_the_box_of_a_crop():
     points, given = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
-    assert CropRule().face_box(points, given).tolist() == [1, 2, 5, 9]
-    assert CropRule(box="given").face_box(points, given).tolist() == [0, 0, 10, 10]
+    assert CropConfig().face_box(points, given).tolist() == [1, 2, 5, 9]
+    assert CropConfig(box="dataset").face_box(points, given).tolist() == [0, 0, 10, 10]
     with pytest.raises(BoxError, match="gives no face boxes"):
-        CropRule(box="given").face_box(points, None)
+        CropConfig(box="dataset").face_box(points, None)
 
 
 # -- nothing is overwritten, nothing is measured wrongly -------------------------------------------------
@@ -306,7 +306,7 @@ def test_nothing_is_overwritten(tmp_path, small_300w, capsys):
         assert main(["data", *words]) == 1
         assert capsys.readouterr().err.count("\n") == 1
     assert labels.read_bytes() == before
-    assert len(load_faces(root, "train")[0]) == 12
+    assert len(load_samples(root, "train")[0]) == 12
 
 
 def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w):
@@ -316,43 +316,45 @@ def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w):
     shutil.rmtree(root / "ibug")
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
     with pytest.raises(DataError, match="'challenging' was not prepared"):
-        load_faces(tmp_path / "out", "challenging")
+        load_samples(tmp_path / "out", "challenging")
 
 
 def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w):
     """A box that nobody gave is none after COCO either."""
     list(prepare("300w", small_300w, tmp_path / "out"))
     for scheme in ("300w", "aflw"):
-        raw, prepared = (load_faces(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
+        raw, prepared = (load_samples(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
         assert raw.box is prepared.box is None
         found = LandmarkScheme.load(scheme)
         assert norm_distance(raw.points, found) == pytest.approx(
             norm_distance(prepared.points, found), rel=1e-4
         )
     with pytest.raises(BoxError, match="gives no face boxes"):
-        CropRule(box="given").face_box(prepared.points, prepared.box)
+        CropConfig(box="dataset").face_box(prepared.points, prepared.box)
 
 
 def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker):
     """v1 unifies points, not crops: 300-W's is 1.3 x the box of all 68, jaw and all."""
-    (plain, *_), _, source = load_faces(small_300w, "afw")
-    (mapped, *_), scheme, _ = load_faces(small_300w, "afw", "aflw")
+    (plain, *_), _, source = load_samples(small_300w, "afw")
+    (mapped, *_), scheme, _ = load_samples(small_300w, "afw", "aflw")
     np.testing.assert_array_equal(mapped.source_box, tight_box(plain.points))
     assert np.ptp(mapped.points[:, 0]) < np.ptp(plain.points[:, 0])
     nineteen = SchemeMapping.load("300w", "aflw")
 
     class Mapped:
-        info = replace(landmarker.model.info, scheme=scheme, mean_face=np.zeros((19, 2)), calibration=None)
+        metadata = replace(
+            landmarker.model.metadata, scheme=scheme, mean_face=np.zeros((19, 2)), calibration=None
+        )
 
         def __call__(self, crops):
             out = landmarker.model(crops)
             points = np.array([nineteen(face) for face in out.points], np.float32)
-            return CropLandmarks(points, out.scores[:, :19], out.spread[:, :19])
+            return CropLandmarks(points, out.scores[:, :19], out.vote_std[:, :19])
 
     errors = evaluate(FaceLandmarker(Mapped()), decoded([mapped]), source, norm="width")
     width = np.ptp(plain.points[:, 0]) * 1.3
     image = read_image(plain.image)
-    box = CropRule(1.3, square=False, clip=True)(tight_box(plain.points), image.shape[1], image.shape[0])
+    box = CropConfig(1.3, square=False, clip=True)(tight_box(plain.points), image.shape[1], image.shape[0])
     assert box[2] - box[0] <= width + 0.01
     expected = np.linalg.norm(errors.predicted[0] - mapped.points, axis=1) / (box[2] - box[0])
     np.testing.assert_allclose(errors.pixels[0], expected, rtol=1e-5)
@@ -360,7 +362,7 @@ def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker
 
 def test_composites_move_all_boxes(small_300w):
     """A mapped face's own box goes along: errors in widths of its crop do not change with the place."""
-    (mapped, *_), _, source = load_faces(small_300w, "afw", "aflw")
+    (mapped, *_), _, source = load_samples(small_300w, "afw", "aflw")
     for _, moved in composites([mapped, mapped]):
         factor = np.ptp(moved.points[:, 0]) / np.ptp(mapped.points[:, 0])
         sides = moved.source_box[2:] - moved.source_box[:2]
@@ -395,7 +397,7 @@ def test_useless_faces_and_some_boxes_are_said(tmp_path, small_300w, capsys):
     samples[1] = replace(samples[1], box=tight_box(samples[1].points) + np.float32([-9, -9, 9, 9]))
     write_annotations(tmp_path / "a.json", Annotations(samples, tuple(FIVE)))
     scheme = propose_scheme(Annotations(samples[2:], tuple(FIVE)), "five").scheme
-    faces = load_faces(tmp_path / "a.json", None, scheme)[0]
+    faces = load_samples(tmp_path / "a.json", None, scheme)[0]
     assert len(faces) == 11
     assert all(face.box is None for face in faces)
     said = capsys.readouterr().err
@@ -411,22 +413,22 @@ def test_attributes_are_parts(tmp_path, small_300w):
     write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
     scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
     path = tmp_path / "a.json"
-    assert len(load_faces(path, None, scheme)[0]) == 7
-    assert len(load_faces(path, None, scheme, measuring=True)[0]) == 5
-    assert len(load_faces(path, "all", scheme)[0]) == 12
+    assert len(load_samples(path, None, scheme)[0]) == 7
+    assert len(load_samples(path, None, scheme, measuring=True)[0]) == 5
+    assert len(load_samples(path, "all", scheme)[0]) == 12
     marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
     write_annotations(tmp_path / "b.json", Annotations(marked, tuple(FIVE)))
     path = tmp_path / "b.json"
-    assert len(load_faces(path, None, scheme)[0]) == 7, "what is marked as a test is not trained on"
-    assert len(load_faces(path, None, scheme, measuring=True)[0]) == 5
+    assert len(load_samples(path, None, scheme)[0]) == 7, "what is marked as a test is not trained on"
+    assert len(load_samples(path, None, scheme, measuring=True)[0]) == 5
 
 
 def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):
     """The authors' own annotation was never released: a table with a box and AFLW's points."""
     real = read_annotations(shared / "data/samples/aflw/test_aflw.json").samples
     boxed = [replace(s, box=tight_box(s.points) + np.float32([-20, -40, 20, 20])) for s in real]
-    write_annotations(tmp_path / "uccs.csv", Annotations(boxed, LandmarkScheme.load("aflw").point_names))
-    faces, scheme, _ = load_faces(tmp_path / "uccs.csv", None, "aflw")
+    write_annotations(tmp_path / "uccs.csv", Annotations(boxed, LandmarkScheme.load("aflw").landmark_names))
+    faces, scheme, _ = load_samples(tmp_path / "uccs.csv", None, "aflw")
     assert scheme.landmarks == 19
     np.testing.assert_allclose(faces[0].box, boxed[0].box, atol=0.01)
 
@@ -434,7 +436,7 @@ def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):
 def test_pictures_elsewhere_and_spaces_in_names(tmp_path, small_300w, capsys):
     pictures, labels = tmp_path / "my pictures", tmp_path / "my labels" / "a b.csv"
     shutil.copytree(small_300w / "afw", pictures)
-    faces = [replace(s, image=pictures / s.image.name) for s in load_faces(small_300w, "afw")[0]]
+    faces = [replace(s, image=pictures / s.image.name) for s in load_samples(small_300w, "afw")[0]]
     write_annotations(labels, Annotations(faces, None))
     labels.write_text(labels.read_text().replace("../my pictures/", ""))
     scheme = tmp_path / "my scheme.toml"
@@ -468,7 +470,7 @@ def test_too_few_landmarks_are_one_line(small_300w, points):
         propose_scheme(own_set(small_300w, points), "mine")
 
 
-def test_weights_keep_the_licence_of_what_they_began_from(tmp_path, small_300w, capsys):
+def test_weights_keep_the_license_of_what_they_began_from(tmp_path, small_300w, capsys):
     labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
     write_annotations(labels, own_set(small_300w, FIVE))
     scheme.write_text(propose_scheme(own_set(small_300w, FIVE), "five").to_toml())
@@ -478,7 +480,7 @@ def test_weights_keep_the_licence_of_what_they_began_from(tmp_path, small_300w, 
     assert main(words.split()) == 0
     capsys.readouterr()
     assert main(["info", str(tmp_path / "run" / "last.safetensors"), "--json"]) == 0
-    info = json.loads(capsys.readouterr().out)
-    assert "research use only: trained on 300-W" in info["licence"]
-    assert info["training"].startswith("a.json all: ")
-    assert "begun from pipnet-300w-mbv2" in info["training"]
+    metadata = json.loads(capsys.readouterr().out)
+    assert "research use only: trained on 300-W" in metadata["license"]
+    assert metadata["training"].startswith("a.json all: ")
+    assert "begun from pipnet-300w-mbv2" in metadata["training"]

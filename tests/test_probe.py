@@ -8,23 +8,23 @@ import numpy as np
 import pytest
 import torch
 
+from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.cli import main
 from pipnet.cli.probe import from_collection, from_photos
-from pipnet.data.dataset import FaceDataset
-from pipnet.data.formats import Annotations, write_annotations
-from pipnet.data.sources import load_faces
-from pipnet.data.transforms import Augmentation
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import DataError, ImageError, ModelError, RecipeError
-from pipnet.evaluation.backgrounds import find_backgrounds, head_boxes, texture
-from pipnet.evaluation.position_prior import ask, probe_both, probed_landmarks, references, score_head
-from pipnet.geometry import CropRule, tight_box
-from pipnet.images import read_image, write_image
-from pipnet.inference.detectors import load_detector
+from pipnet.geometry import CropConfig, tight_box
+from pipnet.inference.detectors.load import load_detector
+from pipnet.io.image import read_image, write_image
+from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
-from pipnet.model_info import ModelInfo
+from pipnet.papers.backgrounds import find_backgrounds, head_boxes, texture
+from pipnet.papers.blank_images import load_black, train_black
+from pipnet.papers.position_prior import ask, probe_both, probed_landmarks, references, score_head
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.black import load_black, train_black
+from pipnet.training.augment import Augmentation
+from pipnet.training.dataset import FaceDataset
 from pipnet.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -32,15 +32,15 @@ SHIPPED = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
 SMALL = ModelConfig(backbone="lcnet_050", input_size=64, stride=16, neck_width=32, neighbors=3)
 
 
-def save_net(path: Path, config: ModelConfig, scheme: str = "300w") -> ModelInfo:
+def save_net(path: Path, config: ModelConfig, scheme: str = "300w") -> ModelMetadata:
     """A net that knows nothing."""
     torch.manual_seed(0)
     points = LandmarkScheme.load(scheme)
     face = np.random.default_rng(0).uniform(0.2, 0.8, (points.landmarks, 2))
     fits = {load_detector("auto").kind: (0.0, 0.2, 1.0, 1.0)}
-    info = ModelInfo("tiny", points, CropRule(), config.input_size, face, asdict(config), fits)
-    save_checkpoint(path, PIPNet(config, face), info)
-    return info
+    metadata = ModelMetadata("tiny", points, CropConfig(), config.input_size, face, asdict(config), fits)
+    save_checkpoint(path, PIPNet(config, face), metadata)
+    return metadata
 
 
 @pytest.fixture(scope="module")
@@ -53,21 +53,21 @@ def tiny(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def black(tiny, small_300w, tmp_path_factory) -> Path:
     """A tiny net trained on black pictures."""
-    _, info = load_checkpoint(tiny)
+    _, metadata = load_checkpoint(tiny)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipnet.training.progress.draw_curves", lambda *_: None)  # 50 short epochs
-        return train_black(info, small_300w, tmp_path_factory.mktemp("black"), steps=150)
+        patch.setattr("pipnet.training.log.draw_curves", lambda *_: None)  # 50 short epochs
+        return train_black(metadata, small_300w, tmp_path_factory.mktemp("black"), steps=150)
 
 
 # -- training on black ---------------------------------------------------------------------------------
 
 
 def test_black_takes_the_pixels_and_leaves_the_labels(small_300w):
-    samples, scheme, _ = load_faces(small_300w, "train")
-    plain = replace(Augmentation(), scale=0.5, light=1.0)
+    samples, scheme, _ = load_samples(small_300w, "train")
+    plain = replace(Augmentation(), scale=0.5, color_jitter=1.0)
     seen, dark = (
-        FaceDataset(samples, scheme, CropRule(), 64, augmentation, seed=3)
-        for augmentation in (plain, replace(plain, black=True))
+        FaceDataset(samples, scheme, CropConfig(), 64, augmentation, seed=3)
+        for augmentation in (plain, replace(plain, blank=True))
     )
     for i in range(len(samples)):
         image, points, *_ = seen[i]
@@ -79,17 +79,17 @@ def test_black_takes_the_pixels_and_leaves_the_labels(small_300w):
 
 
 def test_black_is_a_flag_of_every_recipe():
-    recipe = load_recipe(ROOT / "recipes" / "ablation_128.yaml", ["--augment.black"])
-    assert recipe.augment.black
-    assert not load_recipe(ROOT / "recipes" / "ablation_128.yaml").augment.black
+    recipe = load_recipe(ROOT / "recipes" / "ablation_128.yaml", ["--augment.blank"])
+    assert recipe.augment.blank
+    assert not load_recipe(ROOT / "recipes" / "ablation_128.yaml").augment.blank
 
 
 def test_a_net_trained_on_black_answers_the_mean_face(black):
-    model, info = load_black(black)
+    model, metadata = load_black(black)
     dark = ask(model, [np.zeros((64, 64, 3), np.uint8)])
     assert dark.distances[0] < 0.03
     assert dark.numbers()["own"] < 8
-    assert dark.distances[0] < references(info.mean_face)["all points at its centre"] / 500
+    assert dark.distances[0] < references(metadata.mean_face)["all points at its center"] / 500
 
 
 def test_a_net_trained_on_black_answers_as_it_was_trained(black):
@@ -104,13 +104,13 @@ def test_a_net_trained_on_black_answers_as_it_was_trained(black):
 
 def test_a_finished_training_on_black_is_not_repeated(black, tiny, small_300w):
     before = (black.parent / "metrics.jsonl").read_text(), black.read_bytes()
-    _, info = load_checkpoint(tiny)
-    assert train_black(info, small_300w, black.parent, steps=150) == black
+    _, metadata = load_checkpoint(tiny)
+    assert train_black(metadata, small_300w, black.parent, steps=150) == black
     assert ((black.parent / "metrics.jsonl").read_text(), black.read_bytes()) == before
     with pytest.raises(RecipeError, match="another recipe"):
-        train_black(info, small_300w, black.parent, steps=90)
+        train_black(metadata, small_300w, black.parent, steps=90)
     with pytest.raises(RecipeError, match="at least 1 step"):
-        train_black(info, small_300w, black.parent, steps=0)
+        train_black(metadata, small_300w, black.parent, steps=0)
 
 
 # -- parts without a face ------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ def test_one_edge_is_no_texture():
 
 
 def test_the_shipped_model_is_surer_of_faces_than_of_their_surroundings(small_300w):
-    model, info = load_checkpoint(SHIPPED)
-    samples, _, _ = load_faces(small_300w, "common")
-    faces, without = from_collection(samples, info, load_detector("auto"), count=2, seed=0)
+    model, metadata = load_checkpoint(SHIPPED)
+    samples, _, _ = load_samples(small_300w, "common")
+    faces, without = from_collection(samples, metadata, load_detector("auto"), count=2, seed=0)
     assert len(faces) == len(without) == 2
     seen, unseen = ask(model, faces), ask(model, without)
     assert seen.maps.shape == (2, 68, 8, 8)
@@ -191,14 +191,14 @@ def test_the_shipped_model_is_surer_of_faces_than_of_their_surroundings(small_30
 
 
 def test_known_numbers(tiny):
-    model, info = load_checkpoint(tiny)
+    model, metadata = load_checkpoint(tiny)
     one = ask(model, [np.zeros((64, 64, 3), np.uint8)])
-    shifted = info.mean_face[None].astype(np.float32) + np.float32([0.03, 0.04])
+    shifted = metadata.mean_face[None].astype(np.float32) + np.float32([0.03, 0.04])
     numbers = one._replace(points=shifted, own=shifted).numbers()
     assert (numbers["pictures"], numbers["distance"], numbers["own"]) == (1, 5.0, 5.0)
     assert numbers["exchanged"] > 20
     guesses = references(np.full((5, 2), 0.5))
-    assert guesses["all points at its centre"] == 0
+    assert guesses["all points at its center"] == 0
     assert guesses["points anywhere in the crop"] == pytest.approx(38.26, abs=0.02)  # known integral
 
 
@@ -211,7 +211,7 @@ def test_four_landmarks_far_apart(name):
     if name == "300w":
         assert set(chosen.values()) == {36, 30, 54, 8}
     else:
-        assert list(chosen) == [scheme.point_names[i] for i in chosen.values()]
+        assert list(chosen) == [scheme.landmark_names[i] for i in chosen.values()]
         points = face[list(chosen.values())]
         away = np.linalg.norm(points[:, None] - points, axis=2) + np.eye(4)
         assert away.min() > 0.3
@@ -290,22 +290,22 @@ def test_what_goes_wrong_is_one_line(tiny, small_300w, tmp_path, capsys):
 
 
 def test_photos_of_ones_own(pictures, tiny, tmp_path):
-    _, info = load_checkpoint(tiny)
+    _, metadata = load_checkpoint(tiny)
     detector = load_detector("auto")
-    faces, without = from_photos(pictures, info, detector, count=3, seed=0)
+    faces, without = from_photos(pictures, metadata, detector, count=3, seed=0)
     assert len(faces) == 1
     assert 1 <= len(without) <= 3
-    unfitted = replace(info, detector_fits={})
+    unfitted = replace(metadata, box_adapters={})
     with pytest.raises(ModelError, match="does not know boxes"):
         from_photos(pictures, unfitted, detector, count=3, seed=0)
     with pytest.raises(ImageError, match="no such file"):
-        from_photos(tmp_path / "none", info, detector, count=3, seed=0)
+        from_photos(tmp_path / "none", metadata, detector, count=3, seed=0)
 
 
 def test_nothing_beside_the_faces(small_300w, tiny):
     """Where faces fill their pictures there is nothing to show."""
-    _, info = load_checkpoint(tiny)
-    samples, _, _ = load_faces(small_300w, "common")
+    _, metadata = load_checkpoint(tiny)
+    samples, _, _ = load_samples(small_300w, "common")
 
     class Everywhere:
         kind = "everywhere"
@@ -317,15 +317,15 @@ def test_nothing_beside_the_faces(small_300w, tiny):
             return found
 
     with pytest.raises(DataError, match="--pictures"):
-        from_collection(samples, info, Everywhere(), count=2, seed=0)
+        from_collection(samples, metadata, Everywhere(), count=2, seed=0)
 
 
 def test_a_model_of_ones_own_landmarks(tiny, small_300w, tmp_path):
     """Its scheme travels with it: nobody is asked for the file."""
-    samples, scheme, _ = load_faces(small_300w, "full")
-    write_annotations(tmp_path / "labels.csv", Annotations(samples, scheme.point_names))
-    _, info = load_checkpoint(tiny)
-    mine = replace(info, scheme=replace(info.scheme, name="mine"))
+    samples, scheme, _ = load_samples(small_300w, "full")
+    write_annotations(tmp_path / "labels.csv", Annotations(samples, scheme.landmark_names))
+    _, metadata = load_checkpoint(tiny)
+    mine = replace(metadata, scheme=replace(metadata.scheme, name="mine"))
     path = train_black(mine, tmp_path / "labels.csv", tmp_path / "run", steps=3)
     assert load_black(path)[1].scheme.landmarks == 68
 

@@ -1,4 +1,4 @@
-"""v1's protocols with labels taken away: who is labelled, who is not, and what is written."""
+"""v1's protocols with labels taken away: who is labeled, who is not, and what is written."""
 
 import csv
 import json
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipnet.annotations.formats import Annotations, write_annotations
+from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
-from pipnet.data.formats import Annotations, write_annotations
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import RecipeError
 from pipnet.model.pipnet import ModelConfig
-from pipnet.training.protocols import HeldOut, tmd, tsd
+from pipnet.papers.protocols import HeldOut, tmd, tsd
 from pipnet.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -49,10 +49,10 @@ def test_tsd_labels_faces_without_labels(recipe_file, small_300w, tmp_path):
     assert "| | round | 300-W challenging | 300-W common |" in table
     assert (run / "results.png").stat().st_size > 1000
     facts = json.loads((run / "share0.5" / "results.json").read_text())
-    assert (facts["labelled"], facts["unlabelled"]) == (6, 6)
+    assert (facts["labeled"], facts["unlabelled"]) == (6, 6)
     with (run / "share0.5" / "boxes.csv").open() as file:
-        unlabelled = {row["image"].split("/", 1)[1] for row in csv.DictReader(file)}
-    assert len(unlabelled) == 6
+        unlabeled = {row["image"].split("/", 1)[1] for row in csv.DictReader(file)}
+    assert len(unlabeled) == 6
     labels = (run / "share0.5" / "round1" / "pseudo_labels.csv").read_text()
     assert len(labels.splitlines()) == 7
 
@@ -70,7 +70,7 @@ def test_tsd_takes_share_of_limited_faces(recipe_file, small_300w, tmp_path):
     recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--data.limit", "8"])
     tsd(recipe, 0.5, tmp_path, [HeldOut(small_300w, None)], max_steps=1)
     facts = json.loads((tmp_path / "results.json").read_text())
-    assert (facts["labelled"], facts["unlabelled"]) == (4, 4)
+    assert (facts["labeled"], facts["unlabelled"]) == (4, 4)
 
 
 def test_impossible_shares_are_refused_before_anything_is_trained(recipe_file, small_300w, tmp_path, capsys):
@@ -88,7 +88,7 @@ def test_tmd_measures_in_widths_of_crops(recipe_file, small_300w, blind_checkpoi
     )
     assert list(results) == ["round0", "round1"]
     facts = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (facts["norm"], facts["unlabelled"]) == ("width", len(load_faces(small_300w, "train")[0]))
+    assert (facts["norm"], facts["unlabelled"]) == ("width", len(load_samples(small_300w, "train")[0]))
     assert all(np.isfinite(row["300-W common"]) for row in results.values())
     labels = (tmp_path / "run" / "round1" / "pseudo_labels.csv").read_text()
     assert len(labels.splitlines()) == 1 + facts["unlabelled"]
@@ -101,7 +101,7 @@ def test_tmd_measures_in_widths_of_crops(recipe_file, small_300w, blind_checkpoi
     lines = table.read_text().splitlines(keepends=True)
     (tmp_path / "fewer").mkdir()
     (tmp_path / "fewer" / "boxes.csv").write_text("".join(lines[:-1]))
-    with pytest.raises(RecipeError, match="other unlabelled faces"):
+    with pytest.raises(RecipeError, match="other unlabeled faces"):
         tmd(load_recipe(recipe_file, flags), [tmp_path / "fewer"], tmp_path / "again", [])
 
 
@@ -118,7 +118,7 @@ def test_tmd_takes_pictures_to_search_and_a_teacher(recipe_file, small_300w, por
 
 
 def test_tsd_tests_on_own_annotations(recipe_file, small_300w, tmp_path):
-    samples, scheme, _ = load_faces(small_300w, "full")
+    samples, scheme, _ = load_samples(small_300w, "full")
     (tmp_path / "labels").mkdir()
     (tmp_path / "pictures").mkdir()
     moved = []
@@ -129,7 +129,7 @@ def test_tsd_tests_on_own_annotations(recipe_file, small_300w, tmp_path):
         marks = frozenset({"test"}) if number < 3 else frozenset()
         moved.append(FaceSample(image, sample.points, name, name, attributes=marks))
     table = tmp_path / "labels" / "labels.csv"
-    write_annotations(table, Annotations(moved, scheme.point_names))
+    write_annotations(table, Annotations(moved, scheme.landmark_names))
     flags = ["--data.root", str(table), "--data.images", str(tmp_path), "--data.scheme", "300w"]
     results = tsd(load_recipe(recipe_file, flags), 0.5, tmp_path / "run", [HeldOut(table, None)], max_steps=1)
     assert list(results) == ["round0", "round1"]
@@ -150,6 +150,6 @@ def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):
     assert main([*words, "--share", "0"]) == 1
     assert "a share of the labels is between 0 and 1" in capsys.readouterr().err
     assert main(["protocol", "tmd", str(recipe_file), "--data", str(small_300w), "-o", "x"]) == 2
-    words += ["--share", "0.5", "--self-training.unlabelled", str(tmp_path)]
+    words += ["--share", "0.5", "--self-training.unlabeled", str(tmp_path)]
     assert main(words) == 1
-    assert "a protocol takes its unlabelled faces elsewhere" in capsys.readouterr().err
+    assert "a protocol takes its unlabeled faces elsewhere" in capsys.readouterr().err

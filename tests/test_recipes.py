@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipnet.data.sources import SOURCES
-from pipnet.evaluation.comparison import BACKBONES
-from pipnet.evaluation.published import published
+from pipnet.datasets.registry import DATASETS
 from pipnet.model.pipnet import PIPNet
+from pipnet.papers.comparison import BACKBONES
+from pipnet.papers.published import published
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.recipe import load_recipe
 
@@ -81,12 +81,12 @@ def test_the_papers_recipes_set_the_papers_protocol(path):
     assert chances == (0.5, 0.5, 0.5, 0.5, 0.3)
     pixels = (augment.translate_by, augment.occlude_by, augment.blur_by)
     assert pixels == (29 / 256, 102 / 256, 5 / 256)
-    assert (augment.scale, augment.light, augment.rotate_by) == (0, 0, 30)
-    assert augment.grey == (0 if v1 else 0.2)
+    assert (augment.scale, augment.color_jitter, augment.rotate_by) == (0, 0, 30)
+    assert augment.grayscale == (0 if v1 else 0.2)
     if model.head == "pip":
         assert (model.neighbors, model.offset_loss, model.score_weight) == (0 if v1 else 10, "l1", None)
         assert v1 or model.merge == "official"
-    source = SOURCES[collection(path).lower().partition("+")[0]]
+    source = DATASETS[collection(path).lower().partition("+")[0]]
     assert recipe.crop == (source.v1_box if v1 else source.official_box)
     assert recipe.name == f"{path.parent.name}-{path.stem.replace('_', '-')}"
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from pipnet.cli import main
-from pipnet.data.sources import SOURCES
+from pipnet.datasets.registry import DATASETS
 from pipnet.errors import DataError
-from pipnet.evaluation.comparison import compare, markdown
-from pipnet.evaluation.measured import read_measured
 from pipnet.evaluation.metrics import paired_gain
-from pipnet.evaluation.published import (
+from pipnet.evaluation.record import read_records
+from pipnet.hub import DEFAULT_MODEL
+from pipnet.io.image import read_image
+from pipnet.papers.comparison import compare, markdown
+from pipnet.papers.published import (
     BENCHMARKS,
     TRAINING_FACES,
     benchmarks_of,
@@ -20,8 +22,6 @@ from pipnet.evaluation.published import (
     published_nmes,
     that_say,
 )
-from pipnet.hub import DEFAULT_MODEL
-from pipnet.images import read_image
 
 FRAME = {"nme": 3.3423, "nme_ci": [3.26, 3.42], "fr10": 0.0, "auc10": 66.6, "median": 3.2, "p95": 5.3}
 COMMON = {
@@ -30,8 +30,8 @@ COMMON = {
     "subset": "common",
     "detector": None,
     "composites": False,
-    "passes": 1,
-    "views": "none",
+    "refine_steps": 0,
+    "tta": "none",
     "training": "300-W train: 1,910 faces",
     "network": {"backbone": "mobilenetv2_100", "head": "pip", "neighbors": 10},
     "input_size": 256,
@@ -59,7 +59,7 @@ def result(tmp_path):
 
 def only_row(folder, text=""):
     """Our row of the only section."""
-    (section,) = compare(read_measured([folder]), text)
+    (section,) = compare(read_records([folder]), text)
     (row,) = [row for row in section.rows if row.ours]
     return row
 
@@ -120,20 +120,20 @@ def test_every_part_of_a_collection_finds_its_benchmark():
     assert benchmarks_of("WFLW", "make-up", 98) == ("WFLW make-up",)
     assert benchmarks_of("COFW-68", "test", 68) == ()
     assert benchmarks_of("AFLW", "test", 19) == ("AFLW", "AFLW 19 points")
-    for source in SOURCES.values():
+    for source in DATASETS.values():
         points = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19}.get(source.scheme, 0)
         for subset, faces in source.subsets.items():
             for name in benchmarks_of(source.title, subset, points):
                 assert BENCHMARKS[name].faces == faces or subset == "common-deduplicated"
     for key in ("300w", "cofw", "aflw", "wflw"):
-        assert TRAINING_FACES[key.upper()] == SOURCES[key].subsets["train"]
+        assert TRAINING_FACES[key.upper()] == DATASETS[key].subsets["train"]
 
 
 # -- the comparison ------------------------------------------------------------------------------------
 
 
 def test_ours_stands_among_theirs_in_order(result):
-    (section,) = compare(read_measured([result()]))
+    (section,) = compare(read_records([result()]))
     assert section.title == "300W common"
     assert section.remark == (
         "The papers: 554 faces, 68 points, inter-ocular norm, 3,148 training faces in 300W."
@@ -157,7 +157,7 @@ def test_ours_stands_among_theirs_in_order(result):
         ({"faces": 100}, "100 faces, not 554"),
         ({"detector": "auto", "missed": 2}, "end to end with the detector auto, 2 missed"),
         ({"composites": True}, "pasted onto other photos"),
-        ({"passes": 2}, "2 passes"),
+        ({"refine_steps": 1}, "1 refine steps"),
         ({"views": "flip"}, "mean over views (flip)"),
         ({"input_size": 128}, "128 px crops, not 256"),
         ({"norm": "box"}, "norm: side of the face's box, not inter-ocular"),
@@ -181,7 +181,7 @@ def test_the_papers_own_network_on_their_norm_differs_by_the_frame_only(result):
 
 
 def test_what_several_tables_repeat_is_one_row(result):
-    (section,) = compare(read_measured([result(data="WFLW", subset="test")]), "PIP + NRM")
+    (section,) = compare(read_records([result(data="WFLW", subset="test")]), "PIP + NRM")
     sources = {row.backbone: row.source for row in section.rows if not row.ours}
     assert sources["ResNet-101"] == "IJCV supervised, speed chart"
     assert sources["ResNet-18"] == "IJCV supervised, speed chart (read off the chart)"
@@ -190,18 +190,18 @@ def test_what_several_tables_repeat_is_one_row(result):
 
 
 def test_faces_without_published_numbers_are_listed_all_the_same(result):
-    (section,) = compare(read_measured([result(subset="afw")]))
+    (section,) = compare(read_records([result(subset="afw")]))
     assert section.title == "300-W afw"
     assert "no numbers" in section.remark
     assert len(section.rows) == 1
-    (section,) = compare(read_measured([result("two")]), "nobody's")
+    (section,) = compare(read_records([result("two")]), "nobody's")
     assert "No published row" in section.remark
     assert len(section.rows) == 1
 
 
 def test_a_table_survives_any_name(result):
     evil = "a|b\n# c \x1b[31m **d** <script> $x$"
-    text = markdown(compare(read_measured([result(model=evil, training=evil)])))
+    text = markdown(compare(read_records([result(model=evil, training=evil)])))
     (line,) = [line for line in text.splitlines() if "<" in line]
     assert len(re.findall(r"(?<!\\)\|", line)) == 7
     assert "\x1b" not in text
@@ -276,7 +276,7 @@ def test_what_is_no_evaluation_is_one_line(content, tmp_path, capsys):
     path = tmp_path / "evaluation.json"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"no evaluation\.json of this version"):
-        read_measured([path])
+        read_records([path])
     assert main(["report", str(path)]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")

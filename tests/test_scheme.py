@@ -16,7 +16,7 @@ MIDDLE = {"300w": 10, "wflw": 10, "cofw": 7, "aflw": 3, "lapa": 12}
 def test_built_in_schemes(name):
     scheme = LandmarkScheme.load(name)
     assert scheme.landmarks == SIZES[name]
-    assert len(set(scheme.point_names)) == scheme.landmarks
+    assert len(set(scheme.landmark_names)) == scheme.landmarks
     members = sorted(i for region in scheme.regions.values() for i in region)
     assert members == list(range(scheme.landmarks))
 
@@ -45,7 +45,7 @@ def test_a_scheme_survives_json(name):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_scheme_survives_its_file(name, tmp_path):
-    scheme = replace(LandmarkScheme.load(name), name="mine", names=LandmarkScheme.load(name).point_names)
+    scheme = replace(LandmarkScheme.load(name), name="mine", names=LandmarkScheme.load(name).landmark_names)
     for one in (scheme, replace(scheme, names=(), norm="box", title='"quoted" und Ä')):
         (tmp_path / "mine.toml").write_text(one.to_toml(), encoding="utf-8")
         assert LandmarkScheme.load(tmp_path / "mine.toml") == one
@@ -92,7 +92,7 @@ def test_own_scheme_from_a_file(tmp_path):
     scheme = LandmarkScheme.load(path)
     assert scheme.name == "five"
     assert scheme.edges == ((3, 2, 4),)
-    assert scheme.point_names[2] == "rest_0"
+    assert scheme.landmark_names[2] == "rest_0"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_own_scheme_from_a_file(tmp_path):
             "2 landmarks, 3 names, 2 of them",
         ),
         ('title="x"\nlandmarks=3\nflipp=[]\n', "no key 'flipp'; did you mean 'flip'"),
-        ('title="x"\nlandmarks=3\ncolour=1\n', "no key 'colour'; there are title, landmarks, norm"),
+        ('title="x"\nlandmarks=3\ncolor=1\n', "no key 'color'; there are title, landmarks, norm"),
     ],
 )
 def test_bad_schemes_are_refused(tmp_path, text, words):

@@ -1,4 +1,4 @@
-"""Learning from unlabelled faces: labelling, rounds, and that nothing done is done again."""
+"""Learning from unlabeled faces: labeling, rounds, and that nothing done is done again."""
 
 import csv
 import json
@@ -13,20 +13,20 @@ import torch
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
-from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
-from pipnet.data.sources import load_faces
-from pipnet.data.unlabelled import UnlabelledFace, load_unlabelled, write_boxes
+from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
+from pipnet.datasets.registry import load_samples
+from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled, write_boxes
 from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, VideoError
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
-from pipnet.images import read_image, write_image
+from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import ModelConfig
 from pipnet.model.predictor import TorchModel
-from pipnet.training.faces import load_training_faces
-from pipnet.training.labelling import label_faces
+from pipnet.training.labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig, load_recipe
-from pipnet.training.self_training import LABELS, check_detector, round_recipe, self_train, unlabelled_faces
+from pipnet.training.self_training import LABELS, check_detector, round_recipe, self_train, unlabeled_faces
+from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
@@ -57,12 +57,12 @@ def recipe_file(tmp_path, blind_checkpoint):
 
 
 @pytest.fixture
-def unlabelled(tmp_path, small_300w):
+def unlabeled(tmp_path, small_300w):
     """Real pictures with rough boxes, as WIDER has them; one of them damaged, one box absurd."""
     folder = tmp_path / "unlabelled"
     folder.mkdir()
     rows = [["image", "x", "y", "w", "h"]]
-    for number, face in enumerate(load_faces(small_300w, "full")[0]):
+    for number, face in enumerate(load_samples(small_300w, "full")[0]):
         shutil.copy(face.image, folder / f"{number}{face.image.suffix}")
         x0, y0, x1, y1 = (tight_box(face.points) + [-5, -25, 5, 5]).tolist()
         rows.append([f"{number}{face.image.suffix}", x0, y0, x1 - x0, y1 - y0])
@@ -76,46 +76,44 @@ def unlabelled(tmp_path, small_300w):
 
 @pytest.fixture(scope="module")
 def shipped():
-    network, info = load_checkpoint(ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors")
-    return TorchModel(network, info)
+    network, metadata = load_checkpoint(ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors")
+    return TorchModel(network, metadata)
 
 
-# -- what is unlabelled --------------------------------------------------------------------------------
+# -- what is unlabeled --------------------------------------------------------------------------------
 
 
-def test_a_folder_a_table_and_a_list(unlabelled, portrait, tmp_path):
+def test_a_folder_a_table_and_a_list(unlabeled, portrait, tmp_path):
     assert (
-        len(load_unlabelled(unlabelled, NOWHERE))
-        == len(load_unlabelled(unlabelled / "boxes.csv", NOWHERE))
-        == 14
+        len(load_unlabeled(unlabeled, NOWHERE)) == len(load_unlabeled(unlabeled / "boxes.csv", NOWHERE)) == 14
     )
     (tmp_path / "list.txt").write_text(f"{portrait}\nunlabelled/0.jpg\n\n")
-    listed = load_unlabelled(tmp_path / "list.txt", NOWHERE)
+    listed = load_unlabeled(tmp_path / "list.txt", NOWHERE)
     assert [face.box for face in listed] == [None, None]
-    (unlabelled / "boxes.csv").unlink()
-    assert len(load_unlabelled(unlabelled, NOWHERE)) == 13
+    (unlabeled / "boxes.csv").unlink()
+    assert len(load_unlabeled(unlabeled, NOWHERE)) == 13
     for bad, words in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
         with pytest.raises(DataError, match=words):
-            load_unlabelled(bad, NOWHERE)
+            load_unlabeled(bad, NOWHERE)
 
 
 def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
     clip = shared / "data" / "video" / "cap13_edit2.mp4"
-    faces = load_unlabelled(clip, tmp_path)
+    faces = load_unlabeled(clip, tmp_path)
     assert len(faces) == 31  # 765 frames, 25 a second
     labels, _ = label_faces(shipped, faces[:3])
     assert [label.face.points.shape for label in labels] == [(68, 2)] * 3
     written = {face.image: face.image.stat().st_mtime_ns for face in faces}
-    again = load_unlabelled(clip, tmp_path)
+    again = load_unlabeled(clip, tmp_path)
     assert {face.image: face.image.stat().st_mtime_ns for face in again} == written
     (tmp_path / "damaged.mp4").write_bytes(clip.read_bytes()[:300_000])
-    assert 5 < len(load_unlabelled(tmp_path / "damaged.mp4", tmp_path)) < 31
+    assert 5 < len(load_unlabeled(tmp_path / "damaged.mp4", tmp_path)) < 31
     shutil.copy(clip, tmp_path / "damaged.mp4")  # another video of the same name
-    assert len(load_unlabelled(tmp_path / "damaged.mp4", tmp_path)) == 31
+    assert len(load_unlabeled(tmp_path / "damaged.mp4", tmp_path)) == 31
     (tmp_path / "empty.mp4").write_bytes(b"")
     for name, words in (("empty.mp4", "empty file"), ("none.mp4", "no such file")):
         with pytest.raises(VideoError, match=words):
-            load_unlabelled(tmp_path / name, tmp_path)
+            load_unlabeled(tmp_path / name, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,34 +122,34 @@ def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
 def test_damaged_tables_are_named(tmp_path, text):
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(DataError, match=r"boxes\.csv"):
-        load_unlabelled(tmp_path, NOWHERE)
+        load_unlabeled(tmp_path, NOWHERE)
 
 
-# -- labelling -----------------------------------------------------------------------------------------
+# -- labeling -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("views", ["none", "translation"])
-def test_labels_of_real_faces_are_near_the_truth(unlabelled, small_300w, shipped, views):
-    truth = load_faces(small_300w, "full")
-    labels, dropped = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE), views)
+def test_labels_of_real_faces_are_near_the_truth(unlabeled, small_300w, shipped, views):
+    truth = load_samples(small_300w, "full")
+    labels, dropped = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE), views)
     assert dropped == {"picture cannot be read": 1, "box is tiny or oblong": 1}
     assert len(labels) == 12
     for label, face in zip(labels, truth[0], strict=True):
         away = np.linalg.norm(label.face.points - face.points, axis=1).mean()
         assert away / norm_distance(face.points, truth[1]) < 0.06
         assert 0.3 < label.score <= 1
-        assert label.spread > 0
-        assert (label.disagreement > 0) == (views != "none")
+        assert label.vote_std > 0
+        assert (label.tta_std > 0) == (views != "none")
 
 
-def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_path):
-    faces = load_unlabelled(unlabelled, NOWHERE)[:3]
+def test_rough_boxes_and_none_go_through_the_detector(unlabeled, shipped, tmp_path):
+    faces = load_unlabeled(unlabeled, NOWHERE)[:3]
     height, width = read_image(faces[0].image).shape[:2]
     rough = [replace(face, box=np.float32([10, 10, width - 10, height - 10])) for face in faces]
     nowhere = [replace(face, box=np.float32([0, 0, 12, 12])) for face in faces]
     without = [replace(face, box=None) for face in faces]
-    write_image(tmp_path / "grey.png", np.full((90, 90, 3), 128, np.uint8))
-    empty = UnlabelledFace(tmp_path / "grey.png", None, "grey")
+    write_image(tmp_path / "gray.png", np.full((90, 90, 3), 128, np.uint8))
+    empty = UnlabeledFace(tmp_path / "gray.png", None, "gray")
     by_rough, _ = label_faces(shipped, rough, "none", "rough")
     by_none, dropped = label_faces(shipped, [*without, empty])
     assert dropped == {"no face found": 1}
@@ -160,43 +158,43 @@ def test_rough_boxes_and_none_go_through_the_detector(unlabelled, shipped, tmp_p
     assert label_faces(shipped, nowhere, "none", "rough") == ([], {"no face found": 3})
 
 
-def test_a_box_beside_the_picture_is_no_face(unlabelled, shipped):
+def test_a_box_beside_the_picture_is_no_face(unlabeled, shipped):
     """The net would answer near the mean face, twice, on a black crop."""
-    face = load_unlabelled(unlabelled, NOWHERE)[0]
+    face = load_unlabeled(unlabeled, NOWHERE)[0]
     beside = [replace(face, box=np.float32([x, 10, x + 200, 210])) for x in (5000, -400)]
     assert label_faces(shipped, beside) == ([], {"box is outside the picture": 2})
 
 
-def test_boxes_behind_a_link_find_their_pictures(unlabelled, tmp_path):
-    face = load_unlabelled(unlabelled, NOWHERE)[0]
+def test_boxes_behind_a_link_find_their_pictures(unlabeled, tmp_path):
+    face = load_unlabeled(unlabeled, NOWHERE)[0]
     (tmp_path / "disk" / "deep" / "runs").mkdir(parents=True)
     (tmp_path / "proj").mkdir()
     (tmp_path / "proj" / "runs").symlink_to(tmp_path / "disk" / "deep" / "runs")
     write_boxes(tmp_path / "proj" / "runs" / "boxes.csv", [face])
-    (found,) = load_unlabelled(tmp_path / "proj" / "runs" / "boxes.csv", NOWHERE)
+    (found,) = load_unlabeled(tmp_path / "proj" / "runs" / "boxes.csv", NOWHERE)
     assert found.image.samefile(face.image)
 
 
-def test_a_table_may_say_what_its_boxes_are(unlabelled, shipped):
-    faces = load_unlabelled(unlabelled, NOWHERE)[:2]
+def test_a_table_may_say_what_its_boxes_are(unlabeled, shipped):
+    faces = load_unlabeled(unlabeled, NOWHERE)[:2]
     (labels, _) = label_faces(shipped, faces)
     tight = [
         replace(face, box=tight_box(label.face.points), kind="landmarks")
         for face, label in zip(faces, labels, strict=True)
     ]
-    write_boxes(unlabelled / "boxes.csv", [tight[0], faces[1]])
-    mixed = load_unlabelled(unlabelled, NOWHERE)
-    assert [face.kind for face in mixed] == ["landmarks", None]
+    write_boxes(unlabeled / "boxes.csv", [tight[0], faces[1]])
+    mixed = load_unlabeled(unlabeled, NOWHERE)
+    assert [face.box_format for face in mixed] == ["landmarks", None]
     for a, b in zip(label_faces(shipped, mixed)[0], labels, strict=True):
         assert np.abs(a.face.points - b.face.points).max() < 0.03 * np.ptp(b.face.points[:, 0])
-    text = (unlabelled / "boxes.csv").read_text().replace(",landmarks", ",tight")
-    (unlabelled / "boxes.csv").write_text(text)
+    text = (unlabeled / "boxes.csv").read_text().replace(",landmarks", ",tight")
+    (unlabeled / "boxes.csv").write_text(text)
     with pytest.raises(ModelError, match="does not know boxes of kind 'tight'"):
-        label_faces(shipped, load_unlabelled(unlabelled, NOWHERE))
+        label_faces(shipped, load_unlabeled(unlabeled, NOWHERE))
 
 
-def test_pseudo_labels_there_and_back(unlabelled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE)[:2])
+def test_pseudo_labels_there_and_back(unlabeled, shipped, tmp_path):
+    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
         assert a.face.image.resolve() == b.face.image.resolve()
@@ -211,19 +209,19 @@ def test_pseudo_labels_there_and_back(unlabelled, shipped, tmp_path):
 # -- rounds --------------------------------------------------------------------------------------------
 
 
-def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabelled, tmp_path, capsys):
+def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabeled, tmp_path, capsys):
     run = tmp_path / "run"
-    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabelled", str(unlabelled)]
+    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
     assert main([*words, "-o", str(run)]) == 0
     assert "round2" in capsys.readouterr().err
-    facts = json.loads((run / "round1" / "labelling.json").read_text())
-    assert (facts["given"], facts["labelled"]) == (14, 12)
+    facts = json.loads((run / "round1" / "labeling.json").read_text())
+    assert (facts["given"], facts["labeled"]) == (14, 12)
     assert facts["dropped"] == {"picture cannot be read": 1, "box is tiny or oblong": 1}
     assert all((run / "round1" / name).is_file() for name in (LABELS, "quality.png", "best_and_worst.jpg"))
     recipes = [(run / f"round{i}" / "recipe.yaml").read_text() for i in range(3)]
     assert ["task: quarter" in text for text in recipes] == [False, True, False]
-    _, info = load_checkpoint(run / "round2" / "best.safetensors")
-    assert "with pseudo-labels" in info.training
+    _, metadata = load_checkpoint(run / "round2" / "best.safetensors")
+    assert "with pseudo-labels" in metadata.training
     before = {
         path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".csv", ".safetensors")
     }
@@ -233,12 +231,12 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabell
     shutil.rmtree(run / "round2")
     assert main([*words, "-o", str(run)]) == 0
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
-    assert main([*words, "-o", str(run), "--self-training.views", "flip"]) == 1
-    assert "labelled with other views" in capsys.readouterr().err
+    assert main([*words, "-o", str(run), "--self-training.tta", "flip"]) == 1
+    assert "labeled with other views" in capsys.readouterr().err
 
 
 def test_a_detector_that_is_not_to_be_had_is_said_before_training(
-    recipe_file, small_300w, unlabelled, shipped, tmp_path, monkeypatch
+    recipe_file, small_300w, unlabeled, shipped, tmp_path, monkeypatch
 ):
     """Nets are fitted to the detectors that are there: without one, nobody could place these boxes."""
 
@@ -246,53 +244,53 @@ def test_a_detector_that_is_not_to_be_had_is_said_before_training(
         raise PipnetError("no detector here")
 
     monkeypatch.setattr("pipnet.training.self_training.load_detector", nowhere)
-    flags = ["--data.root", str(small_300w), "--self-training.unlabelled", str(unlabelled)]
+    flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
     with pytest.raises(PipnetError, match="no detector here"):
         self_train(load_recipe(recipe_file, flags), tmp_path / "run")
     assert not (tmp_path / "run" / "round0").exists()
-    faces = [UnlabelledFace(Path("a.jpg"), np.array([0, 0, 9, 9], np.float32), "a", "landmarks")]
+    faces = [UnlabeledFace(Path("a.jpg"), np.array([0, 0, 9, 9], np.float32), "a", "landmarks")]
     check_detector(faces, SelfTrainingConfig())  # needs none
     monkeypatch.undo()
     teacher = tmp_path / "teacher.safetensors"
-    save_checkpoint(teacher, shipped.network, replace(shipped.info, detector_fits={}))
+    save_checkpoint(teacher, shipped.network, replace(shipped.metadata, box_adapters={}))
     with pytest.raises(ModelError, match="does not know boxes"):
         self_train(
             load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)]), tmp_path / "run"
         )
 
 
-def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unlabelled, tmp_path, capsys):
-    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabelled", str(unlabelled)]
+def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unlabeled, tmp_path, capsys):
+    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
     words += ["-o", str(tmp_path / "run")]
     assert main([*words, "--max-steps", "1"]) == 0
     assert main(words) == 1
-    assert "round1 was labelled with other weights: delete it" in capsys.readouterr().err
+    assert "round1 was labeled with other weights: delete it" in capsys.readouterr().err
 
 
-def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabelled, tmp_path):
-    flags = ["--data.root", str(small_300w), "--self-training.unlabelled", str(unlabelled)]
-    flags += ["--self-training.tasks", "full", "--pseudo.most-spread", "3"]
+def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabeled, tmp_path):
+    flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
+    flags += ["--self-training.tasks", "full", "--pseudo.max-std", "3"]
     teacher = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
     recipe = load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)])
     self_train(recipe, tmp_path / "run", max_steps=2)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["round1"]
     labels = read_pseudo_labels(tmp_path / "run" / "round1" / LABELS)
     assert np.median([label.score for label in labels]) > 0.4  # it knows faces
-    assert "most_spread: 3" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
+    assert "max_std: 3" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
     # Without one, round 0 knows nothing of pseudo-labels, whatever the recipe says of them.
     train(round_recipe(load_recipe(recipe_file, flags), 0), tmp_path / "round0", max_steps=2)
-    assert "most_spread: null" in (tmp_path / "round0" / "recipe.yaml").read_text()
+    assert "max_std: null" in (tmp_path / "round0" / "recipe.yaml").read_text()
 
 
 def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):
-    """From pictures that nobody labelled to a net trained on them, with the labels of a bulk job."""
+    """From pictures that nobody labeled to a net trained on them, with the labels of a bulk job."""
     pictures, labels = tmp_path / "pictures", tmp_path / "labels"
     pictures.mkdir()
-    for number, face in enumerate(load_faces(small_300w, "full")[0][:5]):
+    for number, face in enumerate(load_samples(small_300w, "full")[0][:5]):
         shutil.copy(face.image, pictures / f"{number}{face.image.suffix}")
     write_image(pictures / "nobody.png", np.full((90, 90, 3), 128, np.uint8))
     (pictures / "damaged.jpg").write_bytes(b"no picture")
-    words = [str(pictures), "-o", str(labels), "--workers", "1", "--views", "flip", "--shard-size", "3"]
+    words = [str(pictures), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
     assert main(["annotate", *words]) == 0
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(labels)]
     trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "run")
@@ -303,15 +301,15 @@ def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):
         faces = truth(label.face.image)
         np.testing.assert_allclose(label.face.points, faces.points[0], atol=2)  # without the mirrored view
         assert label.score == pytest.approx(faces.scores[0].mean(), abs=0.05)
-        assert label.spread == pytest.approx(100 * faces.spread[0].mean(), abs=0.3)
-        assert 0 < label.disagreement < 5
+        assert label.vote_std == pytest.approx(100 * faces.vote_std[0].mean(), abs=0.3)
+        assert 0 < label.tta_std < 5
     trainer.fit(max_steps=2)
-    _, info = load_checkpoint(tmp_path / "run" / "last.safetensors")
-    assert "5 with pseudo-labels" in info.training
+    _, metadata = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert "5 with pseudo-labels" in metadata.training
     one = load_recipe(recipe_file, [*flags[:3], str(labels / "shards" / "00001.parquet")])
-    assert len(load_training_faces(one).pseudo) == 2
+    assert len(load_split(one).pseudo) == 2
     with pytest.raises(DataError, match="no face in it is good enough"):
-        load_training_faces(load_recipe(recipe_file, [*flags, "--pseudo.least-score", "0.99"]))
+        load_split(load_recipe(recipe_file, [*flags, "--pseudo.min-score", "0.99"]))
 
 
 def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w, portrait, tmp_path):
@@ -321,7 +319,7 @@ def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w
     assert main(["annotate", str(tmp_path / "pictures.tar"), "-o", str(labels), "--workers", "1"]) == 0
     recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--pseudo.labels", str(labels)])
     with pytest.raises(DataError, match=r"pictures\.tar/a\.jpg lies inside another file: unpack"):
-        load_training_faces(recipe)
+        load_split(recipe)
     file = labels / "manifest.json"
     manifest = json.loads(file.read_text())
     scheme = manifest["model"]["scheme"]
@@ -335,32 +333,32 @@ def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w
     ):
         file.write_text(json.dumps(changed))
         with pytest.raises(DataError, match=words):
-            load_training_faces(recipe)
+            load_split(recipe)
 
 
-def test_a_coarse_round_trains_scores_alone_on_pseudo_labelled_faces(
-    recipe_file, small_300w, unlabelled, shipped, tmp_path
+def test_a_coarse_round_trains_scores_alone_on_pseudo_labeled_faces(
+    recipe_file, small_300w, unlabeled, shipped, tmp_path
 ):
-    labels, _ = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE)[:4])
+    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     trainer = Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "half"]), tmp_path / "run")
     examples = [trainer.dataset[i] for i in range(len(trainer.dataset))]
     assert [e.task for e in examples] == [0] * len(trainer.faces.training) + [1] * 4
     assert trainer.uneven
-    weighed = load_recipe(recipe_file, [*flags, "--pseudo.weigh"])
+    weighed = load_recipe(recipe_file, [*flags, "--pseudo.weight_by_score"])
     dataset = Trainer(weighed, tmp_path / "b").dataset
     weights = [dataset[i].weight for i in range(len(dataset) - 4, len(dataset))]
     assert weights == pytest.approx([label.score for label in labels], abs=1e-4)
 
 
-def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabelled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabelled(unlabelled, NOWHERE)[:4])
+def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabeled, shipped, tmp_path):
+    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
     grades = [(0.9, 1.0), (0.2, 1.0), (0.9, 9.0), (0.9, 1.0)]
     graded = [PseudoLabel(x.face, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
     write_pseudo_labels(tmp_path / "labels.csv", graded)
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
-    for extra, count in (((), 4), (("--pseudo.least-score", "0.5"), 3), (("--pseudo.most-spread", "5"), 3)):
+    for extra, count in (((), 4), (("--pseudo.min-score", "0.5"), 3), (("--pseudo.max-std", "5"), 3)):
         trainer = Trainer(
             load_recipe(recipe_file, [*flags, *extra]), tmp_path / f"run{count}{len(extra)}{extra[:1]}"
         )
@@ -368,15 +366,13 @@ def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabel
 
 
 def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
-    with pytest.raises(RecipeError, match="no unlabelled faces"):
+    with pytest.raises(RecipeError, match="no unlabeled faces"):
         self_train(load_recipe(recipe_file), tmp_path / "run")
     with pytest.raises(RecipeError, match="needs model.curriculum"):
         load_recipe(recipe_file, ["--pseudo.task", "half", "--model.curriculum", "none"])
     with pytest.raises(RecipeError, match="need model.curriculum"):
-        load_recipe(recipe_file, ["--self-training.unlabelled", "x", "--model.curriculum", "none"])
-    given = load_recipe(
-        recipe_file, ["--self-training.unlabelled", str(tmp_path), "--pseudo.labels", "x.csv"]
-    )
+        load_recipe(recipe_file, ["--self-training.unlabeled", "x", "--model.curriculum", "none"])
+    given = load_recipe(recipe_file, ["--self-training.unlabeled", str(tmp_path), "--pseudo.labels", "x.csv"])
     with pytest.raises(RecipeError, match=r"pseudo.labels and pseudo.task are of one training"):
         self_train(given, tmp_path / "run")
     with pytest.raises(RecipeError, match=r"model.curriculum is a setting of the pip head, not of map"):
@@ -388,9 +384,9 @@ def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
         )
 
 
-def test_a_limit_is_a_fixed_choice(recipe_file, unlabelled):
-    flags = ["--self-training.unlabelled", str(unlabelled), "--self-training.limit", "5"]
-    chosen = [[f.name for f in unlabelled_faces(load_recipe(recipe_file, flags), NOWHERE)] for _ in range(2)]
+def test_a_limit_is_a_fixed_choice(recipe_file, unlabeled):
+    flags = ["--self-training.unlabeled", str(unlabeled), "--self-training.limit", "5"]
+    chosen = [[f.name for f in unlabeled_faces(load_recipe(recipe_file, flags), NOWHERE)] for _ in range(2)]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 5
 

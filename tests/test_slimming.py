@@ -8,15 +8,15 @@ import torch
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
-from pipnet.data.dataset import FaceDataset
-from pipnet.data.transforms import Augmentation
 from pipnet.errors import RecipeError
-from pipnet.geometry import CropRule
+from pipnet.geometry import CropConfig
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.pipnet import ModelConfig, PIPNet
 from pipnet.model.predictor import TorchModel
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.slimming import keep_best, slim
+from pipnet.training.augment import Augmentation
+from pipnet.training.dataset import FaceDataset
+from pipnet.training.prune import keep_best, slim
 from test_model import face
 
 CHECKPOINT = Path("checkpoints/pipnet-wild-mbv2-wide.safetensors")
@@ -50,13 +50,13 @@ def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys)
     command = ["slim", str(CHECKPOINT), "--data", str(small_300w), "-o", str(lean)]
     assert main([*command, "--last-width", "900", "--neighbors", "5"]) == 0
     assert "--model.last-width 900 --model.neighbors 5" in capsys.readouterr().err
-    model, info = load_checkpoint(lean)
+    model, metadata = load_checkpoint(lean)
     assert (model.config.last_width, model.config.neighbors) == (900, 5)
-    assert info.calibration is None
+    assert metadata.calibration is None
     assert lean.stat().st_size < 0.8 * CHECKPOINT.stat().st_size
     box = [[178, 63, 267, 175]]
     before = FaceLandmarker(TorchModel(*load_checkpoint(CHECKPOINT)))(portrait, box).points[0]
-    after = FaceLandmarker(TorchModel(model, info))(portrait, box).points[0]
+    after = FaceLandmarker(TorchModel(model, metadata))(portrait, box).points[0]
     size = (before.max(axis=0) - before.min(axis=0)).max()
     assert 0 < np.linalg.norm(before - after, axis=1).mean() / size < 0.02
 
@@ -74,6 +74,6 @@ def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys)
 )
 def test_what_cannot_be_leaner(settings, width, neighbors, reason):
     model = PIPNet(ModelConfig(**{"backbone": "lcnet_050", "input_size": 64, **settings}), face())
-    nobody = FaceDataset([], LandmarkScheme.load("300w"), CropRule(), 64, Augmentation())
+    nobody = FaceDataset([], LandmarkScheme.load("300w"), CropConfig(), 64, Augmentation())
     with pytest.raises(RecipeError, match=reason):
         slim(model, width, neighbors, nobody)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pipnet.errors import PipnetError
-from pipnet.video.lookahead import LookAhead
+from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, FaceSmoother, OneEuroConfig
+from pipnet.video.landmarker import FrameFaces, steady
 from pipnet.video.reader import Frame
-from pipnet.video.smoothing import AlphaBeta, FaceSmoother, OneEuro, Smoothing
-from pipnet.video.stream import FrameFaces, steady
+from pipnet.video.savgol_smoother import SavgolSmoother
 
 # -- of a camera: by the frames before ----------------------------------------------------------------
 
@@ -18,12 +18,12 @@ from pipnet.video.stream import FrameFaces, steady
 @pytest.fixture(scope="module")
 def face(landmarker):
     """The model's mean face, 100 pixels wide."""
-    mean = landmarker.model.info.mean_face
+    mean = landmarker.model.metadata.mean_face
     return ((mean - mean.mean(axis=0)) / np.ptp(mean[:, 0]) * 100).astype(np.float32)
 
 
 def smoothed(points, mean_face, fps=25, settings=None):
-    smooth = FaceSmoother(settings or Smoothing(), mean_face)
+    smooth = FaceSmoother(settings or CausalSmoother(), mean_face)
     return np.array([smooth(frame, number / fps) for number, frame in enumerate(points)])
 
 
@@ -46,9 +46,9 @@ def test_a_moving_head_is_followed_without_lag(face, frequency):
     turns = [cv2.getRotationMatrix2D((0, 0), 10 * p, 1) for p in phase]
     moved = np.array([face @ t[:, :2].T + [20 * p, 0] for t, p in zip(turns, phase, strict=True)], np.float32)
     out = smoothed(moved, face)
-    centres, behind = moved[50:].mean(axis=1)[:, 0], out[50:].mean(axis=1)[:, 0]
+    centers, behind = moved[50:].mean(axis=1)[:, 0], out[50:].mean(axis=1)[:, 0]
     lags = [
-        np.abs(np.interp(seconds[50:] - lag / 25, seconds[50:], centres) - behind)[10:].mean()
+        np.abs(np.interp(seconds[50:] - lag / 25, seconds[50:], centers) - behind)[10:].mean()
         for lag in np.arange(0, 3, 0.1)
     ]
     assert 0.1 * int(np.argmin(lags)) <= 1
@@ -62,7 +62,7 @@ def test_a_camera_that_shows_frames_twice_is_smoothed(face):
     out = smoothed(jumps, face)
     assert flicker(out[50:]) < flicker(jumps[50:]) / 2
     strayed = np.linalg.norm(out.mean(axis=1) - jumps.mean(axis=1), axis=1)
-    assert strayed.max() <= Smoothing().pose.farthest * 100 + 1e-3
+    assert strayed.max() <= CausalSmoother().pose.farthest * 100 + 1e-3
 
 
 @pytest.mark.parametrize("fps", [5, 25, 60])
@@ -83,14 +83,14 @@ def test_smoothing_does_not_depend_on_the_size_of_the_picture(face):
 
 
 def test_odd_times_and_settings(face):
-    smooth = FaceSmoother(Smoothing(), face)
+    smooth = FaceSmoother(CausalSmoother(), face)
     first = smooth(face, 1.0)
     np.testing.assert_allclose(first, face, atol=1e-3)
     np.testing.assert_array_equal(smooth(face + 5, 1.0), first)  # a time that does not go on
     with pytest.raises(PipnetError, match="above 0"):
-        OneEuro(cutoff=0, beta=1)
+        OneEuroConfig(cutoff=0, beta=1)
     with pytest.raises(PipnetError, match="shares"):
-        AlphaBeta(rest=0)
+        AlphaBetaConfig(rest=0)
 
 
 # -- of a file: by the frames before and after --------------------------------------------------------
@@ -110,7 +110,7 @@ def as_a_file(points, landmarker, times=None, ids=(1,)):
         )
         for number, (time, path) in enumerate(zip(times, points, strict=True))
     ]
-    frames = list(steady(iter(found), LookAhead()))
+    frames = list(steady(iter(found), SavgolSmoother()))
     assert [f.frame.number for f in frames] == list(range(len(points)))
     return np.array([frame.faces.points[0] for frame in frames])
 
@@ -136,7 +136,7 @@ def test_a_leap_in_a_file_stays_a_leap(face, landmarker):
     """As at a cut to another face that is about there: no frame is drawn over to the other side."""
     leap = (face + np.where(np.arange(50) < 25, 0, 30).astype(np.float32)[:, None, None]).astype(np.float32)
     strayed = np.linalg.norm(as_a_file(leap, landmarker) - leap, axis=2).mean(axis=1)
-    assert strayed.max() <= LookAhead().farthest * np.ptp(face, axis=0).max() + 1e-3
+    assert strayed.max() <= SavgolSmoother().farthest * np.ptp(face, axis=0).max() + 1e-3
     assert strayed[[0, 10, 40, -1]].max() < 1e-3
 
 
@@ -152,6 +152,6 @@ def test_frames_are_placed_by_their_times(face, landmarker):
 def test_few_frames_and_odd_settings(face, landmarker):
     np.testing.assert_allclose(as_a_file(face[None], landmarker)[0], face, atol=1e-4)
     for times in ([0.0], [0.0, 0.0], [0.0, 0.5], [-0.04, 0.0, 0.04]):
-        assert LookAhead().weights(np.array(times)).sum() == pytest.approx(1)
+        assert SavgolSmoother().weights(np.array(times)).sum() == pytest.approx(1)
     with pytest.raises(PipnetError, match="above 0"):
-        LookAhead(width=0)
+        SavgolSmoother(width=0)

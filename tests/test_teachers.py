@@ -9,19 +9,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
-from pipnet.data.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import load_faces
-from pipnet.data.unlabelled import UnlabelledFace
+from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
+from pipnet.datasets.registry import load_samples
+from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import affine, similarity, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.images import read_image
-from pipnet.inference.backends import load_model
-from pipnet.inference.external import ExternalModel, ExternalModelConfig
+from pipnet.inference.backends.external import ExternalModel, ExternalModelConfig
+from pipnet.inference.backends.load import load_model
+from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.labelling import label_faces
+from pipnet.training.labeling import label_faces
 from pipnet.training.recipe import load_recipe
 from pipnet.training.shape_adapter import ShapeAdapter
 from pipnet.training.teachers import HALF_WEIGHT, Teacher, check_teachers, consensus
@@ -54,7 +54,7 @@ def write_constant_network(path, points, size=32):
 @pytest.fixture
 def external(tmp_path, landmarker):
     """The TOML file of a network that always answers the mean face."""
-    write_constant_network(tmp_path / "mean.onnx", landmarker.model.info.mean_face)
+    write_constant_network(tmp_path / "mean.onnx", landmarker.model.metadata.mean_face)
     path = tmp_path / "mean.toml"
     path.write_text(
         'model = "mean.onnx"\nscheme = "300w"\ninput_size = 32\ncrop_scale = 1.2\nlicense = "MIT"\n'
@@ -67,16 +67,16 @@ def external(tmp_path, landmarker):
 
 def test_external_model_serves_as_a_model(external, portrait, capsys):
     words = ["detect", str(portrait), "--model", str(external), "--box", "179,88,89,95", "--json"]
-    assert main([*words, "--box-kind", "landmarks"]) == 0
+    assert main([*words, "--box-format", "landmarks"]) == 0
     points = np.array(json.loads(capsys.readouterr().out)["faces"][0]["points"])
     np.testing.assert_allclose(tight_box(points)[[0, 2]], [179, 268], atol=12)
 
 
 def test_external_model_shifts_its_crop_up(external, portrait):
     box = np.float32([100, 100, 200, 200])
-    plain = ExternalModel(external).info.crop(box, 512, 512)
+    plain = ExternalModel(external).metadata.crop(box, 512, 512)
     external.write_text(external.read_text() + "crop_shift_up = 0.1\n")
-    np.testing.assert_allclose(ExternalModel(external).info.crop(box, 512, 512), plain - [0, 10, 0, 10])
+    np.testing.assert_allclose(ExternalModel(external).metadata.crop(box, 512, 512), plain - [0, 10, 0, 10])
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_external_model_refuses_other_landmarks(external):
 def test_shape_adapter_learns_another_meaning(shared, tmp_path):
     """The jaw drawn lower by a tenth of the face's height, on faces that are turned, small and large."""
     scheme = LandmarkScheme.load("300w")
-    samples, _, _ = load_faces(shared / "data" / "300w", "afw")
+    samples, _, _ = load_samples(shared / "data" / "300w", "afw")
     source = np.stack([sample.points for sample in samples])
     target = source.copy()
     for face in target:
@@ -146,12 +146,12 @@ def test_consensus_is_weighted_mean_with_disagreement(external, landmarker, port
     box = tight_box(landmarker(image)[0].points)[None]
     sure, other = Teacher(landmarker.model), Teacher.load(external)
     alone = consensus([sure], [image], box, scheme)
-    assert alone.disagreement.max() == 0
+    assert alone.tta_std.max() == 0
     np.testing.assert_array_equal(alone.weights, np.ones((1, 68)))
     both = consensus([Teacher(landmarker.model, 3.0), other], [image], box, scheme)
-    far = both.disagreement[0].argmax()
+    far = both.tta_std[0].argmax()
     assert both.weights[0, far] == both.weights.min() < 1
-    assert (both.weights[both.disagreement > HALF_WEIGHT] < 0.5).all()
+    assert (both.weights[both.tta_std > HALF_WEIGHT] < 0.5).all()
 
 
 def test_check_teachers_needs_a_mapping(external):
@@ -164,12 +164,12 @@ def test_check_teachers_needs_a_mapping(external):
 def test_label_faces_by_teachers_of_another_scheme(shared, portrait):
     """98 points of public networks, located by our 68."""
     teachers = [Teacher.load(path) for path in sorted((ROOT / "recipes" / "teachers").glob("*.toml"))]
-    faces = [UnlabelledFace(portrait, None, "portrait")]
+    faces = [UnlabeledFace(portrait, None, "portrait")]
     locator = load_model(find_model(DEFAULT_MODEL))
     wflw = LandmarkScheme.load("wflw")
     (label,), _ = label_faces(locator, faces, teachers=teachers, scheme=wflw)
     assert label.face.points.shape == (98, 2)
-    assert label.disagreement < 5
+    assert label.tta_std < 5
     assert label.weights is not None
     assert ((label.weights > 0.1) & (label.weights <= 1)).all()
 
@@ -182,7 +182,7 @@ def test_teach_writes_a_table_to_train_on(external, shared, portrait, tmp_path, 
     assert main(words) == 0
     (label,) = read_pseudo_labels(out / "pseudo_labels.csv")
     assert label.weights is not None
-    facts = json.loads((out / "labelling.json").read_text())
+    facts = json.loads((out / "labeling.json").read_text())
     assert [teacher["name"] for teacher in facts["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
     assert (out / "best_and_worst.jpg").stat().st_size > 1000
     assert main(words) == 1
@@ -214,14 +214,14 @@ def test_pseudo_labels_keep_weights(portrait, tmp_path):
 def test_cfp_has_the_visible_half(shared):
     root = shared / "data" / "cfp_profile"
     for subset, count in {"train": 600, "val": 100, "test": 100}.items():
-        samples, scheme, source = load_faces(root, subset)
+        samples, scheme, source = load_samples(root, subset)
         assert (len(samples), scheme.name, source.norm) == (count, "300w", "longer_side")
         known = np.isfinite([sample.points for sample in samples]).all(axis=2)
         assert (known.sum(axis=1) == 30).all()
         # The chin is seen from both sides, each eye from its own.
         assert known[:, 8].all()
         assert (known[:, 36] != known[:, 45]).all()
-    people = [{s.group for s in load_faces(root, part)[0]} for part in ("train", "val", "test")]
+    people = [{s.group for s in load_samples(root, part)[0]} for part in ("train", "val", "test")]
     assert not people[0] & people[1]
     assert not people[1] & people[2]
 
@@ -237,5 +237,5 @@ def test_partly_labeled_faces_do_not_move_mean_face(shared, tmp_path):
     more = [*flags, "--data.also", str(shared / "data" / "cfp_profile")]
     trainers = [Trainer(load_recipe(recipe, f), tmp_path / str(i)) for i, f in enumerate((flags, more))]
     assert [len(trainer.faces.training) for trainer in trainers] == [337, 937]
-    np.testing.assert_array_equal(trainers[0].info.mean_face, trainers[1].info.mean_face)
-    assert trainers[0].info.detector_fits == trainers[1].info.detector_fits
+    np.testing.assert_array_equal(trainers[0].metadata.mean_face, trainers[1].metadata.mean_face)
+    assert trainers[0].metadata.box_adapters == trainers[1].metadata.box_adapters

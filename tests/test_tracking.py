@@ -8,7 +8,7 @@ import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.errors import PipnetError
-from pipnet.images import read_image
+from pipnet.io.image import read_image
 from pipnet.video.reader import VideoReader
 from pipnet.video.tracker import FaceTracker
 from pipnet.video.writer import VideoWriter
@@ -28,8 +28,8 @@ def test_one_face_keeps_its_number_and_the_detector_rests(landmarker, clip):
 def test_faces_come_and_go(landmarker, portrait):
     """Two faces side by side, then one, then none, then one again with a new number."""
     image = cv2.resize(read_image(portrait), (256, 256))
-    grey = np.full_like(image, 128)
-    frames = [(image, image)] * 3 + [(image, grey)] * 3 + [(grey, grey)] * 2 + [(grey, image)] * 3
+    gray = np.full_like(image, 128)
+    frames = [(image, image)] * 3 + [(image, gray)] * 3 + [(gray, gray)] * 2 + [(gray, image)] * 3
     tracker = FaceTracker(landmarker, detect_every=100)
     ids = [tracker(np.hstack(pair), number / 25).ids for number, pair in enumerate(frames)]
     assert len(ids[0]) == 2
@@ -44,9 +44,9 @@ def test_faces_come_and_go(landmarker, portrait):
 def test_a_face_that_is_lost_is_searched_for_in_the_same_frame(landmarker, portrait):
     """A cut to another place: no frame is without its face."""
     image = cv2.resize(read_image(portrait), (256, 256))
-    grey = np.full_like(image, 128)
+    gray = np.full_like(image, 128)
     tracker = FaceTracker(landmarker, detect_every=100)
-    pairs = [(image, grey)] * 3 + [(grey, image)] * 3
+    pairs = [(image, gray)] * 3 + [(gray, image)] * 3
     seen = [tracker(np.hstack(pair), number / 25) for number, pair in enumerate(pairs)]
     assert [found.ids for found in seen] == [[1]] * 3 + [[2]] * 3
     assert [found.detected for found in seen] == [True, False, False, True, False, False]
@@ -72,8 +72,8 @@ def test_faces_upside_down_are_found_and_followed(landmarker, clip, tmp_path):
         for frame in islice(VideoReader(clip), 6):
             writer.write(np.ascontiguousarray(frame.image[::-1, ::-1]), frame.time)
     assert not any(one.ids for one in FaceLandmarker(landmarker.model, upright_only).stream(path))
-    any_roll = FaceLandmarker(landmarker.model, upright_only, any_roll=True)
-    found = list(any_roll.stream(path, smooth=False))
+    any_rotation = FaceLandmarker(landmarker.model, upright_only, any_rotation=True)
+    found = list(any_rotation.stream(path, smooth=False))
     assert [one.ids for one in found] == [[1]] * 6
     assert [one.detected for one in found] == [True] + [False] * 5
     for frame, faces, _, _ in found[::5]:

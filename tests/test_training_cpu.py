@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
+from pipnet.training.cpu import FastDepthwise, keep_freed_memory
 
 UNITS = {torch.float64: 32, torch.bfloat16: 0.5}
 """In the last place of the largest value: how much further off than torch ours may be."""
@@ -41,7 +41,7 @@ def test_depthwise_convolutions_are_as_exact_as_those_of_torch(geometry, kind):
     exact = [part.detach().double().requires_grad_() for part in (image, weight)]
     truth = gradients(*exact, geometry, kind)
     torch_s = gradients(image, weight, geometry, kind)
-    with QuickDepthwise():
+    with FastDepthwise():
         found = gradients(image, weight, geometry, kind)
     for ours, theirs, true in zip(found, torch_s, truth, strict=True):
         off, allowed = (float((part.double() - true).detach().abs().max()) for part in (ours, theirs))
@@ -50,14 +50,14 @@ def test_depthwise_convolutions_are_as_exact_as_those_of_torch(geometry, kind):
 
 def test_other_convolutions_are_left_alone():
     image, weight = torch.randn(1, 4, 8, 8), torch.randn(8, 4, 3, 3)
-    with QuickDepthwise():
+    with FastDepthwise():
         found = F.conv2d(image, weight, torch.ones(8), 2, 1)
     torch.testing.assert_close(found, F.conv2d(image, weight, torch.ones(8), 2, 1), rtol=0, atol=0)
 
 
 def test_under_autocast_it_computes_in_its_type():
     image, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
-    with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():
+    with torch.autocast("cpu", torch.bfloat16), FastDepthwise():
         assert F.conv2d(image, weight, None, (2, 2), (1, 1), (1, 1), 4).dtype == torch.bfloat16
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from clips import encode, remux
 from pipnet.errors import MissingExtraError, VideoError
-from pipnet.images import read_image
+from pipnet.io.image import read_image
 from pipnet.video.reader import VideoReader
 from pipnet.video.writer import VideoWriter
 
@@ -44,7 +44,7 @@ def test_every_frame_with_its_time(clip):
     assert reader.damage is None
 
 
-def test_colours_are_rgb_and_odd_sizes_and_times_are_kept(tmp_path):
+def test_colors_are_rgb_and_odd_sizes_and_times_are_kept(tmp_path):
     """Red stays red; a variable frame rate comes back as it was written; an odd side grows by one."""
     red = np.zeros((51, 63, 3), np.uint8)
     red[..., 0] = 220

@@ -120,7 +120,7 @@ def test_gif_keeps_time_of_frames_that_come_faster_than_its_clock(moving, tmp_pa
 
 
 @pytest.mark.parametrize(("height", "number"), [(96, 6), (720, 1)])
-def test_colours_are_stored_as_players_expect(height, number, tmp_path):
+def test_colors_are_stored_as_players_expect(height, number, tmp_path):
     """Of television in large pictures, as is said in the file; both are read as they were written."""
     red = np.zeros((height, 128, 3), np.uint8)
     red[..., 0] = 220

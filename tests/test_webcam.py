@@ -22,9 +22,9 @@ import pytest
 
 from pipnet.cli import main
 from pipnet.errors import MissingExtraError, PipnetError, VideoError
-from pipnet.images import read_image
+from pipnet.io.image import read_image
 from pipnet.video import live
-from pipnet.video.live import LiveReader
+from pipnet.video.camera import LiveReader
 from pipnet.video.preview import Preview
 from pipnet.video.reader import VideoReader
 from pipnet.video.writer import VideoWriter
@@ -40,7 +40,7 @@ def part(image):
     )
 
 
-def grey(level):
+def gray(level):
     return np.full((120, 160, 3), level, np.uint8)
 
 
@@ -97,7 +97,7 @@ def reading(reader):
 
 
 def test_what_came_meanwhile_is_dropped_and_the_newest_is_given(camera):
-    reader = LiveReader(camera([part(grey(5 * number)) for number in range(40)]))
+    reader = LiveReader(camera([part(gray(5 * number)) for number in range(40)]))
     frames = iter(reader)
     first = next(frames)
     assert (first.number, first.time) == (0, 0)
@@ -114,7 +114,7 @@ def test_what_came_meanwhile_is_dropped_and_the_newest_is_given(camera):
 
 
 def test_frames_come_in_order_and_those_dropped_are_counted(camera):
-    reader = LiveReader(camera([part(grey(5 * number)) for number in range(40)]))
+    reader = LiveReader(camera([part(gray(5 * number)) for number in range(40)]))
     frames = list(reader)
     levels = [round(frame.image.mean() / 5) for frame in frames]
     assert [frame.number for frame in frames] == [level - levels[0] for level in levels]
@@ -123,7 +123,7 @@ def test_frames_come_in_order_and_those_dropped_are_counted(camera):
 
 
 def test_who_stops_lets_the_camera_go(camera):
-    reader = LiveReader(camera(cycle([part(grey(0)), part(grey(99))])))
+    reader = LiveReader(camera(cycle([part(gray(0)), part(gray(99))])))
     frames = iter(reader)
     assert [frame.image.shape for frame in islice(frames, 3)] == [(120, 160, 3)] * 3
     frames.close()
@@ -153,13 +153,13 @@ def test_a_stream_that_is_tuned_into_and_damaged_goes_on(portrait, tmp_path):
 
 
 def test_an_end_that_nobody_asked_for_is_named(camera, monkeypatch):
-    reader = LiveReader(camera([part(grey(9))] * 30, end="reset"))
+    reader = LiveReader(camera([part(gray(9))] * 30, end="reset"))
     assert next(iter(reader)).image.shape == (120, 160, 3)
-    reader = LiveReader(camera([part(grey(9))] * 30, end="reset"))
+    reader = LiveReader(camera([part(gray(9))] * 30, end="reset"))
     assert len(list(reader)) >= 1
     assert reader.damage == "Connection reset by peer"
     monkeypatch.setattr(live, "_PATIENCE", 1.0)
-    reader = LiveReader(camera([part(grey(9))] * 30, end="silence"))
+    reader = LiveReader(camera([part(gray(9))] * 30, end="silence"))
     assert len(list(reader)) >= 1
     assert reader.damage == "no picture for 1 seconds"
 
@@ -173,7 +173,7 @@ def test_what_is_no_camera(camera, portrait, tmp_path, monkeypatch):
         with pytest.raises(VideoError, match=words):
             LiveReader(source)
     with pytest.raises(VideoError, match="more than 1,000 pixels"):
-        next(iter(LiveReader(camera([part(grey(9))] * 30), max_pixels=1000)))
+        next(iter(LiveReader(camera([part(gray(9))] * 30), max_pixels=1000)))
     with pytest.raises(VideoError, match=r"http.*: cannot be opened: "):
         next(iter(LiveReader(camera([]))))
     with pytest.raises(VideoError, match="cannot be opened: Connection refused"):

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipnet.data.pseudo_labels import PseudoLabel, write_pseudo_labels
-from pipnet.data.samples import FaceSample
-from pipnet.data.unlabelled import UnlabelledFace, write_boxes
+from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
+from pipnet.datasets.unlabeled import UnlabeledFace, write_boxes
 from pipnet.errors import DataError, VideoError, WriteError
+from pipnet.io.atomic import atomic_write, write_text
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.video.sampling import sample_frames
-from pipnet.writing import write_text, written_whole
 
 SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-300w-mbv2.safetensors"
 
@@ -40,7 +40,7 @@ def pseudo_labels(path: Path) -> None:
 
 
 def boxes(path: Path) -> None:
-    write_boxes(path, [UnlabelledFace(path, np.float32([0, 0, 9, 9]), "a")] * 20_000)
+    write_boxes(path, [UnlabeledFace(path, np.float32([0, 0, 9, 9]), "a")] * 20_000)
 
 
 def text(path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(write, tmp_path):
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_any_other_error_leaves_nothing_either(tmp_path, error):
     def write() -> None:
-        with written_whole(tmp_path / "new" / "file") as partial:
+        with atomic_write(tmp_path / "new" / "file") as partial:
             partial.write_text("half")
             raise error
 
@@ -79,7 +79,7 @@ def test_folders_too(tmp_path):
     """Also in the place of an empty one, and where a kill left a part behind."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.partial" / "old").mkdir(parents=True)
-    with written_whole(tmp_path / "folder") as partial:
+    with atomic_write(tmp_path / "folder") as partial:
         partial.mkdir()
         (partial / "file").write_text("all")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
@@ -116,5 +116,5 @@ def test_names_that_are_no_text_are_one_line(write, tmp_path, monkeypatch):
 
 def test_what_could_not_be_read_meanwhile_is_named(tmp_path):
     named = pytest.raises(WriteError, match=r"out: cannot be written: .*input\.txt: No such file")
-    with named, written_whole(tmp_path / "out"):
+    with named, atomic_write(tmp_path / "out"):
         (tmp_path / "input.txt").read_text()

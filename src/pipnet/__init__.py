@@ -21,7 +21,7 @@ from pipnet.errors import (
     WriteError,
 )
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.result import Face, FaceLandmarks
+from pipnet.inference.results import Face, FaceLandmarks
 from pipnet.scheme import LandmarkScheme
 
 __version__ = "0.1.0"

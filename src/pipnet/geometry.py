@@ -1,12 +1,12 @@
 """THE coordinate convention, and every step between a picture and a crop.
 
-* Pixels: (0, 0) is the **centre** of the top-left pixel, x to the right, y down. A picture of width W
+* Pixels: (0, 0) is the **center** of the top-left pixel, x to the right, y down. A picture of width W
   thus spans x from -0.5 to W - 0.5.
 * Boxes: float32 ``[x0, y0, x1, y1]`` in those pixels. The tight box of some points is their minimum
   and maximum.
 * Fractions: (0, 0) is the box's top-left corner and (1, 1) its bottom-right corner. The model speaks
   fractions of its crop; nothing else does.
-* A crop of S x S pixels is its box cut into S x S equal parts: the centre of crop pixel k lies at the
+* A crop of S x S pixels is its box cut into S x S equal parts: the center of crop pixel k lies at the
   fraction (k + 0.5) / S. This is the only place where that half pixel is written down.
 """
 
@@ -37,7 +37,7 @@ _WIDEST = 100
 
 
 @dataclass(frozen=True)
-class CropRule:
+class CropConfig:
     """How the model's crop follows from a face.
 
     A model must be shown the crop that it learnt, so this rule travels with the weights.
@@ -50,14 +50,14 @@ class CropRule:
     False: width and height apart, stretched to a square (the papers)."""
     clip: bool = False
     """Cut the box at the picture's border instead of padding with black (the papers)."""
-    box: Literal["landmarks", "given"] = "landmarks"
+    box: Literal["landmarks", "dataset"] = "landmarks"
     """The face's box: the tight box of its landmarks, or the box that the collection gives
     (the papers: on COFW, AFLW and WFLW)."""
     shift_up: float = 0.0
     """How far the crop's center lies above that of the face's box, in longer sides of the box."""
 
     def face_box(self, points: Float[np.ndarray, "landmarks 2"], given: Box | None) -> Box:
-        """The box of a labelled face that the crop is cut around.
+        """The box of a labeled face that the crop is cut around.
 
         Raises:
             BoxError: the collection gives no box, or no point is known.
@@ -70,13 +70,13 @@ class CropRule:
 
     def __call__(self, face_box: Box, width: int, height: int) -> Box:
         """The crop's box for a face's box in a picture of width x height pixels."""
-        centre = (face_box[:2] + face_box[2:]) / 2
+        center = (face_box[:2] + face_box[2:]) / 2
         side = face_box[2:] - face_box[:2]
-        centre = centre - np.array([0, self.shift_up * side.max()], centre.dtype)
+        center = center - np.array([0, self.shift_up * side.max()], center.dtype)
         half = side / 2 * self.scale
         if self.square:
             half = np.repeat(half.max(), 2)
-        corners = np.concatenate([centre - half, centre + half])
+        corners = np.concatenate([center - half, center + half])
         if self.clip:
             clipped = corners.clip(-0.5, np.tile([width - 0.5, height - 0.5], 2))
             if (clipped[2:] - clipped[:2]).min() >= _NARROWEST:  # else nothing of it is in the picture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipnet.errors import DownloadError, MissingExtraError, ModelError, WriteError
-from pipnet.writing import written_whole
+from pipnet.io.atomic import atomic_write
 
 DEFAULT_MODEL = "pipnet-wild-mbv2"
 """The model used when none is named."""
@@ -98,7 +98,7 @@ def cached_download(file: RemoteFile) -> Path:
             content: bytes = response.read(_LARGEST)
         if _sha256(content) != file.sha256:
             raise DownloadError(f"{file.url} gave another file than expected (checksum); nothing was kept")
-        with written_whole(target, target.with_name(f"{target.name}.{os.getpid()}")) as partial:
+        with atomic_write(target, target.with_name(f"{target.name}.{os.getpid()}")) as partial:
             partial.write_bytes(content)
     except (OSError, WriteError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error

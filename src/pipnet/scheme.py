@@ -1,6 +1,6 @@
 """A landmark scheme is data: what the points are called, mirror to, and are measured by.
 
-One small TOML a scheme stands in ``schemes/``; users bring their own by path. Mean face and neighbours
+One small TOML a scheme stands in ``schemes/``; users bring their own by path. Mean face and neighbors
 are no part of it: they follow from the training labels and travel with the weights.
 """
 
@@ -129,7 +129,7 @@ class LandmarkScheme:
         return order
 
     @cached_property
-    def point_names(self) -> tuple[str, ...]:
+    def landmark_names(self) -> tuple[str, ...]:
         """A name for each landmark: the given one, or its region and its place in it, such as ``nose_3``."""
         if self.names:
             return self.names

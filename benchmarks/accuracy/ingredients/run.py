@@ -24,11 +24,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import bootstrap_mean
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.inference.backends import load_model
+from pipnet.inference.backends.load import load_model
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
@@ -105,19 +105,19 @@ def train_row(row: Row, data: Path, folder: Path, before: Path | None) -> Path:
             folders = [data / "unlabelled" / name for name in row.unlabeled]
             locator = load_model(find_model(DEFAULT_MODEL))
             teach(teachers, folders, folder / "labels", LandmarkScheme.load("300w"), locator)
-        flags += ["--pseudo.labels", str(table), "--pseudo.most-spread", "3"]
+        flags += ["--pseudo.labels", str(table), "--pseudo.max-std", "3"]
     train(load_recipe(ROOT / "recipes" / "ablation_128.yaml", flags), folder / "run", resume=True)
     return folder / "run" / "last.safetensors"
 
 
 def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
     """NME in percent on all that is measured, as filed and with the label offset removed."""
-    network, info = load_checkpoint(weights)
-    landmarker = FaceLandmarker(TorchModel(network, info))
+    network, metadata = load_checkpoint(weights)
+    landmarker = FaceLandmarker(TorchModel(network, metadata))
     result: dict[str, Any] = {}
     faces: dict[str, np.ndarray] = {}
     for title, (folder, subset) in MEASURED.items():
-        samples, _, source = load_faces(data / folder, subset, info.scheme, measuring=True)
+        samples, _, source = load_samples(data / folder, subset, metadata.scheme, measuring=True)
         errors = evaluate(landmarker, decoded(samples), source, norm=source.norm)
         for column, values in (("as filed", errors.pixels), ("offset removed", errors.offset_removed)):
             nmes = 100 * np.nanmean(values, axis=1)

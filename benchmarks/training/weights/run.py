@@ -29,17 +29,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipnet.data.samples import FaceSample, split_by_group, without_label_offset
-from pipnet.data.sources import Source, load_faces
-from pipnet.data.unlabelled import load_unlabelled, write_boxes
+from pipnet.annotations.samples import FaceSample, split_by_group, without_label_offset
+from pipnet.datasets.registry import Source, load_samples
+from pipnet.datasets.unlabeled import load_unlabeled, write_boxes
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.inference.backends import load_model
+from pipnet.inference.backends.load import load_model
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.calibration import calibrate
+from pipnet.training.calibrate import calibrate
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import teach
 from pipnet.training.teachers import Teacher
@@ -48,7 +48,7 @@ from pipnet.training.trainer import train
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 OWN_TEACHER = ROOT / "checkpoints" / "pipnet-wild-mbv2-wide.safetensors"
-BOX_KINDS = {"helen": "yunet", "wider": "face", "lfw": "rough"}
+BOX_FORMATS = {"helen": "yunet", "wider": "face", "lfw": "rough"}
 """The unlabeled folders, and what their boxes are."""
 TUNE_EPOCHS, TUNE_RATE = 6, 0.2
 """Of the training on labeled faces alone; its rate is of that of the recipe."""
@@ -79,13 +79,13 @@ def main() -> None:
     result = {name: measure(path, data) for name, path in (("trained", trained), ("tuned", tuned))}
     gain = np.mean([result["tuned"][key] / result["trained"][key] for key in ("validation", "CFP val")])
     chosen = "tuned" if gain < 1 else "trained"
-    network, info = load_checkpoint(tuned if chosen == "tuned" else trained)
-    profiles, _, _ = load_faces(data / "cfp_profile", "val")
+    network, metadata = load_checkpoint(tuned if chosen == "tuned" else trained)
+    profiles, _, _ = load_samples(data / "cfp_profile", "val")
     faces = [*held_out(data), *held_out_views, *profiles]
-    calibration = calibrate(TorchModel(network, info), faces)
-    info = replace(info, name=recipe.name, licence=LICENSE, calibration=calibration)
-    save_checkpoint(run / f"{recipe.name}.safetensors", network, info)
-    made = {**result, "chosen": chosen, "training": info.training, **provenance()}
+    calibration = calibrate(TorchModel(network, metadata), faces)
+    metadata = replace(metadata, name=recipe.name, license=LICENSE, calibration=calibration)
+    save_checkpoint(run / f"{recipe.name}.safetensors", network, metadata)
+    made = {**result, "chosen": chosen, "training": metadata.training, **provenance()}
     (HERE / f"{recipe.name}.json").write_text(json.dumps(made, indent=1) + "\n")
     print(json.dumps(made, indent=1))
 
@@ -94,8 +94,8 @@ def label(data: Path, run: Path) -> None:
     """Label all unlabeled faces by the teachers."""
     faces = [
         replace(face, kind=kind)
-        for folder, kind in BOX_KINDS.items()
-        for face in load_unlabelled(data / "unlabelled" / folder, run / "frames")
+        for folder, kind in BOX_FORMATS.items()
+        for face in load_unlabeled(data / "unlabelled" / folder, run / "frames")
     ]
     write_boxes(run / "boxes.csv", faces)
     teachers = [Teacher.load(path) for path in sorted((ROOT / "recipes" / "teachers").glob("*.toml"))]
@@ -118,14 +118,14 @@ def tuning(recipe: Recipe, weights: Path) -> Recipe:
 
 def held_out(data: Path) -> list[FaceSample]:
     """Return the validation faces of the recipe."""
-    faces, _, _ = load_faces(data / "300w", "train-deduplicated")
+    faces, _, _ = load_samples(data / "300w", "train-deduplicated")
     return [without_label_offset(face) for face in split_by_group(faces, 0.05, seed=0)[1]]
 
 
 def link_views(data: Path, folder: Path) -> tuple[Path, list[FaceSample]]:
     """Return a folder of the 300W-LP views to train on, and those of photos that are validated on."""
     photos = {photo_of(face.image.stem) for face in held_out(data) if face.name.startswith("afw/")}
-    views, _, _ = load_faces(data / "300w_lp_afw", None, "300w")
+    views, _, _ = load_samples(data / "300w_lp_afw", None, "300w")
     folder.mkdir(exist_ok=True)
     for view in views:
         for file in (view.image, view.image.with_suffix(".pts")):
@@ -142,15 +142,15 @@ def photo_of(stem: str) -> str:
 
 def measure(weights: Path, data: Path) -> dict[str, float]:
     """Return NMEs in percent from true boxes; those of tests choose nothing."""
-    network, info = load_checkpoint(weights)
-    landmarker = FaceLandmarker(TorchModel(network, info))
+    network, metadata = load_checkpoint(weights)
+    landmarker = FaceLandmarker(TorchModel(network, metadata))
 
     def nme(samples: Sequence[FaceSample], source: Source) -> tuple[float, float]:
         errors = evaluate(landmarker, decoded(samples), source, norm=source.norm)
         filed, removed = (np.nanmean(part, axis=1).mean() for part in (errors.pixels, errors.offset_removed))
         return round(100 * float(filed), 4), round(100 * float(removed), 4)
 
-    _, _, w300 = load_faces(data / "300w", "common")
+    _, _, w300 = load_samples(data / "300w", "common")
     result = {"validation": nme(held_out(data), w300)[1]}
     for title, (folder, subset) in {
         "CFP val": ("cfp_profile", "val"),
@@ -159,7 +159,7 @@ def measure(weights: Path, data: Path) -> dict[str, float]:
         "WFLW-68": ("wflw", "test"),
         "CFP test": ("cfp_profile", "test"),
     }.items():
-        samples, _, source = load_faces(data / folder, subset, info.scheme, measuring=True)
+        samples, _, source = load_samples(data / folder, subset, metadata.scheme, measuring=True)
         filed, removed = nme(samples, source)
         result[title] = filed
         if removed != filed:

@@ -13,10 +13,11 @@ from typing import get_args
 import numpy as np
 from jaxtyping import UInt8
 
+from pipnet.config import Backend, Precision, RuntimeConfig
 from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.hub import find_model
-from pipnet.inference.backends import Backend, Precision, Runtime, load_model
-from pipnet.inference.views import CropModel
+from pipnet.inference.backends.base import CropModel
+from pipnet.inference.backends.load import load_model
 
 BACKENDS = ("onnxruntime", "openvino", "torch", "torch compiled")
 
@@ -47,7 +48,7 @@ class Contender:
         if self.backend.startswith("torch"):
             return _torch_model(self)
         backend: Backend = "openvino" if self.backend == "openvino" else "onnxruntime"
-        return load_model(find_model(self.model), Runtime("cpu", backend, self.precision, self.threads))
+        return load_model(find_model(self.model), RuntimeConfig("cpu", backend, self.precision, self.threads))
 
 
 def contenders(
@@ -96,10 +97,10 @@ def _torch_model(one: Contender) -> CropModel:
         from pipnet.model.predictor import TorchModel
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
-    network, info = load_checkpoint(Path(one.model))
+    network, metadata = load_checkpoint(Path(one.model))
     if one.backend == "torch compiled":
         setattr(network, "predict", torch.compile(network.predict))  # noqa: B010  (a method, for mypy)
-    return TorchModel(network, info, one.precision == "bf16")
+    return TorchModel(network, metadata, one.precision == "bf16")
 
 
 def memory_of(one: Contender) -> float | None:
@@ -122,7 +123,7 @@ def _resident(one: Contender) -> float | None:
 
 def crops_for(model: CropModel, batch: int) -> UInt8[np.ndarray, "batch s s 3"]:
     """Noise; how long a network takes does not depend on what it sees."""
-    size = model.info.input_size
+    size = model.metadata.input_size
     return np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
 
 

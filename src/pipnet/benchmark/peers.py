@@ -13,9 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from pipnet.box_adapter import match_overlapping
 from pipnet.errors import PipnetError
 from pipnet.geometry import Box, Image, Points, crop, from_fraction
-from pipnet.inference.box_fits import best_match
 
 _MESH_AS_68 = [
     *(127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356),
@@ -66,7 +66,7 @@ class Dlib:
         """Its own detector's box of the face; where it finds none, one as it would draw it."""
         own = [(r.left(), r.top(), r.right(), r.bottom()) for r in self._detect(image, 0)]
         boxes = np.array(own, np.float32).reshape(-1, 4)
-        match = best_match(boxes, box)
+        match = match_overlapping(boxes, box)
         if match is not None:
             return np.asarray(boxes[match])
         side = float((box[2:] - box[:2]).max())
@@ -94,8 +94,8 @@ class MediaPipe:
 
     def place(self, image: Image, box: Box) -> Box:  # noqa: ARG002
         """A square of twice the landmarks' box."""
-        centre, half = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * self._AROUND / 2
-        return np.concatenate([centre - half, centre + half]).astype(np.float32)
+        center, half = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * self._AROUND / 2
+        return np.concatenate([center - half, center + half]).astype(np.float32)
 
     def __call__(self, image: Image, place: Box) -> Points | None:
         """Landmarks of the face that its detector finds at a place."""

@@ -1,8 +1,8 @@
 """The yardstick: a ResNet-18 PIP net in plain float32 PyTorch, run as the original code runs it.
 
-Five separate 1x1 convolutions (scores, x, y, and both of the neighbours), no folding of anything into
+Five separate 1x1 convolutions (scores, x, y, and both of the neighbors), no folding of anything into
 anything, channels first, one face at a time, and a decode of many small tensor operations: arg-max of each
-score map, the offsets there, each landmark's own point and the votes of those whose neighbour it is, in
+score map, the offsets there, each landmark's own point and the votes of those whose neighbor it is, in
 rows of equal length, and their mean. The weights are random, which takes the same time.
 """
 
@@ -32,7 +32,7 @@ class ReferenceNet(nn.Module):
         self.neighbor_y = nn.Conv2d(width, _LANDMARKS * _NEIGHBORS, 1)
 
     def forward(self, image: Float[Tensor, "1 3 256 256"]) -> tuple[Tensor, ...]:
-        """A normalised picture -> the five maps."""
+        """A normalized picture -> the five maps."""
         features = self.backbone(image)
         parts = (self.score, self.x, self.y, self.neighbor_x, self.neighbor_y)
         return tuple(part(features) for part in parts)

@@ -10,7 +10,7 @@ from pipnet.benchmark.run import Report
 from pipnet.evaluation.figure import new_figure, save_figure
 
 _MARKERS = "osD^"
-"""One for each ten rows, as there are ten colours."""
+"""One for each ten rows, as there are ten colors."""
 
 
 def to_table(report: Report) -> Table:

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 
 import pipnet
+from pipnet.annotations.samples import FaceSample
 from pipnet.benchmark.contenders import Contender, memory_of, run_on, with_threads
 from pipnet.benchmark.peers import Peer, installed_peers
 from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_in_turns
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import Source, load_faces
+from pipnet.datasets.registry import Source, load_samples
 from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import tight_box
 from pipnet.hub import find_model
-from pipnet.images import read_image
+from pipnet.inference.backends.base import CropModel
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.views import CropModel
+from pipnet.io.image import read_image
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 
@@ -66,7 +66,7 @@ class Report:
     facts: dict[str, Any]
     """Machine, versions, data."""
     unreadable: list[str] = field(default_factory=list)
-    """What was wrong with labelled pictures that could not be read."""
+    """What was wrong with labeled pictures that could not be read."""
 
     def to_json(self) -> str:
         """All of it as JSON."""
@@ -96,7 +96,7 @@ def benchmark(
         ways: the models, on backends.
         rounds: how many turns each gets.
         picture: a photo with a face, for the stages and for peers.
-        data: labelled faces, for the accuracy.
+        data: labeled faces, for the accuracy.
         subset: which of them; the test part if None.
 
     Raises:
@@ -112,7 +112,7 @@ def benchmark(
     of_stages = {way.name: _stages(way, models[way.name], picture) for way in ways if picture is not None}
     for model in models.values():
         if data is not None:
-            load_faces(data, subset, model.info.scheme, measuring=True)
+            load_samples(data, subset, model.metadata.scheme, measuring=True)
     turns = _references(ways) | {way.name: run_on(way, models[way.name]) for way in ways}
     turns |= _peer_runs(peers, models[ways[0].name], picture)
     timings = time_in_turns(turns, rounds)
@@ -184,13 +184,13 @@ def _measure(
 ) -> dict[str, Any]:
     """NME of everything on the same faces, and what these are; pictures that cannot be read are left out."""
     for name, model in models.items():
-        samples, scheme, source = load_faces(data, subset, model.info.scheme, measuring=True)
+        samples, scheme, source = load_samples(data, subset, model.metadata.scheme, measuring=True)
         pictures = track(decoded(samples, unreadable), len(samples), name)
         summary = evaluate(FaceLandmarker(model), pictures, source).summary(scheme)
         rows[name].nme = summary["pixels"]["nme"]
     timed = [peer for peer in peers if peer.name in rows]
-    if timed and any(model.info.scheme.name == "300w" for model in models.values()):
-        samples, _, source = load_faces(data, subset, "300w", measuring=True)
+    if timed and any(model.metadata.scheme.name == "300w" for model in models.values()):
+        samples, _, source = load_samples(data, subset, "300w", measuring=True)
         for peer in timed:
             rows[peer.name].nme, rows[peer.name].missed = peer_error(peer, samples, source)
     return {"collection": source.title, "subset": subset or source.test, "faces": summary["faces"]}

@@ -10,9 +10,9 @@ import onnxruntime
 
 from pipnet.errors import ImageError
 from pipnet.geometry import crop
-from pipnet.images import read_image
-from pipnet.inference.backends import OnnxModel
+from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.io.image import read_image
 
 DECODE, DETECTOR, CROP, NETWORK, MAPS, WHOLE = (
     "picture decoded",
@@ -35,18 +35,18 @@ def stages(landmarker: FaceLandmarker, picture: Path, threads: int) -> dict[str,
     Raises:
         ImageError: the picture cannot be read, or there is no face in it.
     """
-    info = landmarker.model.info
+    metadata = landmarker.model.metadata
     image = read_image(picture)
     found = landmarker.detector(image)
     if not len(found.boxes):
         raise ImageError(f"{picture}: no face in it")
-    face = landmarker.to_face_boxes(found.boxes[:1], landmarker.detector.kind)[0]
-    box = info.crop(face, image.shape[1], image.shape[0])
-    cut = crop(image, box, info.input_size)[None]
+    face = landmarker.pipeline.adapt(found.boxes[:1], landmarker.detector.box_format)[0]
+    box = metadata.crop(face, image.shape[1], image.shape[0])
+    cut = crop(image, box, metadata.input_size)[None]
     ways: dict[str, Callable[[], object]] = {
         DECODE: lambda: read_image(picture),
         DETECTOR: lambda: landmarker.detector(image),
-        CROP: lambda: crop(image, box, info.input_size),
+        CROP: lambda: crop(image, box, metadata.input_size),
         NETWORK: lambda: landmarker.model(cut),
         WHOLE: lambda: landmarker(picture),
     }

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pipnet
-from pipnet.bulk.engine import Engine, run
-from pipnet.bulk.settings import Settings
-from pipnet.bulk.sources import common_folder, find_pictures, find_sources
+from pipnet.bulk.config import JobConfig
+from pipnet.bulk.engines.base import Engine, run
+from pipnet.bulk.inputs import common_folder, find_pictures, find_sources
 from pipnet.bulk.store import FORMAT, Record, Store
 from pipnet.bulk.worker import Work
 from pipnet.errors import DataError
-from pipnet.model_info import ModelInfo
+from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
 
 
@@ -43,8 +43,8 @@ class Summary(NamedTuple):
 def annotate(
     names: Sequence[str],
     store: Store,
-    settings: Settings,
-    info: ModelInfo,
+    config: JobConfig,
+    metadata: ModelMetadata,
     start: Callable[[Work], Engine],
     *,
     column: str | None = None,
@@ -56,8 +56,8 @@ def annotate(
     Args:
         names: folders, lists, tar files, Parquet tables, pictures; globs and braces of them.
         store: the job's folder, entered.
-        settings: what the labels depend on.
-        info: the model's description.
+        config: what the labels depend on.
+        metadata: the model's description.
         start: makes the engine; not called where nothing is left to do.
         column: where Parquet tables have the pictures, see `find_pictures`.
         threads: of each process.
@@ -69,13 +69,13 @@ def annotate(
         PipnetError: see `run`.
     """
     started = time.monotonic()
-    job = _begin(names, store, settings, info, column)
+    job = _begin(names, store, config, metadata, column)
     finished = store.finished()
     if finished is not None:
         return _summary(finished, [], started)
     before = store.done()
     fresh: list[Record] = []
-    work = Work(settings, job["model"]["sha256"], Path(job["base"]), store.folder, threads, timeout)
+    work = Work(config, job["model"]["sha256"], Path(job["base"]), store.folder, threads, timeout)
     done = sum(record.pictures for record in before.values())
     with closing(_work_off(store, lambda: start(work), before)) as found:
         for record in track(found, job["pictures"], "annotating", lambda record: record.pictures, done):
@@ -97,7 +97,7 @@ def _work_off(
 
 
 def _begin(
-    names: Sequence[str], store: Store, settings: Settings, info: ModelInfo, column: str | None
+    names: Sequence[str], store: Store, config: JobConfig, metadata: ModelMetadata, column: str | None
 ) -> dict[str, Any]:
     """The manifest: as it was begun, or a new one, with the plan.
 
@@ -108,12 +108,12 @@ def _begin(
         "format": FORMAT,
         "pipnet": pipnet.__version__,
         "model": {
-            "name": info.name,
-            "sha256": settings.model_checksum(),
-            "licence": info.licence,
-            "scheme": json.loads(json.dumps(info.scheme.to_dict())),  # as it is read back
+            "name": metadata.name,
+            "sha256": config.model_checksum(),
+            "license": metadata.license,
+            "scheme": json.loads(json.dumps(metadata.scheme.to_dict())),  # as it is read back
         },
-        "settings": settings.facts(),
+        "settings": config.to_dict(),
         "inputs": [os.path.abspath(name) for name in names],  # noqa: PTH100  (links stay)
         "column": column,
     }
@@ -127,7 +127,7 @@ def _begin(
     sources = find_sources(names)
     base = common_folder(sources)
     pictures = track(find_pictures(sources, base, column), None, "listing pictures")
-    count, checksum = store.write_plan(pictures, settings.shard_size)
+    count, checksum = store.write_plan(pictures, config.shard_size)
     if not count:
         raise DataError(f"{', '.join(names):.200}: no pictures")
     job = {**wanted, "base": str(base), "pictures": count, "plan": checksum}

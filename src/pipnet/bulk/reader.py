@@ -6,14 +6,14 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipnet.bulk.sources import Reference, parquet, table_rows
+from pipnet.bulk.inputs import Reference, parquet, table_rows
 from pipnet.errors import DataError, ImageError
 
 _LARGEST = 2**30
 """Bytes that a picture's file may have."""
 
 
-class PictureReader:
+class ImageReader:
     """Reads what references mean. One is made for each shard."""
 
     def __init__(self, base: Path) -> None:

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from pipnet.bulk.labels import Row, error_row, face_rows
-from pipnet.bulk.marks import STRIKES, Attempt
-from pipnet.bulk.reader import PictureReader
-from pipnet.bulk.sources import Reference
+from pipnet.bulk.crash_journal import STRIKES, Attempt
+from pipnet.bulk.inputs import Reference
+from pipnet.bulk.reader import ImageReader
+from pipnet.bulk.rows import Row, error_row, face_rows
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.geometry import Image
-from pipnet.images import decode_image
-from pipnet.inference.detectors import Detections
+from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.result import FaceLandmarks
+from pipnet.io.image import decode_image
 
 _TOGETHER = 16
 """Pictures whose faces go through the model together, at most."""
@@ -48,7 +45,7 @@ class ShardLabels:
     """Finds the labels of one shard: a list of rows for each picture, one a face, or one without a face."""
 
     def __init__(
-        self, landmarker: FaceLandmarker, shard: Shard, reader: PictureReader, attempt: Attempt
+        self, landmarker: FaceLandmarker, shard: Shard, reader: ImageReader, attempt: Attempt
     ) -> None:
         self._landmarker, self._shard, self._reader, self._attempt = landmarker, shard, reader, attempt
         self._rows: list[list[Row]] = [[] for _ in shard.pictures]
@@ -80,8 +77,10 @@ class ShardLabels:
             self._fail(number, _DEADLY)
             return None
         try:
-            image = decode_image(self._reader(reference), reference.key, self._landmarker.max_pixels)
-            return _Decoded(number, image, self._landmarker.search(image))
+            image = decode_image(
+                self._reader(reference), reference.key, self._landmarker.pipeline.config.max_pixels
+            )
+            return _Decoded(number, image, self._landmarker.pipeline.detect(image))
         except (DataError, MemoryError):
             raise
         except ImageError as error:
@@ -110,16 +109,11 @@ class ShardLabels:
                 self._predict([one])
 
     def _label(self, group: Sequence[_Decoded]) -> None:
-        landmarker = self._landmarker
-        places = [landmarker.to_face_boxes(one.found.boxes, landmarker.detector.kind) for one in group]
-        seen = landmarker.predict([one.image for one in group], places)
-        ends = np.cumsum([len(of_picture) for of_picture in places])[:-1]
-        parts = [np.split(part, ends) for part in seen]
-        for one, points, scores, spread, disagreement in zip(group, *parts, strict=True):
-            boxes, sure = one.found
-            faces = FaceLandmarks(points, scores, spread, boxes, sure, one.image, landmarker.model.info)
-            key = self._shard.pictures[one.number].key
-            self._rows[one.number] = face_rows(key, faces, disagreement)
+        pipeline = self._landmarker.pipeline
+        images, found = [one.image for one in group], [one.found for one in group]
+        results = pipeline.run(images, found, pipeline.detector.box_format)
+        for one, faces in zip(group, results, strict=True):
+            self._rows[one.number] = face_rows(self._shard.pictures[one.number].key, faces)
 
     def _fail(self, number: int, reason: str) -> None:
         self._rows[number] = [error_row(self._shard.pictures[number].key, reason)]

@@ -23,11 +23,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipnet.bulk.marks import Marks
+from pipnet.bulk.crash_journal import Marks
+from pipnet.bulk.inputs import Reference
 from pipnet.bulk.shard import Shard
-from pipnet.bulk.sources import Reference
 from pipnet.errors import DataError, MissingExtraError, WriteError
-from pipnet.writing import written_whole
+from pipnet.io.atomic import atomic_write
 
 FORMAT = 2
 """Version of the manifest and the shards."""
@@ -278,7 +278,7 @@ class Store:
 
     def _write(self, target: Path, parts: Iterable[bytes]) -> None:
         partial = self.work / f"{target.name}.{uuid.uuid4().hex}.partial"
-        with written_whole(target, partial), partial.open("wb") as file:
+        with atomic_write(target, partial), partial.open("wb") as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())

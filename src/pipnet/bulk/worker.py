@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import PIL.Image
 
-from pipnet.bulk.labels import to_parquet
-from pipnet.bulk.marks import Attempt
-from pipnet.bulk.reader import PictureReader
-from pipnet.bulk.settings import Settings
+from pipnet.bulk.config import JobConfig
+from pipnet.bulk.crash_journal import Attempt
+from pipnet.bulk.reader import ImageReader
+from pipnet.bulk.rows import to_parquet
 from pipnet.bulk.shard import Shard, ShardLabels
 from pipnet.bulk.store import Record, Store
 from pipnet.errors import DataError, PipnetError, WriteError
@@ -23,7 +23,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 class Work:
     """What a process must know. It travels to other processes, and with Ray to other machines."""
 
-    settings: Settings
+    config: JobConfig
     """What the labels depend on."""
     model_sha256: str
     """The model's checksum: another machine may have another one by the same name."""
@@ -62,7 +62,7 @@ class Worker:
 
     def _annotate(self, shard: Shard) -> Record:
         landmarker = self._loaded()
-        reader = PictureReader(self._work.base)
+        reader = ImageReader(self._work.base)
         try:
             with Attempt(self._store.marks_file(shard.number), self._work.timeout) as attempt:
                 pictures = ShardLabels(landmarker, shard, reader, attempt).find()
@@ -83,8 +83,10 @@ class Worker:
         if self._landmarker is None:
             PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
             cv2.setNumThreads(self._work.threads)
-            settings = self._work.settings
-            if settings.model_checksum() != self._work.model_sha256:
-                raise DataError(f"{settings.model}: another model here than where the job was started")
-            self._landmarker = settings.landmarker(self._work.threads)
+            config = self._work.config
+            if config.model_checksum() != self._work.model_sha256:
+                raise DataError(
+                    f"{config.landmarker.model}: another model here than where the job was started"
+                )
+            self._landmarker = config.load(self._work.threads)
         return self._landmarker

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pipnet.bulk.engine import Engine
+from pipnet.bulk.config import JobConfig, resolve
+from pipnet.bulk.engines.base import Engine
+from pipnet.bulk.engines.local import LocalEngine
 from pipnet.bulk.export import Format, export
+from pipnet.bulk.inputs import parquet
 from pipnet.bulk.job import Summary
 from pipnet.bulk.job import annotate as run_job
-from pipnet.bulk.local import LocalEngine
-from pipnet.bulk.settings import Settings, settle
-from pipnet.bulk.sources import parquet
 from pipnet.bulk.store import Store
 from pipnet.bulk.worker import Work
 from pipnet.cli import say
-from pipnet.cli.finding import Finding
+from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import PipnetError
-from pipnet.inference.backends import Runtime
 
 SHARD_SIZE = 256
 """Pictures in a shard: some seconds of work, which is what a kill costs at most."""
@@ -35,8 +33,8 @@ def annotate(
     format: list[Format] | None = None,  # noqa: A002
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
-    finding: Annotated[Finding, Parameter(name="*")] = Finding(),  # noqa: B008  (frozen)
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    finding: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
     column: str | None = None,
     shard_size: int = SHARD_SIZE,
     timeout: float = 300,
@@ -69,24 +67,23 @@ def annotate(
     parquet()
     if not 0 < timeout < 1e6:
         raise PipnetError(f"--timeout is a number of seconds above 0, not {timeout:g}")
-    chosen = {key: value for key, value in asdict(runtime).items() if key != "threads"}
-    settings, info = settle(Settings(**asdict(finding), **chosen, shard_size=shard_size))
+    config, metadata = resolve(JobConfig(finding, runtime, shard_size))
     # One thread each: several processes use a machine better than several threads.
     threads = runtime.threads or 1
 
     def start(work: Work) -> Engine:
         if engine == "ray":
-            from pipnet.bulk.on_ray import RayEngine
+            from pipnet.bulk.engines.ray import RayEngine
 
             return RayEngine(work, workers)
         return LocalEngine(work, max(_cores() // threads, 1) if workers is None else workers)
 
     with Store(output) as store:
         done = run_job(
-            pictures, store, settings, info, start, column=column, threads=threads, timeout=timeout
+            pictures, store, config, metadata, start, column=column, threads=threads, timeout=timeout
         )
         for kind in dict.fromkeys(format or []):
-            say(f"{export(store, info, kind)}: written")
+            say(f"{export(store, metadata, kind)}: written")
         store.finish()
     _report(output, done)
     return 1 if done.errors == done.pictures else 0

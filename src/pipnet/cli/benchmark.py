@@ -12,10 +12,10 @@ from pipnet.benchmark.contenders import contenders
 from pipnet.benchmark.report import draw, to_table
 from pipnet.benchmark.run import benchmark as time_all
 from pipnet.cli import say
+from pipnet.config import Precision
 from pipnet.evaluation.figure import require_figures
 from pipnet.hub import DEFAULT_MODEL
-from pipnet.inference.backends import Precision
-from pipnet.writing import make_folder, write_text
+from pipnet.io.atomic import make_folder, write_text
 
 
 def benchmark(
@@ -31,7 +31,7 @@ def benchmark(
     subset: str | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> int:
-    """Time models on this machine: latency, throughput, memory; with labelled faces also their accuracy.
+    """Time models on this machine: latency, throughput, memory; with labeled faces also their accuracy.
 
     Everything is timed in turns in one run, so that ratios hold while other work disturbs it; with torch
     installed there is a reference in the same run: the original's ResNet-18 in plain float32 PyTorch.

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.errors import DataError
-from pipnet.evaluation.measured import FILE, read_faces, read_measured
 from pipnet.evaluation.metrics import paired_gain
+from pipnet.evaluation.record import FILE, read_faces, read_records
 
 
 def compare(before: Path, after: Path, /) -> None:
@@ -26,7 +26,7 @@ def compare(before: Path, after: Path, /) -> None:
         The other one.
     """
     files = [path / FILE if path.is_dir() else path for path in (before, after)]
-    one, other = read_measured(files)
+    one, other = read_records(files)
     for what in ("data", "landmarks", "norm"):
         a, b = getattr(one, what), getattr(other, what)
         if a != b:

@@ -13,18 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipnet.annotations.formats import Annotations, Kind, read_annotations, write_annotations
 from pipnet.cli import say
-from pipnet.data.formats import Annotations, Kind, read_annotations, write_annotations
-from pipnet.data.prepare import prepare as prepare_parts
-from pipnet.data.proposal import Proposal, odd_pairs, propose_scheme
-from pipnet.data.sources import SOURCES, load_faces, recognise
+from pipnet.config import RuntimeConfig
+from pipnet.datasets.prepare import prepare as prepare_parts
+from pipnet.datasets.registry import DATASETS, load_samples, recognize
+from pipnet.datasets.scheme_inference import Proposal, odd_pairs, propose_scheme
 from pipnet.errors import DataError, PipnetError
-from pipnet.gallery.faces import FaceSet, read_faces
-from pipnet.gallery.page import INDEX, Heading, write_sheet
-from pipnet.images import write_image
-from pipnet.inference.backends import Runtime
+from pipnet.evaluation.gallery.faces import FaceSet, read_faces
+from pipnet.evaluation.gallery.page import INDEX, Heading, write_sheet
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.writing import write_text
+from pipnet.io.atomic import write_text
+from pipnet.io.image import write_image
 
 
 def prepare(name: str, source: Path, target: Path, /) -> int:
@@ -49,8 +49,8 @@ def prepare(name: str, source: Path, target: Path, /) -> int:
         parts.append(part)
     if all(part.complete for part in parts):
         return 0
-    where = SOURCES[name].url if name in SOURCES else "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-    say(f"not all of it is here; licence and archives: {where}")
+    where = DATASETS[name].url if name in DATASETS else "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    say(f"not all of it is here; license and archives: {where}")
     return 1
 
 
@@ -64,7 +64,7 @@ def convert(
     subset: str | None = None,
     scheme: str | None = None,
 ) -> None:
-    """Turn labelled faces of one format, or of a collection, into another format. Nothing is overwritten.
+    """Turn labeled faces of one format, or of a collection, into another format. Nothing is overwritten.
 
     COCO and CSV keep which faces are for training and for tests; the other formats are refused such faces.
 
@@ -84,13 +84,13 @@ def convert(
         Of a collection: give its points in this scheme, such as WFLW's 98 as 300w.
     """
     _must_be_new(target)
-    if recognise(source) is None:
+    if recognize(source) is None:
         annotations = read_annotations(source, images)
         if scheme or subset:
             raise DataError(f"{source}: --scheme and --subset are for collections")
     else:
-        samples, loaded, _ = load_faces(source, subset, scheme)
-        annotations = Annotations(samples, loaded.point_names)
+        samples, loaded, _ = load_samples(source, subset, scheme)
+        annotations = Annotations(samples, loaded.landmark_names)
     write_annotations(target, annotations, to)
     say(f"{target}: {len(annotations.samples):,} faces")
 
@@ -103,7 +103,7 @@ def scheme(
     images: Path | None = None,
     title: str | None = None,
 ) -> None:
-    """Propose a landmark scheme for your own labelled faces: names, mirror pairs, neighbours, crop.
+    """Propose a landmark scheme for your own labeled faces: names, mirror pairs, neighbors, crop.
 
     Writes the TOML file, and beside it a picture of the mean face to check the numbers and pairs on.
     Nothing is overwritten.
@@ -151,9 +151,9 @@ def view(
     scheme: str | None = None,
     model: str | None = None,
     limit: int = 1000,
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
-    """Make a contact sheet of labelled faces: a page to open in a browser, from disk.
+    """Make a contact sheet of labeled faces: a page to open in a browser, from disk.
 
     Faces with their landmarks, to be sorted and filtered; with --model also where the model finds them and
     how far off it is. Nothing is overwritten. The exit code is 1 where a picture could not be read.
@@ -185,7 +185,7 @@ def view(
     output = output.resolve()
     _must_be_new(output)
     landmarker = FaceLandmarker.from_pretrained(model, **asdict(runtime)) if model else None
-    wanted = landmarker.model.info.scheme if landmarker else scheme
+    wanted = landmarker.model.metadata.scheme if landmarker else scheme
     found = read_faces(source, limit, subset, wanted, images)
     if scheme:
         _check_pairs(found)

@@ -15,16 +15,15 @@ import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.cli.finding import Finding
+from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import BoxError, ImageError, ModelError, PipnetError
-from pipnet.folders import walk
 from pipnet.geometry import xywh_to_xyxy
-from pipnet.images import NOT_READ, PICTURE_SUFFIXES
-from pipnet.inference.backends import Runtime
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.result import FaceLandmarks, pts_file
+from pipnet.inference.results import FaceLandmarks, pts_file
+from pipnet.io.atomic import make_folder
+from pipnet.io.discovery import walk
+from pipnet.io.image import IMAGE_SUFFIXES, NOT_READ
 from pipnet.progress import track
-from pipnet.writing import make_folder
 
 _OVERLAY = "_overlay"
 _WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -38,9 +37,9 @@ def detect(
     json: bool = False,
     pts: bool = False,
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
-    box_kind: str = "face",
-    finding: Annotated[Finding, Parameter(name="*")] = Finding(),  # noqa: B008  (frozen)
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    box_format: str = "face",
+    finding: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
     """Find faces and their landmarks in pictures.
 
@@ -59,15 +58,15 @@ def detect(
         Write one .pts file a face into the output folder; the pictures drawn on are NAME_overlay there.
     box
         A face box x,y,w,h in pixels instead of a detector's; may be given several times.
-    box_kind
+    box_format
         What the given boxes mean: face (forehead to chin), landmarks (tight), whole, a detector, or a name
         that pipnet detector fit gave.
     """
     PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
     boxes = [_parse_box(text) for text in box] if box else None
-    if boxes is None and box_kind != "face":
-        raise PipnetError(f"--box-kind {box_kind} says what --box means: give that too")
-    landmarker = FaceLandmarker.from_pretrained(**asdict(finding), **asdict(runtime), box_kind=box_kind)
+    if boxes is None and box_format != "face":
+        raise PipnetError(f"--box-format {box_format} says what --box means: give that too")
+    landmarker = FaceLandmarker.from_pretrained(**asdict(finding), **asdict(runtime), box_format=box_format)
     if boxes is None:
         _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
     inputs = plan_outputs(list(find_pictures(pictures, skip=output)), output, pts)
@@ -143,7 +142,7 @@ def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
         folders[:] = [f for f in folders if skip is None or (parent / f).resolve() != skip.resolve()]
         for file in files:
             path = parent / file
-            if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_fifo():  # which would be waited for
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_fifo():  # which would be waited for
                 found = True
                 yield Input(path, folder)
             elif path.suffix.lower() in NOT_READ:
@@ -176,7 +175,7 @@ def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> lis
             raise PipnetError("--pts needs -o FOLDER to write to")
         return list(inputs)
     is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
-    if output.suffix.lower() in PICTURE_SUFFIXES - _WRITABLE and not output.is_dir():
+    if output.suffix.lower() in IMAGE_SUFFIXES - _WRITABLE and not output.is_dir():
         raise PipnetError(f"-o {output}: a picture is written as {', '.join(sorted(_WRITABLE))}")
     if output.suffix[1:].isalpha() and not is_file and not output.is_dir():
         raise PipnetError(

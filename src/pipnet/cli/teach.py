@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.inference.backends import load_model
+from pipnet.inference.backends.load import load_model
 from pipnet.scheme import LandmarkScheme
 
 
@@ -19,7 +19,7 @@ def teach(
     teacher: list[str],
     scheme: str = "300w",
     locator: str = DEFAULT_MODEL,
-    box_kind: str = "face",
+    box_format: str = "face",
 ) -> None:
     """Label unlabeled faces by the consensus of several teachers.
 
@@ -39,7 +39,7 @@ def teach(
         The landmarks of the labels: 300w, wflw, ... or FILE.toml.
     locator
         The model that finds where the landmarks are, which the teachers' crops are cut around at first.
-    box_kind
+    box_format
         What boxes in tables are where the table does not say: face, landmarks, rough, or one that the locator
         was fitted to.
     """
@@ -50,5 +50,5 @@ def teach(
         raise cannot_import(error) from None
     teachers = [Teacher.load(name) for name in teacher]
     model = load_model(find_model(locator))
-    table = label(teachers, unlabeled, output, LandmarkScheme.load(scheme), model, box_kind)
+    table = label(teachers, unlabeled, output, LandmarkScheme.load(scheme), model, box_format)
     say(f"{table}\ntrain on it: pipnet train RECIPE --pseudo.labels {table}")

@@ -8,9 +8,9 @@ from typing import Annotated
 import numpy as np
 from cyclopts import Parameter
 
+from pipnet.annotations.samples import without_label_offset
 from pipnet.cli import cannot_import, say
-from pipnet.data.samples import without_label_offset
-from pipnet.data.sources import load_faces
+from pipnet.datasets.registry import load_samples
 
 
 def fit(
@@ -44,7 +44,7 @@ def fit(
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     model = Teacher.load(teacher).model
-    samples, loaded, _ = load_faces(data, subset, scheme)
+    samples, loaded, _ = load_samples(data, subset, scheme)
     adapter = fit_adapter(model, [without_label_offset(sample) for sample in samples], loaded)
     adapter.save(output)
     moved = np.linalg.norm(adapter(adapter.mean_shape) - adapter.mean_shape, axis=1).mean()

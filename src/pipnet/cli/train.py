@@ -37,7 +37,7 @@ def train(
         Stop after this many steps, to try things out.
     """
     try:
-        from pipnet.model.processes import is_main
+        from pipnet.model.distributed import is_main
         from pipnet.training.recipe import SelfTrainingConfig, load_recipe
         from pipnet.training.trainer import train as fit
     except (ImportError, RuntimeError) as error:

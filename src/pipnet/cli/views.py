@@ -8,10 +8,10 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
+from pipnet.config import TTA
 from pipnet.errors import ImageError, PipnetError
-from pipnet.images import read_image
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.views import Views
+from pipnet.io.image import read_image
 
 
 def views(
@@ -20,7 +20,7 @@ def views(
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    kind: Annotated[Views, Parameter(name="--views")] = "translation",
+    kind: Annotated[TTA, Parameter(name="--tta")] = "translation",
 ) -> None:
     """Show the score maps of a face before and after the mean over views: v1's figure 4.
 
@@ -38,19 +38,19 @@ def views(
     if output.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
         raise PipnetError(f"-o {output}: a figure's name ends in .png, .jpg, .pdf or .svg")
     try:
-        from pipnet.evaluation.position_prior import probed_landmarks
-        from pipnet.evaluation.view_maps import plot_view_maps, view_maps
         from pipnet.model.checkpoint import load_checkpoint
         from pipnet.model.predictor import TorchModel
+        from pipnet.papers.position_prior import probed_landmarks
+        from pipnet.papers.tta_maps import plot_view_maps, view_maps
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
-    model, info = load_checkpoint(checkpoint)
+    model, metadata = load_checkpoint(checkpoint)
     image = read_image(picture)
-    landmarker = FaceLandmarker(TorchModel(model, info))
-    boxes = landmarker.to_face_boxes(landmarker.detector(image).boxes, landmarker.detector.kind)
+    landmarker = FaceLandmarker(TorchModel(model, metadata))
+    boxes = landmarker.pipeline.adapt(landmarker.detector(image).boxes, landmarker.detector.box_format)
     if not len(boxes):
         raise ImageError(f"{picture}: no face found")
-    landmarks = probed_landmarks(info.scheme, info.mean_face)
-    crop, shown = view_maps(model, info, image, boxes[0], kind, landmarks)
+    landmarks = probed_landmarks(metadata.scheme, metadata.mean_face)
+    crop, shown = view_maps(model, metadata, image, boxes[0], kind, landmarks)
     plot_view_maps(crop, shown, kind, output)
     say(str(output))

@@ -7,17 +7,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipnet.cli.video import Following, follow_faces
-from pipnet.inference.backends import Runtime
-from pipnet.video.live import LiveReader
+from pipnet.cli.video import VideoOutputs, track_faces
+from pipnet.config import LandmarkerConfig, RuntimeConfig
+from pipnet.video.camera import LiveReader
 
 
 def webcam(
     source: str = "0",
     /,
     *,
-    following: Annotated[Following, Parameter(name="*")] = Following(),  # noqa: B008  (frozen)
-    runtime: Annotated[Runtime, Parameter(name="*")] = Runtime(),  # noqa: B008  (frozen)
+    outputs: Annotated[VideoOutputs, Parameter(name="*")] = VideoOutputs(),  # noqa: B008  (frozen)
+    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
+    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
     """Find and follow the faces before a camera, or in any other live stream.
 
@@ -31,7 +32,7 @@ def webcam(
         A camera's number (see pipnet doctor), a device such as /dev/video2, a pipe, or an address such as
         rtsp://camera.local/stream.
     """
-    if following.output is None and not following.json:
-        following = replace(following, page=True)
+    if outputs.output is None and not outputs.json:
+        outputs = replace(outputs, page=True)
     reader = LiveReader(int(source) if source.isdecimal() else source)
-    return follow_faces(reader, reader.name, following, runtime)
+    return track_faces(reader, reader.name, outputs, config, runtime)

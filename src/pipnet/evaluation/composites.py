@@ -1,6 +1,6 @@
-"""Faces in larger pictures: each labelled crop pasted off-centre onto another photo.
+"""Faces in larger pictures: each labeled crop pasted off-center onto another photo.
 
-Crops centred on their labels help a detector more than a photo would. Here a face stands anywhere, at one
+Crops centerd on their labels help a detector more than a photo would. Here a face stands anywhere, at one
 of several sizes, before the surroundings of another face of the set.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from pipnet.data.samples import FaceSample
+from pipnet.annotations.samples import FaceSample
 from pipnet.errors import ImageError
-from pipnet.evaluation.evaluate import LabelledPicture, decoded
+from pipnet.evaluation.evaluate import LabeledPicture, decoded
 from pipnet.geometry import Affine, Box, Image, affine
-from pipnet.images import read_image
+from pipnet.io.image import read_image
 
 WIDTH, HEIGHT = 1280, 960
 """Size of the made pictures in pixels."""
@@ -26,11 +26,11 @@ SCALES = (0.25, 0.45, 0.8)
 
 def composites(
     samples: Sequence[FaceSample], unreadable: list[ImageError] | None = None, seed: int = 0
-) -> Iterator[LabelledPicture]:
+) -> Iterator[LabeledPicture]:
     """Each face once at each scale, pasted at a random place; the same for the same seed.
 
     The background is the picture of another sample, stretched over the canvas, mirrored top to bottom
-    and blurred a little, so that it has the colours and clutter of a photo but no upright face.
+    and blurred a little, so that it has the colors and clutter of a photo but no upright face.
 
     Args:
         samples: the faces.

@@ -1,4 +1,4 @@
-"""Measuring a model on labelled faces, as the papers do and end to end.
+"""Measuring a model on labeled faces, as the papers do and end to end.
 
 Two frames, side by side, since published numbers differ in it: ``pixels`` takes distances in the picture,
 ``official`` in the papers' crop stretched to a unit square. Two ways to the crop: the true box with the
@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
-from pipnet.data.samples import FaceSample, without_label_offset
-from pipnet.data.sources import Source
+from pipnet.annotations.samples import FaceSample, without_label_offset
+from pipnet.box_adapter import match_overlapping
+from pipnet.datasets.registry import Source
 from pipnet.errors import DataError, ImageError
 from pipnet.evaluation.metrics import (
     area_under_curve,
@@ -25,16 +26,15 @@ from pipnet.evaluation.metrics import (
     norm_distance,
     point_errors,
 )
-from pipnet.geometry import Box, CropRule, Image, Points, tight_box, to_fraction
-from pipnet.images import read_image
-from pipnet.inference.box_fits import best_match
+from pipnet.geometry import Box, CropConfig, Image, Points, tight_box, to_fraction
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme
 
 Norm = Literal["scheme", "box", "diagonal", "longer_side", "width"]
 """The unit of errors, see `evaluate`."""
 
-LabelledPicture = tuple[Image, FaceSample]
+LabeledPicture = tuple[Image, FaceSample]
 """A decoded picture, and a face whose points are in pixels of it."""
 
 
@@ -105,12 +105,12 @@ class FaceErrors:
 
 def evaluate(
     landmarker: FaceLandmarker,
-    pictures: Iterable[LabelledPicture],
+    pictures: Iterable[LabeledPicture],
     source: Source,
     true_boxes: bool = True,
     norm: Norm = "scheme",
 ) -> FaceErrors:
-    """Measure a landmarker on labelled faces.
+    """Measure a landmarker on labeled faces.
 
     Args:
         landmarker: model and detector.
@@ -126,7 +126,7 @@ def evaluate(
             of landmarks than the model.
         BoxError: the model's crops are cut around the collection's boxes, and there are none.
     """
-    scheme = landmarker.model.info.scheme
+    scheme = landmarker.model.metadata.scheme
     if norm in ("box", "diagonal", "longer_side"):
         scheme = replace(scheme, norm=norm)
     papers = source.v1_box if norm == "width" else source.official_box
@@ -165,7 +165,7 @@ def evaluate(
 
 def decoded(
     samples: Iterable[FaceSample], unreadable: list[ImageError] | None = None
-) -> Iterator[LabelledPicture]:
+) -> Iterator[LabeledPicture]:
     """Each face with its picture.
 
     Args:
@@ -187,20 +187,19 @@ def decoded(
 
 
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
-    rule = landmarker.model.info.crop
+    rule = landmarker.model.metadata.crop
     true = rule.face_box(sample.points, sample.box)
     if true_boxes:
-        return landmarker(image, boxes=true, box_kind="model")[0].points
+        return landmarker(image, boxes=true, box_format="model")[0].points
     faces = landmarker(image)
     height, width = image.shape[:2]
-    boxes = landmarker.to_face_boxes(faces.boxes, landmarker.detector.kind)
     # Whole crops are compared: a few landmarks lie in a box so small that a little shift loses it.
-    crops = np.array([rule(box, width, height) for box in boxes], np.float32).reshape(-1, 4)
-    match = best_match(crops, rule(true, width, height))
+    crops = np.array([rule(box, width, height) for box in faces.crop_boxes], np.float32).reshape(-1, 4)
+    match = match_overlapping(crops, rule(true, width, height))
     return None if match is None else faces[match].points
 
 
-def _papers_box(rule: CropRule, sample: FaceSample) -> Box:
+def _papers_box(rule: CropConfig, sample: FaceSample) -> Box:
     """The box of the papers' crop: of the collection's own landmarks, also where they were mapped."""
     if rule.box == "landmarks" and sample.source_box is not None:
         return sample.source_box

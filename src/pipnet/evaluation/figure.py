@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipnet.errors import MissingExtraError
-from pipnet.writing import written_whole
+from pipnet.io.atomic import atomic_write
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -37,5 +37,5 @@ def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
     Raises:
         WriteError: it cannot be written.
     """
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         figure.savefig(partial, dpi=dpi, format=path.suffix[1:] or "png")

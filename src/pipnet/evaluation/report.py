@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Float64
 from rich.table import Table
 
-from pipnet.evaluation.evaluate import FaceErrors, LabelledPicture
+from pipnet.evaluation.evaluate import FaceErrors, LabeledPicture
 from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import cumulative_errors
-from pipnet.geometry import CropRule, Image, Points, affine, box_to_crop, crop, tight_box
-from pipnet.images import write_image
+from pipnet.geometry import CropConfig, Image, Points, affine, box_to_crop, crop, tight_box
 from pipnet.inference.draw import draw_faces
+from pipnet.io.image import write_image
 from pipnet.scheme import LandmarkScheme
 
 _SHOWN = 200
@@ -84,7 +84,7 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], pa
 
 def contact_sheet(
     errors: FaceErrors,
-    pictures: Iterable[LabelledPicture],
+    pictures: Iterable[LabeledPicture],
     scheme: LandmarkScheme,
     path: Path,
     count: int = 12,
@@ -113,7 +113,7 @@ def contact_sheet(
 
 def _pair(image: Image, true: Points, predicted: Points, scheme: LandmarkScheme) -> Image:
     height, width = image.shape[:2]
-    box = CropRule(scale=1.5)(tight_box(true), width, height)
+    box = CropConfig(scale=1.5)(tight_box(true), width, height)
     shown, matrix = crop(image, box, _SHOWN), box_to_crop(box, _SHOWN)
     no_boxes = np.zeros((0, 4), np.float32)
     halves = [

@@ -1,7 +1,7 @@
 """How exact a detector must be: the error of landmarks found from boxes that are not quite the true ones.
 
-Each face's true box (`CropRule.box`) is shifted by shares of its sides, and grown or shrunk around its
-centre; the model is shown the crop of each.
+Each face's true box (`CropConfig.box`) is shifted by shares of its sides, and grown or shrunk around its
+center; the model is shown the crop of each.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from rich.table import Table
 
+from pipnet.box_adapter import BoxAdapter
 from pipnet.errors import DataError
-from pipnet.evaluation.evaluate import LabelledPicture
+from pipnet.evaluation.evaluate import LabeledPicture
 from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import bootstrap_mean, failure_rate, norm_distance, point_errors
 from pipnet.geometry import box_iou
-from pipnet.inference.box_fits import fitted_boxes
-from pipnet.inference.detectors import Detections
+from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
 
 SHIFTS = (0.05, 0.1, 0.15, 0.2)
@@ -60,32 +60,32 @@ CHANGES = _changes()
 
 
 def nmes_from_boxes(
-    landmarker: FaceLandmarker, picture: LabelledPicture, boxes: Float32[np.ndarray, "boxes 4"]
+    landmarker: FaceLandmarker, picture: LabeledPicture, boxes: Float32[np.ndarray, "boxes 4"]
 ) -> Float64[np.ndarray, " boxes"]:
     """NME of one face from each of several boxes, as fractions; NaN where the face has no norm.
 
     Args:
         landmarker: the model.
         picture: the face, in the model's scheme.
-        boxes: what crops are cut around (see `CropRule.box`), in pixels of the picture.
+        boxes: what crops are cut around (see `CropConfig.box`), in pixels of the picture.
 
     Raises:
         DataError: the face has another number of landmarks than the model.
     """
     image, sample = picture
-    scheme = landmarker.model.info.scheme
+    scheme = landmarker.model.metadata.scheme
     if len(sample.points) != scheme.landmarks:
         raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
     norm = norm_distance(sample.points, scheme, sample.box)
     if not norm > 0:
         return np.full(len(boxes), np.nan)
     given = Detections(boxes, np.ones(len(boxes), np.float32))
-    (found,) = landmarker.at_boxes([image], [given], "model")
+    (found,) = landmarker.pipeline.run([image], [given], "model")
     return np.array([np.nanmean(point_errors(points, sample.points, norm)) for points in found.points])
 
 
 def sensitivity(
-    landmarker: FaceLandmarker, pictures: Iterable[LabelledPicture]
+    landmarker: FaceLandmarker, pictures: Iterable[LabeledPicture]
 ) -> Float64[np.ndarray, "faces changes"]:
     """NME of each face from each of `CHANGES`, as fractions; faces without a norm are left out.
 
@@ -93,11 +93,11 @@ def sensitivity(
         DataError: there are no faces, or they have another number of landmarks than the model.
         BoxError: the model's crops are cut around the collection's boxes, and there are none.
     """
-    rule = landmarker.model.info.crop
+    rule = landmarker.model.metadata.crop
     rows = []
     for image, sample in pictures:
         true = rule.face_box(sample.points, sample.box)[None]
-        boxes = np.concatenate([fitted_boxes(true, change.box) for change in CHANGES])
+        boxes = np.concatenate([BoxAdapter(*change.box).apply(true) for change in CHANGES])
         rows.append(nmes_from_boxes(landmarker, (image, sample), boxes))
     nmes = np.array(rows).reshape(-1, len(CHANGES))
     nmes = nmes[np.isfinite(nmes).all(axis=1)]

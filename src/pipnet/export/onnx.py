@@ -1,6 +1,6 @@
 """ONNX with everything inside: uint8 crops in, landmarks, scores and spread out, any batch.
 
-Normalisation, arg-max, offsets and the neighbour merge are part of the graph, so that whoever runs it
+Normalization, arg-max, offsets and the neighbor merge are part of the graph, so that whoever runs it
 needs no code of ours. What the model is stands in the metadata, under ``pipnet``.
 """
 
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipnet.errors import MissingExtraError
-from pipnet.export.description import describe
+from pipnet.export.metadata import describe
+from pipnet.io.atomic import atomic_write
+from pipnet.metadata import ModelMetadata
 from pipnet.model.heads.base import Landmarks
 from pipnet.model.pipnet import PIPNet
-from pipnet.model_info import ModelInfo
-from pipnet.writing import written_whole
 
 OPSET = 18
 _FOLDED = 2**28
@@ -41,19 +41,19 @@ class _Decoded(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
         model = self.model
-        # One operation: the two of `PIPNet.normalise` cost ONNX Runtime a third of an int8 graph's time.
-        normalised = F.batch_norm(
+        # One operation: the two of `PIPNet.normalize` cost ONNX Runtime a third of an int8 graph's time.
+        normalized = F.batch_norm(
             image.permute(0, 3, 1, 2).float(), model.mean.flatten(), model.std.flatten().square(), eps=0
         )
-        return model.head.decode(model.head(model.neck(model.backbone(normalised))))
+        return model.head.decode(model.head(model.neck(model.backbone(normalized))))
 
 
-def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) -> None:
+def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool = False) -> None:
     """Write the model as one ONNX file.
 
     Args:
         model: the network; its weights are folded with batch norm by the runtime, not here.
-        info: what is written into the metadata.
+        metadata: what is written into the metadata.
         path: the file, written whole or not at all.
         half: store the weights in half precision. They are widened again when the file is loaded:
             half the size, the same speed.
@@ -76,7 +76,7 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
             _Decoded(plain),
             (example,),
             input_names=["image"],
-            output_names=["landmarks", "scores", "spread"],
+            output_names=["landmarks", "scores", "vote_std"],
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=65536)}},
             opset_version=OPSET,
             dynamo=True,
@@ -88,9 +88,9 @@ def export_onnx(model: PIPNet, info: ModelInfo, path: Path, half: bool = False) 
     proto = program.model_proto
     if half:
         store_in_half(proto.graph)
-    describe(proto, info)
+    describe(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(proto.SerializeToString())
 
 

@@ -2,7 +2,7 @@
 
 NNCF observes the ranges that activations take on real faces, and puts right what rounding shifts on the
 mean (its accurate bias correction: with the fast one landmarks suffer a little, by ONNX Runtime's own
-quantisation a lot). All is quantised but the head: its scores are compared with each other and its offsets
+quantization a lot). All is quantized but the head: its scores are compared with each other and its offsets
 read as places within a cell, so that its errors would be errors of landmarks.
 
 What NNCF leaves is then put into the one form that ONNX Runtime computes in integers, without changing a
@@ -24,27 +24,27 @@ import onnx
 from jaxtyping import UInt8
 from onnx import TensorProto, numpy_helper
 
-from pipnet.data.samples import FaceSample
+from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, MissingExtraError, ModelError
-from pipnet.export.description import describe
+from pipnet.export.metadata import describe
 from pipnet.export.onnx import store_in_half
 from pipnet.geometry import crop
-from pipnet.images import read_image
-from pipnet.model_info import ModelInfo
+from pipnet.io.atomic import atomic_write
+from pipnet.io.image import read_image
+from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
-from pipnet.writing import written_whole
 
 FACES = 200
 """How many faces activations are observed on, unless there are fewer."""
 
 
 def calibration_crops(
-    info: ModelInfo, samples: Sequence[FaceSample], seed: int = 0
+    metadata: ModelMetadata, samples: Sequence[FaceSample], seed: int = 0
 ) -> UInt8[np.ndarray, "faces s s 3"]:
-    """The crops of some labelled faces, as the model is shown them.
+    """The crops of some labeled faces, as the model is shown them.
 
     Args:
-        info: the model's description.
+        metadata: the model's description.
         samples: faces, of which at most `FACES` are taken.
         seed: of the choice.
 
@@ -57,8 +57,8 @@ def calibration_crops(
     crops = []
     for i in track(chosen.tolist(), len(chosen), "calibration faces"):
         image = read_image(samples[i].image)
-        face = info.crop.face_box(samples[i].points, samples[i].box)
-        crops.append(crop(image, info.crop(face, image.shape[1], image.shape[0]), info.input_size))
+        face = metadata.crop.face_box(samples[i].points, samples[i].box)
+        crops.append(crop(image, metadata.crop(face, image.shape[1], image.shape[0]), metadata.input_size))
     return np.stack(crops)
 
 
@@ -87,9 +87,9 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     described = {entry.key: entry.value for entry in model.metadata_props}.get("pipnet")
     if described is None:
         raise ModelError(f"{source}: an ONNX model, but not one exported by pipnet")
-    info = ModelInfo.from_json(described, str(source))
+    metadata = ModelMetadata.from_json(described, str(source))
     nncf.set_log_level(logging.ERROR)
-    quantised = nncf.quantize(
+    quantized = nncf.quantize(
         model,
         nncf.Dataset([{"image": crops[i : i + 1]} for i in range(len(crops))]),
         preset=nncf.QuantizationPreset.MIXED,
@@ -102,13 +102,15 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
             activations_quantization_params=QuantizationParameters(per_channel=False),
         ),
     )
-    _in_integers_everywhere(quantised.graph)
-    store_in_half(quantised.graph)
-    onnx.checker.check_model(quantised)
-    as_integers = replace(info, name=f"{info.name}-int8", training=f"{info.training}; in 8-bit integers")
-    describe(quantised, as_integers)
-    with written_whole(target) as partial:
-        partial.write_bytes(quantised.SerializeToString())
+    _in_integers_everywhere(quantized.graph)
+    store_in_half(quantized.graph)
+    onnx.checker.check_model(quantized)
+    as_integers = replace(
+        metadata, name=f"{metadata.name}-int8", training=f"{metadata.training}; in 8-bit integers"
+    )
+    describe(quantized, as_integers)
+    with atomic_write(target) as partial:
+        partial.write_bytes(quantized.SerializeToString())
 
 
 def _in_full_precision(graph: onnx.GraphProto) -> list[str]:

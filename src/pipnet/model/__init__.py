@@ -1,1 +1,1 @@
-"""The network: backbone -> neck -> head, and the neighbours it votes with. Needs torch."""
+"""The network: backbone -> neck -> head, and the neighbors it votes with. Needs torch."""

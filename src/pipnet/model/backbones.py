@@ -111,6 +111,6 @@ class Backbone(nn.Module):
         return int(seen[1])
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b f i j"]:
-        """Normalised pictures -> features."""
+        """Normalized pictures -> features."""
         features: Tensor = self.net.forward_features(image)  # type: ignore[operator]
         return features

@@ -1,6 +1,6 @@
 """The Neighbor Regression Module (IJCV 2021, section 3.3): who votes for whom, and how votes are merged.
 
-Every landmark i also predicts where its C nearest neighbours on the mean face are: nbr(i, j). Read
+Every landmark i also predicts where its C nearest neighbors on the mean face are: nbr(i, j). Read
 backwards, landmark n receives one vote from every (i, j) with nbr(i, j) = n. The merged landmark is a
 mean of its own prediction and these votes: one constant matrix over all predictions.
 """
@@ -34,7 +34,7 @@ def nearest_neighbors(
         RecipeError: C is not between 0 and L - 1.
     """
     if not 0 <= neighbors < len(face):
-        raise RecipeError(f"{neighbors} neighbours: choose 0 to {len(face) - 1} for {len(face)} landmarks")
+        raise RecipeError(f"{neighbors} neighbors: choose 0 to {len(face) - 1} for {len(face)} landmarks")
     distance = np.linalg.norm(face[:, None] - face[None], axis=2)
     np.fill_diagonal(distance, -1)  # a landmark is its own nearest, even among equal points
     return np.argsort(distance, axis=1, kind="stable")[:, 1 : neighbors + 1]

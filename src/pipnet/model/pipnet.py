@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pipnet.errors import RecipeError
 from pipnet.model.backbones import Backbone
 from pipnet.model.heads.base import Head, Landmarks
-from pipnet.model.heads.coord import CoordHead
+from pipnet.model.heads.coordinate import CoordinateHead
 from pipnet.model.heads.curriculum import Supervision
-from pipnet.model.heads.heatmap import SIGMA, MapHead
+from pipnet.model.heads.heatmap import SIGMA, HeatmapHead
 from pipnet.model.heads.pip import PipHead, PipLosses, Reduction
 from pipnet.model.neck import Neck
 from pipnet.model.neighbors import Merge
@@ -36,13 +36,13 @@ class ModelConfig:
     """Stride of the backbone's features; below 32 its last stages are dilated instead of strided."""
     last_width: int | None = None
     """Channels of the backbone's last layer, where that is a 1 x 1 convolution as wide as ImageNet's thousand
-    classes ask for (MobileNetV2, EfficientNet: 1280); its own if None. See `pipnet.training.slimming`."""
+    classes ask for (MobileNetV2, EfficientNet: 1280); its own if None. See `pipnet.training.prune`."""
     head: Literal["pip", "coord", "map"] = "pip"
     """How landmarks are represented: Pixel-in-Pixel, coordinates, or heat maps."""
     neck_width: int = 512
     """Channels of the convolutions that lead to another stride than 32."""
     neighbors: int = 10
-    """C, how many neighbours each landmark votes for; 0 to L - 1."""
+    """C, how many neighbors each landmark votes for; 0 to L - 1."""
     merge: Merge = "mean"
     """How votes are merged: ``mean``, or ``official`` for the authors' weights."""
     score_loss: Literal["l2", "l1", "focal"] = "l2"
@@ -81,11 +81,11 @@ def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndar
     if config.head != "pip" and changed:
         raise RecipeError(f"model.{changed[0]} is a setting of the pip head, not of {config.head}")
     if config.head == "coord":
-        return CoordHead(in_channels, grid, len(mean_face))
+        return CoordinateHead(in_channels, grid, len(mean_face))
     if config.head == "map":
         if config.stride not in SIGMA:
             raise RecipeError(f"a map head has stride {', '.join(map(str, SIGMA))}, not {config.stride}")
-        return MapHead(in_channels, grid, len(mean_face), SIGMA[config.stride])
+        return HeatmapHead(in_channels, grid, len(mean_face), SIGMA[config.stride])
     return PipHead(
         in_channels,
         grid,
@@ -100,7 +100,7 @@ def build_head(config: ModelConfig, in_channels: int, mean_face: Float64[np.ndar
 
 
 class PIPNet(nn.Module):
-    """Backbone, neck and head, with the input's normalisation inside."""
+    """Backbone, neck and head, with the input's normalization inside."""
 
     def __init__(
         self,
@@ -149,10 +149,10 @@ class PIPNet(nn.Module):
 
     def features(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b f i j"]:
         """RGB crops -> what the head is applied to."""
-        features: Tensor = self.neck(self.backbone(self.normalise(image)))
+        features: Tensor = self.neck(self.backbone(self.normalize(image)))
         return features
 
-    def normalise(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
+    def normalize(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 h w"]:
         """RGB crops -> what the backbone was made for."""
         return (image.permute(0, 3, 1, 2).float() - self.mean) / self.std
 

@@ -40,7 +40,7 @@ def keep_freed_memory() -> None:
     mallopt(ARENA_MAX, 1)  # one heap: those of other threads cannot hold large blocks
 
 
-class QuickDepthwise(TorchFunctionMode):
+class FastDepthwise(TorchFunctionMode):
     """Within it, depthwise convolutions are trained quickly on the CPU.
 
     oneDNN's backward pass is slow for those with a stride, dilation, or a kernel of 5 x 5, above all in

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of the learning rate."""
+"""Optimizers and schedules of the learning rate."""
 
 from __future__ import annotations
 

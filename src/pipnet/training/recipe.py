@@ -16,17 +16,17 @@ import cyclopts
 import yaml
 from cyclopts import Parameter
 
-from pipnet.data.transforms import Augmentation
+from pipnet.config import TTA
 from pipnet.errors import RecipeError
-from pipnet.geometry import CropRule
-from pipnet.inference.views import Views
+from pipnet.geometry import CropConfig
 from pipnet.model.heads.curriculum import Task
 from pipnet.model.pipnet import ModelConfig
+from pipnet.training.augment import Augmentation
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The labelled faces."""
+    """The labeled faces."""
 
     root: Path | None = None
     """A collection in its official layout or prepared, or your own annotations (a folder or file);
@@ -52,38 +52,38 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PseudoConfig:
-    """Faces with pseudo-labels, trained on besides the labelled ones: one round of self-training."""
+    """Faces with pseudo-labels, trained on besides the labeled ones: one round of self-training."""
 
     labels: Path | None = None
     """The table that ``pipnet self-train`` wrote, or what ``pipnet annotate`` did, its folder or one of its
-    shards; none: labelled faces alone."""
+    shards; none: labeled faces alone."""
     task: Task = "full"
     """What they are trained on (IJCV): all maps, or only scores on half or a quarter of the grid's cells."""
-    least_score: float = 0.0
+    min_score: float = 0.0
     """Leave out faces with a lower mean score (the papers: none)."""
-    most_spread: float | None = None
+    max_std: float | None = None
     """Leave out faces whose votes or views lie further apart on the mean, in percent of the crop
     (the papers: none)."""
-    weigh: bool = False
+    weight_by_score: bool = False
     """Let a face weigh as much as its mean score (the papers: all alike)."""
 
 
 @dataclass(frozen=True)
 class SelfTrainingConfig:
-    """Learning from faces nobody labelled, in rounds: ``pipnet self-train``."""
+    """Learning from faces nobody labeled, in rounds: ``pipnet self-train``."""
 
-    unlabelled: tuple[Path, ...] = ()
-    """Folders, ``boxes.csv`` tables, ``.txt`` lists, videos; ``--unlabelled`` on the command line."""
+    unlabeled: tuple[Path, ...] = ()
+    """Folders, ``boxes.csv`` tables, ``.txt`` lists, videos; ``--unlabeled`` on the command line."""
     tasks: tuple[Task, ...] = ("quarter", "half", "full", "full", "full")
-    """One round each, and what the pseudo-labelled faces are trained on in it (IJCV's curriculum).
-    Plain self-training is all full; v1's data distillation is ``full`` three times, with views."""
-    views: Views = "none"
-    """Pseudo-labels are the mean over these views of a face (v1: ``translation``)."""
-    box_kind: str = "face"
+    """One round each, and what the pseudo-labeled faces are trained on in it (IJCV's curriculum).
+    Plain self-training is all full; v1's data distillation is ``full`` three times, with test-time augmentation."""
+    tta: TTA = "none"
+    """Test-time augmentation of the pseudo-labels (v1: ``translation``)."""
+    box_format: str = "face"
     """What given boxes are where their table does not say: ``face``, ``landmarks``, ``rough``, or a kind that
     the teacher was fitted to. Pictures without boxes are searched by the detector in any case."""
     limit: int | None = None
-    """Use only this many unlabelled faces, the first ones in a shuffle by the seed."""
+    """Use only this many unlabeled faces, the first ones in a shuffle by the seed."""
     teacher: Path | None = None
     """A checkpoint of pipnet on the same landmarks that labels the first round, instead of round 0."""
 
@@ -102,7 +102,7 @@ class InitialConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Optimiser and schedule."""
+    """Optimizer and schedule."""
 
     name: Literal["adamw", "adam"] = "adamw"
     """The papers: adam."""
@@ -143,7 +143,7 @@ class Recipe:
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     initial: InitialConfig = field(default_factory=InitialConfig)
-    crop: CropRule = field(default_factory=CropRule)
+    crop: CropConfig = field(default_factory=CropConfig)
     augment: Augmentation = field(default_factory=Augmentation)
     optim: OptimConfig = field(default_factory=OptimConfig)
 
@@ -159,13 +159,13 @@ class Recipe:
                 raise RecipeError(f"{key} must be above 0, not {value}")
         if self.model.head == "coord" and self.optim.batch_size < 2:
             raise RecipeError(
-                "a coord head is normalised over the batch: optim.batch_size must be at least 2"
+                "a coord head is normalized over the batch: optim.batch_size must be at least 2"
             )
-        if self.crop.box == "given" and (self.pseudo.labels or self.self_training.unlabelled):
+        if self.crop.box == "dataset" and (self.pseudo.labels or self.self_training.unlabeled):
             raise RecipeError("crop.box is 'given', but nobody gives the boxes of faces with pseudo-labels")
         if self.pseudo.task != "full" and self.model.curriculum == "none":
             raise RecipeError(f"pseudo.task {self.pseudo.task!r} needs model.curriculum")
-        coarse = self.self_training.unlabelled and set(self.self_training.tasks) - {"full"}
+        coarse = self.self_training.unlabeled and set(self.self_training.tasks) - {"full"}
         if coarse and self.model.curriculum == "none":
             raise RecipeError(f"self_training.tasks {', '.join(sorted(coarse))} need model.curriculum")
         self._check_ranges()
@@ -178,12 +178,12 @@ class Recipe:
         """
         optim, augment = self.optim, self.augment
         shares = {f"augment.{key}": value for key, value in vars(augment).items()}
-        for key in ("rotate_by", "coarse_by", "black"):
+        for key in ("rotate_by", "downscale_by", "blank"):
             del shares[f"augment.{key}"]
         between = {key: (value, 0.0, 1.0) for key, value in shares.items()}
         between |= {
             "augment.rotate_by": (augment.rotate_by, 0, 180),
-            "augment.coarse_by": (augment.coarse_by, 1, 100),
+            "augment.downscale_by": (augment.downscale_by, 1, 100),
             "data.validation": (self.data.validation, 0, 0.99),
             "optim.warmup": (optim.warmup, 0, 1),
             "optim.ema": (optim.ema or 0, 0, 0.99999),

@@ -16,8 +16,8 @@ from jaxtyping import Float, Float32, Float64
 
 from pipnet.errors import DataError
 from pipnet.geometry import affine, similarity
+from pipnet.io.atomic import atomic_write
 from pipnet.scheme import LandmarkScheme
-from pipnet.writing import written_whole
 
 _RIDGE = 1.0
 
@@ -91,7 +91,7 @@ class ShapeAdapter:
         Raises:
             WriteError: it cannot be written.
         """
-        with written_whole(path) as partial, partial.open("wb") as file:
+        with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod

@@ -1,7 +1,7 @@
 """Labels of unlabeled faces by the consensus of several teachers.
 
 A teacher is any network that finds landmarks on crops: one of ours, or of another project
-(`pipnet.inference.external`). Each sees a face and its mirror image, which cancels what it prefers on one
+(`pipnet.inference.backends.external`). Each sees a face and its mirror image, which cancels what it prefers on one
 side. Its answer is brought to the common scheme by the mapping of the schemes that comes with pipnet, and,
 where one was fitted, by a `ShapeAdapter`. The label is the weighted mean; how far the teachers disagree about
 a landmark says how much it may weigh.
@@ -17,14 +17,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.data.samples import FaceSample
+from pipnet.annotations.samples import FaceSample
+from pipnet.config import RuntimeConfig
 from pipnet.errors import DataError, ModelError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.geometry import Image, tight_box
 from pipnet.hub import find_model
-from pipnet.inference.backends import Runtime, load_model
-from pipnet.inference.external import ExternalModel
-from pipnet.inference.views import CropModel, predict_views
+from pipnet.inference.backends.base import CropModel
+from pipnet.inference.backends.external import ExternalModel
+from pipnet.inference.backends.load import load_model
+from pipnet.inference.tta import predict_tta
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 from pipnet.training.shape_adapter import ShapeAdapter
@@ -69,7 +71,7 @@ class Teacher:
             from pipnet.model.predictor import TorchModel
 
             return cls(TorchModel(*load_checkpoint(path)))
-        return cls(load_model(find_model(name), Runtime()))
+        return cls(load_model(find_model(name), RuntimeConfig()))
 
     def label(
         self,
@@ -87,8 +89,8 @@ class Teacher:
         Raises:
             DataError: no mapping leads from the teacher's scheme to this one.
         """
-        points = predict_views(self.model, images, [box[None] for box in boxes], "flip").points
-        own = self.model.info.scheme
+        points = predict_tta(self.model, images, [box[None] for box in boxes], "flip").points
+        own = self.model.metadata.scheme
         if own.name != scheme.name:
             mapping = SchemeMapping.load(own.name, scheme.name)
             points = np.stack([mapping(face) for face in points]).astype(np.float32)
@@ -102,13 +104,13 @@ class Consensus(NamedTuple):
 
     points: Float32[np.ndarray, "faces landmarks 2"]
     """Weighted mean of the teachers, in pixels of the image."""
-    disagreement: Float32[np.ndarray, "faces landmarks"]
+    tta_std: Float32[np.ndarray, "faces landmarks"]
     """Weighted mean distance of the teachers from it, as a fraction of a crop of `CROP_SCALE` boxes."""
 
     @property
     def weights(self) -> Float32[np.ndarray, "faces landmarks"]:
         """Loss weight of each landmark: 1 where all agree, a half at `HALF_WEIGHT`."""
-        return np.asarray(1 / (1 + (self.disagreement / HALF_WEIGHT) ** 2), np.float32)
+        return np.asarray(1 / (1 + (self.tta_std / HALF_WEIGHT) ** 2), np.float32)
 
 
 def consensus(
@@ -139,9 +141,9 @@ def check_teachers(teachers: Sequence[Teacher], scheme: LandmarkScheme) -> None:
     if not teachers:
         raise ModelError("no teacher: give --teacher at least once")
     for teacher in teachers:
-        info = teacher.model.info
-        if info.scheme.name != scheme.name:
-            SchemeMapping.load(info.scheme.name, scheme.name)
+        metadata = teacher.model.metadata
+        if metadata.scheme.name != scheme.name:
+            SchemeMapping.load(metadata.scheme.name, scheme.name)
 
 
 def fit_adapter(model: CropModel, samples: Sequence[FaceSample], scheme: LandmarkScheme) -> ShapeAdapter:
@@ -154,7 +156,7 @@ def fit_adapter(model: CropModel, samples: Sequence[FaceSample], scheme: Landmar
     teacher, complete = Teacher(model), [sample for sample in samples if sample.is_complete]
     said: list[np.ndarray] = []
     chunk: list[Image] = []
-    for image, _ in track(decoded(complete), len(complete), f"asking {model.info.name}"):
+    for image, _ in track(decoded(complete), len(complete), f"asking {model.metadata.name}"):
         chunk.append(image)
         done = sum(len(part) for part in said)
         if len(chunk) == _CHUNK or done + len(chunk) == len(complete):

@@ -6,7 +6,7 @@ epoch.
 
 Started by torchrun, any number of processes train one model together. Each takes its part of every batch, so
 that the batch is the recipe's whatever their number; means and batch norm are over all of them
-(`pipnet.model.processes`); each validates its part of the faces; the main one writes. They need the same run
+(`pipnet.model.distributed`); each validates its part of the faces; the main one writes. They need the same run
 folder. What differs from one process is the order of sums, and what a network draws by chance itself, such
 as dropout.
 """
@@ -30,30 +30,30 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import pipnet
-from pipnet.data.dataset import FaceDataset, FaceSupervision, ShuffledEpochs
-from pipnet.data.samples import FaceSample
-from pipnet.data.transforms import Augmentation
+from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, WriteError
 from pipnet.geometry import to_fraction
+from pipnet.io.atomic import atomic_write, write_text
+from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
+from pipnet.model.distributed import (
+    mean_over_processes,
+    peer_process_failed,
+    synchronized_batch_norm,
+)
 from pipnet.model.heads.curriculum import TASKS, Supervision
 from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
-from pipnet.model.processes import (
-    lost_another,
-    mean_over_processes,
-    synchronised_batch_norm,
-)
-from pipnet.model_info import ModelInfo
-from pipnet.training.cpu import QuickDepthwise, keep_freed_memory
-from pipnet.training.detector_fits import fit_detectors
-from pipnet.training.faces import load_training_faces
-from pipnet.training.machine import build_accelerator, environment
+from pipnet.training.augment import Augmentation
+from pipnet.training.box_adapters import fit_box_adapters
+from pipnet.training.cpu import FastDepthwise, keep_freed_memory
+from pipnet.training.dataset import FaceDataset, FaceSupervision, ShuffledEpochs
+from pipnet.training.log import TrainingLog
 from pipnet.training.optim import build_optimizer, build_scheduler
-from pipnet.training.progress import TrainingLog
 from pipnet.training.recipe import Recipe, differences
+from pipnet.training.runtime import build_accelerator, environment
+from pipnet.training.split import load_split
 from pipnet.training.validation import face_errors
-from pipnet.writing import write_text, written_whole
 
 STATE = "last.pt"
 """The file in a run folder from which it resumes."""
@@ -85,13 +85,13 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
         reason = error.strerror or error
         raise PipnetError(f"{error.filename or run}: {reason}; what was saved remains: --resume") from None
     except RuntimeError as error:
-        if not lost_another(error):
+        if not peer_process_failed(error):
             raise
         raise PipnetError("another process of this training ended, and said why; then: --resume") from None
 
 
 class Trainer:
-    """One training: data, model and optimiser, and the loop over them."""
+    """One training: data, model and optimizer, and the loop over them."""
 
     def __init__(self, recipe: Recipe, run: Path, resume: bool = False) -> None:
         there = [name for name in (STATE, "best.safetensors", "last.safetensors") if (run / name).exists()]
@@ -104,14 +104,14 @@ class Trainer:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.recipe, self.run = recipe, run
         self.accelerator = build_accelerator(recipe)
-        self.faces = load_training_faces(recipe)
+        self.faces = load_split(recipe)
         run.mkdir(parents=True, exist_ok=True)
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
         with self.accelerator.local_main_process_first():  # the others find the faces decoded
             self.dataset = self._training_set()
             held_out = self.faces.validation
             self.validation = self._dataset(held_out, Augmentation.none()) if held_out else None
-        self.model, self.info = self._build_model()
+        self.model, self.metadata = self._build_model()
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.sampler = ShuffledEpochs(len(self.dataset), recipe.seed)
         self.model_on_device, self.optimizer, self.loader = self.accelerator.prepare(
@@ -128,14 +128,14 @@ class Trainer:
 
     # -- set up ----------------------------------------------------------------------------------
 
-    def _build_model(self) -> tuple[PIPNet, ModelInfo]:
+    def _build_model(self) -> tuple[PIPNet, ModelMetadata]:
         recipe, faces = self.recipe, self.faces
         initial, config = recipe.initial, recipe.model
         unknown = np.flatnonzero(np.isnan([s.points for s in faces.training]).any(axis=2).all(axis=0))
         if len(unknown):
-            names = ", ".join(faces.scheme.point_names[i] for i in unknown)
+            names = ", ".join(faces.scheme.landmark_names[i] for i in unknown)
             raise DataError(f"no training face has the landmarks {names:.160}: leave them out of the scheme")
-        shaped = faces.to_fit_shapes_on
+        shaped = faces.complete_indices
         boxes = [self.dataset.crops.crop_box(i, recipe.crop) for i in shaped]
         samples = [faces.training[i] for i in shaped]
         face = mean_face([to_fraction(s.points, box) for s, box in zip(samples, boxes, strict=True)])
@@ -143,33 +143,33 @@ class Trainer:
         weights = weights if weights and weights.is_file() else None
         pretrained = initial.pretrained and initial.checkpoint is None
         before = [] if initial.checkpoint is None else [read_checkpoint(initial.checkpoint)[1]]
-        for info in before:
-            if info.scheme.to_dict() == faces.scheme.to_dict():
-                face = info.mean_face  # its head's channels are votes for the neighbours on this face
+        for metadata in before:
+            if metadata.scheme.to_dict() == faces.scheme.to_dict():
+                face = metadata.mean_face  # its head's channels are votes for the neighbors on this face
         model = PIPNet(config, face, pretrained, weights if pretrained else None)
         if initial.checkpoint is not None:
             fresh = start_from(model, initial.checkpoint)
             self._say(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
-        info = ModelInfo(
+        metadata = ModelMetadata(
             name=recipe.name,
             scheme=faces.scheme,
             crop=recipe.crop,
             input_size=config.input_size,
             mean_face=face,
             config=asdict(config),
-            detector_fits=fit_detectors(samples, recipe.crop, self._say),
-            licence="; ".join(
-                [*(source.licence for source in faces.sources), *(f"begun from: {i.licence}" for i in before)]
+            box_adapters=fit_box_adapters(samples, recipe.crop, self._say),
+            license="; ".join(
+                [*(source.license for source in faces.sources), *(f"begun from: {i.license}" for i in before)]
             ),
             training="; ".join(f"begun from {i.name}: {i.training}" for i in before),
         )
-        return model.to(memory_format=torch.channels_last), info
+        return model.to(memory_format=torch.channels_last), metadata
 
     def _say(self, text: str) -> None:
         """One line on standard error, of one process."""
         self.accelerator.print(text, file=sys.stderr)
 
-    def _described(self) -> ModelInfo:
+    def _described(self) -> ModelMetadata:
         """The model's description, with what it is trained on by now, in one line."""
         recipe, faces = self.recipe, self.faces
         own, *others = faces.sources
@@ -183,7 +183,7 @@ class Trainer:
             f"{titles}: {len(faces.training):,} faces, {pseudo}"
             f"{length}, seed {recipe.seed}, pipnet {pipnet.__version__}"
         )
-        return replace(self.info, training="; ".join(filter(None, [line, self.info.training])))
+        return replace(self.metadata, training="; ".join(filter(None, [line, self.metadata.training])))
 
     def _training_loader(self) -> DataLoader[Any]:
         recipe = self.recipe
@@ -197,12 +197,12 @@ class Trainer:
         )
 
     def _training_set(self) -> FaceDataset:
-        """The labelled faces, then those with pseudo-labels."""
+        """The labeled faces, then those with pseudo-labels."""
         faces, pseudo = self.faces, self.recipe.pseudo
         supervision = [FaceSupervision()] * len(faces.training)
         for label in faces.pseudo:
             weights = np.ones(len(label.face.points), np.float32) if label.weights is None else label.weights
-            factor = np.float32(label.score if pseudo.weigh else 1)
+            factor = np.float32(label.score if pseudo.weight_by_score else 1)
             supervision.append(FaceSupervision(TASKS.index(pseudo.task), weights * factor))
         samples = [*faces.training, *(label.face for label in faces.pseudo)]
         return self._dataset(samples, self.recipe.augment, supervision)
@@ -234,7 +234,7 @@ class Trainer:
     def uneven(self) -> bool:
         """Whether faces are trained on in different ways."""
         pseudo = self.recipe.pseudo
-        weighted = pseudo.weigh or any(label.weights is not None for label in self.faces.pseudo)
+        weighted = pseudo.weight_by_score or any(label.weights is not None for label in self.faces.pseudo)
         return bool(self.faces.pseudo) and (pseudo.task != "full" or weighted)
 
     # -- fit -------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ class Trainer:
         for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
             # For dropout: the same after a resume, and not the same in each process.
             torch.manual_seed(self.recipe.seed + 1_000_003 * self.step + self.accelerator.process_index)
-            with synchronised_batch_norm(), QuickDepthwise():
+            with synchronized_batch_norm(), FastDepthwise():
                 output = self.model_on_device(image)
             terms = self.model.loss(output, points, Supervision(*how) if self.uneven else None)
             loss = torch.stack(list(terms.values())).sum()
@@ -339,9 +339,9 @@ class Trainer:
             "best": self.best,
             "recipe": json.dumps(self._plain_recipe()),
             "faces": self._fingerprint(),
-            "mean face": self.info.mean_face.tolist(),
+            "mean face": self.metadata.mean_face.tolist(),
         }
-        with written_whole(self.run / STATE) as partial:
+        with atomic_write(self.run / STATE) as partial:
             try:
                 torch.save(state, partial)
             except RuntimeError as error:  # what it makes of a full disk
@@ -358,7 +358,7 @@ class Trainer:
             changed = differences(json.loads(state["recipe"]), self._plain_recipe())
             if state["faces"] != self._fingerprint():
                 changed.append("its faces or their scheme")
-            elif state.get("mean face", self.info.mean_face.tolist()) != self.info.mean_face.tolist():
+            elif state.get("mean face", self.metadata.mean_face.tolist()) != self.metadata.mean_face.tolist():
                 changed.append("initial.checkpoint, whose mean face it began with")
             if not changed:
                 self._take_over(state)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from pipnet.data.dataset import FaceDataset
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.model.pipnet import PIPNet
+from pipnet.training.dataset import FaceDataset
 
 
 def face_errors(

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+from pipnet.config import MAX_PIXELS
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image
-from pipnet.images import MAX_PIXELS
 
 if TYPE_CHECKING:
     import av
@@ -43,9 +43,9 @@ _ONE_CLOCK = {"avi", "asf"}
 the latter is then out of order; when it leaves the decoder is right, but for a delay at the beginning."""
 
 _HD = 720
-"""Height from which pictures are stored in the colours of HDTV."""
+"""Height from which pictures are stored in the colors of HDTV."""
 _UNSPECIFIED = 2
-"""FFmpeg's number for colours of which nothing is said."""
+"""FFmpeg's number for colors of which nothing is said."""
 
 
 class Frame(NamedTuple):
@@ -250,7 +250,7 @@ def upright(frame: av.VideoFrame, shape: float, max_pixels: int) -> Image:
     width = round(frame.width * shape) if 0.1 < shape < 10 else frame.width
     if width * frame.height > max_pixels:
         raise VideoError(f"a frame of more than {max_pixels:,} pixels")
-    space = colour_space(frame.height) if frame.colorspace == _UNSPECIFIED else None
+    space = color_space(frame.height) if frame.colorspace == _UNSPECIFIED else None
     image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=space), dtype=np.uint8)
     if width != frame.width:
         image = np.asarray(cv2.resize(image, (width, frame.height)), dtype=np.uint8)
@@ -258,8 +258,8 @@ def upright(frame: av.VideoFrame, shape: float, max_pixels: int) -> Image:
     return np.ascontiguousarray(np.rot90(image, turns), dtype=np.uint8)
 
 
-def colour_space(height: int) -> str:
-    """How colours are stored in pictures so high where nothing says it, by custom; in PyAV's words."""
+def color_space(height: int) -> str:
+    """How colors are stored in pictures so high where nothing says it, by custom; in PyAV's words."""
     return "ITU709" if height >= _HD else "ITU601"
 
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from pipnet.errors import VideoError
-from pipnet.images import write_image
+from pipnet.io.atomic import atomic_write
+from pipnet.io.image import write_image
 from pipnet.progress import track
 from pipnet.video.reader import VideoReader
-from pipnet.writing import written_whole
 
 _EVERY = 1.0
 """Seconds between two frames; nearer ones show the same face in the same pose."""
@@ -36,7 +36,7 @@ def sample_frames(video: Path, folder: Path) -> list[Path]:
     which = f"{video.resolve()} {facts.st_size} {facts.st_mtime_ns}"  # another file of this name is another
     own = folder / f"{video.stem}-{hashlib.sha256(which.encode()).hexdigest()[:8]}"
     if not own.is_dir():
-        with written_whole(own) as partial:
+        with atomic_write(own) as partial:
             partial.mkdir()
             reader, due = VideoReader(video), 0.0
             for frame in track(reader, reader.frames, f"frames of {video.name}"):

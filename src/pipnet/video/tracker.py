@@ -1,8 +1,8 @@
 """Faces that keep their identity from frame to frame.
 
-Where a face was in the last frame is where the next crop is cut, from its landmarks; the detector runs only
-when a face was lost, and now and then for faces that are new. That is faster than detecting in every frame,
-and steadier, since detectors' boxes jump and landmarks do not.
+The next crop of a face is cut around its landmarks in the last frame. The detector runs only when a face was lost,
+and now and then for new ones. That is faster than detecting in every frame, and steadier, since detectors' boxes
+jump and landmarks do not.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.errors import PipnetError
-from pipnet.geometry import Box, Image, box_iou, tight_box
-from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.result import FaceLandmarks
-from pipnet.inference.views import Prediction
-from pipnet.video.smoothing import FaceSmoother, Smoothing
+from pipnet.geometry import Box, Image, box_iou
+from pipnet.inference.pipeline import Pipeline
+from pipnet.inference.results import FaceLandmarks
+from pipnet.inference.tta import Prediction
+from pipnet.video.causal_smoother import CausalSmoother, FaceSmoother
 
 DETECT_EVERY = 25
 """Frames between two searches for new faces, unless told otherwise."""
-_LOST = 0.2
-"""Mean score below which a face is no longer there."""
-_SMALLEST = 8
-"""Least side of a face in pixels."""
-_SAME = 0.3
-"""Least overlap (intersection over union) of a followed face and a detected one that are the same."""
-_JUMPED = 0.2
-"""Least overlap of a face's boxes in two frames; what jumps farther is another face, or none."""
-_ONE_FACE = 0.6
-"""Least overlap of two followed faces that have become one."""
+_MIN_SCORE = 0.2
+"""Mean score below which a face is lost."""
+_MIN_SIDE = 8
+"""Minimum side of a face in pixels."""
+_MIN_IOU_NEW = 0.3
+"""Minimum intersection over union of a tracked face and a detected one that are the same."""
+_MIN_IOU_NEXT = 0.2
+"""Minimum intersection over union of a face's boxes in two frames; beyond, it is another face, or none."""
+_MIN_IOU_MERGED = 0.6
+"""Minimum intersection over union of two tracks that have become one face."""
 
 
 class TrackedFaces(NamedTuple):
     """The faces of one frame."""
 
     faces: FaceLandmarks
-    """Their landmarks; ``boxes`` are those that crops are cut around, ``box_scores`` the detector's when it
-    last found them."""
-    ids: list[int]
+    """Their landmarks. ``boxes`` are those that the detector would draw around the landmarks; ``detection_score``
+    is the detector's when it last found the face."""
+    track_ids: list[int]
     """Each face's number, the same in all frames; never given twice."""
     detected: bool
     """Whether the detector ran on this frame."""
@@ -50,13 +50,13 @@ class TrackedFaces(NamedTuple):
 class _Track:
     """One face over time."""
 
-    number: int
+    track_id: int
     """0 until its first landmarks say that it is a face."""
-    place: Box
+    crop_box: Box
     """The box that its next crop is cut around."""
-    score: float
-    """The detector's, when it last found it."""
-    smooth: FaceSmoother | None
+    detection_score: float
+    """The detector's, when it last found the face."""
+    smoother: FaceSmoother | None
 
 
 class FaceTracker:
@@ -64,101 +64,100 @@ class FaceTracker:
 
     def __init__(
         self,
-        landmarker: FaceLandmarker,
+        pipeline: Pipeline,
         detect_every: int = DETECT_EVERY,
-        smoothing: Smoothing | None = Smoothing(),  # noqa: B008  (frozen)
+        smoother: CausalSmoother | None = None,
     ) -> None:
-        """Start with no faces.
+        """Start without faces.
 
         Args:
-            landmarker: finds them.
+            pipeline: finds them.
             detect_every: search for new faces every so many frames; 1 detects in every frame.
-            smoothing: how points are smoothed; None leaves them as they are found.
+            smoother: how points are smoothed as they come; None leaves them as predicted.
 
         Raises:
             PipnetError: ``detect_every`` is less than 1.
         """
         if detect_every < 1:
             raise PipnetError(f"detect_every must be at least 1, not {detect_every}")
-        self.landmarker, self.detect_every, self.smoothing = landmarker, detect_every, smoothing
+        self.pipeline, self.detect_every, self.smoother = pipeline, detect_every, smoother
         self._tracks: list[_Track] = []
-        self._next, self._since = 1, detect_every
+        self._next_id, self._since_detection = 1, detect_every
 
     def __call__(self, image: Image, time: float) -> TrackedFaces:
-        """The faces of the next frame.
+        """Return the faces of the next frame.
 
         Args:
             image: the frame.
             time: seconds from the beginning, for smoothing.
         """
-        self._since += 1
-        detect = not self._tracks or self._since >= self.detect_every
+        self._since_detection += 1
+        detect = not self._tracks or self._since_detection >= self.detect_every
         if detect:
             self._add_detections(image)
-        seen, after, kept = self._find(image)
+        prediction, next_boxes, kept = self._predict(image)
         # A new detection that is no face is not one that was lost: the detector may rest.
         if not detect and len(kept) < len(self._tracks):
             detect = True
             self._tracks = [self._tracks[i] for i in kept]
             self._add_detections(image)
-            seen, after, kept = self._find(image)
+            prediction, next_boxes, kept = self._predict(image)
         self._tracks = [self._tracks[i] for i in kept]
-        for track, place in zip(self._tracks, after[kept], strict=True):
-            track.place = place
-            if not track.number:
-                track.number, self._next = self._next, self._next + 1
-        return TrackedFaces(
-            self._result(image, time, seen, kept), [track.number for track in self._tracks], detect
-        )
+        for track, box in zip(self._tracks, next_boxes[kept], strict=True):
+            track.crop_box = box
+            if not track.track_id:
+                track.track_id, self._next_id = self._next_id, self._next_id + 1
+        faces = self._result(image, time, prediction.take(kept))
+        return TrackedFaces(faces, [track.track_id for track in self._tracks], detect)
 
-    def _find(self, image: Image) -> tuple[Prediction, Float32[np.ndarray, "faces 4"], list[int]]:
-        """What is found where the faces were, the boxes of their next crops, and which are still there."""
-        places = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
-        seen = self.landmarker.predict([image], [places])
-        boxes = [tight_box(points) for points in seen.points]
-        after = self.landmarker.to_face_boxes(np.array(boxes, np.float32).reshape(-1, 4), "landmarks")
-        return seen, after, self._still_there(places, after, seen.scores)
+    def _predict(self, image: Image) -> tuple[Prediction, Float32[np.ndarray, "faces 4"], list[int]]:
+        """Return the landmarks of all tracks, the boxes of their next crops, and the tracks to keep."""
+        boxes = np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
+        prediction = self.pipeline.predict([image], [boxes])
+        next_boxes = self.pipeline.around(prediction.points)
+        return prediction, next_boxes, self._kept(boxes, next_boxes, prediction.scores)
 
     def _add_detections(self, image: Image) -> None:
-        """Begin to follow the faces that the detector finds and nobody follows."""
-        landmarker, self._since = self.landmarker, 0
-        found = landmarker.search(image)
-        places = landmarker.to_face_boxes(found.boxes, landmarker.detector.kind)
-        for place, score in zip(places, found.scores, strict=True):
-            followed = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
-            overlap = box_iou(followed, place)
-            if len(overlap) and overlap.max() >= _SAME:
-                self._tracks[int(overlap.argmax())].score = float(score)
+        """Start a track for each detected face that has none."""
+        self._since_detection = 0
+        found = self.pipeline.detect(image)
+        boxes = self.pipeline.adapt(found.boxes, self.pipeline.detector.box_format)
+        for box, score in zip(boxes, found.scores, strict=True):
+            tracked = np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
+            overlap = box_iou(tracked, box)
+            if len(overlap) and overlap.max() >= _MIN_IOU_NEW:
+                self._tracks[int(overlap.argmax())].detection_score = float(score)
                 continue
-            self._tracks.append(_Track(0, place, float(score), self._smoother()))
+            self._tracks.append(_Track(0, box, float(score), self._new_smoother()))
 
-    def _smoother(self) -> FaceSmoother | None:
-        if self.smoothing is None:
+    def _new_smoother(self) -> FaceSmoother | None:
+        if self.smoother is None:
             return None
-        return FaceSmoother(self.smoothing, self.landmarker.model.info.mean_face)
+        return FaceSmoother(self.smoother, self.pipeline.model.metadata.mean_face)
 
-    def _still_there(
+    def _kept(
         self,
         before: Float32[np.ndarray, "faces 4"],
         after: Float32[np.ndarray, "faces 4"],
         scores: Float32[np.ndarray, "faces landmarks"],
     ) -> list[int]:
-        """Numbers of the faces that are still there, each once: of two on one face the older one stays."""
+        """Return the indices of tracks that are still faces, each once: of two on one face the older one stays."""
         kept: list[int] = []
         for i in range(len(after)):
             width, height = (after[i, 2:] - after[i, :2]).tolist()
-            there = scores[i].mean() >= _LOST and min(width, height) >= _SMALLEST
-            there = there and box_iou(before[i : i + 1], after[i])[0] >= _JUMPED
-            if there and not (box_iou(after[kept], after[i]) >= _ONE_FACE).any():
+            is_face = scores[i].mean() >= _MIN_SCORE and min(width, height) >= _MIN_SIDE
+            is_face = is_face and box_iou(before[i : i + 1], after[i])[0] >= _MIN_IOU_NEXT
+            if is_face and not (box_iou(after[kept], after[i]) >= _MIN_IOU_MERGED).any():
                 kept.append(i)
         return kept
 
-    def _result(self, image: Image, time: float, seen: Prediction, kept: list[int]) -> FaceLandmarks:
-        points = seen.points[kept].copy()
+    def _result(self, image: Image, time: float, prediction: Prediction) -> FaceLandmarks:
+        points = prediction.points.copy()
         for i, track in enumerate(self._tracks):
-            if track.smooth is not None:
-                points[i] = track.smooth(points[i], time)
-        sure = np.array([track.score for track in self._tracks], np.float32)
-        boxes = np.array([track.place for track in self._tracks], np.float32).reshape(-1, 4)
-        info = self.landmarker.model.info
-        return FaceLandmarks(points, seen.scores[kept], seen.spread[kept], boxes, sure, image, info)
+            if track.smoother is not None:
+                points[i] = track.smoother(points[i], time)
+        scores = np.array([track.detection_score for track in self._tracks], np.float32)
+        landmark_boxes = np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
+        adapter = self.pipeline.model.metadata.box_adapter(self.pipeline.detector.box_format)
+        boxes = adapter.inverse(landmark_boxes)
+        return self.pipeline.build(image, prediction._replace(points=points), boxes, scores)

@@ -15,8 +15,8 @@ import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image
-from pipnet.video.reader import VideoReader, colour_space, reason
-from pipnet.writing import undisturbed, written_whole
+from pipnet.io.atomic import atomic_write, defer_signals
+from pipnet.video.reader import VideoReader, color_space, reason
 
 _TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick: fine enough for the times of any camera."""
@@ -35,7 +35,7 @@ _FORMATS = {
 _TICKS = {".gif": Fraction(1, 100)}
 """Where a container counts more coarsely; frames that fall on the same tick are left out."""
 _COLOURS = {"ITU709": 1, "ITU601": 6}
-"""H.264's numbers of the ways to store colours."""
+"""H.264's numbers of the ways to store colors."""
 _CODECS = {".webm": "libvpx-vp9", ".gif": "gif"}
 """Other endings are written in H.264."""
 
@@ -110,7 +110,7 @@ class VideoWriter:
         import av
 
         with contextlib.ExitStack() as files:
-            self._partial = files.enter_context(written_whole(self.path))
+            self._partial = files.enter_context(atomic_write(self.path))
             name = _FORMATS[self.path.suffix.lower()]
             self._container = av.open(os.fspath(self._partial), "w", format=name)
             if self._sound is not None:
@@ -176,7 +176,7 @@ class VideoWriter:
                 return
             self._last = max(tick, self._last + 1)
             if self._stream.pix_fmt == "yuv420p":
-                frame = frame.reformat(format="yuv420p", dst_colorspace=colour_space(padded.shape[0]))
+                frame = frame.reformat(format="yuv420p", dst_colorspace=color_space(padded.shape[0]))
             frame.pts, frame.time_base = self._last, self._tick
             self._container.mux(self._stream.encode(frame))
             self._copy_sound(self._last * self._tick)
@@ -191,12 +191,12 @@ class VideoWriter:
         codec = _CODECS.get(self.path.suffix.lower(), "libx264")
         options = {"crf": "20", "preset": "veryfast"} if codec == "libx264" else {}
         stream: Any = self._container.add_stream(codec, rate=self._fps, options=options)
-        # Colours are stored for 2 x 2 pixels: an odd side grows by one.
+        # Colors are stored for 2 x 2 pixels: an odd side grows by one.
         stream.width, stream.height = image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2
         stream.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
         stream.codec_context.time_base = self._tick
         if stream.pix_fmt == "yuv420p":
-            stream.codec_context.colorspace = _COLOURS[colour_space(stream.height)]
+            stream.codec_context.colorspace = _COLOURS[color_space(stream.height)]
             stream.codec_context.color_range = 1  # "limited", as video has it
         return stream
 
@@ -213,7 +213,7 @@ class VideoWriter:
         if self._last < 0 or self._closed:
             return
         self._closed = True
-        with undisturbed(), self._files:
+        with defer_signals(), self._files:
             try:
                 self._finish()
             except _failures() as error:

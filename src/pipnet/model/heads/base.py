@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pipnet.model.distributed import shared_count
 from pipnet.model.heads.curriculum import Supervision
-from pipnet.model.processes import shared_count
 
 
 class Landmarks(NamedTuple):
@@ -19,7 +19,7 @@ class Landmarks(NamedTuple):
     """x, y as fractions of the crop."""
     scores: Float[Tensor, "b landmarks"]
     """In [0, 1]: the peak of each landmark's score map; 1 where a head has none."""
-    spread: Float[Tensor, "b landmarks"]
+    vote_std: Float[Tensor, "b landmarks"]
     """How far the votes lie apart, as a fraction of the crop; 0 where there is no vote."""
 
 
@@ -38,7 +38,7 @@ class Head(nn.Module, ABC):
     def loss(
         self, output: Any, targets: Any, supervision: Supervision | None = None
     ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms of the loss, by name. Their sum is what is minimised.
+        """The weighted terms of the loss, by name. Their sum is what is minimized.
 
         Args:
             output: of the forward pass.

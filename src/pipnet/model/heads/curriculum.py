@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipnet.model.processes import shared_count
+from pipnet.model.distributed import shared_count
 
 Task = Literal["full", "half", "quarter"]
 """What a face is trained on: all maps; or the scores alone, on a grid of half or a quarter of the cells a

@@ -1,7 +1,7 @@
 """The Map Net of the papers' comparison: one Gaussian heat map a landmark, decoded by its peak.
 
 The peak of a target is the cell that holds the landmark. The original has int(x W - 0.5), which lies half a
-cell further left and up on the mean; decoded at the cell's centre that stays in every landmark, and costs a
+cell further left and up on the mean; decoded at the cell's center that stays in every landmark, and costs a
 third of the error at 128 px and stride 4 (6.61 and 4.35 %, `benchmarks/heads.md`).
 """
 
@@ -28,7 +28,7 @@ class MapTargets(NamedTuple):
     """The landmark is known and lies in the crop."""
 
 
-class MapHead(Head):
+class HeatmapHead(Head):
     """A 1 x 1 convolution on the upsampled features of the neck (v1's baseline)."""
 
     def __init__(self, in_channels: int, grid: int, landmarks: int, sigma: float) -> None:
@@ -62,7 +62,7 @@ class MapHead(Head):
         return {"map": masked_mean(squared, shares(targets.valid, supervision))}
 
     def decode(self, output: Tensor) -> Landmarks:
-        """The peak's cell + 0.5, and a quarter of a cell towards the higher neighbour on each axis."""
+        """The peak's cell + 0.5, and a quarter of a cell towards the higher neighbor on each axis."""
         maps = output.float().flatten(2)
         peak, cell = maps.max(dim=2)
         column, row = cell % self.grid, cell // self.grid
@@ -72,8 +72,8 @@ class MapHead(Head):
         return Landmarks(points, peak.clamp(0, 1), torch.zeros_like(peak))
 
     def _side(self, maps: Tensor, cell: Tensor, place: Tensor, step: int) -> Float[Tensor, "b n"]:
-        """+1 or -1 towards the higher of a cell's two neighbours along an axis, 0 at the border."""
+        """+1 or -1 towards the higher of a cell's two neighbors along an axis, 0 at the border."""
         inside = (place > 0) & (place < self.grid - 1)
-        at = torch.where(inside, cell, torch.full_like(cell, step))  # any cell that has neighbours
+        at = torch.where(inside, cell, torch.full_like(cell, step))  # any cell that has neighbors
         higher = maps.gather(2, (at + step)[..., None]) - maps.gather(2, (at - step)[..., None])
         return higher[..., 0].sign() * inside

@@ -1,8 +1,8 @@
-"""The Pixel-in-Pixel head (v1 and IJCV 2021): score, offsets and neighbour offsets on one small grid.
+"""The Pixel-in-Pixel head (v1 and IJCV 2021): score, offsets and neighbor offsets on one small grid.
 
 For every landmark the head says in which cell it lies (score map), where in that cell (offsets), and
-where its C neighbours lie from there (neighbour offsets). One 1 x 1 convolution does all of it; its
-output channels are, in this order, N scores, N x, N y, C N neighbour x and C N neighbour y, a neighbour's
+where its C neighbors lie from there (neighbor offsets). One 1 x 1 convolution does all of it; its
+output channels are, in this order, N scores, N x, N y, C N neighbor x and C N neighbor y, a neighbor's
 channel being C i + j.
 
 Only score maps are needed whole. Offsets are trained in the true cells and read in the best ones, so that
@@ -39,11 +39,11 @@ class PipTargets(NamedTuple):
     offset: Float[Tensor, "b n 2"]
     """Landmark relative to the top-left corner of its cell."""
     neighbor_offset: Float[Tensor, "b n c 2"]
-    """Neighbours of a landmark relative to the top-left corner of the landmark's cell."""
+    """Neighbors of a landmark relative to the top-left corner of the landmark's cell."""
     valid: Bool[Tensor, "b n"]
     """The landmark is known and lies in the crop: its maps are trained."""
     neighbor_valid: Bool[Tensor, "b n c"]
-    """The landmark is valid and its neighbour is known, inside the crop or not."""
+    """The landmark is valid and its neighbor is known, inside the crop or not."""
 
 
 class ScoredFeatures(NamedTuple):
@@ -66,7 +66,7 @@ class PipLosses:
     score: Literal["l2", "l1", "focal"] = "l2"
     """``focal`` is CornerNet's (alpha 2, beta 4) on the sigmoid of the map; scores are then sigmoids too."""
     offset: Literal["l1", "l2"] = "l1"
-    """On the offsets of the landmark and of its neighbours alike."""
+    """On the offsets of the landmark and of its neighbors alike."""
 
 
 Reduction = Literal["none", "coordinates", "heatmap"]
@@ -74,7 +74,7 @@ Reduction = Literal["none", "coordinates", "heatmap"]
 
 
 class PipHead(Head):
-    """Score, offset and neighbour maps from one 1 x 1 convolution."""
+    """Score, offset and neighbor maps from one 1 x 1 convolution."""
 
     def __init__(
         self,
@@ -123,14 +123,14 @@ class PipHead(Head):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.neighbors: Tensor
         self.merge_weights: Tensor
-        self.spread_weights: Tensor
+        self.vote_std_weights: Tensor
         self.voted: Tensor
         self.offset_channels: Tensor
         every = torch.arange(self.landmarks)
         constants = {
             "neighbors": torch.from_numpy(nbr),
             "merge_weights": torch.from_numpy(merge_matrix(nbr, merge)).float(),
-            "spread_weights": torch.from_numpy(merge_matrix(nbr, "mean")).float(),
+            "vote_std_weights": torch.from_numpy(merge_matrix(nbr, "mean")).float(),
             # which landmark each prediction is for: the own ones, then the votes
             "voted": torch.cat([every, torch.from_numpy(nbr).flatten()]),
             "offset_channels": self._offset_channels(neighbors),
@@ -149,13 +149,13 @@ class PipHead(Head):
         return ScoredFeatures(F.conv2d(features, weight, bias), features, coarse)
 
     def _channels(self, neighbors: int) -> tuple[int, int, int]:
-        """Channels of score, offset and neighbour maps."""
+        """Channels of score, offset and neighbor maps."""
         n = self.landmarks
         scores, offsets = self.reduction != "coordinates", self.reduction != "heatmap"
         return scores * n, offsets * 2 * n, offsets * 2 * n * neighbors
 
     def _offset_channels(self, neighbors: int) -> Int64[Tensor, "n own_and_votes 2"]:
-        """Which channels say x and y of each landmark, and then of its neighbours."""
+        """Which channels say x and y of each landmark, and then of its neighbors."""
         n, (scores, *_) = self.landmarks, self._channels(neighbors)
         own = scores + torch.arange(2 * n).reshape(2, n, 1)
         votes = scores + 2 * n + torch.arange(2 * n * neighbors).reshape(2, n, neighbors)
@@ -171,7 +171,7 @@ class PipHead(Head):
     def offsets_at(
         self, output: PipOutput, cell: Int64[Tensor, "b n"]
     ) -> Float[Tensor, "b n own_and_votes 2"]:
-        """The offsets in one cell of each landmark: its own, then those of its neighbours."""
+        """The offsets in one cell of each landmark: its own, then those of its neighbors."""
         if self.reduction == "heatmap":  # the middle of the cell
             return torch.full((*cell.shape, 1, 2), 0.5, device=cell.device)
         channels, cells = self.offset_channels, self.grid**2
@@ -247,14 +247,14 @@ class PipHead(Head):
         return masked_mean(kind(score, target).mean(dim=2), scored)
 
     def decode(self, output: PipOutput) -> Landmarks:
-        """The best cell of each landmark, its offsets, and the neighbours' votes merged in."""
+        """The best cell of each landmark, its offsets, and the neighbors' votes merged in."""
         predictions, peak = self.predictions(output)
         points = torch.einsum("np,bpd->bnd", self.merge_weights, predictions)
         away = (predictions - points[:, self.voted]).square().sum(dim=2)
-        spread = (away @ self.spread_weights.T).sqrt()
+        vote_std = (away @ self.vote_std_weights.T).sqrt()
         focal = self.losses.score == "focal" and self.reduction != "coordinates"
         sure = peak.sigmoid() if focal else peak.clamp(0, 1)
-        return Landmarks(points, sure, spread)
+        return Landmarks(points, sure, vote_std)
 
     def predictions(self, output: PipOutput) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
         """All predictions as fractions of the crop (N own, then N C votes), and the peak scores."""

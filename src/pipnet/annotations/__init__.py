@@ -1,0 +1,1 @@
+"""Annotated faces, and the file formats that hold them."""

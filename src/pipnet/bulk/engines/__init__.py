@@ -1,0 +1,1 @@
+"""Engines that run the workers of a bulk job."""

@@ -1,1 +1,0 @@
-"""Labelled faces: samples, readers of the official collections, cached crops, augmentation."""

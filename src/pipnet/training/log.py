@@ -1,0 +1,96 @@
+"""What a training says while it runs: a bar on a terminal, lines elsewhere, rows and a picture on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from pipnet.evaluation.figure import new_figure, require_figures, save_figure
+from pipnet.io.atomic import write_text
+
+
+class TrainingLog:
+    """``metrics.jsonl``, one row an epoch, and the progress of the epoch that runs."""
+
+    def __init__(self, run: Path, epochs: int, quiet: bool = False) -> None:
+        require_figures()
+        self.path = run / "metrics.jsonl"
+        self.epochs = epochs
+        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.progress = Progress(
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal,
+            redirect_stdout=False,
+        )
+
+    def __enter__(self) -> TrainingLog:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def track(self, batches: Iterable[Any], total: int, epoch: int) -> Iterator[Any]:
+        """The batches of an epoch, counted on the bar."""
+        task = self.progress.add_task(f"epoch {epoch}/{self.epochs}", total=total)
+        for batch in batches:
+            yield batch
+            self.progress.advance(task)
+        self.progress.remove_task(task)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All epochs written so far."""
+        if not self.path.is_file():
+            return []
+        rows = []
+        for line in self.path.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # a line cut short by a full disk or a kill
+                rows.append(json.loads(line))
+        return rows
+
+    def keep(self, epochs: int) -> None:
+        """Forget rows beyond an epoch: they were written, but their state was not."""
+        rows = [row for row in self.rows() if row["epoch"] <= epochs]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add an epoch's row, say it, and draw the curves anew."""
+        self.keep(row["epoch"] - 1)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        nme = "" if row["nme"] is None else f"  validation NME {row['nme']:.3f} %"
+        self.console.print(
+            f"{time.strftime('%H:%M:%S')} epoch {row['epoch']}/{self.epochs}"
+            f"  loss {row['loss']:.4f}{nme}  lr {row['lr']:.2g}  {row['seconds']:.0f} s"
+        )
+        draw_curves(self.rows(), self.path.with_name("curves.png"))
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Loss terms and validation NME over epochs, as a picture."""
+    epochs = [row["epoch"] for row in rows]
+    figure = new_figure(9, 3.5)
+    left, right = figure.subplots(1, 2)
+    for name in (key for key in rows[-1] if key not in ("epoch", "step", "lr", "nme", "seconds")):
+        left.plot(epochs, [row[name] for row in rows], label=name)
+    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+    left.legend()
+    right.plot(epochs, [row["nme"] for row in rows], color="black")
+    right.set(xlabel="epoch", ylabel="validation NME, %", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    save_figure(figure, path, dpi=110)
