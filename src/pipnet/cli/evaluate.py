@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.cli import say
-from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
+# TTA: cyclopts evaluates annotations of inherited fields in this module.
+from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, to_options  # noqa: F401
 from pipnet.datasets.registry import load_samples
 from pipnet.errors import ImageError
 from pipnet.evaluation.composites import SCALES
