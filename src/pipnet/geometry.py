@@ -1,13 +1,13 @@
-"""THE coordinate convention, and every step between a picture and a crop.
+"""The coordinate convention, and every step between an image and a crop.
 
-* Pixels: (0, 0) is the **center** of the top-left pixel, x to the right, y down. A picture of width W
-  thus spans x from -0.5 to W - 0.5.
+* Pixels: (0, 0) is the **center** of the top-left pixel, x to the right, y down. An image of width W
+  spans x from -0.5 to W - 0.5.
 * Boxes: float32 ``[x0, y0, x1, y1]`` in those pixels. The tight box of some points is their minimum
   and maximum.
 * Fractions: (0, 0) is the box's top-left corner and (1, 1) its bottom-right corner. The model speaks
   fractions of its crop; nothing else does.
 * A crop of S x S pixels is its box cut into S x S equal parts: the center of crop pixel k lies at the
-  fraction (k + 0.5) / S. This is the only place where that half pixel is written down.
+  fraction (k + 0.5) / S. That half pixel is written here and nowhere else.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Box = Float32[np.ndarray, "4"]
 Affine = Float64[np.ndarray, "2 3"]
 
 
-_NARROWEST = 0.01
+_MIN_BOX_SIDE = 0.01
 """Boxes with a shorter side, in pixels, count as empty."""
-_LONGEST = 32_000
-"""OpenCV warps no picture with a longer side."""
-_WIDEST = 100
-"""Boxes with a longer side, in sides of the picture, are a mistake."""
+_MAX_WARP_SIDE = 32_000
+"""OpenCV warps no image with a longer side."""
+_MAX_BOX_SIDE = 100
+"""Boxes with a longer side, in sides of the image, are a mistake."""
 
 
 @dataclass(frozen=True)
 class CropConfig:
     """How the model's crop follows from a face.
 
-    A model must be shown the crop that it learnt, so this rule travels with the weights.
+    A model must be shown the crop that it was trained on, so this travels with the weights.
     """
 
     scale: float = 1.2
@@ -49,27 +49,27 @@ class CropConfig:
     """True: a square around the longer side, so that faces keep their proportions.
     False: width and height apart, stretched to a square (the papers)."""
     clip: bool = False
-    """Cut the box at the picture's border instead of padding with black (the papers)."""
+    """Clip the box at the image's border instead of padding with black (the papers)."""
     box: Literal["landmarks", "dataset"] = "landmarks"
-    """The face's box: the tight box of its landmarks, or the box that the collection gives
-    (the papers: on COFW, AFLW and WFLW)."""
+    """The face's box: the tight box of its landmarks, or the box that the dataset gives (the papers: on COFW,
+    AFLW and WFLW)."""
     shift_up: float = 0.0
     """How far the crop's center lies above that of the face's box, in longer sides of the box."""
 
-    def face_box(self, points: Float[np.ndarray, "landmarks 2"], given: Box | None) -> Box:
-        """The box of a labeled face that the crop is cut around.
+    def face_box(self, points: Float[np.ndarray, "landmarks 2"], dataset_box: Box | None) -> Box:
+        """Return the box of a labeled face that the crop is cut around.
 
         Raises:
-            BoxError: the collection gives no box, or no point is known.
+            BoxError: the dataset gives no box, or no point is known.
         """
         if self.box == "landmarks":
             return tight_box(points)
-        if given is None:
-            raise BoxError("crop.box is 'given', but the collection gives no face boxes")
-        return given
+        if dataset_box is None:
+            raise BoxError("crop.box is 'dataset', but the dataset gives no face boxes")
+        return dataset_box
 
     def __call__(self, face_box: Box, width: int, height: int) -> Box:
-        """The crop's box for a face's box in a picture of width x height pixels."""
+        """Return the crop's box for a face's box in an image of width x height pixels."""
         center = (face_box[:2] + face_box[2:]) / 2
         side = face_box[2:] - face_box[:2]
         center = center - np.array([0, self.shift_up * side.max()], center.dtype)
@@ -79,25 +79,25 @@ class CropConfig:
         corners = np.concatenate([center - half, center + half])
         if self.clip:
             clipped = corners.clip(-0.5, np.tile([width - 0.5, height - 0.5], 2))
-            if (clipped[2:] - clipped[:2]).min() >= _NARROWEST:  # else nothing of it is in the picture
+            if (clipped[2:] - clipped[:2]).min() >= _MIN_BOX_SIDE:  # else it lies outside the image
                 corners = clipped
         return corners.astype(np.float32)
 
 
 def tight_box(points: Float[np.ndarray, "landmarks 2"]) -> Box:
-    """The smallest box around the points that are known (not NaN), in their own frame.
+    """Return the smallest box around the points that are known (not NaN), in their own frame.
 
     Raises:
         BoxError: no point is known.
     """
     known = points[np.isfinite(points).all(axis=1)]
     if not len(known):
-        raise BoxError("no box: not one landmark is known")
+        raise BoxError("no landmark is known, so the face has no box")
     return np.concatenate([known.min(axis=0), known.max(axis=0)]).astype(np.float32)
 
 
 def overlaps(boxes: Float32[np.ndarray, "faces 4"], width: int, height: int) -> Bool[np.ndarray, " faces"]:
-    """Which boxes have a part of the picture in them."""
+    """Return which boxes overlap an image of width x height pixels."""
     low = (boxes[:, :2] < [width - 0.5, height - 0.5]).all(axis=1)
     return np.asarray(low & (boxes[:, 2:] > -0.5).all(axis=1))
 
@@ -105,21 +105,21 @@ def overlaps(boxes: Float32[np.ndarray, "faces 4"], width: int, height: int) -> 
 def check_boxes(
     boxes: object, width: int, height: int, inside: bool = True
 ) -> Float32[np.ndarray, "faces 4"]:
-    """Boxes of a user or a detector as float32 xyxy, each checked against the picture.
+    """Return boxes of a user or a detector as float32 xyxy, checked against the image.
 
     Args:
         boxes: (faces, 4), or (4,) for one face.
-        width: of the picture in pixels.
-        height: of the picture in pixels.
-        inside: whether a box that has no part of the picture in it is an error.
+        width: of the image in pixels.
+        height: of the image in pixels.
+        inside: whether a box outside the image is an error.
 
     Raises:
-        BoxError: wrong shape, NaN, no area, or no overlap with the picture.
+        BoxError: wrong shape, NaN, no area, or no overlap with the image.
     """
     try:
         array = np.asarray(boxes, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
-        raise BoxError(f"boxes are not numbers: {boxes!r:.80}") from None
+        raise BoxError(f"boxes must be numbers, not {boxes!r:.80}") from None
     if array.size == 0:
         return np.zeros((0, 4), np.float32)
     if array.ndim == 1:
@@ -130,17 +130,17 @@ def check_boxes(
         text = f"box {x0:g},{y0:g} to {x1:g},{y1:g}"
         if not np.isfinite([x0, y0, x1, y1]).all():
             raise BoxError(f"{text} is not finite")
-        if x1 - x0 < _NARROWEST or y1 - y0 < _NARROWEST:
+        if x1 - x0 < _MIN_BOX_SIDE or y1 - y0 < _MIN_BOX_SIDE:
             raise BoxError(f"{text} is empty")
-        if max(x1 - x0, y1 - y0) > _WIDEST * max(width, height):
-            raise BoxError(f"{text} is far larger than the picture ({width} x {height})")
+        if max(x1 - x0, y1 - y0) > _MAX_BOX_SIDE * max(width, height):
+            raise BoxError(f"{text} is far larger than the image ({width} x {height})")
     if inside and not overlaps(array, width, height).all():
-        raise BoxError(f"a box lies outside the picture ({width} x {height}): {array.tolist()!s:.120}")
+        raise BoxError(f"a box lies outside the image ({width} x {height}): {array.tolist()!s:.80}")
     return array
 
 
 def box_iou(boxes: Float32[np.ndarray, "faces 4"], other: Box) -> Float32[np.ndarray, " faces"]:
-    """Intersection over union of each box with another box."""
+    """Return the intersection over union of each box with another box."""
     low = np.maximum(boxes[:, :2], other[:2])
     high = np.minimum(boxes[:, 2:], other[2:])
     overlap = (high - low).clip(0).prod(axis=1)
@@ -149,7 +149,7 @@ def box_iou(boxes: Float32[np.ndarray, "faces 4"], other: Box) -> Float32[np.nda
 
 
 def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarray, "*n 2"]:
-    """Pixels of the picture -> fractions of the box."""
+    """Bring pixels of the image into fractions of the box."""
     box64 = box.astype(np.float64)
     return (points - box64[:2]) / (box64[2:] - box64[:2])
 
@@ -157,18 +157,18 @@ def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarr
 def from_fraction(
     fractions: Float[np.ndarray, "*n 2"], box: Float[np.ndarray, "*#n 4"]
 ) -> Float32[np.ndarray, "*n 2"]:
-    """Fractions of the box -> pixels of the picture. The boxes broadcast against the fractions."""
+    """Bring fractions of the box into pixels of the image. The boxes broadcast against the fractions."""
     box64 = box.astype(np.float64)
     return (box64[..., :2] + fractions * (box64[..., 2:] - box64[..., :2])).astype(np.float32)
 
 
 def affine(points: Float[np.ndarray, "*n 2"], matrix: Affine) -> Float64[np.ndarray, "*n 2"]:
-    """Points through a 2 x 3 affine map."""
+    """Apply a 2 x 3 affine map to points."""
     return np.asarray(points @ matrix[:, :2].T + matrix[:, 2], dtype=np.float64)
 
 
 def compose(*maps: Affine) -> Affine:
-    """One affine map that applies the given maps, the first one first."""
+    """Return the affine map that applies these maps, the first one first."""
     full = np.eye(3)
     for matrix in maps:
         full = np.vstack([matrix, [0, 0, 1]]) @ full
@@ -176,14 +176,14 @@ def compose(*maps: Affine) -> Affine:
 
 
 def box_to_crop(box: Box, size: int) -> Affine:
-    """Affine map from pixels of the picture to pixels of the S x S crop of a box."""
+    """Return the affine map from pixels of the image to pixels of the S x S crop of a box."""
     x0, y0, x1, y1 = box.astype(np.float64)
     sx, sy = size / (x1 - x0), size / (y1 - y0)
     return np.array([[sx, 0, -x0 * sx - 0.5], [0, sy, -y0 * sy - 0.5]])
 
 
 def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"]) -> Affine:
-    """The rotation, uniform scale and shift that bring source nearest to target.
+    """Return the rotation, uniform scale and shift that bring source nearest to target.
 
     Least squares in closed form (Umeyama 1991), without reflection.
     """
@@ -197,14 +197,14 @@ def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"
 
 
 def warp(image: Image, matrix: Affine, size: int) -> Image:
-    """One bilinear warp of a picture to size x size pixels; black outside the picture.
+    """Warp an image bilinearly to size x size pixels; black outside the image.
 
-    Where the map shrinks by 2 or more, what it covers is first averaged by a whole factor, so that
-    large faces do not alias into another texture than the training crops have.
+    Where the map shrinks by 2 or more, the covered part is first averaged by a whole factor, so that large
+    faces do not alias into another texture than the training crops have.
     """
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     shrink = int(1 / max(scale, 1e-9) + 1e-6)
-    if shrink >= 2 or max(image.shape[:2]) > _LONGEST:
+    if shrink >= 2 or max(image.shape[:2]) > _MAX_WARP_SIDE:
         image, matrix = _shrink_covered(image, matrix, size, max(shrink, 1))
     warped = cv2.warpAffine(
         image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
@@ -213,7 +213,7 @@ def warp(image: Image, matrix: Affine, size: int) -> Image:
 
 
 def _shrink_covered(image: Image, matrix: Affine, size: int, shrink: int) -> tuple[Image, Affine]:
-    """The part of a picture that a warp covers, averaged by a whole factor, and the map from it."""
+    """Return the part of an image that a warp covers, averaged by a whole factor, and the map from it."""
     height, width = image.shape[:2]
     inverse = np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float64)
     corners = affine(np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5, inverse)
@@ -228,11 +228,11 @@ def _shrink_covered(image: Image, matrix: Affine, size: int, shrink: int) -> tup
 
 
 def crop(image: Image, box: Box, size: int) -> Image:
-    """The S x S crop of a box: one bilinear warp, black outside the picture."""
+    """Return the S x S crop of a box: one bilinear warp, black outside the image."""
     return warp(image, box_to_crop(box, size), size)
 
 
 def xywh_to_xyxy(box: Sequence[float]) -> Box:
-    """A box given as corner, width and height -> xyxy."""
+    """Convert a box of corner, width and height to xyxy."""
     x, y, w, h = box
     return np.array([x, y, x + w, y + h], dtype=np.float32)

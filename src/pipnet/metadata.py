@@ -130,7 +130,7 @@ class ModelMetadata:
             and np.ptp(self.mean_face, axis=0).max() > 0
             and 0 < self.crop.scale < 100
             and 0 < self.input_size <= 4096
-            and (self.calibration is None or self.calibration.is_sound(self.scheme.landmarks))
+            and (self.calibration is None or self.calibration.is_valid(self.scheme.landmarks))
         )
 
 

@@ -38,8 +38,8 @@ class FaceLandmarker:
         faces.points        # (faces, 68, 2), pixels of the photo
         faces.save("out.jpg")
 
-    One landmarker may serve several threads. Image files and PIL images are turned as their EXIF says, and points
-    and boxes are those of the turned image, ``faces.image``; arrays are taken as they are.
+    One landmarker may serve several threads. Image files and PIL images are turned as their EXIF says, and
+    points and boxes are those of the turned image, ``faces.image``; arrays are taken as they are.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class FaceLandmarker:
 
         Args:
             model: a model's name, ``.onnx`` file, folder or hub id; or a model that is loaded already.
-            detector: a face detector's name, see `LandmarkerConfig.detector`, or any callable that takes an RGB
-                array and returns boxes, or boxes and scores. A detector is loaded when first needed.
+            detector: a face detector's name, see `LandmarkerConfig.detector`, or any callable that takes an
+                RGB array and returns boxes, or boxes and scores. A detector is loaded when first needed.
             box_format: what given boxes mean, and those of a plain callable, see `__call__`.
             options: the fields of `LandmarkerConfig` and `RuntimeConfig`, such as ``any_rotation=True`` or
                 ``device="cpu"``.
@@ -113,8 +113,8 @@ class FaceLandmarker:
         Args:
             image: a path, a PIL image, an RGB uint8 array (height, width, 3), or a list of them.
             boxes: (faces, 4) boxes xyxy in pixels; the detector finds them if None.
-            box_format: what the given boxes mean; that of the constructor if None. ``"face"``: forehead to chin,
-                as most detectors and people draw them; ``"landmarks"``: tight around the landmarks;
+            box_format: what the given boxes mean; that of the constructor if None. ``"face"``: forehead to
+                chin, as most detectors and people draw them; ``"landmarks"``: tight around the landmarks;
                 ``"full_image"``: an image of one face; ``"model"``: what the model's crops are cut around in
                 training, see `CropConfig.box`; or the name of a detector that the model was fitted to, one of
                 ours or, by ``pipnet detector fit``, any other.

@@ -1,4 +1,4 @@
-"""What a landmarker returns: arrays, always, also for no face."""
+"""Results: arrays, also for an image without a face."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class FaceLandmarks:
     vote_std: Float32[np.ndarray, "faces landmarks"]
     """Root mean square distance of the neighbors' votes from the landmark, as a fraction of the crop."""
     tta_std: Float32[np.ndarray, "faces landmarks"]
-    """Root mean square distance of the augmented crops' predictions from their mean, as a fraction of the crop; 0
-    without test-time augmentation."""
+    """Root mean square distance of the augmented crops' predictions from their mean, as a fraction of the
+    crop; 0 without test-time augmentation."""
     boxes: Float32[np.ndarray, "faces 4"]
     """Boxes as the detector or the user gave them, xyxy in pixels of the image."""
     crop_boxes: Float32[np.ndarray, "faces 4"]
@@ -73,7 +73,7 @@ class FaceLandmarks:
     @overload
     def __getitem__(self, key: slice | list[int] | np.ndarray) -> FaceLandmarks: ...
     def __getitem__(self, key: int | np.integer | slice | list[int] | np.ndarray) -> Face | FaceLandmarks:
-        """One face by number; or a result of some of the faces, by slice, numbers or truth values.
+        """Return one face by index, or the result of some faces by slice, indices or booleans.
 
         ``faces[faces.quality > 0.8]`` are the clear ones.
         """
@@ -96,24 +96,23 @@ class FaceLandmarks:
 
     @property
     def scheme(self) -> LandmarkScheme:
-        """What the landmarks are."""
+        """The landmark scheme."""
         return self.metadata.scheme
 
     @cached_property
     def confidence(self) -> Float32[np.ndarray, "faces landmarks"]:
-        """Chance that each landmark is right, that is off by no more than 5 % of the face.
+        """Calibrated chance that each landmark is off by no more than 5 % of the face.
 
         NaN where the model is not calibrated (see `pipnet.confidence`).
         """
         calibration = self.metadata.calibration
         if calibration is None:
             return np.full_like(self.scores, np.nan)
-        wrong = calibration.chance_of_wrong(self.scores, self.vote_std, self.metadata.mean_face)
-        return np.asarray(1 - wrong, dtype=np.float32)
+        return 1 - calibration.error_probability(self.scores, self.vote_std, self.metadata.mean_face)
 
     @cached_property
     def expected_error(self) -> Float32[np.ndarray, "faces landmarks"]:
-        """Expected error of each landmark as a share of the face; NaN where the model is not calibrated."""
+        """Expected error of each landmark as a fraction of the face; NaN without calibration."""
         calibration = self.metadata.calibration
         if calibration is None:
             return np.full_like(self.scores, np.nan)
@@ -121,21 +120,26 @@ class FaceLandmarks:
 
     @cached_property
     def quality(self) -> Float32[np.ndarray, " faces"]:
-        """Mean confidence of each face's landmarks: near 1 for a clear face, low where there is none."""
+        """Mean confidence of each face: near 1 for a clear face, low where there is none."""
         return np.asarray(self.confidence.mean(axis=1), dtype=np.float32)
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
         return f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
 
-    # -- out ---------------------------------------------------------------------------------------
+    # -- output ------------------------------------------------------------------------------------
 
     def plot(self) -> Image:
-        """The picture with boxes, edges and points drawn on it."""
+        """Return a copy of the image with boxes, edges and points drawn on it."""
         return draw_faces(self.image, self.points, self.boxes, self.scheme)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture of `plot`; the ending decides the format."""
+        """Write the image of `plot`; the file's suffix decides the format.
+
+        Raises:
+            ImageError: no such format.
+            WriteError: the file cannot be written.
+        """
         write_image(path, self.plot())
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,69 +166,54 @@ class FaceLandmarks:
         return {"width": self.image.shape[1], "height": self.image.shape[0], "faces": faces}
 
     def to_json(self) -> str:
-        """`to_dict` as one line of JSON."""
+        """Return `to_dict` as one line of JSON."""
         return json.dumps(self.to_dict())
 
     def to_coco(self, image_id: int = 1, file_name: str = "") -> dict[str, Any]:
-        """A COCO key-point table of this one picture; all points count as visible (2)."""
+        """Return a COCO keypoint table of this image; all points count as visible (2)."""
         height, width = self.image.shape[:2]
-        annotations = []
-        for number, face in enumerate(self, start=1):
-            x0, y0, x1, y1 = (float(v) for v in tight_box(face.points))
-            visible = np.concatenate([face.points, np.full((len(face.points), 1), 2)], axis=1)
-            annotations.append(
-                {
-                    "id": number,
-                    "image_id": image_id,
-                    "category_id": 1,
-                    "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
-                    "area": round((x1 - x0) * (y1 - y0), 2),
-                    "iscrowd": 0,
-                    "num_keypoints": self.scheme.landmarks,
-                    "keypoints": [round(v, 3) for v in visible.ravel().tolist()],
-                    "score": round(face.detection_score, 4),  # COCO's own name for it
-                }
-            )
-        image = {"id": image_id, "file_name": file_name, "width": width, "height": height}
-        return {"images": [image], "annotations": annotations, "categories": [coco_category(self.scheme)]}
+        return {
+            "images": [{"id": image_id, "file_name": file_name, "width": width, "height": height}],
+            "annotations": [
+                coco_annotation(face.points, annotation_id, image_id, face.detection_score)
+                for annotation_id, face in enumerate(self, start=1)
+            ],
+            "categories": [coco_category(self.scheme)],
+        }
 
     def to_pts(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write one ``.pts`` file a face, see `pts_files`.
-
-        Returns:
-            The files written; none where there is no face.
+        """Write one ``.pts`` file a face, see `pts_files`, and return their paths.
 
         Raises:
-            DataError: it is no name of a ``.pts`` file.
+            DataError: the suffix is not ``.pts``.
+            WriteError: a file cannot be written.
         """
-        files = self.pts_files(path)
         if Path(path).suffix.lower() != ".pts":
-            raise DataError(f"{path}: the name of a file of landmarks ends in .pts")
+            raise DataError(f"{path}: a landmark file ends in .pts")
+        files = self.pts_files(path)
         for file, face in zip(files, self, strict=True):
             write_pts(file, face.points)
         return files
 
     def pts_files(self, path: str | os.PathLike[str]) -> list[Path]:
-        """The names of the faces' ``.pts`` files: ``NAME.pts``, then ``NAME_face2.pts`` and so on."""
+        """Return the paths of the faces' ``.pts`` files: ``NAME.pts``, then ``NAME_face2.pts`` and so on."""
         return [pts_file(Path(path), i) for i in range(len(self))]
 
     def aligned(self, size: int = 256, margin: float = 0.25) -> UInt8[np.ndarray, "faces size size 3"]:
-        """Each face turned upright, at one size and place.
+        """Return each face turned upright, at one size and place.
 
-        The least-squares similarity from its landmarks to the model's mean face; black beyond the
-        picture.
+        The map is the least-squares similarity from its landmarks to the model's mean face; black beyond the
+        image.
 
         Args:
-            size: side of the pictures in pixels.
-            margin: room around the mean face's landmarks on its longer side, as a share of that side.
+            size: side of the crops in pixels.
+            margin: room around the mean face's landmarks, as a fraction of their longer side.
 
         Raises:
-            PipnetError: an impossible size or margin.
+            PipnetError: size or margin out of range.
         """
         if not (isinstance(size, int | np.integer) and 0 < size < 2**15 and -0.5 < margin < 100):
-            raise PipnetError(
-                f"faces are aligned to 1 to 32767 pixels and a margin above -0.5: {size}, {margin}"
-            )
+            raise PipnetError(f"size must be 1 to 32767 and margin -0.5 to 100, not {size} and {margin}")
         mean_face = self.metadata.mean_face
         box = tight_box(mean_face)
         center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
@@ -248,6 +237,25 @@ def _rounded(values: Float32[np.ndarray, ...], digits: int) -> Any:
     return np.round(values.astype(np.float64), digits).tolist()
 
 
+def coco_annotation(
+    points: Points, annotation_id: int, image_id: int, detection_score: float
+) -> dict[str, Any]:
+    """Return the COCO annotation of a face; all points count as visible (2)."""
+    x0, y0, x1, y1 = (float(v) for v in tight_box(points))
+    visible = np.concatenate([points, np.full((len(points), 1), 2)], axis=1)
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": 1,
+        "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
+        "area": round((x1 - x0) * (y1 - y0), 2),
+        "iscrowd": 0,
+        "num_keypoints": len(points),
+        "keypoints": [round(v, 3) for v in visible.ravel().tolist()],
+        "score": round(detection_score, 4),  # the name that COCO's tools read
+    }
+
+
 def pts_file(first: Path, face: int) -> Path:
-    """The name of a face's ``.pts`` file by that of the first one, face 0."""
+    """Return the path of a face's ``.pts`` file, given that of face 0."""
     return first.with_stem(f"{first.stem}_face{face + 1}") if face else first

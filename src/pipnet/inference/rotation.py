@@ -1,11 +1,11 @@
 """Rotation search: faces on their side, upside down, at any roll.
 
-A model learns faces that lean by some thirty degrees, and detectors find hardly any others. So an image in which
-no face is found is searched again after quarter turns. A face of which the model is not sure is predicted in
-crops turned by quarters and eighths, and the surest tells roughly how it lies. Where none is sure, each turn is
-tried again in a crop around its own prediction: some detectors draw the box of an upside-down face as if it were
-upright, half a face off. The landmarks then tell the roll exactly, and the face is predicted in a crop turned
-upright. An upright face that the model is sure of costs nothing.
+A model learns faces that lean by some thirty degrees, and detectors find hardly any others. So an image in
+which no face is found is searched again after quarter turns. A face of which the model is not sure is
+predicted in crops turned by quarters and eighths, and the surest tells roughly how it lies. Where none is
+sure, each turn is tried again in a crop around its own prediction: some detectors draw the box of an
+upside-down face as if it were upright, half a face off. The landmarks then tell the roll exactly, and the
+face is predicted in a crop turned upright. An upright face that the model is sure of costs nothing.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def search_rotations(image: Image, detector: FaceDetector, metadata: ModelMetada
         metadata: the model's, with the adapter of the detector's boxes.
 
     Returns:
-        Boxes in the image as it is, as the detector would draw them had the faces stood upright where they are:
-        of the turn with the highest sum of scores.
+        Boxes in the image as it is, as the detector would draw them had the faces stood upright where they
+        are: of the turn with the highest sum of scores.
 
     Raises:
         ModelError: the model has no adapter for the detector's boxes.

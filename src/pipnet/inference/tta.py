@@ -1,8 +1,8 @@
 """Prediction on crops, and test-time augmentation: the same face in several crops (v1's data distillation).
 
 An augmented crop is shifted, turned or mirrored. Each is cut from the image itself, so that real surroundings
-come in; the prediction is brought back into the plain crop and averaged there. v1 averages over eight shifts for
-its pseudo-labels; here it serves any face.
+come in; the prediction is brought back into the plain crop and averaged there. v1 averages over eight shifts
+for its pseudo-labels; here it serves any face.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Prediction(NamedTuple):
     scores: Float32[np.ndarray, "faces landmarks"]
     """Peak of each landmark's score map, in [0, 1]; the mean over the augmented crops."""
     vote_std: Float32[np.ndarray, "faces landmarks"]
-    """Root mean square distance of the neighbors' votes from the merged landmark, as a fraction of the crop; the
-    mean over the augmented crops."""
+    """Root mean square distance of the neighbors' votes from the merged landmark, as a fraction of the crop;
+    the mean over the augmented crops."""
     tta_std: Float32[np.ndarray, "faces landmarks"]
-    """Root mean square distance of the augmented crops' predictions from their mean, as a fraction of the crop; 0
-    without test-time augmentation."""
+    """Root mean square distance of the augmented crops' predictions from their mean, as a fraction of the
+    crop; 0 without test-time augmentation."""
     crop_boxes: Float32[np.ndarray, "faces 4"]
     """The boxes that the crops were cut around, xyxy in pixels of the image."""
 
