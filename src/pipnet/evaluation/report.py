@@ -10,15 +10,14 @@ import numpy as np
 from jaxtyping import Float64
 from rich.table import Table
 
+from pipnet.evaluation.contact_sheet import face_tile, sheet
 from pipnet.evaluation.evaluate import FaceErrors, LabeledPicture
 from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import cumulative_errors
-from pipnet.geometry import CropConfig, Image, Points, affine, box_to_crop, crop, tight_box
-from pipnet.inference.draw import draw_faces
 from pipnet.io.image import write_image
 from pipnet.scheme import LandmarkScheme
 
-_SHOWN = 200
+_TILE_SIZE = 200
 """Side of a face on the contact sheet in pixels."""
 
 
@@ -100,24 +99,13 @@ def contact_sheet(
     """
     worst = {errors.samples[i].name: errors.predicted[i] for i in errors.worst(count)}
     pairs = {
-        sample.name: _pair(image, sample.points, worst[sample.name], scheme)
+        sample.name: np.hstack(
+            [
+                face_tile(image, points, scheme, _TILE_SIZE, center_on=sample.points)
+                for points in (sample.points, worst[sample.name])
+            ]
+        )
         for image, sample in pictures
         if sample.name in worst
     }
-    ordered = [pairs[name] for name in worst]
-    columns = min(3, len(ordered))
-    ordered += [np.zeros_like(ordered[0])] * (-len(ordered) % columns)
-    rows = [np.hstack(ordered[i : i + columns]) for i in range(0, len(ordered), columns)]
-    write_image(path, np.vstack(rows))
-
-
-def _pair(image: Image, true: Points, predicted: Points, scheme: LandmarkScheme) -> Image:
-    height, width = image.shape[:2]
-    box = CropConfig(scale=1.5)(tight_box(true), width, height)
-    shown, matrix = crop(image, box, _SHOWN), box_to_crop(box, _SHOWN)
-    no_boxes = np.zeros((0, 4), np.float32)
-    halves = [
-        draw_faces(shown, affine(points, matrix).astype(np.float32)[None], no_boxes, scheme)
-        for points in (true, predicted)
-    ]
-    return np.hstack(halves)
+    write_image(path, sheet([pairs[name] for name in worst], min(3, len(pairs))))
