@@ -29,8 +29,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipnet.annotations.samples import FaceSample, split_by_group, without_label_offset
-from pipnet.datasets.registry import Source, load_samples
+from pipnet.annotations.samples import FaceSample, evenly_spaced, split_by_group, without_label_offset
+from pipnet.datasets.load import load_samples
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.datasets.unlabeled import load_unlabeled, write_boxes
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL, find_model
@@ -63,13 +64,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
+    parser.add_argument("--lfw", type=int, default=2000, help="how many of LFW's images")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
     data, run = arguments.shared.resolve() / "data", arguments.runs.resolve()
     run.mkdir(parents=True, exist_ok=True)
     table = run / "labels" / "pseudo_labels.csv"
     if not table.is_file():
-        label(data, run)
+        label(data, run, arguments.lfw)
     views, held_out_views = link_views(data, run / "views")
     flags = ["--data.root", str(data / "300w"), "--pseudo.labels", str(table)]
     flags += ["--data.also", str(views), "--data.also", str(data / "cfp_profile"), *arguments.flags]
@@ -90,13 +92,13 @@ def main() -> None:
     print(json.dumps(made, indent=1))
 
 
-def label(data: Path, run: Path) -> None:
+def label(data: Path, run: Path, lfw: int) -> None:
     """Label all unlabeled faces by the teachers."""
-    faces = [
-        replace(face, kind=kind)
-        for folder, kind in BOX_FORMATS.items()
-        for face in load_unlabeled(data / "unlabelled" / folder, run / "frames")
-    ]
+    faces = []
+    for folder, box_format in BOX_FORMATS.items():
+        found = load_unlabeled(data / "unlabelled" / folder, run / "frames")
+        chosen = evenly_spaced(found, lfw) if folder == "lfw" else found
+        faces += [replace(face, kind=box_format) for face in chosen]
     write_boxes(run / "boxes.csv", faces)
     teachers = [Teacher.load(path) for path in sorted((ROOT / "recipes" / "teachers").glob("*.toml"))]
     teachers.append(Teacher.load(OWN_TEACHER))
@@ -145,8 +147,8 @@ def measure(weights: Path, data: Path) -> dict[str, float]:
     network, metadata = load_checkpoint(weights)
     landmarker = FaceLandmarker(TorchModel(network, metadata))
 
-    def nme(samples: Sequence[FaceSample], source: Source) -> tuple[float, float]:
-        errors = evaluate(landmarker, decoded(samples), source, norm=source.norm)
+    def nme(samples: Sequence[FaceSample], spec: DatasetSpec) -> tuple[float, float]:
+        errors = evaluate(landmarker, decoded(samples), spec, norm=spec.norm)
         filed, removed = (np.nanmean(part, axis=1).mean() for part in (errors.pixels, errors.offset_removed))
         return round(100 * float(filed), 4), round(100 * float(removed), 4)
 
@@ -159,8 +161,8 @@ def measure(weights: Path, data: Path) -> dict[str, float]:
         "WFLW-68": ("wflw", "test"),
         "CFP test": ("cfp_profile", "test"),
     }.items():
-        samples, _, source = load_samples(data / folder, subset, metadata.scheme, measuring=True)
-        filed, removed = nme(samples, source)
+        samples, _, spec = load_samples(data / folder, subset, metadata.scheme, for_evaluation=True)
+        filed, removed = nme(samples, spec)
         result[title] = filed
         if removed != filed:
             result[f"{title}, offset removed"] = removed
