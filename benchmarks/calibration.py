@@ -19,8 +19,8 @@ import numpy as np
 from unlabeled import photo_of
 
 from pipnet.annotations.samples import FaceSample, split_by_group
-from pipnet.confidence import WRONG, Calibration, terms
-from pipnet.datasets.registry import load_samples
+from pipnet.confidence import MAX_ERROR, Calibration, features
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.reliability import Judged, auroc, calibration_error, gain_of_dropping
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
@@ -43,7 +43,7 @@ class Seen:
 
     def fit(self, count: int, chosen: np.ndarray, elsewhere: float) -> Calibration:
         """A calibration of so many terms on some looks."""
-        of_terms = terms(self.scores[chosen], self.vote_std[chosen], self.mean_face)[:count]
+        of_terms = features(self.scores[chosen], self.vote_std[chosen], self.mean_face)[:count]
         return fit(of_terms, self.errors[chosen], elsewhere)
 
     def judge(self, calibration: Calibration, chosen: np.ndarray) -> Judged:
@@ -51,7 +51,7 @@ class Seen:
         of = self.scores[chosen], self.vote_std[chosen], self.mean_face
         errors = self.errors[chosen]
         return Judged(
-            calibration.chance_of_wrong(*of), calibration.expected_error(*of), errors, errors > WRONG
+            calibration.error_probability(*of), calibration.expected_error(*of), errors, errors > MAX_ERROR
         )
 
 

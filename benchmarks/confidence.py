@@ -22,8 +22,8 @@ import numpy as np
 
 from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample
-from pipnet.confidence import WRONG
-from pipnet.datasets.registry import load_samples
+from pipnet.confidence import MAX_ERROR
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.reliability import (
     Judged,
     auroc,
@@ -86,7 +86,7 @@ def judge(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> Judged:
         box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
         faces = landmarker(read_image(sample.image), boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
-        rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > WRONG))
+        rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > MAX_ERROR))
     return Judged(*(np.array(part) for part in zip(*rows, strict=True)))
 
 
@@ -142,7 +142,7 @@ def covered(
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         for kind in (True, False):
             sure[kind].append(faces.confidence[0][gone == kind])
-            right[kind].append(errors[gone == kind] <= WRONG)
+            right[kind].append(errors[gone == kind] <= MAX_ERROR)
     return {
         f"{what}, {word}": float(np.concatenate(values[kind]).mean())
         for what, values in (("confidence", sure), ("right", right))

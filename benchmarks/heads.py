@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import bootstrap_mean, norm_distance, point_errors
 from pipnet.geometry import crop, from_fraction, tight_box
@@ -208,8 +208,8 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
 def elsewhere(weights: Path, data: Path) -> float:
     """NME on the faces of WFLW as 68 points, from true boxes."""
     model, metadata = load_checkpoint(weights)
-    samples, _, source = load_samples(data, "test", metadata.scheme, measuring=True)
-    errors = evaluate(FaceLandmarker(TorchModel(model, metadata)), decoded(samples), source)
+    samples, _, spec = load_samples(data, "test", metadata.scheme, for_evaluation=True)
+    errors = evaluate(FaceLandmarker(TorchModel(model, metadata)), decoded(samples), spec)
     return float(errors.nmes.mean())
 
 

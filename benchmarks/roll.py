@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 
 from pipnet import FaceLandmarker
-from pipnet.annotations.samples import FaceSample, evenly_spread
+from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.benchmark.timing import time_in_turns
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import LabeledPicture, decoded, evaluate
 from pipnet.geometry import Image, affine
 from pipnet.hub import DEFAULT_MODEL, find_model
@@ -77,8 +77,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="folder for roll.md and roll.json")
     arguments = parser.parse_args()
     data = arguments.shared / "data"
-    samples, _, source = load_samples(data / "300w", "common")
-    samples = evenly_spread(samples, arguments.faces)
+    samples, _, spec = load_samples(data / "300w", "common")
+    samples = evenly_spaced(samples, arguments.faces)
     model, detector = Counted(load_model(find_model(DEFAULT_MODEL))), CountedDetector(load_detector("auto"))
     ways = {roll: FaceLandmarker(model, detector, any_rotation=roll) for roll in (False, True)}
     rows = []
@@ -88,7 +88,7 @@ def main() -> None:
             for true_boxes in (True, False):
                 model.count = detector.count = 0
                 pictures = track(turned(samples, angle), len(samples), f"{angle} degrees")
-                found = evaluate(landmarker, pictures, source, true_boxes)
+                found = evaluate(landmarker, pictures, spec, true_boxes)
                 row[f"any_rotation {any_rotation}, {'true boxes' if true_boxes else 'detector'}"] = {
                     "nme": 100 * float(found.nmes.mean()),
                     "missed": len(found.missed),
@@ -120,7 +120,7 @@ def timed(
     ways: dict[bool, FaceLandmarker], samples: Sequence[FaceSample], angle: float
 ) -> dict[str, dict[str, float]]:
     """Milliseconds a picture, of detector and landmarks together, and how many times as long it takes."""
-    images = [image for image, _ in turned(evenly_spread(samples, TIMED), angle)]
+    images = [image for image, _ in turned(evenly_spaced(samples, TIMED), angle)]
 
     def find_all(landmarker: FaceLandmarker) -> None:
         for image in images:

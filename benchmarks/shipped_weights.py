@@ -22,7 +22,8 @@ import torch
 
 from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample
-from pipnet.datasets.registry import Source, load_samples
+from pipnet.datasets.load import load_samples
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.evaluation.composites import SCALES, composites
 from pipnet.evaluation.evaluate import FaceErrors, LabeledPicture, decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
@@ -58,13 +59,13 @@ def main() -> None:
         name: str,
         samples: Sequence[FaceSample],
         pictures: Iterable[LabeledPicture],
-        source: Source,
+        spec: DatasetSpec,
         detector: str | None,
     ) -> None:
         landmarker = FaceLandmarker(model, detector or "auto")
         count = len(samples) * (len(SCALES) if "composites" in name else 1)
         shown = track(pictures, count, name)
-        rows[name] = evaluate(landmarker, shown, source, detector is None)
+        rows[name] = evaluate(landmarker, shown, spec, detector is None)
 
     row("300-W Common, true boxes", common, decoded(common), w300, None)
     row("300-W Common without 2 duplicates, true boxes", unique, decoded(unique), w300, None)

@@ -30,7 +30,7 @@ from pipnet import FaceLandmarker
 from pipnet.benchmark.contenders import Contender
 from pipnet.benchmark.report import draw, table_lines
 from pipnet.benchmark.run import benchmark
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image, write_image
 from speed_training import training

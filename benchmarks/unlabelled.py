@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import paired_gain
 from pipnet.inference.landmarker import FaceLandmarker
@@ -283,8 +283,8 @@ def measure(weights: Path, data: Path, tests: Sequence[tuple[str, str]]) -> dict
     landmarker = FaceLandmarker(TorchModel(network, metadata))
     result = {}
     for folder, subset in tests:
-        samples, _, source = load_samples(data / folder, subset, metadata.scheme, measuring=True)
-        errors = evaluate(landmarker, decoded(samples), source)
+        samples, _, spec = load_samples(data / folder, subset, metadata.scheme, for_evaluation=True)
+        errors = evaluate(landmarker, decoded(samples), spec)
         result[f"{folder} {subset}"] = (100 * errors.nmes).round(3).tolist()
     return result
 

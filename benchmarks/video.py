@@ -34,7 +34,7 @@ from jaxtyping import Float
 from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample, split_by_group
 from pipnet.benchmark.timing import time_in_turns
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.geometry import Image, affine, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.io.atomic import atomic_write, write_text

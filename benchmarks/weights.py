@@ -34,7 +34,8 @@ import torch
 from unlabeled import photo_of
 
 from pipnet.annotations.samples import FaceSample, split_by_group
-from pipnet.datasets.registry import Source, load_samples
+from pipnet.datasets.load import load_samples
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.datasets.unlabeled import load_unlabeled, write_boxes
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.inference.landmarker import FaceLandmarker
@@ -83,13 +84,13 @@ def main() -> None:
     recipe = load_recipe(arguments.recipe, flags)
     wide = arguments.made or tune(recipe, self_train(recipe, run), run / "tuned")
     network, metadata = load_checkpoint(wide)
-    faces, _, source = load_samples(data / "300w", "train")
+    faces, _, spec = load_samples(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
     views, _, other = load_samples(data / "300w_lp_afw", None, metadata.scheme)
     unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
     tried = {}
     if recipe.initial.checkpoint is not None and arguments.made is None:
-        tried = average(network, metadata, recipe.initial.checkpoint, (held_out, source), (unseen, other))
+        tried = average(network, metadata, recipe.initial.checkpoint, (held_out, spec), (unseen, other))
     before = measure(network, metadata, data, held_out) | {
         "profile views": nme(network, metadata, unseen, other)
     }
@@ -131,7 +132,7 @@ def tune(recipe: Recipe, weights: Path, run: Path) -> Path:
     )
 
 
-Faces = tuple[Sequence[FaceSample], Source]
+Faces = tuple[Sequence[FaceSample], DatasetSpec]
 
 
 def average(
@@ -157,19 +158,19 @@ def measure(
     network: PIPNet, metadata: ModelMetadata, data: Path, held_out: Sequence[FaceSample]
 ) -> dict[str, float]:
     """NME in percent from true boxes, on 300-W's validation split, Common, and WFLW as 68 points."""
-    common, _, source = load_samples(data / "300w", "common")
-    wflw, _, other = load_samples(data / "wflw", None, metadata.scheme, measuring=True)
+    common, _, spec = load_samples(data / "300w", "common")
+    wflw, _, other = load_samples(data / "wflw", None, metadata.scheme, for_evaluation=True)
     return {
-        "validation": nme(network, metadata, held_out, source),
-        "common": nme(network, metadata, common, source),
+        "validation": nme(network, metadata, held_out, spec),
+        "common": nme(network, metadata, common, spec),
         "wflw": nme(network, metadata, wflw, other),
     }
 
 
-def nme(network: PIPNet, metadata: ModelMetadata, samples: Sequence[FaceSample], source: Source) -> float:
+def nme(network: PIPNet, metadata: ModelMetadata, samples: Sequence[FaceSample], spec: DatasetSpec) -> float:
     """In percent, from true boxes."""
     landmarker = FaceLandmarker(TorchModel(network, metadata))
-    return round(100 * float(evaluate(landmarker, decoded(samples), source).nmes.mean()), 4)
+    return round(100 * float(evaluate(landmarker, decoded(samples), spec).nmes.mean()), 4)
 
 
 def link_profiles(source: Path, target: Path, recipe: Recipe) -> set[str]:

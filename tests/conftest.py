@@ -102,7 +102,7 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
     import torch
     from torch import nn
 
-    from pipnet.datasets.registry import load_samples
+    from pipnet.datasets.load import load_samples
     from pipnet.geometry import CropConfig, tight_box, to_fraction
     from pipnet.metadata import ModelMetadata
     from pipnet.model.checkpoint import save_checkpoint

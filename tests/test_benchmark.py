@@ -16,7 +16,7 @@ from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark, peer_error
 from pipnet.benchmark.stages import DETECTOR, MAPS, WHOLE, stages
 from pipnet.benchmark.timing import Timing, time_in_turns
 from pipnet.cli import main
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, ModelError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import tight_box
@@ -99,8 +99,8 @@ def test_a_whole_run(portrait, small_300w):
     assert sorted(row.per_face) == [1, 4, 16, 64, 256]
     assert row.file_megabytes == pytest.approx(find_model(DEFAULT_MODEL).stat().st_size / 1e6, abs=0.01)
     assert 20 < row.megabytes < 1000
-    samples, _, source = load_samples(small_300w, None, "300w", measuring=True)
-    errors = evaluate(FaceLandmarker(way.load()), decoded(samples), source)
+    samples, _, spec = load_samples(small_300w, None, "300w", for_evaluation=True)
+    errors = evaluate(FaceLandmarker(way.load()), decoded(samples), spec)
     assert row.nme == pytest.approx(100 * errors.nmes.mean(), abs=1e-3)
     facts = json.loads(report.to_json())
     assert facts["data"]["faces"] == len(samples)
@@ -145,7 +145,7 @@ def test_memory_is_measured_in_a_process_of_its_own():
 
 def test_a_peer_is_measured_as_models_are(small_300w):
     """Unknown landmarks and faces without a norm do not count, faces that it misses are told."""
-    samples, _, source = load_samples(small_300w, "train")
+    samples, _, spec = load_samples(small_300w, "train")
     first, second, third = (replace(sample, points=sample.points.copy()) for sample in samples[:3])
     first.points[5] = np.nan
     second.points[36] = np.nan
@@ -163,8 +163,8 @@ def test_a_peer_is_measured_as_models_are(small_300w):
             unit = np.linalg.norm(first.points[36] - first.points[45])
             return np.nan_to_num(first.points) + np.float32([0.1 * unit, 0])
 
-    assert peer_error(OffByATenth(), [first, second, third], source) == (pytest.approx(10, abs=0.01), 1)
-    assert peer_error(OffByATenth(), [second, third], source) == (None, 1)
+    assert peer_error(OffByATenth(), [first, second, third], spec) == (pytest.approx(10, abs=0.01), 1)
+    assert peer_error(OffByATenth(), [second, third], spec) == (None, 1)
 
 
 def test_peers_find_real_faces(portrait, landmarker):

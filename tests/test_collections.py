@@ -13,8 +13,9 @@ from scipy.io import loadmat, savemat
 from pipnet.annotations.pts import write_pts
 from pipnet.cli import main
 from pipnet.datasets.celeba import read_celeba
+from pipnet.datasets.load import check_faces, load_samples, recognize_dataset
 from pipnet.datasets.prepare import Part, prepare
-from pipnet.datasets.registry import DATASETS, check_faces, load_samples, recognize
+from pipnet.datasets.registry import DATASETS
 from pipnet.datasets.unlabeled import read_boxes
 from pipnet.datasets.vw300 import CLIPS
 from pipnet.errors import DataError
@@ -74,15 +75,15 @@ def test_cofw(tmp_path, cofw, shared, capsys):
     assert "missing  train: 2 of 1,345 faces" in said
     assert "missing  test: 1 of 507 faces" in said
     assert "https://data.caltech.edu" in said
-    faces, scheme, source = load_samples(tmp_path / "out")
-    assert (len(faces), scheme.landmarks, source.title) == (2, 29, "COFW")
+    faces, scheme, spec = load_samples(tmp_path / "out")
+    assert (len(faces), scheme.landmarks, spec.title) == (2, 29, "COFW")
     for face, (path, points) in zip(faces, samples(shared, "cofw"), strict=True):
         np.testing.assert_allclose(face.points, points, atol=0.01)
         np.testing.assert_allclose(face.box[:2], points.min(axis=0) - 9, atol=0.01)
         assert read_image(face.image).shape == read_image(path).shape
     np.testing.assert_array_equal(read_image(faces[0].image), read_image(samples(shared, "cofw")[0][0]))
     assert faces[0].visible.tolist() == [i != 3 for i in range(29)]
-    assert len(load_samples(tmp_path / "out", measuring=True)[0]) == 1
+    assert len(load_samples(tmp_path / "out", for_evaluation=True)[0]) == 1
     assert load_samples(tmp_path / "out", "train", "aflw")[0][0].points.shape == (19, 2)
 
 
@@ -97,7 +98,7 @@ def test_cofw68(tmp_path, cofw, small_300w):
     savemat(cofw / "cofw68" / "cofw68_test_bboxes.mat", {"bboxes": np.array([xywh(points)])})
     (part,) = prepare("cofw68", cofw, tmp_path / "out")
     assert (part.faces, part.published) == (1, 507)
-    (face,), scheme, _ = load_samples(tmp_path / "out", measuring=True)
+    (face,), scheme, _ = load_samples(tmp_path / "out", for_evaluation=True)
     assert scheme.name == "300w"
     np.testing.assert_allclose(face.points, points, atol=0.01)
     with pytest.raises(DataError, match="there to measure on"):
@@ -159,10 +160,10 @@ def aflw(tmp_path, shared):
 
 def test_aflw(aflw, shared, monkeypatch):
     monkeypatch.setattr("pipnet.datasets.aflw.TRAINING", 1)
-    (train,), scheme, source = load_samples(aflw)
+    (train,), scheme, spec = load_samples(aflw)
     path, points = samples(shared, "aflw")[0]
     assert train.image.name == path.name
-    assert (scheme.name, source.test) == ("aflw", "test")
+    assert (scheme.name, spec.default_test) == ("aflw", "test")
     np.testing.assert_allclose(train.points, points, rtol=1e-6)
     np.testing.assert_allclose(train.box, [*points.min(axis=0), *points.max(axis=0)], rtol=1e-6)
     assert not train.visible[7]
@@ -233,7 +234,7 @@ def test_wflw_in_a_small_archive(tmp_path, shared):
         words = [*points.ravel(), *np.round([x, y, x + w, y + h]).astype(int), 0, number, 0, 0, 0, 1]
         lines.append(" ".join(map(str, words)) + f" 36--Football/{path.name}")
     (lists / "list_98pt_rect_attr_test.txt").write_text("\n".join(lines) + "\n")
-    faces, scheme, _ = load_samples(tmp_path, measuring=True)
+    faces, scheme, _ = load_samples(tmp_path, for_evaluation=True)
     assert (len(faces), scheme.landmarks) == (2, 98)
     np.testing.assert_allclose(faces[1].points, samples(shared, "wflw")[1][1], rtol=1e-5)
     assert [len(load_samples(tmp_path, s)[0]) for s in ("blur", "expression", "pose")] == [2, 1, 0]
@@ -252,7 +253,7 @@ def test_lapa(tmp_path, shared):
         shutil.copy(path, tmp_path / "test/images" / path.name)
         rows = "\n".join(f"{x} {y}" for x, y in points)
         (tmp_path / "test/landmarks" / f"{path.stem}.txt").write_text(f"106\n{rows}\n")
-    faces, scheme, _ = load_samples(tmp_path, measuring=True)
+    faces, scheme, _ = load_samples(tmp_path, for_evaluation=True)
     assert (len(faces), scheme.landmarks) == (2, 106)
     np.testing.assert_allclose(sorted(faces[0].points[:, 0])[0], min(
         p[:, 0].min() for path, p in samples(shared, "lapa") if path.stem == faces[0].image.stem
@@ -368,7 +369,7 @@ def test_what_is_missing_of_300w_is_said(tmp_path, small_300w, capsys):
     assert "train: 10 of 3,148 faces (0 pictures missing, 2 damaged: " in said
     assert "image_1_1.png" in said
     assert f"challenging: 0 of 135 faces (300-W 'challenging' needs the folder {root / 'ibug'})" in said
-    assert recognize(tmp_path / "out") == "300w"
+    assert recognize_dataset(tmp_path / "out") == "300w"
     prepared, official = load_samples(tmp_path / "out", "common")[0], load_samples(root, "common")[0]
     for a, b in zip(prepared, official, strict=True):
         assert (a.name, a.group, a.image.resolve()) == (b.name, b.group, b.image.resolve())
@@ -408,7 +409,7 @@ def test_published_sizes_add_up():
     assert sizes["full"] == sizes["common"] + sizes["challenging"]
     assert sizes["train"] == sizes["afw"] + sizes["helen+lfpw"]
     assert DATASETS["aflw"].subsets["train"] + DATASETS["aflw"].subsets["test"] == 24_386
-    assert all(source.read or source.unpack for source in DATASETS.values())
+    assert all(spec.read or spec.unpack for spec in DATASETS.values())
 
 
 def test_write_image_keeps_pixels(tmp_path, portrait):

@@ -11,7 +11,7 @@ import pytest
 from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.confidence import MAX_ERROR, Calibration, features
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import tight_box
 from pipnet.inference.backends.base import CropLandmarks

@@ -9,7 +9,7 @@ import pytest
 
 from pipnet.annotations.pts import read_pts, write_pts
 from pipnet.annotations.samples import FaceSample, split_by_group
-from pipnet.datasets.registry import load_samples, recognize
+from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.errors import DataError, PipnetError
 from pipnet.geometry import CropConfig, crop, tight_box, to_fraction
 from pipnet.hub import cache_folder
@@ -31,8 +31,8 @@ COUNTS = {
 
 @pytest.mark.parametrize(("subset", "count"), COUNTS.items())
 def test_300w_parts(small_300w, subset, count):
-    samples, scheme, source = load_samples(small_300w, subset)
-    assert (len(samples), scheme.name, source.title) == (count, "300w", "300-W")
+    samples, scheme, spec = load_samples(small_300w, subset)
+    assert (len(samples), scheme.name, spec.title) == (count, "300w", "300-W")
     assert len({s.name for s in samples}) == count
     assert all(s.image.is_file() and s.points.shape == (68, 2) for s in samples)
 
@@ -92,9 +92,9 @@ def test_a_damaged_wflw_line_is_named(tmp_path, line):
 
 def test_unknown_folders_and_parts(tmp_path, small_300w):
     with pytest.raises(DataError, match="no such file or folder"):
-        recognize(tmp_path / "none")
+        recognize_dataset(tmp_path / "none")
     with pytest.raises(DataError, match="no faces that we know"):
-        recognize(tmp_path)
+        recognize_dataset(tmp_path)
     with pytest.raises(DataError, match="no subset 'commn'"):
         load_samples(small_300w, "commn")
 

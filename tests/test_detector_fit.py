@@ -17,7 +17,7 @@ import pytest
 from pipnet import FaceLandmarker
 from pipnet.box_adapter import check_box_format, fitted_boxes, with_fit
 from pipnet.cli import main
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import ModelError, PipnetError, RecipeError
 from pipnet.evaluation.evaluate import decoded
@@ -347,7 +347,7 @@ def test_unlabeled_boxes_of_such_a_kind(faces, tmp_path):
     labels, dropped = label_faces(TorchModel(network, with_fit(metadata, "mine", STEP)), named[:2])
     assert not dropped
     for face, label in zip(faces, labels, strict=False):
-        away = np.linalg.norm(label.face.points - face.points, axis=1).mean()
+        away = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
         assert away < 0.06 * np.linalg.norm(face.points[36] - face.points[45])
     with pytest.raises(RecipeError, match="'mine' need self_training.teacher"):
         with_known_boxes(named, SelfTrainingConfig())
@@ -398,8 +398,8 @@ def test_what_is_tolerated_by_hand():
 def test_true_boxes_give_what_evaluation_gives(landmarker, small_300w):
     from pipnet.evaluation.evaluate import evaluate
 
-    samples, _, source = load_samples(small_300w, "afw")
-    errors = evaluate(landmarker, decoded(samples), source)
+    samples, _, spec = load_samples(small_300w, "afw")
+    errors = evaluate(landmarker, decoded(samples), spec)
     for sample, nme in zip(samples, errors.nmes, strict=True):
         true = tight_box(sample.points)[None]
         assert nmes_from_boxes(landmarker, (read_image(sample.image), sample), true)[0] == pytest.approx(nme)

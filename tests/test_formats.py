@@ -10,7 +10,7 @@ import pytest
 
 from pipnet.annotations.formats import Annotations, ImageFinder, read_annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, WriteError
 from pipnet.geometry import tight_box
 from pipnet.io.image import write_image

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipnet.annotations.formats import Annotations, write_annotations
-from pipnet.annotations.samples import FaceSample, evenly_spread
+from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.cli import main
 from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.errors import MissingExtraError
@@ -255,7 +255,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(own, tmp_path, arguments, word
 
 
 def test_evenly_spread():
-    assert evenly_spread(range(10), 4) == [0, 2, 5, 7]
-    assert evenly_spread(range(3), 5) == [0, 1, 2]
-    assert evenly_spread([], 5) == []
-    assert len(evenly_spread(range(999), 500)) == 500
+    assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
+    assert evenly_spaced(range(3), 5) == [0, 1, 2]
+    assert evenly_spaced([], 5) == []
+    assert len(evenly_spaced(range(999), 500)) == 500

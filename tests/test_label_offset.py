@@ -9,7 +9,7 @@ import pytest
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import without_label_offset
 from pipnet.cli import main
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL
@@ -77,10 +77,10 @@ def test_load_training_faces_keeps_labels_as_filed_in_further_datasets(small_300
 
 def test_evaluate_reports_labels_as_filed_and_offset_removed(landmarker, small_300w):
     """The predictions are the same: labels that are moved to where they lie have no other error."""
-    samples, scheme, source = load_samples(small_300w, "afw")
-    errors = evaluate(landmarker, decoded(samples), source)
+    samples, scheme, spec = load_samples(small_300w, "afw")
+    errors = evaluate(landmarker, decoded(samples), spec)
     moved = [replace(sample, label_offset=(0.0, 0.0)) for sample in samples]
-    filed = evaluate(landmarker, decoded(moved), source)
+    filed = evaluate(landmarker, decoded(moved), spec)
     np.testing.assert_array_equal(errors.pixels, filed.pixels)
     np.testing.assert_array_equal(filed.pixels, filed.offset_removed)
     expected = [

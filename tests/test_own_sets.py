@@ -13,8 +13,8 @@ from pipnet import FaceLandmarker
 from pipnet.annotations.formats import Annotations, read_annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
+from pipnet.datasets.load import load_samples
 from pipnet.datasets.prepare import prepare
-from pipnet.datasets.registry import load_samples
 from pipnet.datasets.scheme_inference import mirror_pairs, propose_scheme
 from pipnet.errors import BoxError, DataError
 from pipnet.evaluation.composites import composites
@@ -335,7 +335,7 @@ def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w):
 
 def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker):
     """v1 unifies points, not crops: 300-W's is 1.3 x the box of all 68, jaw and all."""
-    (plain, *_), _, source = load_samples(small_300w, "afw")
+    (plain, *_), _, spec = load_samples(small_300w, "afw")
     (mapped, *_), scheme, _ = load_samples(small_300w, "afw", "aflw")
     np.testing.assert_array_equal(mapped.source_box, tight_box(plain.points))
     assert np.ptp(mapped.points[:, 0]) < np.ptp(plain.points[:, 0])
@@ -351,7 +351,7 @@ def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker
             points = np.array([nineteen(face) for face in out.points], np.float32)
             return CropLandmarks(points, out.scores[:, :19], out.vote_std[:, :19])
 
-    errors = evaluate(FaceLandmarker(Mapped()), decoded([mapped]), source, norm="width")
+    errors = evaluate(FaceLandmarker(Mapped()), decoded([mapped]), spec, norm="width")
     width = np.ptp(plain.points[:, 0]) * 1.3
     image = read_image(plain.image)
     box = CropConfig(1.3, square=False, clip=True)(tight_box(plain.points), image.shape[1], image.shape[0])
@@ -362,7 +362,7 @@ def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker
 
 def test_composites_move_all_boxes(small_300w):
     """A mapped face's own box goes along: errors in widths of its crop do not change with the place."""
-    (mapped, *_), _, source = load_samples(small_300w, "afw", "aflw")
+    (mapped, *_), _, spec = load_samples(small_300w, "afw", "aflw")
     for _, moved in composites([mapped, mapped]):
         factor = np.ptp(moved.points[:, 0]) / np.ptp(mapped.points[:, 0])
         sides = moved.source_box[2:] - moved.source_box[:2]
@@ -414,13 +414,13 @@ def test_attributes_are_parts(tmp_path, small_300w):
     scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
     path = tmp_path / "a.json"
     assert len(load_samples(path, None, scheme)[0]) == 7
-    assert len(load_samples(path, None, scheme, measuring=True)[0]) == 5
+    assert len(load_samples(path, None, scheme, for_evaluation=True)[0]) == 5
     assert len(load_samples(path, "all", scheme)[0]) == 12
     marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
     write_annotations(tmp_path / "b.json", Annotations(marked, tuple(FIVE)))
     path = tmp_path / "b.json"
     assert len(load_samples(path, None, scheme)[0]) == 7, "what is marked as a test is not trained on"
-    assert len(load_samples(path, None, scheme, measuring=True)[0]) == 5
+    assert len(load_samples(path, None, scheme, for_evaluation=True)[0]) == 5
 
 
 def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):

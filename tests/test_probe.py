@@ -11,7 +11,7 @@ import torch
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.cli import main
 from pipnet.cli.probe import from_collection, from_photos
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, ModelError, RecipeError
 from pipnet.geometry import CropConfig, tight_box
 from pipnet.inference.detectors.load import load_detector

@@ -12,7 +12,7 @@ import pytest
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import RecipeError
 from pipnet.model.pipnet import ModelConfig
 from pipnet.papers.protocols import HeldOut, tmd, tsd

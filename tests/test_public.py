@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pipnet
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import MissingExtraError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.hub import DEFAULT_MODEL, find_model
@@ -144,8 +144,8 @@ def test_the_model_card_and_the_readme_say_what_was_measured(measured):
 
 
 def test_the_shipped_weights_score_what_was_measured(shared, landmarker, measured):
-    samples, scheme, source = load_samples(shared / "data" / "300w", "common")
-    summary = evaluate(landmarker, decoded(samples), source).summary(scheme)
+    samples, scheme, spec = load_samples(shared / "data" / "300w", "common")
+    summary = evaluate(landmarker, decoded(samples), spec).summary(scheme)
     expected = measured["rows"]["300-W Common, true boxes"]
     assert summary["faces"] == expected["faces"] == 554
     assert summary["pixels"]["nme"] == pytest.approx(expected["pixels"]["nme"], abs=0.005)

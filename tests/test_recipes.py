@@ -86,8 +86,8 @@ def test_the_papers_recipes_set_the_papers_protocol(path):
     if model.head == "pip":
         assert (model.neighbors, model.offset_loss, model.score_weight) == (0 if v1 else 10, "l1", None)
         assert v1 or model.merge == "official"
-    source = DATASETS[collection(path).lower().partition("+")[0]]
-    assert recipe.crop == (source.v1_box if v1 else source.official_box)
+    spec = DATASETS[collection(path).lower().partition("+")[0]]
+    assert recipe.crop == (spec.v1_crop if v1 else spec.official_crop)
     assert recipe.name == f"{path.parent.name}-{path.stem.replace('_', '-')}"
 
 

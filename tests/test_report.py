@@ -120,10 +120,10 @@ def test_every_part_of_a_collection_finds_its_benchmark():
     assert benchmarks_of("WFLW", "make-up", 98) == ("WFLW make-up",)
     assert benchmarks_of("COFW-68", "test", 68) == ()
     assert benchmarks_of("AFLW", "test", 19) == ("AFLW", "AFLW 19 points")
-    for source in DATASETS.values():
-        points = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19}.get(source.scheme, 0)
-        for subset, faces in source.subsets.items():
-            for name in benchmarks_of(source.title, subset, points):
+    for spec in DATASETS.values():
+        points = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19}.get(spec.scheme, 0)
+        for subset, faces in spec.subsets.items():
+            for name in benchmarks_of(spec.title, subset, points):
                 assert BENCHMARKS[name].faces == faces or subset == "common-deduplicated"
     for key in ("300w", "cofw", "aflw", "wflw"):
         assert TRAINING_FACES[key.upper()] == DATASETS[key].subsets["train"]

@@ -13,8 +13,8 @@ import torch
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
+from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
-from pipnet.datasets.registry import load_samples
 from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled, write_boxes
 from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, VideoError
 from pipnet.evaluation.metrics import norm_distance
@@ -102,7 +102,7 @@ def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
     faces = load_unlabeled(clip, tmp_path)
     assert len(faces) == 31  # 765 frames, 25 a second
     labels, _ = label_faces(shipped, faces[:3])
-    assert [label.face.points.shape for label in labels] == [(68, 2)] * 3
+    assert [label.sample.points.shape for label in labels] == [(68, 2)] * 3
     written = {face.image: face.image.stat().st_mtime_ns for face in faces}
     again = load_unlabeled(clip, tmp_path)
     assert {face.image: face.image.stat().st_mtime_ns for face in again} == written
@@ -135,11 +135,11 @@ def test_labels_of_real_faces_are_near_the_truth(unlabeled, small_300w, shipped,
     assert dropped == {"picture cannot be read": 1, "box is tiny or oblong": 1}
     assert len(labels) == 12
     for label, face in zip(labels, truth[0], strict=True):
-        away = np.linalg.norm(label.face.points - face.points, axis=1).mean()
+        away = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
         assert away / norm_distance(face.points, truth[1]) < 0.06
-        assert 0.3 < label.score <= 1
+        assert 0.3 < label.mean_score <= 1
         assert label.vote_std > 0
-        assert (label.tta_std > 0) == (views != "none")
+        assert (label.label_std > 0) == (views != "none")
 
 
 def test_rough_boxes_and_none_go_through_the_detector(unlabeled, shipped, tmp_path):
@@ -154,7 +154,7 @@ def test_rough_boxes_and_none_go_through_the_detector(unlabeled, shipped, tmp_pa
     by_none, dropped = label_faces(shipped, [*without, empty])
     assert dropped == {"no face found": 1}
     for a, b in zip(by_rough, by_none, strict=True):
-        np.testing.assert_allclose(a.face.points, b.face.points, atol=0.01)
+        np.testing.assert_allclose(a.sample.points, b.sample.points, atol=0.01)
     assert label_faces(shipped, nowhere, "none", "rough") == ([], {"no face found": 3})
 
 
@@ -179,14 +179,14 @@ def test_a_table_may_say_what_its_boxes_are(unlabeled, shipped):
     faces = load_unlabeled(unlabeled, NOWHERE)[:2]
     (labels, _) = label_faces(shipped, faces)
     tight = [
-        replace(face, box=tight_box(label.face.points), kind="landmarks")
+        replace(face, box=tight_box(label.sample.points), kind="landmarks")
         for face, label in zip(faces, labels, strict=True)
     ]
     write_boxes(unlabeled / "boxes.csv", [tight[0], faces[1]])
     mixed = load_unlabeled(unlabeled, NOWHERE)
     assert [face.box_format for face in mixed] == ["landmarks", None]
     for a, b in zip(label_faces(shipped, mixed)[0], labels, strict=True):
-        assert np.abs(a.face.points - b.face.points).max() < 0.03 * np.ptp(b.face.points[:, 0])
+        assert np.abs(a.sample.points - b.sample.points).max() < 0.03 * np.ptp(b.sample.points[:, 0])
     text = (unlabeled / "boxes.csv").read_text().replace(",landmarks", ",tight")
     (unlabeled / "boxes.csv").write_text(text)
     with pytest.raises(ModelError, match="does not know boxes of kind 'tight'"):
@@ -197,8 +197,8 @@ def test_pseudo_labels_there_and_back(unlabeled, shipped, tmp_path):
     labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
-        assert a.face.image.resolve() == b.face.image.resolve()
-        np.testing.assert_allclose(a.face.points, b.face.points, atol=1e-3)
+        assert a.sample.image.resolve() == b.sample.image.resolve()
+        np.testing.assert_allclose(a.sample.points, b.sample.points, atol=1e-3)
         assert a.score == pytest.approx(b.score, abs=1e-4)
     for text in ("", "image,name\n", "image,name,score,spread,disagreement,x0,y0\na,b,1,2,3,4,nan\n"):
         (tmp_path / "labels.csv").write_text(text)
@@ -275,7 +275,7 @@ def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabeled
     self_train(recipe, tmp_path / "run", max_steps=2)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["round1"]
     labels = read_pseudo_labels(tmp_path / "run" / "round1" / LABELS)
-    assert np.median([label.score for label in labels]) > 0.4  # it knows faces
+    assert np.median([label.mean_score for label in labels]) > 0.4  # it knows faces
     assert "max_std: 3" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
     # Without one, round 0 knows nothing of pseudo-labels, whatever the recipe says of them.
     train(round_recipe(load_recipe(recipe_file, flags), 0), tmp_path / "round0", max_steps=2)
@@ -295,14 +295,14 @@ def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(labels)]
     trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "run")
     found = trainer.faces.pseudo
-    assert [label.face.name for label in found] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.png"]
+    assert [label.sample.name for label in found] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.png"]
     truth = FaceLandmarker.from_pretrained()
     for label in found:
-        faces = truth(label.face.image)
-        np.testing.assert_allclose(label.face.points, faces.points[0], atol=2)  # without the mirrored view
-        assert label.score == pytest.approx(faces.scores[0].mean(), abs=0.05)
+        faces = truth(label.sample.image)
+        np.testing.assert_allclose(label.sample.points, faces.points[0], atol=2)  # without the mirrored view
+        assert label.mean_score == pytest.approx(faces.scores[0].mean(), abs=0.05)
         assert label.vote_std == pytest.approx(100 * faces.vote_std[0].mean(), abs=0.3)
-        assert 0 < label.tta_std < 5
+        assert 0 < label.label_std < 5
     trainer.fit(max_steps=2)
     _, metadata = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert "5 with pseudo-labels" in metadata.training
@@ -349,13 +349,13 @@ def test_a_coarse_round_trains_scores_alone_on_pseudo_labeled_faces(
     weighed = load_recipe(recipe_file, [*flags, "--pseudo.weight_by_score"])
     dataset = Trainer(weighed, tmp_path / "b").dataset
     weights = [dataset[i].weight for i in range(len(dataset) - 4, len(dataset))]
-    assert weights == pytest.approx([label.score for label in labels], abs=1e-4)
+    assert weights == pytest.approx([label.mean_score for label in labels], abs=1e-4)
 
 
 def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabeled, shipped, tmp_path):
     labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
     grades = [(0.9, 1.0), (0.2, 1.0), (0.9, 9.0), (0.9, 1.0)]
-    graded = [PseudoLabel(x.face, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
+    graded = [PseudoLabel(x.sample, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
     write_pseudo_labels(tmp_path / "labels.csv", graded)
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     for extra, count in (((), 4), (("--pseudo.min-score", "0.5"), 3), (("--pseudo.max-std", "5"), 3)):

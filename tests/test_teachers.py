@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
+from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
-from pipnet.datasets.registry import load_samples
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import affine, similarity, tight_box
@@ -168,8 +168,8 @@ def test_label_faces_by_teachers_of_another_scheme(shared, portrait):
     locator = load_model(find_model(DEFAULT_MODEL))
     wflw = LandmarkScheme.load("wflw")
     (label,), _ = label_faces(locator, faces, teachers=teachers, scheme=wflw)
-    assert label.face.points.shape == (98, 2)
-    assert label.tta_std < 5
+    assert label.sample.points.shape == (98, 2)
+    assert label.label_std < 5
     assert label.weights is not None
     assert ((label.weights > 0.1) & (label.weights <= 1)).all()
 
@@ -214,8 +214,8 @@ def test_pseudo_labels_keep_weights(portrait, tmp_path):
 def test_cfp_has_the_visible_half(shared):
     root = shared / "data" / "cfp_profile"
     for subset, count in {"train": 600, "val": 100, "test": 100}.items():
-        samples, scheme, source = load_samples(root, subset)
-        assert (len(samples), scheme.name, source.norm) == (count, "300w", "longer_side")
+        samples, scheme, spec = load_samples(root, subset)
+        assert (len(samples), scheme.name, spec.norm) == (count, "300w", "longer_side")
         known = np.isfinite([sample.points for sample in samples]).all(axis=2)
         assert (known.sum(axis=1) == 30).all()
         # The chin is seen from both sides, each eye from its own.

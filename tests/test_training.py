@@ -16,7 +16,7 @@ import torch
 
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.cli import main
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
@@ -69,7 +69,7 @@ def test_several_collections_on_the_same_points(recipe_file, small_300w):
     assert len({s.name for s in samples}) == len(samples) == 24
     assert {len(s.points) for s in samples} == {19}
     assert not {s.group for s in faces.training} & {s.group for s in faces.validation}
-    assert [source.title for source in faces.sources] == ["300-W", "300-W"]
+    assert [spec.title for spec in faces.specs] == ["300-W", "300-W"]
 
 
 def test_flags_change_the_recipe(recipe_file):

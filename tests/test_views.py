@@ -11,7 +11,7 @@ import pytest
 from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.config import TTA
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import CropConfig
 from pipnet.inference.backends.base import CropLandmarks
@@ -67,10 +67,10 @@ def test_on_a_real_face(landmarker, portrait, kind):
 
 
 def test_the_mean_over_mirror_images_is_better(shared, landmarker):
-    samples, scheme, source = load_samples(shared / "data" / "300w", "afw")
+    samples, scheme, spec = load_samples(shared / "data" / "300w", "afw")
     both = FaceLandmarker(landmarker.model, tta="flip")
     nmes = [
-        evaluate(m, decoded(samples[::6]), source).summary(scheme)["pixels"]["nme"]
+        evaluate(m, decoded(samples[::6]), spec).summary(scheme)["pixels"]["nme"]
         for m in (landmarker, both)
     ]
     assert nmes[1] < nmes[0]

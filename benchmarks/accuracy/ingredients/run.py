@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import bootstrap_mean
 from pipnet.hub import DEFAULT_MODEL, find_model
@@ -117,8 +117,8 @@ def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
     result: dict[str, Any] = {}
     faces: dict[str, np.ndarray] = {}
     for title, (folder, subset) in MEASURED.items():
-        samples, _, source = load_samples(data / folder, subset, metadata.scheme, measuring=True)
-        errors = evaluate(landmarker, decoded(samples), source, norm=source.norm)
+        samples, _, spec = load_samples(data / folder, subset, metadata.scheme, for_evaluation=True)
+        errors = evaluate(landmarker, decoded(samples), spec, norm=spec.norm)
         for column, values in (("as filed", errors.pixels), ("offset removed", errors.offset_removed)):
             nmes = 100 * np.nanmean(values, axis=1)
             faces[f"{row.name}/{title}/{column}"] = nmes.astype(np.float32)

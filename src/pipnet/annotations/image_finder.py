@@ -12,7 +12,7 @@ from pathlib import Path
 from pipnet.annotations.fields import shown
 from pipnet.annotations.files import is_file
 from pipnet.errors import DataError
-from pipnet.io.discovery import walk
+from pipnet.io.discovery import files_below
 from pipnet.io.image import IMAGE_SUFFIXES
 
 
@@ -100,19 +100,6 @@ class ImageFinder:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 index.setdefault(path.with_suffix(""), []).append(path)
         return index
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, see `pipnet.io.discovery.walk`.
-
-    Raises:
-        DataError: a folder cannot be read.
-    """
-    errors: list[OSError] = []
-    for parent, _, names in walk(folder, errors.append):
-        yield from (parent / name for name in names)
-    if errors:
-        raise DataError(f"{errors[0].filename}: cannot be read: {errors[0].strerror}")
 
 
 def _spellings(name: str) -> Iterator[str]:

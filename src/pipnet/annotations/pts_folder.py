@@ -15,11 +15,12 @@ import numpy as np
 
 from pipnet.annotations.base import Annotations
 from pipnet.annotations.collector import FaceCollector
-from pipnet.annotations.image_finder import ImageFinder, files_below
+from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.pts import pts_text, read_pts
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError
 from pipnet.io.atomic import write_text
+from pipnet.io.discovery import files_below
 
 
 def read_pts_folder(folder: Path, finder: ImageFinder) -> Annotations:

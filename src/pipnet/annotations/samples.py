@@ -46,6 +46,12 @@ class FaceSample:
         """Whether every landmark is known."""
         return bool(np.isfinite(self.points).all())
 
+    @property
+    def has_area(self) -> bool:
+        """Whether the known landmarks span at least a pixel in both directions."""
+        known = self.points[np.isfinite(self.points).all(axis=1)]
+        return len(known) > 1 and bool((np.ptp(known, axis=0) >= 1).all())
+
 
 def without_label_offset(sample: FaceSample) -> FaceSample:
     """Return the sample with its known label offset subtracted from the points.
@@ -67,7 +73,7 @@ def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[Fa
     ]
 
 
-def evenly_spread(items: Sequence[Item], limit: int) -> list[Item]:
+def evenly_spaced(items: Sequence[Item], limit: int) -> list[Item]:
     """At most this many, evenly spread over all of them and in their order."""
     count = min(limit, len(items))
     return [items[i * len(items) // count] for i in range(count)]

@@ -19,7 +19,8 @@ from pipnet.benchmark.contenders import Contender, memory_of, run_on, with_threa
 from pipnet.benchmark.peers import Peer, installed_peers
 from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_in_turns
-from pipnet.datasets.registry import Source, load_samples
+from pipnet.datasets.load import load_samples
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
@@ -112,7 +113,7 @@ def benchmark(
     of_stages = {way.name: _stages(way, models[way.name], picture) for way in ways if picture is not None}
     for model in models.values():
         if data is not None:
-            load_samples(data, subset, model.metadata.scheme, measuring=True)
+            load_samples(data, subset, model.metadata.scheme, for_evaluation=True)
     turns = _references(ways) | {way.name: run_on(way, models[way.name]) for way in ways}
     turns |= _peer_runs(peers, models[ways[0].name], picture)
     timings = time_in_turns(turns, rounds)
@@ -184,22 +185,22 @@ def _measure(
 ) -> dict[str, Any]:
     """NME of everything on the same faces, and what these are; pictures that cannot be read are left out."""
     for name, model in models.items():
-        samples, scheme, source = load_samples(data, subset, model.metadata.scheme, measuring=True)
+        samples, scheme, spec = load_samples(data, subset, model.metadata.scheme, for_evaluation=True)
         pictures = track(decoded(samples, unreadable), len(samples), name)
-        summary = evaluate(FaceLandmarker(model), pictures, source).summary(scheme)
+        summary = evaluate(FaceLandmarker(model), pictures, spec).summary(scheme)
         rows[name].nme = summary["pixels"]["nme"]
     timed = [peer for peer in peers if peer.name in rows]
     if timed and any(model.metadata.scheme.name == "300w" for model in models.values()):
-        samples, _, source = load_samples(data, subset, "300w", measuring=True)
+        samples, _, spec = load_samples(data, subset, "300w", for_evaluation=True)
         for peer in timed:
-            rows[peer.name].nme, rows[peer.name].missed = peer_error(peer, samples, source)
-    return {"collection": source.title, "subset": subset or source.test, "faces": summary["faces"]}
+            rows[peer.name].nme, rows[peer.name].missed = peer_error(peer, samples, spec)
+    return {"collection": spec.title, "subset": subset or spec.default_test, "faces": summary["faces"]}
 
 
-def peer_error(peer: Peer, samples: Sequence[FaceSample], source: Source) -> tuple[float | None, int]:
+def peer_error(peer: Peer, samples: Sequence[FaceSample], spec: DatasetSpec) -> tuple[float | None, int]:
     """A peer's NME in percent on the faces that it found, None without any; how many it missed."""
     scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
-    for image, sample in track(decoded(samples, []), len(samples), f"{peer.name} on {source.title}"):
+    for image, sample in track(decoded(samples, []), len(samples), f"{peer.name} on {spec.title}"):
         unit = norm_distance(sample.points, scheme)
         if not unit > 0:  # as in `evaluate`
             continue

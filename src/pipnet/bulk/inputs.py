@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pipnet.annotations.files import is_folder
-from pipnet.annotations.image_finder import files_below
 from pipnet.errors import DataError, MissingExtraError
+from pipnet.io.discovery import files_below
 from pipnet.io.image import IMAGE_SUFFIXES, NOT_READ
 
 _CONTAINERS = {".txt", ".tar", ".parquet"}

@@ -16,8 +16,9 @@ from rich.table import Table
 from pipnet.annotations.formats import Annotations, Kind, read_annotations, write_annotations
 from pipnet.cli import say
 from pipnet.config import RuntimeConfig
+from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.prepare import prepare as prepare_parts
-from pipnet.datasets.registry import DATASETS, load_samples, recognize
+from pipnet.datasets.registry import DATASETS
 from pipnet.datasets.scheme_inference import Proposal, odd_pairs, propose_scheme
 from pipnet.errors import DataError, PipnetError
 from pipnet.evaluation.gallery.faces import FaceSet, read_faces
@@ -84,7 +85,7 @@ def convert(
         Of a collection: give its points in this scheme, such as WFLW's 98 as 300w.
     """
     _must_be_new(target)
-    if recognize(source) is None:
+    if recognize_dataset(source) is None:
         annotations = read_annotations(source, images)
         if scheme or subset:
             raise DataError(f"{source}: --scheme and --subset are for collections")

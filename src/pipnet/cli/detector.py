@@ -12,11 +12,11 @@ import numpy as np
 from cyclopts import Parameter
 from rich.console import Console
 
-from pipnet.annotations.samples import evenly_spread, without_label_offset
+from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.box_adapter import check_box_format
 from pipnet.cli import cannot_import, say
 from pipnet.config import DETECTOR_SIZE, RuntimeConfig
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.figure import require_figures
@@ -98,7 +98,7 @@ def fit(
     samples = [without_label_offset(s) for s in load_samples(data, subset, metadata.scheme, images=images)[0]]
     unreadable: list[ImageError] = []
     if runs is not None:
-        looked_at, found = search(runs, evenly_spread(samples, FACES), unreadable)
+        looked_at, found = search(runs, evenly_spaced(samples, FACES), unreadable)
     else:
         assert boxes is not None
         looked_at, found = tabled_boxes(boxes, samples, images or (data.parent if data.is_file() else data))
@@ -153,18 +153,18 @@ def sensitivity(
     make_folder(output)
     landmarker = FaceLandmarker.from_pretrained(model, refine_steps=refine_steps, **asdict(runtime))
     metadata = landmarker.model.metadata
-    samples, _, source = load_samples(data, subset, metadata.scheme, measuring=True, images=images)
+    samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True, images=images)
     unreadable: list[ImageError] = []
     nmes = measure(landmarker, track(decoded(samples, unreadable), len(samples), "measuring"))
     facts = {
         "model": metadata.name,
-        "data": source.title,
-        "subset": subset or source.test,
+        "data": spec.title,
+        "subset": subset or spec.default_test,
         "refine_steps": refine_steps,
         "norm": metadata.scheme.norm,
         **summary(nmes),
     }
-    title = f"{metadata.name} on {source.title} {facts['subset']}, boxes that are not the true ones"
+    title = f"{metadata.name} on {spec.title} {facts['subset']}, boxes that are not the true ones"
     Console(stderr=True).print(sensitivity_table(facts, title))
     write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
     plot_sensitivity(facts, output / "sensitivity.png")
@@ -236,7 +236,7 @@ def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[Imag
     """Mean NME of some of the fitted faces, from their true boxes and from the fitted ones."""
     rule = landmarker.model.metadata.crop
     box_of = dict(zip(fitted.samples, fitted.boxes, strict=True))
-    chosen = evenly_spread(fitted.samples, _MEASURED)
+    chosen = evenly_spaced(fitted.samples, _MEASURED)
     rows = []
     for image, sample in track(decoded(chosen, unreadable), len(chosen), "measuring"):
         boxes = np.stack([rule.face_box(sample.points, sample.box), box_of[sample]])

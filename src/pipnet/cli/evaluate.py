@@ -11,9 +11,10 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.cli import say
+
 # TTA: cyclopts evaluates annotations of inherited fields in this module.
 from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, to_options  # noqa: F401
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError
 from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
@@ -92,10 +93,10 @@ def evaluate(
     config = replace(config, model=model, detector=config.detector if end_to_end else "auto")
     landmarker = FaceLandmarker(**to_options(config, runtime))
     scheme = landmarker.model.metadata.scheme
-    samples, _, source = load_samples(
-        data, subset, scheme, measuring=True, images=images, label_offset=label_offset
+    samples, _, spec = load_samples(
+        data, subset, scheme, for_evaluation=True, images=images, label_offset=label_offset
     )
-    subset, norm = subset or source.test, norm or source.norm
+    subset, norm = subset or spec.default_test, norm or spec.norm
     pictures = make_composites if composites else decoded
     count = len(samples) * (len(SCALES) if composites else 1)
     unreadable: list[ImageError] = []
@@ -103,7 +104,7 @@ def evaluate(
         errors = measure(
             landmarker,
             track(pictures(samples, unreadable), count, "evaluating"),
-            source,
+            spec,
             true_boxes=not end_to_end,
             norm=norm,
         )
@@ -115,11 +116,11 @@ def evaluate(
         print(jsonlib.dumps(summary))
     else:
         boxes = "true boxes" if not end_to_end else f"detector {landmarker.detector.box_format}"
-        title = f"{landmarker.model.metadata.name} on {source.title} {subset}, {boxes}"
+        title = f"{landmarker.model.metadata.name} on {spec.title} {subset}, {boxes}"
         Console(stderr=True).print(results_table(summary, title))
     if output is not None:
         how = {
-            "data": source.title,
+            "data": spec.title,
             "subset": subset,
             "detector": landmarker.detector.box_format if end_to_end else None,
             "composites": composites,

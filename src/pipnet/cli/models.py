@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from pipnet.annotations.samples import evenly_spread, split_by_group, without_label_offset
+from pipnet.annotations.samples import evenly_spaced, split_by_group, without_label_offset
 from pipnet.cli import cannot_import, say
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
@@ -214,7 +214,7 @@ def slim(
         raise cannot_import(error) from None
     model, described = load_checkpoint(checkpoint)
     samples, _, _ = load_samples(data, subset, described.scheme)
-    chosen = evenly_spread(samples, FACES)
+    chosen = evenly_spaced(samples, FACES)
     faces = FaceDataset(chosen, described.scheme, described.crop, described.input_size, Augmentation())
     slimmed = make_slim(model, last_width, neighbors, faces)
     target = output or checkpoint.with_name(f"{checkpoint.stem}-slim.safetensors")

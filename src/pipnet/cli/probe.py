@@ -15,7 +15,7 @@ from rich.table import Table
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import cannot_import, say
 from pipnet.cli.detect import find_pictures
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.figure import require_figures
 from pipnet.geometry import Box, Image, crop, tight_box
@@ -83,7 +83,7 @@ def probe(
     model, metadata = load_checkpoint(checkpoint)
     prior.score_head(model)  # before anything takes long
     make_folder(output)
-    samples, _, source = load_samples(data, subset, metadata.scheme, measuring=True)
+    samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True)
     detector = load_detector("auto")
     faces, without = from_collection(samples, metadata, detector, count, seed)
     own_faces, own_without = from_photos(pictures, metadata, detector, count, seed) if pictures else ([], [])
@@ -95,7 +95,7 @@ def probe(
     result = {
         "model": metadata.name,
         "trained on black": {"name": dark_info.name, "training": dark_info.training},
-        "data": f"{source.title} {subset or source.test}",
+        "data": f"{spec.title} {subset or spec.default_test}",
         "seed": seed,
         "rows": {name: group.numbers() for name, group in answers.items()},
         "distance of guesses": prior.references(metadata.mean_face),

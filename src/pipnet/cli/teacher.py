@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from pipnet.annotations.samples import without_label_offset
 from pipnet.cli import cannot_import, say
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 
 
 def fit(

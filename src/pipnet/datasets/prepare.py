@@ -17,7 +17,8 @@ import numpy as np
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.celeba import FACES, read_celeba
-from pipnet.datasets.registry import DATASETS, PREPARED, Source, check_faces, marked_as
+from pipnet.datasets.load import PREPARED, check_faces, find_markers
+from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.datasets.unlabeled import BOXES, write_boxes
 from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
 from pipnet.io.atomic import write_text
@@ -73,7 +74,7 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
         raise PipnetError(f"{target}: holds other files: choose a new or empty folder")
     if name != "celeba" and name not in DATASETS:
         raise DataError(f"no collection {name!r}; there are {', '.join([*DATASETS, 'celeba'])}")
-    found = marked_as(source)
+    found = find_markers(source)
     if found and name not in found:
         raise DataError(f"{source}: this is {DATASETS[found[0]].title}, not {name}")
     try:
@@ -97,23 +98,23 @@ def _describe(target: Path, name: str, source: Path, counts: dict[str, int]) -> 
     write_text(target / PREPARED, json.dumps(facts, indent=1) + "\n")
 
 
-def _prepare_part(source: Source, root: Path, subset: str, target: Path) -> Part:
-    published = source.subsets[subset]
+def _prepare_part(spec: DatasetSpec, root: Path, subset: str, target: Path) -> Part:
+    published = spec.subsets[subset]
     try:
-        if source.unpack is not None:
+        if spec.unpack is not None:
             pictures = target / "images"
             pictures.mkdir(exist_ok=True)
-            samples = source.unpack(root, subset, pictures)
+            samples = spec.unpack(root, subset, pictures)
         else:
-            assert source.read is not None
-            samples = source.read(root, subset)
+            assert spec.read is not None
+            samples = spec.read(root, subset)
         check_faces(samples)
         readable, problem = _readable(samples, subset)
         if readable:
-            names = LandmarkScheme.load(source.scheme).landmark_names
+            names = LandmarkScheme.load(spec.scheme).landmark_names
             write_annotations(target / f"{subset}.json", Annotations(readable, names), "coco")
     except MissingDataError as error:
-        absent = subset in source.optional  # optional parts may be left out
+        absent = subset in spec.optional_subsets  # optional parts may be left out
         return Part(subset, 0, published, None if absent else str(error), absent)
     except (DataError, UnicodeDecodeError) as error:
         return Part(subset, 0, published, str(error))

@@ -19,7 +19,6 @@ from jaxtyping import Float64, Int64
 from pipnet.annotations.formats import Annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.box_adapter import fit_matched
-from pipnet.datasets.registry import has_area
 from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.geometry import Image, tight_box, to_fraction
 from pipnet.inference.detectors.load import load_detector
@@ -199,7 +198,7 @@ def odd_pairs(samples: Sequence[FaceSample], scheme: LandmarkScheme) -> str | No
 
 def _mean_shape(samples: Sequence[FaceSample]) -> Float64[np.ndarray, "landmarks 2"]:
     """Mean of the faces that are whole, as fractions of their landmarks' box."""
-    whole = [s.points for s in samples if np.isfinite(s.points).all() and has_area(s)]
+    whole = [s.points for s in samples if np.isfinite(s.points).all() and s.has_area]
     if not whole:
         raise DataError("no face has all its landmarks, apart in both directions: a mean face needs one")
     return np.asarray(np.mean([to_fraction(p, tight_box(p)) for p in whole], axis=0))

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.annotations.files import is_file, read_text, relative_name
-from pipnet.annotations.image_finder import files_below
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
 from pipnet.io.atomic import atomic_write
+from pipnet.io.discovery import files_below
 from pipnet.io.image import IMAGE_SUFFIXES
 from pipnet.video.reader import VIDEO_SUFFIXES
 from pipnet.video.sampling import sample_frames

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from pipnet.annotations.samples import FaceSample, without_label_offset
 from pipnet.box_adapter import match_overlapping
-from pipnet.datasets.registry import Source
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import DataError, ImageError
 from pipnet.evaluation.metrics import (
     area_under_curve,
@@ -106,7 +106,7 @@ class FaceErrors:
 def evaluate(
     landmarker: FaceLandmarker,
     pictures: Iterable[LabeledPicture],
-    source: Source,
+    spec: DatasetSpec,
     true_boxes: bool = True,
     norm: Norm = "scheme",
 ) -> FaceErrors:
@@ -115,7 +115,7 @@ def evaluate(
     Args:
         landmarker: model and detector.
         pictures: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
-        source: the collection that they are from.
+        spec: the collection that they are from.
         true_boxes: give the model the true boxes; False: let the detector find the faces.
         norm: the unit of the errors: the scheme's own, the side of the face's box or its diagonal, the longer
             side of the tight box of the known landmarks, or the width of v1's crop ("image width", v1's norm
@@ -129,7 +129,7 @@ def evaluate(
     scheme = landmarker.model.metadata.scheme
     if norm in ("box", "diagonal", "longer_side"):
         scheme = replace(scheme, norm=norm)
-    papers = source.v1_box if norm == "width" else source.official_box
+    papers = spec.v1_crop if norm == "width" else spec.official_crop
     samples, predicted, pixels, official, offset_removed, missed = [], [], [], [], [], []
     without_norm = 0
     for image, sample in pictures:

@@ -62,7 +62,7 @@ def load_official(
     config = ModelConfig(backbone=backbone, neighbors=neighbors, merge="official")
     model = PIPNet(config, face)
     model.load_state_dict(_translate(tensors, model, path))
-    crop = DATASETS[scheme.name].official_box if scheme.name in DATASETS else DATASETS["300w"].official_box
+    crop = DATASETS[scheme.name].official_crop if scheme.name in DATASETS else DATASETS["300w"].official_crop
     metadata = ModelMetadata(
         name=path.stem,
         scheme=scheme,

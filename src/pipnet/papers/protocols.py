@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.datasets.registry import load_samples
+from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import BOXES, UnlabeledFace, load_unlabeled, write_boxes
 from pipnet.errors import RecipeError
 from pipnet.evaluation.evaluate import Norm, decoded, evaluate
@@ -166,16 +166,16 @@ def _rounds(
 
 def _title(test: HeldOut, scheme: str | None) -> str:
     """What a test is called in the results; it is read before anything is trained."""
-    _, _, source = load_samples(test.root, test.subset, scheme, measuring=True, images=test.images)
-    return f"{source.title} {test.subset or source.test}"
+    _, _, spec = load_samples(test.root, test.subset, scheme, for_evaluation=True, images=test.images)
+    return f"{spec.title} {test.subset or spec.default_test}"
 
 
 def _measure(weights: Path, test: HeldOut, norm: Norm) -> float:
     """NME on a test in percent, from true boxes."""
     network, metadata = load_checkpoint(weights)
-    samples, _, source = load_samples(
-        test.root, test.subset, metadata.scheme, measuring=True, images=test.images
+    samples, _, spec = load_samples(
+        test.root, test.subset, metadata.scheme, for_evaluation=True, images=test.images
     )
-    pictures = track(decoded(samples), len(samples), source.title)
-    errors = evaluate(FaceLandmarker(TorchModel(network, metadata)), pictures, source, norm=norm)
+    pictures = track(decoded(samples), len(samples), spec.title)
+    errors = evaluate(FaceLandmarker(TorchModel(network, metadata)), pictures, spec, norm=norm)
     return float(errors.summary(metadata.scheme)["pixels"]["nme"])

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.annotations.samples import FaceSample, evenly_spread
+from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.box_adapter import BoxAdapter, fit_matched, match_contained
 from pipnet.datasets.unlabeled import read_boxes
 from pipnet.errors import DataError, ImageError, PipnetError
@@ -143,7 +143,7 @@ def fit_box_adapters(
     fitted where ``$PIPNET_YUNET`` names its file or it was fetched before. A detector that is left out, or
     finds none of the faces, is one whose boxes the model will refuse.
     """
-    chosen = evenly_spread(samples, FACES)
+    chosen = evenly_spaced(samples, FACES)
     fits = {}
     if rule.box == "dataset":
         fits["landmarks"] = BoxAdapter.fit(

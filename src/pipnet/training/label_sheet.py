@@ -21,15 +21,15 @@ _COLUMNS, _ROWS = 8, 3
 
 def draw_quality(labels: Sequence[PseudoLabel], scheme: LandmarkScheme, folder: Path) -> None:
     """Write ``best_and_worst.jpg``, the surest faces above the least sure ones, and ``quality.png``."""
-    order = np.argsort([-label.score for label in labels], kind="stable").tolist()
+    order = np.argsort([-label.mean_score for label in labels], kind="stable").tolist()
     count = min(_COLUMNS * _ROWS, len(order))
     write_image(
         folder / "best_and_worst.jpg",
         np.vstack([_sheet([labels[i] for i in part], scheme) for part in (order[:count], order[-count:])]),
     )
     figure = new_figure(9, 2.8)
-    units = {"score": "mean score", "vote_std": "spread of votes, % of the crop"}
-    units["tta_std"] = "disagreement of views, % of the crop"
+    units = {"mean_score": "mean score", "vote_std": "spread of votes, % of the crop"}
+    units["label_std"] = "disagreement of views, % of the crop"
     for axes, (key, unit) in zip(figure.subplots(1, 3), units.items(), strict=True):
         axes.hist([getattr(label, key) for label in labels], bins=40, color="#4a90c2")
         axes.set(xlabel=unit, ylabel="faces")
@@ -44,7 +44,7 @@ def _sheet(labels: Sequence[PseudoLabel], scheme: LandmarkScheme) -> Image:
 
 
 def _tile(label: PseudoLabel, scheme: LandmarkScheme) -> Image:
-    image = read_image(label.face.image)
-    box = CropConfig(scale=1.5)(tight_box(label.face.points), image.shape[1], image.shape[0])
-    points = affine(label.face.points, box_to_crop(box, _SHOWN)).astype(np.float32)
+    image = read_image(label.sample.image)
+    box = CropConfig(scale=1.5)(tight_box(label.sample.points), image.shape[1], image.shape[0])
+    points = affine(label.sample.points, box_to_crop(box, _SHOWN)).astype(np.float32)
     return draw_faces(crop(image, box, _SHOWN), points[None], np.zeros((0, 4), np.float32), scheme)

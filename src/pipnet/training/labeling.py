@@ -129,9 +129,9 @@ def _label(
             continue
         yield PseudoLabel(
             FaceSample(face.image, labels[i], face.name, str(face.image)),
-            score=float(seen.scores[i].mean()),
+            mean_score=float(seen.scores[i].mean()),
             vote_std=100 * float(seen.vote_std[i].mean()),
-            tta_std=100 * float(tta_std[i].mean()),
+            label_std=100 * float(tta_std[i].mean()),
             weights=None if agreed is None else agreed.weights[i],
         )
 

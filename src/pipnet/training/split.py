@@ -10,8 +10,9 @@ import numpy as np
 
 from pipnet.annotations.samples import FaceSample, split_by_group, without_label_offset
 from pipnet.bulk.annotated_faces import AnnotatedFaces, is_annotated
+from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels
-from pipnet.datasets.registry import Source, load_samples
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import DataError, RecipeError
 from pipnet.geometry import tight_box
 from pipnet.scheme import LandmarkScheme
@@ -28,7 +29,7 @@ class Faces:
     training: list[FaceSample]
     validation: list[FaceSample]
     scheme: LandmarkScheme
-    sources: list[Source]
+    specs: list[DatasetSpec]
     """The collections they are from; the first one is the recipe's own."""
     pseudo: list[PseudoLabel] = field(default_factory=list)
     """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
@@ -54,16 +55,16 @@ def load_split(recipe: Recipe) -> Faces:
     data = recipe.data
     if data.root is None:
         raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
-    samples, scheme, source = load_samples(
+    samples, scheme, spec = load_samples(
         data.root, data.subset, data.scheme, images=data.images, label_offset=data.label_offset
     )
-    sources, own = [source], len(samples)
+    specs, own = [spec], len(samples)
     for path in data.also:
         as_filed = (0.0, 0.0) if data.label_offset == (0, 0) else None
         more, _, other = load_samples(path, None, scheme, label_offset=as_filed)
         prefix = f"{other.title}/"  # names and photos of two collections are never the same
         samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
-        sources.append(other)
+        specs.append(other)
     samples = [without_label_offset(sample) for sample in samples]
     if data.limit is not None:
         if data.limit < 1:
@@ -77,7 +78,7 @@ def load_split(recipe: Recipe) -> Faces:
     count = len(training) + len(pseudo)
     if count < recipe.optim.batch_size:
         raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Faces(training, validation, scheme, sources, pseudo)
+    return Faces(training, validation, scheme, specs, pseudo)
 
 
 def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
@@ -93,7 +94,7 @@ def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> list[Pseudo
     good = [
         label
         for label in _all_labels(config.labels, scheme)
-        if label.score >= config.min_score and max(label.vote_std, label.tta_std) <= limit
+        if label.mean_score >= config.min_score and max(label.vote_std, label.label_std) <= limit
     ]
     if not good:
         raise DataError(f"{config.labels}: no face in it is good enough")
@@ -104,7 +105,7 @@ def _all_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
     """Those of a table, or of a bulk job, whose detector may have found what cannot be a face."""
     if not is_annotated(path):
         labels = read_pseudo_labels(path)
-        _check_landmarks(path, len(labels[0].face.points), scheme)
+        _check_landmarks(path, len(labels[0].sample.points), scheme)
         return labels
     found = AnnotatedFaces(path)
     if not found.finished:
@@ -112,7 +113,7 @@ def _all_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
     _check_landmarks(path, found.scheme.landmarks, scheme)
     if found.scheme.landmark_names != scheme.landmark_names:
         raise DataError(f"{path}: its landmarks are called as those of {found.scheme.name!r}")
-    return (label for label, _ in found.read() if not is_absurd(tight_box(label.face.points)))
+    return (label for label, _ in found.read() if not is_absurd(tight_box(label.sample.points)))
 
 
 def _check_landmarks(path: Path, found: int, scheme: LandmarkScheme) -> None:

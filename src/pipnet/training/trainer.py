@@ -159,7 +159,7 @@ class Trainer:
             config=asdict(config),
             box_adapters=fit_box_adapters(samples, recipe.crop, self._say),
             license="; ".join(
-                [*(source.license for source in faces.sources), *(f"begun from: {i.license}" for i in before)]
+                [*(spec.license for spec in faces.specs), *(f"begun from: {i.license}" for i in before)]
             ),
             training="; ".join(f"begun from {i.name}: {i.training}" for i in before),
         )
@@ -172,7 +172,7 @@ class Trainer:
     def _described(self) -> ModelMetadata:
         """The model's description, with what it is trained on by now, in one line."""
         recipe, faces = self.recipe, self.faces
-        own, *others = faces.sources
+        own, *others = faces.specs
         part = recipe.data.subset or ("train" if "train" in own.subsets else "all")
         titles = " and ".join([f"{own.title} {part}", *(other.title for other in others)])
         pseudo = f"{len(faces.pseudo):,} with pseudo-labels, " if faces.pseudo else ""
@@ -201,10 +201,10 @@ class Trainer:
         faces, pseudo = self.faces, self.recipe.pseudo
         supervision = [FaceSupervision()] * len(faces.training)
         for label in faces.pseudo:
-            weights = np.ones(len(label.face.points), np.float32) if label.weights is None else label.weights
-            factor = np.float32(label.score if pseudo.weight_by_score else 1)
+            weights = np.ones(len(label.sample.points), np.float32) if label.weights is None else label.weights
+            factor = np.float32(label.mean_score if pseudo.weight_by_score else 1)
             supervision.append(FaceSupervision(TASKS.index(pseudo.task), weights * factor))
-        samples = [*faces.training, *(label.face for label in faces.pseudo)]
+        samples = [*faces.training, *(label.sample for label in faces.pseudo)]
         return self._dataset(samples, self.recipe.augment, supervision)
 
     def _dataset(

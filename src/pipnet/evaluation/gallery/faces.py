@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 
 from pipnet.annotations.formats import read_annotations
-from pipnet.annotations.samples import FaceSample, evenly_spread
+from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.bulk.annotated_faces import AnnotatedFaces, is_annotated
+from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels
-from pipnet.datasets.registry import load_samples, recognize
 from pipnet.errors import DataError
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import Image, Points
@@ -79,7 +79,7 @@ def read_faces(
     if is_annotated(path):
         return _annotated(path, limit, subset, scheme, images)
     faces, loaded = _labeled(path, subset, scheme, images)
-    return FaceSet(evenly_spread(faces, limit), len(faces), loaded)
+    return FaceSet(evenly_spaced(faces, limit), len(faces), loaded)
 
 
 def _annotated(
@@ -98,15 +98,15 @@ def _annotated(
         raise DataError(f"{path}: its landmarks are those of {found.scheme.name!r}, not of {loaded.name!r}")
     faces = [
         ShownFace(
-            label.face,
+            label.sample,
             {
                 **({} if quality is None else {"confidence": quality}),
-                "score": label.score,
+                "score": label.mean_score,
                 "vote_std": label.vote_std,
-                **({"tta_std": label.tta_std} if label.tta_std else {}),
+                **({"tta_std": label.label_std} if label.label_std else {}),
             },
         )
-        for label, quality in found.read(evenly_spread(range(len(found)), limit))
+        for label, quality in found.read(evenly_spaced(range(len(found)), limit))
     ]
     return FaceSet(faces, len(found), loaded, found.unreadable)
 
@@ -123,13 +123,13 @@ def _labeled(
         labels = read_pseudo_labels(path)
         faces = [
             ShownFace(
-                label.face,
-                {"score": label.score, "vote_std": label.vote_std, "tta_std": label.tta_std},
+                label.sample,
+                {"score": label.mean_score, "vote_std": label.vote_std, "tta_std": label.label_std},
             )
             for label in labels
         ]
-        return faces, _scheme_of(path, scheme, len(labels[0].face.points))
-    if scheme is None and recognize(path) is None:
+        return faces, _scheme_of(path, scheme, len(labels[0].sample.points))
+    if scheme is None and recognize_dataset(path) is None:
         count = len(read_annotations(path, images).samples[0].points)
         scheme = _unknown_scheme(path, count)
     samples, loaded, _ = load_samples(path, subset, scheme, images=images)

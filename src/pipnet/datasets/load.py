@@ -1,0 +1,248 @@
+"""Reading the labeled faces of a path: `load_samples`.
+
+A path holds one of three things: a dataset of `DATASETS` in its official layout, a dataset prepared by
+``pipnet data prepare``, or the user's own annotations in any of `pipnet.annotations.formats`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from pipnet.annotations.base import placeholder_names
+from pipnet.annotations.formats import Annotations, read_annotations
+from pipnet.annotations.samples import FaceSample, map_scheme
+from pipnet.datasets.registry import DATASETS, DatasetSpec
+from pipnet.errors import DataError, MissingDataError
+from pipnet.geometry import CropConfig
+from pipnet.io.discovery import files_below
+from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
+
+PREPARED = "pipnet.json"
+"""The file in a prepared folder that names its dataset."""
+_LOG = logging.getLogger(__name__)
+
+
+def load_samples(
+    root: Path,
+    subset: str | None = None,
+    scheme: str | LandmarkScheme | None = None,
+    for_evaluation: bool = False,
+    images: Path | None = None,
+    label_offset: tuple[float, float] | None = None,
+) -> tuple[list[FaceSample], LandmarkScheme, DatasetSpec]:
+    """Return the labeled faces of a path, their landmark scheme and the description of their dataset.
+
+    Args:
+        root: the folder of a dataset in its official layout or prepared, or the file or folder of the user's
+            own annotations.
+        subset: the subset to read; if None, the one to train on or, with ``for_evaluation``, to evaluate on.
+            In own annotations, faces with the attribute ``test`` are excluded from training.
+        scheme: return the points in this scheme, by a mapping; the dataset's own scheme if None. Required
+            for own annotations, which do not state their scheme.
+        for_evaluation: whether the faces are used for evaluation.
+        images: the folder of the images of own annotations, if the images are not beside them.
+        label_offset: the value of `FaceSample.label_offset` for every face, such as (1, 1) for files that
+            count pixels from 1; the known offset of the dataset if None.
+
+    Raises:
+        DataError: unknown dataset, subset or scheme mapping, missing folders, invalid annotations.
+    """
+    requested = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
+    name = recognize_dataset(root)
+    if name and requested:
+        _check_scheme_name(requested)
+    spec = DATASETS[name] if name else _own_annotations(root, requested, images)
+    subset = subset or (spec.default_test if for_evaluation else _training_subset(spec))
+    if subset not in spec.subsets:
+        raise DataError(f"{spec.title} has no subset {subset[:80]!r}; it has {', '.join(spec.subsets)}")
+    samples = _with_label_offset(_read_subset(root, name, spec, subset), spec, label_offset)
+    loaded = requested or LandmarkScheme.load(spec.scheme)
+    if name:
+        check_faces(samples)
+        if loaded.name != spec.scheme:
+            samples = map_scheme(samples, SchemeMapping.load(spec.scheme, loaded.name))
+    return samples, loaded, spec
+
+
+def recognize_dataset(root: Path) -> str | None:
+    """Return the name of the dataset that a folder holds; None for the user's own annotations.
+
+    Raises:
+        DataError: the path does not exist, or contains neither a known dataset nor annotations.
+    """
+    if root.is_file():
+        return None
+    if not root.is_dir():
+        raise DataError(f"{root}: no such file or folder")
+    if (root / PREPARED).is_file():
+        return _read_description(root / PREPARED)[0]
+    for name in find_markers(root):
+        return name
+    if any(path.suffix.lower() == ".pts" for path in files_below(root)):
+        return None
+    known = "; ".join(f"{s.title}: {', '.join(s.markers)}" for s in DATASETS.values() if s.markers)
+    raise DataError(
+        f"{root}: no labeled faces found. Supported are datasets ({known}), folders of .pts files, "
+        "and annotation files named by their path"
+    )
+
+
+def find_markers(root: Path) -> list[str]:
+    """Return the datasets whose published file or folder names are in a folder."""
+    return [name for name, spec in DATASETS.items() if any((root / m).exists() for m in spec.markers)]
+
+
+def check_faces(samples: list[FaceSample]) -> None:
+    """Refuse degenerate labels and boxes.
+
+    Raises:
+        DataError: a face's known landmarks are fewer than two or lie on one line or point; or its box is
+            empty or not finite.
+    """
+    for sample in samples:
+        if not sample.has_area:
+            raise DataError(f"{sample.name}: the landmarks lie on one line or point")
+        box = sample.box
+        if box is not None and not (np.isfinite(box).all() and (box[2:] > box[:2]).all()):
+            raise DataError(f"{sample.name}: the face box {box.tolist()} has no width or no height")
+
+
+def _with_label_offset(
+    samples: list[FaceSample], spec: DatasetSpec, offset: tuple[float, float] | None
+) -> list[FaceSample]:
+    """Return the samples with the given label offset, or with the known offset of the dataset."""
+    if offset is not None:
+        if not np.isfinite(offset).all():
+            raise DataError(f"a label offset is two finite numbers of pixels, not {offset}")
+        return [replace(sample, label_offset=(float(offset[0]), float(offset[1]))) for sample in samples]
+    if spec.label_offset is None:
+        return samples
+    return [replace(sample, label_offset=spec.label_offset(sample)) for sample in samples]
+
+
+def _training_subset(spec: DatasetSpec) -> str:
+    """Return the subset to train on. Test sets must not be trained on by mistake."""
+    for subset in ("train", "all"):
+        if subset in spec.subsets:
+            return subset
+    raise DataError(
+        f"{spec.title} is a test set without a training subset; to use it all the same, "
+        f"name its subset {spec.default_test!r}"
+    )
+
+
+def _read_subset(root: Path, name: str | None, spec: DatasetSpec, subset: str) -> list[FaceSample]:
+    if (root / PREPARED).is_file():
+        file = root / f"{subset}.json"
+        if not _read_description(root / PREPARED)[1].get(subset) or not file.is_file():
+            raise DataError(
+                f"{root}: subset {subset!r} was not prepared; pipnet data prepare reports what is missing"
+            )
+        return read_annotations(file).samples
+    if spec.read is None:
+        raise DataError(f"{root}: unpack the dataset first: pipnet data prepare {name} {root} FOLDER")
+    try:
+        return spec.read(root, subset)
+    except MissingDataError as error:
+        raise MissingDataError(f"{error}; {spec.title} is available at {spec.url}") from None
+
+
+def _read_description(path: Path) -> tuple[str, dict[str, int]]:
+    """Return the name of the dataset in a prepared folder, and the number of faces of each subset."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        name = table["dataset"] if "dataset" in table else table["collection"]  # until 0.1
+        faces = dict(table["faces"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path}: not written by pipnet data prepare: {error!r}") from None
+    if name not in DATASETS:
+        raise DataError(f"{path}: unknown dataset {name!r:.80}; there are {', '.join(DATASETS)}")
+    return str(name), faces
+
+
+def _check_scheme_name(scheme: LandmarkScheme) -> None:
+    """Refuse a user's scheme that has the name of a built-in scheme but other landmarks."""
+    if scheme.name not in BUILT_IN:
+        return
+    known = LandmarkScheme.load(scheme.name)
+    if not np.array_equal(scheme.flip_permutation, known.flip_permutation):
+        what = "mirror pairs" if scheme.landmarks == known.landmarks else f"{scheme.landmarks} landmarks"
+        raise DataError(
+            f"scheme {scheme.name!r}: its {what} differ from those of the built-in scheme of this name, which "
+            f"has {known.landmarks} landmarks: rename the scheme file"
+        )
+
+
+def _own_annotations(root: Path, scheme: LandmarkScheme | None, images: Path | None) -> DatasetSpec:
+    """Return a description of the user's own annotations. Their attributes are the subsets."""
+    if scheme is None:
+        raise DataError(
+            f"{root}: state the landmark scheme: --data.scheme FILE.toml; pipnet data scheme {root} proposes one"
+        )
+    samples = _in_scheme(root, scheme, read_annotations(root, images))
+    attributes = sorted({attribute for sample in samples for attribute in sample.attributes})
+
+    def read(_: Path, subset: str) -> list[FaceSample]:
+        if subset == "train" and subset not in attributes:
+            return [sample for sample in samples if "test" not in sample.attributes]
+        return [sample for sample in samples if subset == "all" or subset in sample.attributes]
+
+    has_test = "test" in attributes
+    return DatasetSpec(
+        title=root.name,
+        scheme=scheme.name,
+        subsets=dict.fromkeys(["all", *(["train"] if has_test else []), *attributes]),
+        default_test="test" if has_test else "all",
+        official_crop=CropConfig(),
+        v1_crop=CropConfig(),
+        license=f"as you decide: trained on {root.name}",
+        url="",
+        read=read,
+    )
+
+
+def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> list[FaceSample]:
+    """Return the usable faces with their landmarks in the scheme's order, and log what is left out."""
+    samples, names = annotations.samples, annotations.names
+    count = len(samples[0].points)
+    if count != scheme.landmarks:
+        raise DataError(
+            f"{root}: {count} landmarks per face, but scheme {scheme.name!r} has {scheme.landmarks}"
+        )
+    if names and names != scheme.landmark_names:
+        if set(names) == set(scheme.landmark_names):
+            samples = _reorder(samples, [names.index(name) for name in scheme.landmark_names])
+        elif scheme.names:
+            raise DataError(
+                f"{root}: the landmark names {str(names):.80} differ from those of scheme {scheme.name!r}, "
+                f"{str(scheme.names):.80}"
+            )
+        elif names != placeholder_names(count):
+            _LOG.warning(
+                "%s: the landmark names %s, ... are unknown in scheme %r: the landmarks are taken in the order "
+                "of the file",
+                *(root, ", ".join(names[:3]), scheme.name),
+            )
+    usable = [sample for sample in samples if sample.has_area]
+    if not usable:
+        raise DataError(f"{root}: no face has landmarks that span a width and a height")
+    if len(usable) < len(samples):
+        left_out = len(samples) - len(usable)
+        _LOG.warning("%s: %d faces left out: fewer than two landmarks, or all on one line", root, left_out)
+    with_box = sum(sample.box is not None for sample in usable)
+    if 0 < with_box < len(usable):
+        _LOG.warning("%s: only %d of %d faces have a box: all boxes are ignored", root, with_box, len(usable))
+        usable = [replace(sample, box=None) for sample in usable]
+    return usable
+
+
+def _reorder(samples: list[FaceSample], order: list[int]) -> list[FaceSample]:
+    return [
+        replace(s, points=s.points[order], visible=None if s.visible is None else s.visible[order])
+        for s in samples
+    ]
