@@ -37,6 +37,7 @@ check: $(VENV)/.developing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(VENV)/.developing
 	$(BIN)/python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-wild-mbv2.safetensors
