@@ -1,0 +1,164 @@
+"""Checks of a dataset's labels: offset, swapped sides, duplicates between subsets, disagreement with a model.
+
+A constant offset of all labels along x is found with any model that was trained with mirroring: averaged over a
+face and its mirror image, its predictions prefer no side, so the mean difference of the labels from them is the
+offset. No such thing is known of y, since faces are not mirrored upside down.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from pipnet.annotations.samples import FaceSample
+from pipnet.evaluation.evaluate import decoded
+from pipnet.evaluation.metrics import Interval, bootstrap_mean, norm_distance, point_errors
+from pipnet.geometry import CropConfig, Image, crop, tight_box
+from pipnet.inference.backends.base import CropModel
+from pipnet.inference.tta import predict_tta
+from pipnet.scheme import LandmarkScheme, SchemeMapping
+
+_RECROPS = 3
+"""Crops around the prediction: one around the labels draws the prediction towards them."""
+_MIN_FACES = 10
+"""Faces without which a group has no offset of its own."""
+_SWAPPED = 0.5
+"""A face's sides are swapped if its error is at most this fraction of itself with left and right exchanged."""
+_HASH_SIDE = 16
+_MAX_HASH_DISTANCE = 38
+"""Bits of `_HASH_SIDE` squared by which the hashes of one face in two files may differ. In 300-W the three known
+duplicates differ by 10, 18 and 32 bits, other faces by 44 and more."""
+
+
+class CheckedFace(NamedTuple):
+    """What is known of a labeled face by a model's prediction."""
+
+    sample: FaceSample
+    prediction: np.ndarray
+    """(landmarks, 2) in pixels of the image; the mean over the face and its mirror image."""
+    offset: float
+    """Mean of label minus prediction along x over the known landmarks, in pixels of the image."""
+    nme: float
+    """Error of the labels against the prediction as a fraction of the norm, without the face's own offset; NaN
+    without a norm."""
+    is_swapped: bool
+    """Whether the labels fit much better with left and right exchanged."""
+    image_size: tuple[int, int]
+    """Width and height of the image in pixels."""
+
+
+class Offset(NamedTuple):
+    """The label offset of a group of faces along x, in pixels of the image."""
+
+    mean: float
+    interval: Interval
+    """95 % bootstrap interval of the mean."""
+    faces: int
+
+
+class Duplicate(NamedTuple):
+    """Two files that seem to show one face."""
+
+    first: str
+    second: str
+    distance: int
+    """Bits by which their perceptual hashes differ."""
+
+
+def check_faces(model: CropModel, samples: Iterable[FaceSample], scheme: LandmarkScheme) -> list[CheckedFace]:
+    """Predict all faces, each with its mirror image.
+
+    Args:
+        model: a model of the scheme, or of one that a mapping leads from.
+        samples: the labeled faces.
+        scheme: what their landmarks are.
+
+    Raises:
+        DataError: no mapping leads from the model's scheme to this one.
+        ImageError: an image cannot be read.
+    """
+    source = model.metadata.scheme
+    mapping = None if source.name == scheme.name else SchemeMapping.load(source.name, scheme.name)
+    return [_check(model, mapping, image, sample, scheme) for image, sample in decoded(samples)]
+
+
+def _check(
+    model: CropModel,
+    mapping: SchemeMapping | None,
+    image: Image,
+    sample: FaceSample,
+    scheme: LandmarkScheme,
+) -> CheckedFace:
+    box = tight_box(sample.points)
+    for _ in range(_RECROPS):
+        points = predict_tta(model, [image], [box[None]], "flip").points[0]
+        box = tight_box(points)
+    prediction = points if mapping is None else mapping(points).astype(np.float32)
+    offset = float(np.nanmean(sample.points[:, 0] - prediction[:, 0]))
+    labels = sample.points - np.float32([offset, 0])
+    norm = norm_distance(sample.points, scheme, sample.box)
+    errors = [
+        float(np.nanmean(point_errors(prediction, points, norm))) if norm > 0 else float("nan")
+        for points in (labels, labels[scheme.flip_permutation])
+    ]
+    is_swapped = errors[1] < _SWAPPED * errors[0]
+    return CheckedFace(sample, prediction, offset, errors[0], is_swapped, (image.shape[1], image.shape[0]))
+
+
+def label_offsets(faces: Sequence[CheckedFace]) -> dict[str, Offset]:
+    """Return the label offset of all faces, and of each collection and common image size with enough faces.
+
+    A collection is the first part of the faces' names, such as ``helen`` of 300-W.
+    """
+    groups: Mapping[str, list[float]] = defaultdict(list)
+    sizes = defaultdict(int)
+    for face in faces:
+        sizes[face.image_size] += 1
+    for face in faces:
+        collection = face.sample.name.split("/", 1)[0]
+        width, height = face.image_size
+        is_common = sizes[face.image_size] >= max(_MIN_FACES, len(faces) // 20)
+        groups["all"].append(face.offset)
+        groups[collection].append(face.offset)
+        groups[f"{collection}, {f'{width} x {height} px' if is_common else 'other sizes'}"].append(
+            face.offset
+        )
+    return {
+        name: Offset(float(np.mean(values)), bootstrap_mean(np.array(values)), len(values))
+        for name, values in groups.items()
+        if len(values) >= _MIN_FACES and ("/" in faces[0].sample.name or name == "all" or "px" in name)
+    }
+
+
+def perceptual_hash(image: Image, sample: FaceSample) -> Bool[np.ndarray, " bits"]:
+    """Return the difference hash of a face, of the crop around its landmarks."""
+    box = CropConfig(scale=1.2)(tight_box(sample.points), image.shape[1], image.shape[0])
+    gray = cv2.cvtColor(crop(image, box, 64), cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(gray, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return np.asarray(small[:, 1:] > small[:, :-1]).ravel()
+
+
+def find_duplicates(subsets: Mapping[str, Sequence[FaceSample]]) -> list[Duplicate]:
+    """Return the pairs of faces of different subsets that look the same, the most alike first.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    names: list[str] = []
+    origins: list[int] = []
+    hashes: list[np.ndarray] = []
+    for number, (subset, samples) in enumerate(subsets.items()):
+        for image, sample in decoded(samples):
+            names.append(f"{subset}: {sample.name}")
+            origins.append(number)
+            hashes.append(perceptual_hash(image, sample))
+    bits: Float64[np.ndarray, "faces bits"] = np.array(hashes, np.float64).reshape(len(names), -1)
+    distances = bits @ (1 - bits).T + (1 - bits) @ bits.T
+    pairs = np.argwhere(distances <= _MAX_HASH_DISTANCE)
+    found = [Duplicate(names[i], names[j], int(distances[i, j])) for i, j in pairs if origins[i] < origins[j]]
+    return sorted(found, key=lambda pair: pair.distance)
