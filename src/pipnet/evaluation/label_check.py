@@ -1,8 +1,8 @@
 """Checks of a dataset's labels: offset, swapped sides, duplicates between subsets, disagreement with a model.
 
-A constant offset of all labels along x is found with any model that was trained with mirroring: averaged over a
-face and its mirror image, its predictions prefer no side, so the mean difference of the labels from them is the
-offset. No such thing is known of y, since faces are not mirrored upside down.
+A constant offset of all labels along x is found with any model that was trained with mirroring: averaged over
+a face and its mirror image, its predictions prefer no side, so the mean difference of the labels from them is
+the offset. No such thing is known of y, since faces are not mirrored upside down.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ _RECROPS = 3
 _MIN_FACES = 10
 """Faces without which a group has no offset of its own."""
 _SWAPPED = 0.5
-"""A face's sides are swapped if its error is at most this fraction of itself with left and right exchanged."""
+"""A face's sides are swapped if its error is at most this fraction of itself with left and right
+exchanged."""
 _HASH_SIDE = 16
 _MAX_HASH_DISTANCE = 38
-"""Bits of `_HASH_SIDE` squared by which the hashes of one face in two files may differ. In 300-W the three known
-duplicates differ by 10, 18 and 32 bits, other faces by 44 and more."""
+"""Bits of `_HASH_SIDE` squared by which the hashes of one face in two files may differ. In 300-W the three
+known duplicates differ by 10, 18 and 32 bits, other faces by 44 and more."""
 
 
 class CheckedFace(NamedTuple):
@@ -44,8 +45,8 @@ class CheckedFace(NamedTuple):
     offset: float
     """Mean of label minus prediction along x over the known landmarks, in pixels of the image."""
     nme: float
-    """Error of the labels against the prediction as a fraction of the norm, without the face's own offset; NaN
-    without a norm."""
+    """Error of the labels against the prediction as a fraction of the norm, without the face's own offset;
+    NaN without a norm."""
     is_swapped: bool
     """Whether the labels fit much better with left and right exchanged."""
     image_size: tuple[int, int]
