@@ -1,7 +1,7 @@
-"""A landmark scheme is data: what the points are called, mirror to, and are measured by.
+"""Landmark schemes: names, mirror pairs, regions, edges and norm of a set of landmarks.
 
-One small TOML a scheme stands in ``schemes/``; users bring their own by path. Mean face and neighbors
-are no part of it: they follow from the training labels and travel with the weights.
+A scheme is data: one small TOML file in ``schemes/``, or a user's own file. Mean face and neighbors are not
+part of it: they are computed from the training labels and stored with the weights.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,10 @@ from pipnet.errors import DataError
 
 BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa", "menpo39")
 """The schemes that come with pipnet: 68, 98, 29, 19, 106 and 39 points."""
+_KEYS = ("title", "landmarks", "norm", "flip", "edges", "regions", "names")
+"""The keys of a scheme file. Its name is that of the file."""
+_MAX_LANDMARKS = 100_000
+"""Index ranges are expanded to lists up to this number of landmarks."""
 
 
 @dataclass(frozen=True)
@@ -32,27 +36,27 @@ class LandmarkScheme:
     name: str
     """Short name, as in recipes and model files."""
     title: str
-    """One line for people."""
+    """Description in one line."""
     landmarks: int
-    """Number of points, L."""
+    """Number of landmarks, L."""
     norm: tuple[int, int] | str
-    """Two landmarks whose distance is the unit of the NME; or of the face box its side, ``"box"``, or its
-    ``"diagonal"``."""
+    """The unit of the NME: the distance of two landmarks, or ``"box"``, the side of the face box, or
+    ``"diagonal"``, its diagonal."""
     flip: tuple[tuple[int, int], ...]
-    """Landmarks that change places when the picture is mirrored."""
+    """Pairs of landmarks that change places when the image is mirrored."""
     edges: tuple[tuple[int, ...], ...]
     """Chains of landmarks to draw as lines."""
     regions: dict[str, tuple[int, ...]]
     """Named groups of landmarks, for errors by region and for names."""
-    names: tuple[str, ...] = ()
-    """A name for each landmark; made from the regions if there are none."""
+    explicit_names: tuple[str, ...] = ()
+    """The names in the scheme's file, if any; see `landmark_names`."""
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LandmarkScheme:
-        """A built-in scheme by name, or one of your own by the path of its TOML file.
+        """Return a built-in scheme by name, or a user's scheme by the path of its TOML file.
 
         Raises:
-            DataError: no such scheme, or the file is not a scheme.
+            DataError: the scheme does not exist, or the file is invalid.
         """
         path = Path(name_or_path)
         if path.suffix == ".toml":
@@ -65,31 +69,22 @@ class LandmarkScheme:
             return cls.parse(path.stem, text, str(path))
         name = str(name_or_path)
         if name not in BUILT_IN:
-            near = difflib.get_close_matches(name, BUILT_IN, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "or give the path of a .toml file"
-            raise DataError(f"no landmark scheme {name!r}; there are {', '.join(BUILT_IN)}; {hint}")
+            matches = difflib.get_close_matches(name, BUILT_IN, 1)
+            hint = f"did you mean {matches[0]!r}?" if matches else "or give the path of a .toml file"
+            raise DataError(f"no landmark scheme {name[:80]!r}; there are {', '.join(BUILT_IN)}; {hint}")
         return cls.parse(name, _read_built_in(name), name)
 
     @classmethod
     def parse(cls, name: str, text: str, where: str) -> LandmarkScheme:
-        """A scheme from the text of its TOML; ``where`` is named in errors.
+        """Return the scheme of a TOML text; ``where`` starts the error message.
 
         Raises:
-            DataError: the text is not TOML, misses or contradicts something, or has a key that is not known.
+            DataError: the text is not TOML, lacks a key, has an unknown key, or contradicts itself.
         """
         try:
             table = tomllib.loads(text)
             _check_keys(table, where)
-            scheme = cls(
-                name=name,
-                title=str(table["title"]),
-                landmarks=int(table["landmarks"]),
-                norm=_norm(table["norm"]),
-                flip=tuple((int(a), int(b)) for a, b in table["flip"]),
-                edges=tuple(_indices(chain) for chain in table["edges"]),
-                regions={key: _indices(value) for key, value in table["regions"].items()},
-                names=tuple(str(name) for name in table.get("names", ())),
-            )
+            scheme = cls.from_dict({"name": name, **table})
         except KeyError as error:
             raise DataError(f"{where}: the scheme has no {error}") from None
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -98,31 +93,31 @@ class LandmarkScheme:
         return scheme
 
     def check(self, where: str) -> None:
-        """Whether all that is said of landmarks is about landmarks there are.
+        """Refuse indices out of range and contradictions; ``where`` starts the error message.
 
         Raises:
-            DataError: it is not; ``where`` is named.
+            DataError: the scheme is invalid.
         """
         norm = () if isinstance(self.norm, str) else self.norm
-        used = [*norm, *(i for chain in self.edges for i in chain)]
-        used += [i for pair in self.flip for i in pair]
-        used += [i for region in self.regions.values() for i in region]
+        mirrored = [i for pair in self.flip for i in pair]
+        used = [*norm, *mirrored]
+        used += [i for group in (*self.edges, *self.regions.values()) for i in group]
         outside = sorted({i for i in used if not 0 <= i < self.landmarks})
         if outside:
             raise DataError(f"{where}: landmarks {outside} are not among 0 to {self.landmarks - 1}")
-        mirrored = [i for pair in self.flip for i in pair]
         if len(mirrored) != len(set(mirrored)):
-            raise DataError(f"{where}: a landmark stands in two flip pairs")
-        unit = self.norm in ("box", "diagonal") if isinstance(self.norm, str) else len(set(self.norm)) == 2
-        if not unit:
-            raise DataError(f"{where}: norm is two landmarks, 'box' or 'diagonal', not {self.norm!r}")
-        if self.names and not len(self.names) == len(set(self.names)) == self.landmarks:
-            different = f"{len(set(self.names))} of them different"
-            raise DataError(f"{where}: {self.landmarks} landmarks, {len(self.names)} names, {different}")
+            raise DataError(f"{where}: a landmark is in two flip pairs")
+        if self.norm not in ("box", "diagonal") and len(set(norm)) != 2:
+            raise DataError(f"{where}: norm is two landmarks, 'box' or 'diagonal', not {self.norm!r:.80}")
+        count, different = len(self.explicit_names), len(set(self.explicit_names))
+        if count and not count == different == self.landmarks:
+            raise DataError(
+                f"{where}: {self.landmarks} landmarks, {count} names, {different} of them different"
+            )
 
     @cached_property
     def flip_permutation(self) -> Int64[np.ndarray, " landmarks"]:
-        """``points[flip_permutation]`` puts the points of a mirrored picture in order again."""
+        """``points[flip_permutation]`` restores the order of the points of a mirrored image."""
         order = np.arange(self.landmarks)
         for a, b in self.flip:
             order[a], order[b] = b, a
@@ -130,17 +125,17 @@ class LandmarkScheme:
 
     @cached_property
     def landmark_names(self) -> tuple[str, ...]:
-        """A name for each landmark: the given one, or its region and its place in it, such as ``nose_3``."""
-        if self.names:
-            return self.names
+        """A name for each landmark: that of the file, or its region and index in it, such as ``nose_3``."""
+        if self.explicit_names:
+            return self.explicit_names
         names = [f"point_{i}" for i in range(self.landmarks)]
         for region, members in self.regions.items():
-            for place, i in enumerate(members):
-                names[i] = f"{region}_{place}"
+            for index, i in enumerate(members):
+                names[i] = f"{region}_{index}"
         return tuple(names)
 
     def to_dict(self) -> dict[str, Any]:
-        """The scheme as plain data, as it is kept in model files; see `from_dict`."""
+        """Return the scheme as plain data, as stored in model files; see `from_dict`."""
         return {
             "name": self.name,
             "title": self.title,
@@ -149,34 +144,23 @@ class LandmarkScheme:
             "flip": self.flip,
             "edges": self.edges,
             "regions": self.regions,
-            "names": self.names,
+            "names": self.explicit_names,
         }
 
     def to_toml(self) -> str:
-        """The scheme as the text of its file, whose name is the scheme's; see `parse`."""
-
-        def listed(members: Sequence[int]) -> str:
-            return ",".join(map(str, members))
-
-        table = {
-            "title": self.title,
-            "landmarks": self.landmarks,
-            "norm": self.norm,
-            "flip": self.flip,
-            "edges": [listed(chain) for chain in self.edges],
-            "names": self.names,
-        }
-        regions = {key: listed(members) for key, members in self.regions.items()}
-        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items()]
-        lines += [
-            "[regions]",
-            *(f"{json.dumps(k, ensure_ascii=False)} = {json.dumps(v)}" for k, v in regions.items()),
-        ]
-        return "\n".join(lines) + "\n"
+        """Return the text of the scheme's file; its name is that of the file. See `parse`."""
+        table = self.to_dict()
+        del table["name"], table["regions"]
+        table["edges"] = [_ranges(chain) for chain in self.edges]
+        regions = {key: _ranges(members) for key, members in self.regions.items()}
+        lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
+        return (
+            "\n".join([*lines, "[regions]", *(f"{_toml(k)} = {_toml(v)}" for k, v in regions.items())]) + "\n"
+        )
 
     @classmethod
-    def from_dict(cls, table: dict[str, Any]) -> LandmarkScheme:
-        """The inverse of `to_dict`, also after a trip through JSON.
+    def from_dict(cls, table: Mapping[str, Any]) -> LandmarkScheme:
+        """Return the scheme of `to_dict`, also after a conversion to JSON and back.
 
         Raises:
             KeyError, TypeError, ValueError: the table is not a scheme.
@@ -187,9 +171,9 @@ class LandmarkScheme:
             landmarks=int(table["landmarks"]),
             norm=_norm(table["norm"]),
             flip=tuple((int(a), int(b)) for a, b in table["flip"]),
-            edges=tuple(tuple(int(i) for i in chain) for chain in table["edges"]),
-            regions={k: tuple(int(i) for i in v) for k, v in table["regions"].items()},
-            names=tuple(str(name) for name in table.get("names", ())),
+            edges=tuple(_indices(chain) for chain in table["edges"]),
+            regions={key: _indices(members) for key, members in table["regions"].items()},
+            explicit_names=tuple(str(name) for name in table.get("names", ())),
         )
 
 
@@ -204,14 +188,14 @@ class SchemeMapping:
 
     @classmethod
     def load(cls, source: str, target: str) -> SchemeMapping:
-        """The mapping that comes with pipnet for two schemes.
+        """Return the mapping between two schemes that comes with pipnet.
 
         Raises:
-            DataError: there is none for these two.
+            DataError: there is no such mapping.
         """
         name = f"{source}_to_{target}"
         if not (resources.files("pipnet.schemes") / f"{name}.toml").is_file():
-            raise DataError(f"no mapping from scheme {source!r} to {target!r}")
+            raise DataError(f"no mapping from scheme {source[:80]!r} to {target[:80]!r}")
         table = tomllib.loads(_read_built_in(name))
         if "via" in table:
             first, second = cls.load(source, table["via"]), cls.load(table["via"], target)
@@ -225,7 +209,7 @@ class SchemeMapping:
         return cls(source, target, x_weights, y_weights)
 
     def __call__(self, points: Float[np.ndarray, "source 2"]) -> Float64[np.ndarray, "target 2"]:
-        """Points of the source scheme -> points of the target scheme, in the same frame."""
+        """Map points of the source scheme to the target scheme, in the same frame."""
         return np.stack([self.x_weights @ points[:, 0], self.y_weights @ points[:, 1]], axis=1)
 
 
@@ -237,29 +221,42 @@ def _mean_rows(members: list[list[int]], columns: int) -> Float64[np.ndarray, "t
     return weights
 
 
-_MOST = 100_000
-"""Landmarks that a scheme may have: a list of them is written out."""
+def _indices(value: str | Iterable[int]) -> tuple[int, ...]:
+    """Return indices from a list or a text: ``"36-41,36"`` -> (36, 37, 38, 39, 40, 41, 36)."""
+    if not isinstance(value, str):
+        return tuple(int(i) for i in value)
+    indices: list[int] = []
+    for item in value.split(","):
+        first, _, last = item.partition("-")
+        if int(last or first) >= _MAX_LANDMARKS:
+            raise ValueError(f"landmark {last or first:.80} is beyond {_MAX_LANDMARKS}")
+        indices.extend(range(int(first), int(last or first) + 1))
+    return tuple(indices)
 
 
-def _indices(text: str) -> tuple[int, ...]:
-    """``"36-41,36"`` -> (36, 37, 38, 39, 40, 41, 36)."""
-    out: list[int] = []
-    for part in str(text).split(","):
-        first, _, last = part.partition("-")
-        if int(last or first) >= _MOST:
-            raise ValueError(f"landmark {last or first} is beyond {_MOST}")
-        out.extend(range(int(first), int(last or first) + 1))
-    return tuple(out)
+def _ranges(indices: Iterable[int]) -> str:
+    """Return the text of `_indices`: (36, 37, 38, 36) -> ``"36-38,36"``."""
+    ranges: list[list[int]] = []
+    for i in indices:
+        if ranges and i == ranges[-1][1] + 1:
+            ranges[-1][1] = i
+        else:
+            ranges.append([i, i])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML. This is JSON but for surrogate pairs and one more character to escape."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _check_keys(table: dict[str, Any], where: str) -> None:
-    """Refuse a key that means nothing here, as it may be one that is misspelt."""
-    known = [field.name for field in fields(LandmarkScheme) if field.name != "name"]  # its file's
+    """Refuse unknown keys, which may be misspelled ones."""
     for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            raise DataError(f"{where}: a scheme has no key {key!r}; {hint}")
+        if key not in _KEYS:
+            matches = difflib.get_close_matches(key, _KEYS, 1)
+            hint = f"did you mean {matches[0]!r}?" if matches else f"there are {', '.join(_KEYS)}"
+            raise DataError(f"{where}: a scheme has no key {key[:80]!r}; {hint}")
 
 
 def _norm(value: Any) -> tuple[int, int] | str:

@@ -1,8 +1,8 @@
-"""A set of landmarks as it is read from, and written to, any of the formats.
+"""A set of labeled faces, as it is read from and written to every file format.
 
-Coordinates are taken and given as they are written, as the field does. Tools that put (0, 0) at the
-corner of the first pixel (CVAT, Label Studio) thus lie half a pixel from our frame, see
-`pipnet.geometry`: less than a hand hits.
+Coordinates are read and written unchanged, as is usual in the field. Tools that put (0, 0) at the corner of
+the first pixel (CVAT, Label Studio) thus differ from our frame (`pipnet.geometry`) by half a pixel, which is
+less than the precision of manual labels.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ class Annotations:
     samples: list[FaceSample]
     """The faces, in the order of their file."""
     names: tuple[str, ...] | None
-    """What the landmarks are called, where the format says it."""
+    """The landmark names, where the format stores them."""
 
     @property
     def landmark_names(self) -> tuple[str, ...]:
-        """A name for each landmark, for formats which must have one: ``point_0`` and so on."""
+        """A name for each landmark, for formats that require one: ``point_0`` and so on by default."""
         return self.names or placeholder_names(len(self.samples[0].points))
 
     @property
     def shares_photos(self) -> bool:
-        """Whether several pictures are cut from one photo, which only the faces' groups say."""
-        found = {(sample.group, sample.image) for sample in self.samples if sample.group}
-        return len(found) > len({group for group, _ in found})
+        """Whether several images are cut from one photo, which only the groups of the faces tell."""
+        pairs = {(sample.group, sample.image) for sample in self.samples if sample.group}
+        return len(pairs) > len({group for group, _ in pairs})
 
     def check(self, where: str) -> None:
-        """Whether this is a set that can be written.
+        """Refuse a set that cannot be written; ``where`` starts the error message.
 
         Raises:
-            DataError: no faces, or faces of different landmarks, or names which do not fit them.
+            DataError: no faces, faces with different numbers of landmarks, or names that do not fit them.
         """
         if not self.samples:
             raise DataError(f"{where}: no faces to write")
@@ -49,35 +49,34 @@ class Annotations:
         for sample in self.samples:
             if len(sample.points) != count:
                 raise DataError(f"{where}: {sample.name} has {len(sample.points)} landmarks, others {count}")
-            known = np.isfinite(sample.points)
-            if not known.all(axis=1).any() or np.isinf(sample.points).any():
+            if not np.isfinite(sample.points).all(axis=1).any() or np.isinf(sample.points).any():
                 raise DataError(f"{where}: {sample.name} has no known landmark, or one at infinity")
         if self.names is not None:
             check_names(self.names, count, where)
 
 
 def check_names(names: tuple[str, ...], landmarks: int, where: str) -> None:
-    """Whether these name this many landmarks.
+    """Refuse names that are not one different name for each landmark.
 
     Raises:
-        DataError: another number, or one twice.
+        DataError: the number of names differs, or a name occurs twice.
     """
     if len(names) != landmarks:
         raise DataError(f"{where}: {len(names)} names for {landmarks} landmarks")
-    twice = [name for i, name in enumerate(names) if name in names[:i]]
-    if twice:
-        raise DataError(f"{where}: two landmarks are called {twice[0]!r}")
+    duplicates = [name for i, name in enumerate(names) if name in names[:i]]
+    if duplicates:
+        raise DataError(f"{where}: two landmarks are called {duplicates[0][:80]!r}")
 
 
 def placeholder_names(landmarks: int) -> tuple[str, ...]:
-    """The names which say nothing."""
+    """Return names without meaning: ``point_0``, ``point_1`` and so on."""
     return tuple(f"point_{i}" for i in range(landmarks))
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Landmark labels, each once: by number where all are numbers, else as they first appear.
+    """Return each label once: sorted by number if all are numbers, else in order of first appearance.
 
-    Tools list a skeleton's points as they were clicked, so that 10 may come before 9.
+    Tools list the points of a skeleton in the order of the clicks, so that 10 may come before 9.
     """
     unique = tuple(dict.fromkeys(labels))
     if all(re.fullmatch(r"[0-9]{1,9}", label) for label in unique):

@@ -1,4 +1,4 @@
-"""Faces as the readers find them, on their way to a set."""
+"""Collecting the faces of a file into a set."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from pipnet.geometry import Box, Points
 
 
 class FaceCollector:
-    """Gathers the faces of a file, holds them to one number of landmarks, and gives them their names."""
+    """The faces of a file, checked for the same number of landmarks and given unique names."""
 
     def __init__(self, finder: ImageFinder) -> None:
         self._finder = finder
         self._samples: list[FaceSample] = []
         self._names: set[str] = set()
         self._first: tuple[int, str] | None = None
+        """Number of landmarks and place of the first face."""
 
     def add(
         self,
-        picture: Path,
+        image: Path,
         points: Points,
         where: str,
         *,
@@ -36,20 +37,20 @@ class FaceCollector:
         group: object = None,
         attributes: Iterable[str] = (),
     ) -> None:
-        """Take a face. One without any known landmark is none: tools write such for what is to be done.
+        """Add a face. Faces without a known landmark are ignored: tools write them for images still to label.
 
         Args:
-            picture: where its picture is.
-            points: pixels of the picture, NaN where unknown.
-            where: file and place, for errors.
-            box: a face box; dropped if empty.
-            visible: which landmarks can be seen; dropped if all can.
-            name: what it is called; its picture's name if it is no text.
-            group: of which photo it is; its picture's name if it is no text.
-            attributes: the subsets it belongs to.
+            image: the path of the image.
+            points: (L, 2), pixels of the image, NaN where unknown.
+            where: file and place, for error messages.
+            box: a face box; ignored if empty.
+            visible: which landmarks are visible; ignored if all are.
+            name: the name of the face; the name of its image if it is not a text.
+            group: the photo of the face; the name of its image if it is not a text.
+            attributes: the subsets of the face.
 
         Raises:
-            DataError: it has another number of landmarks than the first face.
+            DataError: the number of landmarks differs from that of the first face.
         """
         self._first = self._first or (len(points), where)
         count, first = self._first
@@ -58,24 +59,24 @@ class FaceCollector:
         known = np.isfinite(points).all(axis=1)
         if not known.any():
             return
-        own = self._finder.relative(picture)
+        image_name = self._finder.relative(image)
         self._samples.append(
             FaceSample(
-                image=picture,
+                image=image,
                 points=points,
-                name=self._unique(name if isinstance(name, str) and name else own),
-                group=group if isinstance(group, str) and group else own,
+                name=self._unique(name if isinstance(name, str) and name else image_name),
+                group=group if isinstance(group, str) and group else image_name,
                 box=None if box is None or (box[2:] <= box[:2]).any() else box,
                 attributes=frozenset(attributes),
                 visible=None if visible is None or visible[known].all() else visible & known,
             )
         )
 
-    def annotations(self, where: str, names: tuple[str, ...] | None) -> Annotations:
-        """The faces taken so far as a set.
+    def finish(self, where: str, names: tuple[str, ...] | None) -> Annotations:
+        """Return the faces added so far as a set.
 
         Raises:
-            DataError: there are none, or the names do not fit them.
+            DataError: there are none, or the landmark names do not fit them.
         """
         if not self._samples:
             raise DataError(f"{where}: no faces with landmarks")

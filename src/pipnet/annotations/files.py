@@ -1,4 +1,4 @@
-"""Text files as every format needs them: read with errors in one line, pictures named from beside them."""
+"""Text files with errors in one line, and names of images relative to a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipnet.errors import DataError
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without the mark (BOM) that Windows puts before it.
+    """Return the text of a UTF-8 file, with or without a byte order mark (BOM).
 
     Raises:
         DataError: missing, empty, not readable or not UTF-8.
@@ -28,28 +28,22 @@ def read_text(path: Path) -> str:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there, also by a name which the system refuses."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
+    """Return whether a folder exists; False also for names that the system refuses."""
+    return os.path.isdir(path)  # noqa: PTH112  (pathlib raises for such names)
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there, also by a name which the system refuses."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
+    """Return whether a file exists; False also for names that the system refuses."""
+    return os.path.isfile(path)  # noqa: PTH113  (pathlib raises for such names)
 
 
-def relative_name(picture: Path, folder: Path) -> str:
-    """How a file in ``folder`` names a picture: the way there from the folder, with forward slashes.
+def relative_name(image: Path, folder: Path) -> str:
+    """Return the path of an image relative to a folder, with forward slashes.
 
-    Folders are resolved, since ``..`` behind a symbolic link would lead elsewhere; the picture is not,
-    since the name behind a link may be a checksum.
+    Folders are resolved, because ``..`` behind a symbolic link leads to another place. The image itself is
+    not resolved, because the name behind a link may be a checksum.
     """
-    absolute = Path(os.path.realpath(picture.parent), picture.name)
+    absolute = Path(os.path.realpath(image.parent), image.name)
     try:
         return Path(os.path.relpath(absolute, os.path.realpath(folder))).as_posix()
     except ValueError:  # another drive of Windows

@@ -1,15 +1,16 @@
-"""Landmarks that users bring: the formats they are labeled, kept and exchanged in.
+"""Reading and writing users' own annotations in all supported file formats.
 
-A set may have any number of landmarks, the same for each face. A module a format; what they share is
-the set (`annotations`), its making (`collector`), pictures by name (`pictures`) and distrust (`fields`).
+A set may have any number of landmarks, the same for each face. Each format has a module. They share the set
+(`base`), its construction (`collector`), finding images by name (`image_finder`) and checking values
+(`fields`).
 """
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 from pipnet.annotations.base import Annotations
 from pipnet.annotations.coco import read_coco, write_coco
@@ -22,54 +23,60 @@ from pipnet.annotations.label_studio import read_label_studio, write_label_studi
 from pipnet.annotations.pts_folder import read_pts_folder, write_pts_folder
 from pipnet.errors import DataError
 
-__all__ = ["Annotations", "ImageFinder", "Kind", "read_annotations", "write_annotations"]
+__all__ = ["Annotations", "FileFormat", "ImageFinder", "read_annotations", "write_annotations"]
 
-Kind = Literal["coco", "cvat", "label-studio", "pts", "csv"]
-"""What can be written."""
+FileFormat = Literal["coco", "cvat", "label-studio", "pts", "csv"]
+"""Formats that can be written."""
+_LOG = logging.getLogger(__name__)
 
-_KINDS: dict[str, Kind] = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
-_SAY_SUBSETS: tuple[Kind, ...] = ("coco", "csv")
-"""Those that say to what parts a face belongs, and of which photo it is."""
-_SAY_BOXES: tuple[Kind, ...] = ("coco", "csv", "label-studio")
-_SAY_VISIBLE: tuple[Kind, ...] = ("coco", "cvat")
-_SAY_NAMES: tuple[Kind, ...] = ("coco", "csv", "cvat", "label-studio")
-_WRITERS: dict[Kind, Callable[[Path, Annotations], None]] = {
-    "coco": write_coco,
-    "cvat": write_cvat,
-    "label-studio": write_label_studio,
-    "pts": write_pts_folder,
-    "csv": write_csv,
+
+class _Writer(NamedTuple):
+    """A format's function, and what else than points it can express."""
+
+    write: Callable[[Path, Annotations], None]
+    subsets: bool = False
+    """Also the photo of each face."""
+    boxes: bool = False
+    visibility: bool = False
+    names: bool = False
+
+
+_WRITERS: dict[str, _Writer] = {
+    "coco": _Writer(write_coco, subsets=True, boxes=True, visibility=True, names=True),
+    "cvat": _Writer(write_cvat, visibility=True, names=True),
+    "label-studio": _Writer(write_label_studio, boxes=True, names=True),
+    "pts": _Writer(write_pts_folder),
+    "csv": _Writer(write_csv, subsets=True, boxes=True, names=True),
 }
+_BY_SUFFIX: dict[str, FileFormat] = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
 
 
 def read_annotations(path: Path, images: Path | None = None) -> Annotations:
-    """The faces of an annotation file or a folder of ``.pts`` files.
+    """Return the faces of an annotation file or a folder of ``.pts`` files.
 
-    What it is shows in its ending: ``.csv``, ``.xml`` (CVAT) or ``.json`` (COCO or Label Studio, by
-    what is in it).
+    The suffix tells the format: ``.csv``, ``.xml`` (CVAT) or ``.json`` (COCO or Label Studio, by content).
 
     Args:
         path: the file or folder.
-        images: the folder of its pictures; the file's own if None.
+        images: the folder of its images; the folder of the file if None.
 
     Raises:
-        DataError: it is not what it should be, or a picture it names is not there or not to be told
-            from others; file and place are named.
+        DataError: the file is invalid, or an image is missing or ambiguous; file and place are named.
     """
     folder = is_folder(path)
     if not folder and not is_file(path):
         raise DataError(f"{path}: no such file")
     if images is not None and not is_folder(images):
-        raise DataError(f"{images}: no such folder of pictures")
+        raise DataError(f"{images}: no such folder of images")
     finder = ImageFinder(images or (path if folder else path.parent))
+    suffix = path.suffix.lower()
     if folder:
         return read_pts_folder(path, finder)
-    ending = path.suffix.lower()
-    if ending == ".csv":
+    if suffix == ".csv":
         return read_csv(path, finder)
-    if ending == ".xml":
+    if suffix == ".xml":
         return read_cvat(path, finder)
-    if ending == ".json":
+    if suffix == ".json":
         content = read_json(path)
         read = read_label_studio if isinstance(content, list) else read_coco
         return read(path, content, finder)
@@ -78,45 +85,46 @@ def read_annotations(path: Path, images: Path | None = None) -> Annotations:
     )
 
 
-def write_annotations(path: Path, annotations: Annotations, kind: Kind | None = None) -> None:
-    """Write faces in a format. A file is whole or not there; one that is there is replaced.
+def write_annotations(path: Path, annotations: Annotations, file_format: FileFormat | None = None) -> None:
+    """Write faces in a format. Files are written atomically; an existing file is replaced.
 
     Args:
         path: the file, or the folder for ``.pts`` files.
         annotations: the faces.
-        kind: the format; by the ending if None: COCO for ``.json``, ``.pts`` files without one.
+        file_format: the format; by the suffix if None: COCO for ``.json``, ``.pts`` files without suffix.
 
     Raises:
-        DataError: the format is unknown or cannot express a face, or to what part it belongs.
+        DataError: the format is unknown, or cannot express a face or whether it is for training or testing.
         WriteError: the file cannot be written.
-        ImageError: a picture cannot be opened to see its size, which most formats hold.
+        ImageError: an image cannot be opened to read its size, which most formats store.
     """
-    if kind is None:
-        kind = "pts" if is_folder(path) else _KINDS.get(path.suffix.lower())
-    if kind not in _WRITERS:
-        raise DataError(f"{path}: not .json, .xml or .csv; or name a kind: {', '.join(get_args(Kind))}")
+    key = file_format or ("pts" if is_folder(path) else _BY_SUFFIX.get(path.suffix.lower(), ""))
+    if key not in _WRITERS:
+        raise DataError(f"{path}: not .json, .xml or .csv; or name a format: {', '.join(_WRITERS)}")
     annotations.check(str(path))
-    _check_loss(path, annotations, kind)
-    _WRITERS[kind](path, annotations)
+    _check_loss(path, annotations, key, _WRITERS[key])
+    _WRITERS[key].write(path, annotations)
 
 
-def _check_loss(path: Path, annotations: Annotations, kind: Kind) -> None:
-    """Refuse to lose what is to be trained on; of anything else that a format has no place for, say it."""
-    subsets = sorted({name for sample in annotations.samples for name in sample.attributes})
-    split = [name for name in subsets if name in ("train", "test")]
-    if split and kind not in _SAY_SUBSETS:
-        raise DataError(
-            f"{path}: {kind} has no place for what part a face is of ({', '.join(split)}): write COCO or CSV"
-        )
+def _check_loss(path: Path, annotations: Annotations, file_format: str, writer: _Writer) -> None:
+    """Refuse to lose the split into training and test faces; log everything else that is left out."""
+    samples = annotations.samples
     lost = []
-    if kind not in _SAY_SUBSETS:
-        lost += subsets + ["which pictures are of one photo"] * annotations.shares_photos
-    if kind not in _SAY_BOXES and any(sample.box is not None for sample in annotations.samples):
+    if not writer.subsets:
+        lost = sorted({name for sample in samples for name in sample.attributes})
+        split = [name for name in lost if name in ("train", "test")]
+        if split:
+            raise DataError(
+                f"{path}: {file_format} cannot express the subset of a face ({', '.join(split)}): "
+                "write COCO or CSV"
+            )
+        if annotations.shares_photos:
+            lost.append("which images are cut from one photo")
+    if not writer.boxes and any(sample.box is not None for sample in samples):
         lost.append("boxes")
-    seen = [sample.visible for sample in annotations.samples if sample.visible is not None]
-    if kind not in _SAY_VISIBLE and not all(visible.all() for visible in seen):
+    if not writer.visibility and any(s.visible is not None and not s.visible.all() for s in samples):
         lost.append("which landmarks are hidden")
-    if kind not in _SAY_NAMES and annotations.names:
-        lost.append("the landmarks' names")
+    if not writer.names and annotations.names:
+        lost.append("landmark names")
     if lost:
-        print(f"{path}: left out, as {kind} cannot say it: {', '.join(lost)}", file=sys.stderr)  # noqa: T201
+        _LOG.warning("%s: left out, because %s cannot express it: %s", path, file_format, ", ".join(lost))

@@ -1,130 +1,132 @@
-"""LandmarkerConfig the pictures that annotation files name."""
+"""Finding the images that annotation files name."""
 
 from __future__ import annotations
 
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from pipnet.annotations.fields import shown
+from pipnet.annotations.fields import quoted
 from pipnet.annotations.files import is_file
 from pipnet.errors import DataError
-from pipnet.io.discovery import files_below
+from pipnet.io.discovery import files_below, images_below
 from pipnet.io.image import IMAGE_SUFFIXES
 
 
 class ImageFinder:
-    """Finds pictures below a folder by the names that files give them.
+    """Finds images below a folder by the names in annotation files.
 
-    A name is tried as a path from the folder, or an absolute one, and then as the bare name of a file
-    anywhere below the folder, since annotations are often made where the pictures lay elsewhere.
+    A name is tried as a path from the folder or an absolute path, and then as the bare name of any file below
+    the folder, because annotations are often made where the images were in another place.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._found: dict[str, Path] = {}
-        self._meant: dict[Path, tuple[str, bool]] = {}
-        """By picture, the name that was taken for it, and whether it had to be searched for."""
+        self._images: dict[str, Path] = {}
+        self._names: dict[Path, tuple[str, bool]] = {}
+        """For each image the name that refers to it, and whether it was found by its bare name."""
 
     def find(self, name: str, where: str) -> Path:
-        """The picture that a file means.
+        """Return the image that a name in an annotation file refers to.
 
         Args:
-            name: the name in the file; also an address as Label Studio writes it.
-            where: file and place, for errors.
+            name: a path, or a URL as written by Label Studio.
+            where: file and place, for error messages.
 
         Raises:
-            DataError: there is none, or several could be meant; or another name means it already, and one of
-                the two is no path from the folder.
+            DataError: no image or several images have this name; or another name refers to the same image
+                already, and one of the two was found by its bare name.
         """
-        if name not in self._found:
-            picture, searched = self._find(name, where)
-            meant = [*_spellings(name)][-1]
-            other, too = self._meant.setdefault(picture, (meant, searched))
-            if other != meant and (searched or too):
-                names = f"{shown(other)} and {shown(meant)}"
-                raise DataError(f"{where}: {names} would both be {self.relative(picture)}: one is not there")
-            self._found[name] = picture
-        return self._found[name]
+        if name not in self._images:
+            image, by_bare_name = self._find(name, where)
+            spelling = [*_spellings(name)][-1]
+            other, other_by_bare_name = self._names.setdefault(image, (spelling, by_bare_name))
+            if other != spelling and (by_bare_name or other_by_bare_name):
+                names = f"{quoted(other)} and {quoted(spelling)}"
+                raise DataError(
+                    f"{where}: {names} would both be {self.relative(image)}: one image is missing"
+                )
+            self._images[name] = image
+        return self._images[name]
 
     def find_stem(self, stem: str, where: str) -> Path | None:
-        """The picture ``stem``, or that + any picture's ending, a path from the root; None if there is none.
+        """Return the image ``stem``, or that with any image suffix, a path from the root; None if missing.
 
         Raises:
             DataError: there are several.
         """
-        whole = self.root / stem
-        if whole.suffix.lower() in IMAGE_SUFFIXES and is_file(whole):
-            return whole
-        found = self._by_stem.get(whole, [])
-        if len(found) > 1:
-            raise DataError(f"{where}: several pictures: {', '.join(p.name for p in found[:3])}")
-        return found[0] if found else None
+        path = self.root / stem
+        if path.suffix.lower() in IMAGE_SUFFIXES and is_file(path):
+            return path
+        images = self._by_stem.get(str(path), [])
+        if len(images) > 1:
+            raise DataError(f"{where}: several images: {', '.join(p.name for p in images[:3])}")
+        return images[0] if images else None
 
-    def relative(self, picture: Path) -> str:
-        """The path of a picture from the root, which is its name in the set."""
+    def relative(self, image: Path) -> str:
+        """Return the path of an image from the root, which is its name in the set."""
         try:
-            return Path(os.path.relpath(picture, self.root)).as_posix()
+            return Path(os.path.relpath(image, self.root)).as_posix()
         except ValueError:  # another drive of Windows
-            return picture.as_posix()
+            return image.as_posix()
 
     def _find(self, name: str, where: str) -> tuple[Path, bool]:
-        """The picture, and whether it is somewhere else than the name says."""
+        """Return the image, and whether it was found by its bare name."""
         spellings = list(dict.fromkeys(_spellings(name)))
         for spelling in spellings:
             if is_file(self.root / spelling):
                 return self.root / spelling, False
         for spelling in spellings:
-            found = _best(self._by_name.get(Path(spelling).name, []), Path(spelling))
-            if len(found) == 1:
-                return found[0], True
-            if found:
-                places = ", ".join(map(self.relative, found[:3]))
-                raise DataError(f"{where}: several pictures could be {shown(name)}: {places}")
-        raise DataError(f"{where}: no picture {shown(name)} in {self.root}")
+            matches = _best_matches(self._by_name.get(Path(spelling).name, []), Path(spelling))
+            if len(matches) == 1:
+                return matches[0], True
+            if matches:
+                places = ", ".join(map(self.relative, matches[:3]))
+                raise DataError(f"{where}: several images match {quoted(name)}: {places}")
+        raise DataError(f"{where}: no image {quoted(name)} in {self.root}")
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        index: dict[str, list[Path]] = {}
-        for path in files_below(self.root):
-            index.setdefault(path.name, []).append(path)
-        return index
+        return _group(files_below(self.root), lambda path: path.name)
 
     @cached_property
-    def _by_stem(self) -> dict[Path, list[Path]]:
-        index: dict[Path, list[Path]] = {}
-        for path in files_below(self.root):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                index.setdefault(path.with_suffix(""), []).append(path)
-        return index
+    def _by_stem(self) -> dict[str, list[Path]]:
+        return _group(images_below(self.root), lambda path: str(path.with_suffix("")))
+
+
+def _group(paths: Iterable[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(key(path), []).append(path)
+    return groups
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """The names of files that a name may stand for, the likeliest first."""
+    """Yield the file names that a name may stand for, the most likely first."""
     yield name
-    plain = urllib.parse.unquote(name)
-    yield plain
+    decoded = urllib.parse.unquote(name)
+    yield decoded
     if "?d=" in name:  # /data/local-files/?d=a/b.jpg of Label Studio
-        plain = urllib.parse.unquote(name.partition("?d=")[2].partition("&")[0])
-        yield plain
+        decoded = urllib.parse.unquote(name.partition("?d=")[2].partition("&")[0])
+        yield decoded
     elif "://" in name:
-        plain = urllib.parse.unquote(re.split(r"[?#]", name.partition("://")[2])[0])
-    plain = plain.replace("\\", "/").lstrip("/")
-    yield plain
-    # Label Studio puts eight digits before the name of a file that was uploaded to it.
-    folder, slash, bare = plain.rpartition("/")
+        decoded = urllib.parse.unquote(re.split(r"[?#]", name.partition("://")[2])[0])
+    decoded = decoded.replace("\\", "/").lstrip("/")
+    yield decoded
+    # Label Studio adds a prefix of eight hexadecimal digits to the name of an uploaded file.
+    folder, slash, bare = decoded.rpartition("/")
     yield folder + slash + re.sub(r"^[0-9a-f]{8}-", "", bare)
 
 
-def _best(paths: list[Path], wanted: Path) -> list[Path]:
-    """Of files of the same name those whose folders agree longest with the wanted path's."""
+def _best_matches(paths: list[Path], requested: Path) -> list[Path]:
+    """Return the paths that share the most trailing parts with the requested path."""
 
-    def agreement(path: Path) -> int:
-        same = [a == b for a, b in zip(path.parts[::-1], wanted.parts[::-1], strict=False)]
-        return same.index(False) if False in same else len(same)
+    def shared_parts(path: Path) -> int:
+        same = [a == b for a, b in zip(path.parts[::-1], requested.parts[::-1], strict=False)]
+        return [*same, False].index(False)
 
-    longest = max(map(agreement, paths), default=0)
-    return [path for path in paths if agreement(path) == longest]
+    most = max(map(shared_parts, paths), default=0)
+    return [path for path in paths if shared_parts(path) == most]

@@ -1,4 +1,4 @@
-"""One labeled face, and how a collection of them is split."""
+"""A labeled face, and functions on lists of them: mapping, sampling, splitting."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, eq=False)
 class FaceSample:
-    """A face in a picture, with its landmarks."""
+    """A face in an image, with its landmarks."""
 
     image: Path
-    """Where the picture is."""
+    """The path of the image."""
     points: Points
-    """Landmarks in pixels of the picture; NaN where a landmark is unknown."""
+    """Landmarks in pixels of the image; NaN where a landmark is unknown."""
     name: str
-    """Unique in its collection, such as ``lfpw/testset/image_0007``."""
+    """Unique in its dataset, such as ``lfpw/testset/image_0007``."""
     group: str
-    """Faces with the same group come from one photo and must not be split apart."""
+    """Faces with the same group come from one photo. A split must not separate them."""
     box: Box | None = None
-    """The face box the collection came with, if any."""
+    """The face box of the dataset, if any."""
     attributes: frozenset[str] = field(default_factory=frozenset)
-    """Subsets the face belongs to, such as ``pose``."""
+    """The subsets of the face, such as ``pose``."""
     source_box: Box | None = None
-    """The tight box of the collection's own landmarks, where ``points`` are a mapping of them."""
+    """The tight box of the dataset's own landmarks, if ``points`` are mapped from them."""
     visible: Bool[np.ndarray, " landmarks"] | None = None
-    """Landmarks that can be seen; the others are labeled where they must be. None: nobody said."""
+    """Which landmarks are visible; hidden ones are labeled at their estimated place. None: not known."""
     label_offset: tuple[float, float] = (0.0, 0.0)
     """Known offset of the labels along x and y: label minus where the image shows the landmark, in pixels of
-    the image. ``points`` and ``box`` are as filed; see `without_label_offset`."""
+    the image. ``points`` and ``box`` are as in the file; see `without_label_offset`."""
 
     @property
     def is_complete(self) -> bool:
@@ -66,7 +66,7 @@ def without_label_offset(sample: FaceSample) -> FaceSample:
 
 
 def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[FaceSample]:
-    """The same faces with their points in another scheme."""
+    """Return the faces with their points mapped to another scheme."""
     return [
         replace(s, points=mapping(s.points).astype(np.float32), source_box=tight_box(s.points), visible=None)
         for s in samples
@@ -74,24 +74,24 @@ def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[Fa
 
 
 def evenly_spaced(items: Sequence[Item], limit: int) -> list[Item]:
-    """At most this many, evenly spread over all of them and in their order."""
+    """Return at most ``limit`` items, evenly spaced and in order."""
     count = min(limit, len(items))
     return [items[i * len(items) // count] for i in range(count)]
 
 
 def split_by_group(
-    samples: Sequence[FaceSample], share: float, seed: int
+    samples: Sequence[FaceSample], fraction: float, seed: int
 ) -> tuple[list[FaceSample], list[FaceSample]]:
-    """(training, validation), with about ``share`` of the faces in the validation part.
+    """Return (training, validation) faces, with about this fraction of the faces for validation.
 
-    Whole photos go to one side or the other. A photo's place depends on its name and the seed alone,
-    so that it stays where it is when other pictures come or go.
+    All faces of a photo are on the same side. The side depends on the name of the photo and the seed only, so
+    it does not change when other images are added or removed.
     """
 
-    def place(sample: FaceSample) -> float:
+    def position(sample: FaceSample) -> float:
         digest = hashlib.sha256(f"{seed}/{sample.group}".encode("utf-8", "surrogateescape")).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
-    training = [s for s in samples if place(s) >= share]
-    validation = [s for s in samples if place(s) < share]
+    training = [s for s in samples if position(s) >= fraction]
+    validation = [s for s in samples if position(s) < fraction]
     return training, validation

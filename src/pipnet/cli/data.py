@@ -1,4 +1,4 @@
-"""``pipnet data``: preparing collections, converting and looking at labels, proposing a scheme."""
+"""``pipnet data``: prepare datasets, convert and view labels, propose a landmark scheme."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipnet.annotations.formats import Annotations, Kind, read_annotations, write_annotations
+from pipnet.annotations.formats import Annotations, FileFormat, read_annotations, write_annotations
 from pipnet.cli import say
 from pipnet.config import RuntimeConfig
 from pipnet.datasets.load import load_samples, recognize_dataset
-from pipnet.datasets.prepare import prepare as prepare_parts
+from pipnet.datasets.prepare import prepare as prepare_subsets
 from pipnet.datasets.registry import DATASETS
-from pipnet.datasets.scheme_inference import Proposal, odd_pairs, propose_scheme
+from pipnet.datasets.scheme_inference import Proposal, check_mirror_pairs, propose_scheme
 from pipnet.errors import DataError, PipnetError
-from pipnet.evaluation.gallery.faces import FaceSet, read_faces
+from pipnet.evaluation.gallery.faces import read_faces
 from pipnet.evaluation.gallery.page import INDEX, Heading, write_sheet
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
@@ -29,29 +29,29 @@ from pipnet.io.image import write_image
 
 
 def prepare(name: str, source: Path, target: Path, /) -> int:
-    """Check an official collection against its published sizes, and prepare it.
+    """Check a published dataset against its published sizes, and prepare it.
 
-    The folder it leaves reads in a moment and serves as --data. Pictures that are files already stay where
-    they are; those inside archives and videos are unpacked. The exit code is 1 where something is missing.
+    The prepared folder loads quickly and is used as --data. Images that are files already stay in place;
+    those in archives and videos are unpacked. The exit code is 1 if anything is missing.
 
     Parameters
     ----------
     name
-        300w, wflw, cofw, cofw68, aflw, lapa, menpo, menpo-profile, 300vw or celeba.
+        300w, cfp, wflw, cofw, cofw68, aflw, lapa, menpo, menpo-profile, 300vw or celeba.
     source
-        The folder that its archives were unpacked into.
+        The folder of the unpacked archives.
     target
         The folder to write.
     """
-    parts = []
-    for part in prepare_parts(name, source, target):
-        word = "absent" if part.absent else "ok" if part.complete else "missing"
-        say(f"{word:9}{part}")
-        parts.append(part)
-    if all(part.complete for part in parts):
+    reports = []
+    for report in prepare_subsets(name, source, target):
+        state = "optional" if report.absent else "ok" if report.complete else "missing"
+        say(f"{state:9}{report}")
+        reports.append(report)
+    if all(report.complete for report in reports):
         return 0
-    where = DATASETS[name].url if name in DATASETS else "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
-    say(f"not all of it is here; license and archives: {where}")
+    url = DATASETS[name].url if name in DATASETS else "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+    say(f"the dataset is incomplete; license and archives: {url}")
     return 1
 
 
@@ -60,35 +60,35 @@ def convert(
     target: Path,
     /,
     *,
-    to: Kind | None = None,
+    to: FileFormat | None = None,
     images: Path | None = None,
     subset: str | None = None,
     scheme: str | None = None,
 ) -> None:
-    """Turn labeled faces of one format, or of a collection, into another format. Nothing is overwritten.
+    """Convert labeled faces, or those of a dataset, to another file format. Nothing is overwritten.
 
-    COCO and CSV keep which faces are for training and for tests; the other formats are refused such faces.
+    COCO and CSV store which faces are for training and for tests; other formats refuse faces with a split.
 
     Parameters
     ----------
     source
-        A COCO or Label Studio .json, a CVAT .xml, a .csv, a folder of .pts files, or a collection.
+        A COCO or Label Studio .json, a CVAT .xml, a .csv, a folder of .pts files, or a dataset.
     target
         A .json (COCO), .xml (CVAT), .csv, or a folder for .pts files.
     to
-        The format to write, where the ending does not say it: coco, cvat, label-studio, pts, csv.
+        The format to write, if the suffix does not tell it: coco, cvat, label-studio, pts, csv.
     images
-        The folder that the pictures are in, if not beside the labels.
+        The folder of the images, if they are not beside the labels.
     subset
-        Which part of a collection; its training part, or all there is, if not given.
+        The subset of a dataset; by default the training set, or all faces.
     scheme
-        Of a collection: give its points in this scheme, such as WFLW's 98 as 300w.
+        For a dataset: convert the points to this scheme, such as WFLW's 98 points to 300w.
     """
-    _must_be_new(target)
+    _check_is_new(target)
     if recognize_dataset(source) is None:
         annotations = read_annotations(source, images)
         if scheme or subset:
-            raise DataError(f"{source}: --scheme and --subset are for collections")
+            raise DataError(f"{source}: --scheme and --subset are for datasets only")
     else:
         samples, loaded, _ = load_samples(source, subset, scheme)
         annotations = Annotations(samples, loaded.landmark_names)
@@ -106,7 +106,7 @@ def scheme(
 ) -> None:
     """Propose a landmark scheme for your own labeled faces: names, mirror pairs, neighbors, crop.
 
-    Writes the TOML file, and beside it a picture of the mean face to check the numbers and pairs on.
+    Writes the TOML file, and beside it an image of the mean face to check landmark numbers and pairs.
     Nothing is overwritten.
 
     Parameters
@@ -116,30 +116,30 @@ def scheme(
     output
         The .toml file to write.
     images
-        The folder that the pictures are in, if not beside the labels.
+        The folder of the images, if they are not beside the labels.
     title
-        One line that says what the landmarks are.
+        A description of the landmarks in one line.
     """
     if output.suffix != ".toml":
         raise DataError(f"-o {output}: a scheme is a .toml file")
-    picture = output.with_name(f"{output.stem}_mean_face.png")
-    _must_be_new(output)
-    _must_be_new(picture)
+    drawing = output.with_name(f"{output.stem}_mean_face.png")
+    _check_is_new(output)
+    _check_is_new(drawing)
     proposal = propose_scheme(read_annotations(source, images), output.stem)
     if title:
         proposal = replace(proposal, scheme=replace(proposal.scheme, title=title))
     write_text(output, proposal.to_toml())
-    write_image(picture, proposal.draw())
+    write_image(drawing, proposal.draw())
     Console(stderr=True).print(_table(proposal))
     for doubt in proposal.doubts:
         say(f"check: {doubt}")
-    say(f"{output}, and {picture} to check it by: are the pairs right, and is the norm what you want?")
-    words = ["pipnet", "train", "recipes/own.yaml", "--data", str(source), "--data.scheme", str(output)]
-    words += ["--data.images", str(images)] if images else []
-    words += ["--model.neighbors", str(proposal.neighbors), "--crop.scale", str(proposal.crop_scale)]
-    if proposal.faces < 100:  # a batch of 32 would be a third of them, or more than there are
-        words += ["--optim.batch-size", str(max(min(8, proposal.faces // 3), 2))]
-    say(f"then: {shlex.join(words)}")
+    say(f"{output}: check the mirror pairs in {drawing}, and whether the norm is the one you need")
+    command = ["pipnet", "train", "recipes/own.yaml", "--data", str(source), "--data.scheme", str(output)]
+    command += ["--data.images", str(images)] if images else []
+    command += ["--model.neighbors", str(proposal.neighbors), "--crop.scale", str(proposal.crop_scale)]
+    if proposal.faces < 100:  # the default batch of 32 would be at least a third of them
+        command += ["--optim.batch-size", str(max(min(8, proposal.faces // 3), 2))]
+    say(f"then: {shlex.join(command)}")
 
 
 def view(
@@ -154,74 +154,66 @@ def view(
     limit: int = 1000,
     runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
-    """Make a contact sheet of labeled faces: a page to open in a browser, from disk.
+    """Write a contact sheet of labeled faces: an HTML page that opens without a server.
 
-    Faces with their landmarks, to be sorted and filtered; with --model also where the model finds them and
-    how far off it is. Nothing is overwritten. The exit code is 1 where a picture could not be read.
+    The page shows faces with their landmarks and can be sorted and filtered. With --model it also shows the
+    model's landmarks and their error. Nothing is overwritten. The exit code is 1 if an image is unreadable.
 
     Parameters
     ----------
     source
-        A collection, your own annotations (a folder or file), a table of pseudo-labels, or what pipnet
-        annotate wrote: its folder or one of its shards.
+        A dataset, your own annotations (a folder or file), a table of pseudo-labels, or the output of pipnet
+        annotate: its folder or one of its shards.
     output
-        The folder to make. Open its index.html; the folder can be moved and sent as it is.
+        The folder to write. Open its index.html; the folder can be moved and sent.
     images
-        Folder of the pictures of your own annotations, if not beside them; of annotated ones, if moved.
+        The folder of the images of your own annotations, if they are not beside them, or of annotated images
+        that were moved.
     subset
-        Part of a collection; its training part, or all there is, if not given.
+        The subset of a dataset; by default the training set, or all faces.
     scheme
-        What the landmarks of your own annotations or pseudo-labels are, so that lines join them: 300w, wflw,
-        ... or FILE.toml; where the faces mirror otherwise, it says so. Of a collection: show its points in
-        this scheme. With --model it is the model's.
+        The landmark scheme of your own annotations or pseudo-labels, to draw its lines: 300w, wflw, ... or
+        FILE.toml. Differing mirror pairs are reported. For a dataset: convert the points to this scheme. With
+        --model the scheme is that of the model.
     model
-        A model's name, .onnx file, folder or hub id: show what it finds, in the labels' own boxes.
+        A model's name, .onnx file, folder or hub ID: show its landmarks, predicted in the labels' boxes.
     limit
-        Show at most so many faces, evenly spread over the set; the page says what is left out.
+        The maximum number of faces, evenly spaced over the set; the page states how many are left out.
     """
     if limit < 1:
         raise DataError(f"--limit must be at least 1, not {limit}")
     if model and scheme:
-        raise DataError("--scheme and --model: the model's own scheme is shown, leave --scheme out")
+        raise DataError("--scheme and --model exclude each other: the page shows the scheme of the model")
     output = output.resolve()
-    _must_be_new(output)
+    _check_is_new(output)
     landmarker = FaceLandmarker.from_pretrained(model, **asdict(runtime)) if model else None
-    wanted = landmarker.model.metadata.scheme if landmarker else scheme
-    found = read_faces(source, limit, subset, wanted, images)
+    faces = read_faces(
+        source, limit, subset, landmarker.model.metadata.scheme if landmarker else scheme, images
+    )
     if scheme:
-        _check_pairs(found)
-    heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), found.total, found.unreadable)
-    bad = write_sheet(output, found.faces, found.scheme, heading, landmarker)
-    for line in bad:
-        say(f"error: {line}")
-    without = f"; {found.unreadable:,} pictures were annotated with an error" if found.unreadable else ""
-    say(f"{output / INDEX}: {len(found.faces) - len(bad):,} of {found.total:,} faces{without}")
-    return 1 if bad else 0
+        with contextlib.suppress(PipnetError):  # no complete face, or SciPy is not installed
+            message = check_mirror_pairs([face.sample for face in faces.faces], faces.scheme)
+            if message:
+                say(f"check: {message}")
+    heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), faces.total, faces.unreadable)
+    errors = write_sheet(output, faces.faces, faces.scheme, heading, landmarker)
+    for error in errors:
+        say(f"error: {error}")
+    unreadable = f"; {faces.unreadable:,} images were annotated with an error" if faces.unreadable else ""
+    say(f"{output / INDEX}: {len(faces.faces) - len(errors):,} of {faces.total:,} faces{unreadable}")
+    return 1 if errors else 0
 
 
-def _check_pairs(found: FaceSet) -> None:
-    """Say so if the scheme mirrors in another way than the faces do."""
-    with contextlib.suppress(PipnetError):  # no whole face, or no SciPy
-        odd = odd_pairs([face.sample for face in found.faces], found.scheme)
-        if odd:
-            say(f"check: {odd}")
-
-
-def _must_be_new(path: Path) -> None:
-    """Refuse to write where something is.
-
-    Raises:
-        PipnetError: there is a file, or a folder with something in it.
-    """
+def _check_is_new(path: Path) -> None:
+    """Refuse to overwrite a file or a folder that is not empty."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise PipnetError(f"{path} is there already: choose another, or remove it first")
+        raise PipnetError(f"{path} exists already: choose another name, or remove it first")
 
 
 def _table(proposal: Proposal) -> Table:
-    scheme = proposal.scheme
-    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=escape(scheme.title))
+    names, partners = proposal.scheme.landmark_names, proposal.scheme.flip_permutation.tolist()
+    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=escape(proposal.scheme.title))
     for i, (x, y) in enumerate(proposal.mean_face.tolist()):
-        other = int(scheme.flip_permutation[i])
-        partner = scheme.names[other] if other != i else "itself"
-        table.add_row(str(i), escape(scheme.names[i]), escape(partner), f"{x:.2f}", f"{y:.2f}")
+        partner = names[partners[i]] if partners[i] != i else "itself"
+        table.add_row(str(i), escape(names[i]), escape(partner), f"{x:.2f}", f"{y:.2f}")
     return table

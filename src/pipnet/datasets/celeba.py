@@ -1,19 +1,20 @@
-"""CelebA in the wild: face boxes without landmarks, for learning from unlabeled faces."""
+"""CelebA in the wild: face boxes without landmarks, for training on unlabeled faces."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipnet.annotations.files import read_text
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import xywh_to_xyxy
 
 FACES = 202_599
-"""How many there are."""
+"""The published number of faces."""
 
 
 def read_celeba(root: Path) -> list[UnlabeledFace]:
-    """The faces of ``list_bbox_celeba.txt``: the number of pictures, a header, then name and x, y, w, h.
+    """Return the faces of ``list_bbox_celeba.txt``: a count, a header, then lines of name and x, y, w, h.
 
     Raises:
         DataError: the list or the folder ``img_celeba`` is missing, or a line is damaged.
@@ -25,10 +26,10 @@ def read_celeba(root: Path) -> list[UnlabeledFace]:
             f"CelebA needs list_bbox_celeba.txt and the folder img_celeba (in the wild) in {root}"
         )
     faces = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[2:], start=3):
-        words = line.split()
+    for number, line in enumerate(read_text(path).splitlines()[2:], start=3):
+        cells = line.split()
         try:
-            name, (x, y, w, h) = words[0], (float(word) for word in words[1:])
+            name, (x, y, w, h) = cells[0], (float(cell) for cell in cells[1:])
         except (ValueError, IndexError):
             raise DataError(f"{path}:{number}: expected a name and x, y, width, height") from None
         faces.append(UnlabeledFace(folder / name, xywh_to_xyxy((x, y, w, h)), name))

@@ -1,8 +1,8 @@
 """COFW: occluded faces with 29 points, and COFW-68: its test faces with 68.
 
-Pictures, boxes and points are inside two Matlab 7.3 files, ``COFW_train_color.mat`` and
-``COFW_test_color.mat``. COFW-68 (github.com/golnazghiasi/cofw68-benchmark) brings ``N_points.mat`` for
-the N-th test picture and ``cofw68_test_bboxes.mat``.
+Images, boxes and points are in two Matlab 7.3 files, ``COFW_train_color.mat`` and ``COFW_test_color.mat``.
+COFW-68 (github.com/golnazghiasi/cofw68-benchmark) adds ``N_points.mat`` for the N-th test image and
+``cofw68_test_bboxes.mat``.
 """
 
 from __future__ import annotations
@@ -24,40 +24,32 @@ _FILES = {"train": ("COFW_train_color.mat", "Tr"), "test": ("COFW_test_color.mat
 _POINTS = 29
 
 
-def unpack_cofw(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
-    """COFW ``train`` or ``test``, its pictures written into a folder as PNG.
+def unpack_cofw(root: Path, subset: str, images: Path) -> list[FaceSample]:
+    """Return COFW's ``train`` or ``test``, and write its images into a folder as PNG.
 
     Raises:
         DataError: a file is missing or damaged.
         MissingExtraError: h5py is not installed.
     """
     samples = []
-    for number, (image, box, phi) in enumerate(_read_part(root, subset), start=1):
-        path = pictures / f"{subset}_{number:04d}.png"
+    for number, (image, box, shape) in enumerate(_read_subset(root, subset), start=1):
+        path = images / f"{subset}_{number:04d}.png"
         write_image(path, image)
-        points = np.stack([phi[:_POINTS], phi[_POINTS : 2 * _POINTS]], axis=1)
-        samples.append(
-            FaceSample(
-                image=path,
-                points=points.astype(np.float32),
-                name=path.stem,
-                group=path.stem,
-                box=box,
-                visible=phi[2 * _POINTS :] == 0,
-            )
-        )
+        points = np.stack([shape[:_POINTS], shape[_POINTS : 2 * _POINTS]], axis=1).astype(np.float32)
+        visible = shape[2 * _POINTS :] == 0
+        samples.append(FaceSample(path, points, path.stem, path.stem, box, visible=visible))
     return samples
 
 
-def unpack_cofw68(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
-    """COFW-68: the pictures of COFW's test part with the 68 points of the benchmark.
+def unpack_cofw68(root: Path, subset: str, images: Path) -> list[FaceSample]:
+    """Return the images of COFW's test subset with the 68 points of the benchmark.
 
     Raises:
         DataError: a file is missing or damaged.
         MissingExtraError: h5py or SciPy is not installed.
     """
-    named = ((re.fullmatch(r"([0-9]+)_points\.mat", p.name), p) for p in root.rglob("*_points.mat"))
-    files = {int(name[1]): path for name, path in named if name}
+    matches = ((re.fullmatch(r"([0-9]+)_points\.mat", p.name), p) for p in root.rglob("*_points.mat"))
+    files = {int(match[1]): path for match, path in matches if match}
     boxes_file = next(iter(root.rglob("cofw68_test_bboxes.mat")), None)
     if boxes_file is None or not files:
         raise MissingDataError(
@@ -67,10 +59,10 @@ def unpack_cofw68(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
     if boxes.ndim != 2 or boxes.shape[1] != 4 or not np.issubdtype(boxes.dtype, np.number):
         raise DataError(f"{boxes_file}: bboxes are {boxes.dtype} {boxes.shape}, expected numbers (faces, 4)")
     samples = []
-    for number, (image, _, _) in enumerate(_read_part(root, subset), start=1):
+    for number, (image, _, _) in enumerate(_read_subset(root, subset), start=1):
         if number not in files or number > len(boxes):
-            raise DataError(f"{root}: COFW-68 has no points or no box for test picture {number}")
-        path = pictures / f"{subset}_{number:04d}.png"
+            raise DataError(f"{root}: COFW-68 has no points or no box for test image {number}")
+        path = images / f"{subset}_{number:04d}.png"
         write_image(path, image)
         (points,) = read_mat(files[number], "Points")
         if points.shape != (68, 2) or not np.issubdtype(points.dtype, np.number):
@@ -80,26 +72,26 @@ def unpack_cofw68(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
     return samples
 
 
-def _read_part(root: Path, subset: str) -> Iterator[tuple[Image, Box, np.ndarray]]:
-    """Picture, face box, and the 87 numbers of its shape: 29 x, 29 y, 29 flags of occlusion."""
-    name, ending = _FILES[subset]
+def _read_subset(root: Path, subset: str) -> Iterator[tuple[Image, Box, np.ndarray]]:
+    """Yield image, face box, and the 87 numbers of a shape: 29 x, 29 y, 29 flags of occlusion."""
+    name, suffix = _FILES[subset]
     path = next(iter(root.rglob(name)), root / name)
-    keys = [f"{key}{ending}" for key in ("Is", "bboxes", "phis")]
+    keys = [f"{key}{suffix}" for key in ("Is", "bboxes", "phis")]
     with open_mat73(path, *keys) as file:
         references = np.ravel(file[keys[0]])
-        boxes, phis = file[keys[1]][()], file[keys[2]][()]
-        if phis.shape != (3 * _POINTS, len(references)) or boxes.shape != (4, len(references)):
-            raise DataError(f"{path}: {len(references)} pictures, boxes {boxes.shape}, shapes {phis.shape}")
-        if not np.isfinite(phis).all() or not np.isfinite(boxes).all():
+        boxes, shapes = file[keys[1]][()], file[keys[2]][()]
+        if shapes.shape != (3 * _POINTS, len(references)) or boxes.shape != (4, len(references)):
+            raise DataError(f"{path}: {len(references)} images, boxes {boxes.shape}, shapes {shapes.shape}")
+        if not np.isfinite(shapes).all() or not np.isfinite(boxes).all():
             raise DataError(f"{path}: a number is not finite")
         for number, reference in enumerate(references):
-            image = _picture(file[reference][()], f"{path}: picture {number + 1}")
-            yield image, xywh_to_xyxy(boxes[:, number].tolist()), phis[:, number]
+            image = _to_rgb(file[reference][()], f"{path}: image {number + 1}")
+            yield image, xywh_to_xyxy(boxes[:, number].tolist()), shapes[:, number]
 
 
-def _picture(stored: Any, where: str) -> Image:
-    """As stored, (3, width, height) or (width, height) -> RGB (height, width, 3)."""
+def _to_rgb(stored: Any, where: str) -> Image:
+    """Convert a stored image, (3, width, height) or (width, height), to RGB (height, width, 3)."""
     image = np.asarray(stored)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and len(image) != 3):
-        raise DataError(f"{where}: not a picture: {image.dtype} {image.shape}")
+        raise DataError(f"{where}: not an image: {image.dtype} {image.shape}")
     return np.ascontiguousarray(np.repeat(image.T[..., None], 3, 2) if image.ndim == 2 else image.T)

@@ -173,8 +173,8 @@ def _check_scheme_name(scheme: LandmarkScheme) -> None:
     if not np.array_equal(scheme.flip_permutation, known.flip_permutation):
         what = "mirror pairs" if scheme.landmarks == known.landmarks else f"{scheme.landmarks} landmarks"
         raise DataError(
-            f"scheme {scheme.name!r}: its {what} differ from those of the built-in scheme of this name, which "
-            f"has {known.landmarks} landmarks: rename the scheme file"
+            f"scheme {scheme.name!r}: its {what} differ from those of the built-in scheme of this name, with "
+            f"{known.landmarks} landmarks: rename the scheme file"
         )
 
 
@@ -182,7 +182,8 @@ def _own_annotations(root: Path, scheme: LandmarkScheme | None, images: Path | N
     """Return a description of the user's own annotations. Their attributes are the subsets."""
     if scheme is None:
         raise DataError(
-            f"{root}: state the landmark scheme: --data.scheme FILE.toml; pipnet data scheme {root} proposes one"
+            f"{root}: the landmark scheme is missing: use --data.scheme FILE.toml; "
+            f"pipnet data scheme {root} proposes one"
         )
     samples = _in_scheme(root, scheme, read_annotations(root, images))
     attributes = sorted({attribute for sample in samples for attribute in sample.attributes})
@@ -217,15 +218,15 @@ def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> 
     if names and names != scheme.landmark_names:
         if set(names) == set(scheme.landmark_names):
             samples = _reorder(samples, [names.index(name) for name in scheme.landmark_names])
-        elif scheme.names:
+        elif scheme.explicit_names:
             raise DataError(
-                f"{root}: the landmark names {str(names):.80} differ from those of scheme {scheme.name!r}, "
-                f"{str(scheme.names):.80}"
+                f"{root}: the landmark names {names!s:.80} differ from those of scheme {scheme.name!r}, "
+                f"{scheme.explicit_names!s:.80}"
             )
         elif names != placeholder_names(count):
             _LOG.warning(
-                "%s: the landmark names %s, ... are unknown in scheme %r: the landmarks are taken in the order "
-                "of the file",
+                "%s: the landmark names %s, ... are not those of scheme %r: the landmarks are taken in the "
+                "order of the file",
                 *(root, ", ".join(names[:3]), scheme.name),
             )
     usable = [sample for sample in samples if sample.has_area]

@@ -14,10 +14,10 @@ from pipnet.errors import DataError, MissingDataError, MissingExtraError
 
 
 def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
-    """Variables of a ``.mat`` file up to version 7, in the order asked for.
+    """Return variables of a ``.mat`` file up to version 7, in the requested order.
 
     Raises:
-        DataError: missing, damaged, or without one of the variables.
+        DataError: the file is missing or damaged, or lacks a variable.
         MissingExtraError: SciPy is not installed.
     """
     try:
@@ -27,30 +27,26 @@ def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
         raise MissingExtraError("scipy", "data") from None
     if not path.is_file():
         raise MissingDataError(f"{path}: no such file")
+    damage = (MatReadError, zlib.error, OSError, NotImplementedError, ValueError, TypeError, LookupError)
     try:
         content = loadmat(path, variable_names=keys)
-    except (
-        *(MatReadError, zlib.error, OSError, NotImplementedError),
-        *(ValueError, TypeError, KeyError, IndexError),
-    ) as error:
-        raise DataError(f"{path}: not a Matlab file that can be read: {error}") from None
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise DataError(f"{path}: holds no variable {missing[0]!r}")
+    except damage as error:
+        raise DataError(f"{path}: not a readable Matlab file: {error}") from None
+    _check_variables(path, keys, content)
     return [content[key] for key in keys]
 
 
 def cell_texts(cells: np.ndarray, where: str) -> list[str]:
-    """The texts of a cell array; ``where`` is named in errors.
+    """Return the texts of a cell array; ``where`` starts the error message.
 
     Raises:
-        DataError: a cell holds something else.
+        DataError: a cell does not hold a text, or there are none.
     """
     texts = []
     for cell in np.ravel(cells) if cells.dtype == object else []:
         text = np.ravel(cell)
         if text.dtype.kind != "U" or len(text) != 1:
-            raise DataError(f"{where}: a cell holds no text")
+            raise DataError(f"{where}: a cell does not hold a text")
         texts.append(str(text[0]))
     if not texts:
         raise DataError(f"{where}: not a list of texts")
@@ -59,12 +55,12 @@ def cell_texts(cells: np.ndarray, where: str) -> list[str]:
 
 @contextmanager
 def open_mat73(path: Path, *keys: str) -> Iterator[Any]:
-    """A ``.mat`` file of version 7.3, open for reading and known to hold the variables.
+    """Open a ``.mat`` file of version 7.3 that holds these variables, as an ``h5py.File``.
 
-    HDF5 holds arrays the other way round than Matlab: what is (1345, 87) there is (87, 1345) here.
+    HDF5 transposes Matlab's arrays: (1345, 87) in Matlab is (87, 1345) here.
 
     Raises:
-        DataError: missing, damaged, or without one of the variables.
+        DataError: the file is missing or damaged, or lacks a variable.
         MissingExtraError: h5py is not installed.
     """
     try:
@@ -75,9 +71,13 @@ def open_mat73(path: Path, *keys: str) -> Iterator[Any]:
         raise MissingDataError(f"{path}: no such file")
     try:
         with h5py.File(path, "r") as file:
-            missing = [key for key in keys if key not in file]
-            if missing:
-                raise DataError(f"{path}: holds no variable {missing[0]!r}")
+            _check_variables(path, keys, file)
             yield file
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a Matlab 7.3 file that can be read: {error}") from None
+        raise DataError(f"{path}: not a readable Matlab 7.3 file: {error}") from None
+
+
+def _check_variables(path: Path, keys: tuple[str, ...], content: Any) -> None:
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise DataError(f"{path}: holds no variable {missing[0]!r}")

@@ -1,8 +1,8 @@
-"""Checking and preparing the official collections: ``pipnet data prepare``.
+"""Checking and preparing the published datasets: ``pipnet data prepare``.
 
-What it leaves is the same for all: a folder with one COCO file a part, which reads in a moment, the pictures
-where they had to be unpacked from an archive, and `PREPARED`, which says what was found. Pictures that
-already are files stay where they are and are referred to.
+A prepared folder has the same form for all datasets: one COCO file per subset, which loads quickly, the
+images that were unpacked from archives, and `PREPARED`, which states the dataset and the number of faces.
+Images that are files already stay in place and are referred to.
 """
 
 from __future__ import annotations
@@ -26,85 +26,85 @@ from pipnet.io.image import image_size
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 
-_NAMED = 5
-"""Missing pictures that are named in a message."""
+_MAX_LISTED = 5
+"""Number of unreadable images that a message lists."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What was found of one part of a collection."""
+class SubsetReport:
+    """The result of preparing one subset of a dataset."""
 
     subset: str
     faces: int
     published: int | None
-    """How many there should be; None where that is not known."""
+    """The published number of faces; None if it is not known."""
     problem: str | None = None
     """What is missing or damaged, in one line."""
     absent: bool = False
-    """It is not there, and need not be."""
+    """The subset is missing, and optional."""
 
     @property
     def complete(self) -> bool:
-        """Whether all is there that must be."""
+        """Whether the subset has all its faces, or is optional and missing."""
         return self.absent or (self.problem is None and self.faces >= (self.published or 1))
 
     def __str__(self) -> str:
         if self.absent:
-            return f"{self.subset}: not there, and need not be"
-        share = f"{self.faces:,} of {self.published:,} faces" if self.published else f"{self.faces:,} faces"
-        problem = self.problem or (None if self.published else "size not checked: none was published")
-        return f"{self.subset}: {share}" + (f" ({problem})" if problem else "")
+            return f"{self.subset}: missing, but optional"
+        count = f"{self.faces:,} of {self.published:,} faces" if self.published else f"{self.faces:,} faces"
+        problem = self.problem or (None if self.published else "not checked: the number was never published")
+        return f"{self.subset}: {count}" + (f" ({problem})" if problem else "")
 
 
-def prepare(name: str, source: Path, target: Path) -> Iterator[Part]:
-    """Prepare a collection, one part after the other; what is missing of one does not stop the others.
+def prepare(name: str, source: Path, target: Path) -> Iterator[SubsetReport]:
+    """Prepare a dataset and yield a report for each subset; a missing subset does not stop the others.
 
     Args:
         name: one of `DATASETS`, or ``celeba``, which has boxes only.
-        source: the folder that its archives were unpacked into.
+        source: the folder of the unpacked archives.
         target: the folder to write.
 
     Raises:
-        DataError: no such collection or folder, or the folder is another collection's.
-        PipnetError: the target cannot be written, or is not ours to write into.
+        DataError: the dataset or the folder does not exist, or the folder holds another dataset.
+        PipnetError: the target cannot be written, or holds other files.
     """
     if not source.is_dir():
         raise DataError(f"{source}: no such folder")
     if target.is_dir() and any(target.iterdir()) and not (target / PREPARED).is_file():
         raise PipnetError(f"{target}: holds other files: choose a new or empty folder")
     if name != "celeba" and name not in DATASETS:
-        raise DataError(f"no collection {name!r}; there are {', '.join([*DATASETS, 'celeba'])}")
-    found = find_markers(source)
-    if found and name not in found:
-        raise DataError(f"{source}: this is {DATASETS[found[0]].title}, not {name}")
+        raise DataError(f"no dataset {name[:80]!r}; there are {', '.join([*DATASETS, 'celeba'])}")
+    present = find_markers(source)
+    if present and name not in present:
+        raise DataError(f"{source}: this is {DATASETS[present[0]].title}, not {name}")
     try:
         target.mkdir(parents=True, exist_ok=True)
         counts: dict[str, int] = {}
-        _describe(target, name, source, counts)  # so far nothing is prepared, whatever lies here
-        for subset in DATASETS[name].subsets if name in DATASETS else ("unlabelled",):
+        _write_description(target, name, source, counts)  # invalidates what an earlier run prepared
+        for subset in DATASETS[name].subsets if name in DATASETS else ("unlabeled",):
             if name in DATASETS:
-                part = _prepare_part(DATASETS[name], source, subset, target)
+                report = _prepare_subset(DATASETS[name], source, subset, target)
             else:
-                part = _prepare_celeba(source, target)
-            counts[subset] = part.faces
-            _describe(target, name, source, counts)
-            yield part
+                report = _prepare_celeba(source, target)
+            counts[subset] = report.faces
+            _write_description(target, name, source, counts)
+            yield report
     except OSError as error:
         raise PipnetError(f"{error.filename or target}: cannot be written: {error.strerror}") from None
 
 
-def _describe(target: Path, name: str, source: Path, counts: dict[str, int]) -> None:
-    facts = {"collection": name, "source": str(source.resolve()), "faces": counts}
-    write_text(target / PREPARED, json.dumps(facts, indent=1) + "\n")
+def _write_description(target: Path, name: str, source: Path, counts: dict[str, int]) -> None:
+    description = {"dataset": name, "source": str(source.resolve()), "faces": counts}
+    write_text(target / PREPARED, json.dumps(description, indent=1) + "\n")
 
 
-def _prepare_part(spec: DatasetSpec, root: Path, subset: str, target: Path) -> Part:
+def _prepare_subset(spec: DatasetSpec, root: Path, subset: str, target: Path) -> SubsetReport:
     published = spec.subsets[subset]
     try:
         if spec.unpack is not None:
-            pictures = target / "images"
-            pictures.mkdir(exist_ok=True)
-            samples = spec.unpack(root, subset, pictures)
+            images = target / "images"
+            images.mkdir(exist_ok=True)
+            samples = spec.unpack(root, subset, images)
         else:
             assert spec.read is not None
             samples = spec.read(root, subset)
@@ -114,46 +114,47 @@ def _prepare_part(spec: DatasetSpec, root: Path, subset: str, target: Path) -> P
             names = LandmarkScheme.load(spec.scheme).landmark_names
             write_annotations(target / f"{subset}.json", Annotations(readable, names), "coco")
     except MissingDataError as error:
-        absent = subset in spec.optional_subsets  # optional parts may be left out
-        return Part(subset, 0, published, None if absent else str(error), absent)
-    except (DataError, UnicodeDecodeError) as error:
-        return Part(subset, 0, published, str(error))
-    return Part(subset, len(readable), published, problem)
+        absent = subset in spec.optional_subsets
+        return SubsetReport(subset, 0, published, None if absent else str(error), absent)
+    except DataError as error:
+        return SubsetReport(subset, 0, published, str(error))
+    return SubsetReport(subset, len(readable), published, problem)
 
 
 def _readable(samples: list[FaceSample], subset: str) -> tuple[list[FaceSample], str | None]:
-    """The faces whose picture is there and is one, and what is wrong with the others."""
-    states: dict[Path, bool] = {}
+    """Return the faces with a readable image, and what is wrong with the others."""
+    readable: dict[Path, bool] = {}
     for sample in track(samples, len(samples), f"checking {subset}"):
-        if sample.image not in states:
-            states[sample.image] = _is_picture(sample.image)
-    bad = [path for path, fine in states.items() if not fine]
+        if sample.image not in readable:
+            readable[sample.image] = _has_image_header(sample.image)
+    bad = [path for path, is_readable in readable.items() if not is_readable]
     if not bad:
         return samples, None
-    named = ", ".join(str(path) for path in bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
+    listed = ", ".join(str(path) for path in bad[:_MAX_LISTED]) + (", ..." if len(bad) > _MAX_LISTED else "")
     missing = sum(not path.exists() for path in bad)
-    problem = f"{missing} pictures missing, {len(bad) - missing} damaged: {named}"
-    return [s for s in samples if states[s.image]], problem
+    problem = f"{missing} images missing, {len(bad) - missing} damaged: {listed}"
+    return [sample for sample in samples if readable[sample.image]], problem
 
 
-def _is_picture(path: Path) -> bool:
-    """Whether a file begins like a picture; decoding all of it would take hours on some collections."""
+def _has_image_header(path: Path) -> bool:
+    """Return whether a file starts like an image; decoding every image would take hours."""
     try:
         return min(image_size(path)) > 0
     except ImageError:
         return False
 
 
-def _prepare_celeba(source: Path, target: Path) -> Part:
+def _prepare_celeba(source: Path, target: Path) -> SubsetReport:
     try:
         faces = read_celeba(source)
-    except (DataError, UnicodeDecodeError) as error:
-        return Part("unlabelled", 0, FACES, str(error))
-    boxes = [np.zeros(4) if face.box is None else face.box for face in faces]
-    sound = [f for f, b in zip(faces, boxes, strict=True) if np.isfinite(b).all() and (b[2:] > b[:2]).all()]
-    there = [face for face in sound if face.image.is_file()]
-    missing, empty = len(sound) - len(there), len(faces) - len(sound)
-    if there:
-        write_boxes(target / BOXES, there)
-    problem = f"{missing} pictures missing, {empty} empty boxes" if missing or empty else None
-    return Part("unlabelled", len(there), FACES, problem)
+    except DataError as error:
+        return SubsetReport("unlabeled", 0, FACES, str(error))
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4)
+    valid = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    with_box = [face for face, is_valid in zip(faces, valid, strict=True) if is_valid]
+    usable = [face for face in with_box if face.image.is_file()]
+    missing, empty = len(with_box) - len(usable), len(faces) - len(with_box)
+    if usable:
+        write_boxes(target / BOXES, usable)
+    problem = f"{missing} images missing, {empty} empty boxes" if missing or empty else None
+    return SubsetReport("unlabeled", len(usable), FACES, problem)

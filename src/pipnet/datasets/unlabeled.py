@@ -1,133 +1,123 @@
-"""Faces that nobody labeled: a picture and, where known, a box. They are what self-training learns from."""
+"""Unlabeled faces: an image and, where known, a box. Self-training learns from them."""
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from pipnet.annotations.csv_files import CsvReader, write_csv_file
 from pipnet.annotations.files import is_file, read_text, relative_name
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
-from pipnet.io.atomic import atomic_write
-from pipnet.io.discovery import files_below
-from pipnet.io.image import IMAGE_SUFFIXES
+from pipnet.io.discovery import images_below
 from pipnet.video.reader import VIDEO_SUFFIXES
 from pipnet.video.sampling import sample_frames
 
 BOXES = "boxes.csv"
-"""The table of a folder of faces."""
+"""The table in a folder of faces."""
 BOX_FORMATS = ("face", "landmarks", "region")
-"""Box formats of unlabeled faces: ``face``, forehead to chin; ``landmarks``, tight around them (v1's protocols,
-whose unlabeled faces are labeled ones); ``region``, a place in which a detector looks for the face. Any other
-is one that a model was fitted to, see ``pipnet detector fit``."""
+"""Box formats of unlabeled faces: ``face``, forehead to chin; ``landmarks``, tight around them (the faces of
+v1's protocols, which are labeled ones); ``region``, an area in which a detector searches for the face. Any
+other is a box format that a model was fitted to, see ``pipnet detector fit``."""
 _FORMAT_1 = {"rough": "region", "whole": "full_image"}
-"""Names of box formats in tables of format 1, whose column is called ``kind``."""
+"""Names of box formats in tables of format 1, where the column is called ``kind``."""
 
 
 @dataclass(frozen=True, eq=False)
 class UnlabeledFace:
-    """A face in a picture, without landmarks."""
+    """A face in an image, without landmarks."""
 
     image: Path
-    """Where the picture is."""
+    """The path of the image."""
     box: Box | None
-    """Whatever box it came with, xyxy in pixels of the picture; None: the whole picture is to be searched."""
+    """A box, xyxy in pixels of the image; None: the full image is searched for faces."""
     name: str
-    """Unique in its collection."""
+    """Unique in its dataset."""
     box_format: str | None = None
-    """What its box means, where its table says so."""
+    """What the box means, where the table states it."""
 
 
 def load_unlabeled(path: Path, frames: Path) -> list[UnlabeledFace]:
-    """The faces, or pictures to search for faces, that a path names.
+    """Return the faces, or the images to search for faces, of a path.
 
     Args:
-        path: a ``boxes.csv`` (see `read_boxes`), a folder with one in it, any other folder of pictures, which
-            is searched through, a ``.txt`` list with a picture a line, relative to it, or a video.
-        frames: folder into which a frame of each second of a video is written.
+        path: a ``boxes.csv`` (see `read_boxes`) or a folder that holds one; any other folder of images, which
+            is searched with its subfolders; a ``.txt`` list with one image per line, relative to it; or a
+            video.
+        frames: the folder into which one frame per second of a video is written.
 
     Raises:
-        DataError: no such path, nothing in it, or a damaged table.
-        VideoError: a video that cannot be read.
+        DataError: the path does not exist or holds no images, or the table is invalid.
+        VideoError: the video cannot be read.
     """
     if path.suffix.lower() == ".csv":
         return read_boxes(path)
     if path.is_dir() and (path / BOXES).is_file():
         return read_boxes(path / BOXES)
     if path.is_dir():
-        pictures = [p for p in files_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
+        images = [*images_below(path)]
     elif path.suffix.lower() == ".txt":
-        pictures = [path.parent / line for line in read_text(path).splitlines() if line.strip()]
+        images = [path.parent / line for line in read_text(path).splitlines() if line.strip()]
     elif path.suffix.lower() in VIDEO_SUFFIXES:
-        pictures = sample_frames(path, frames)
+        images = sample_frames(path, frames)
     else:
-        raise DataError(f"{path}: not a folder of pictures, a boxes.csv, a .txt list or a video")
-    if not pictures:
-        raise DataError(f"{path}: no pictures")
-    return [UnlabeledFace(picture, None, os.path.relpath(picture, path.parent)) for picture in pictures]
+        raise DataError(f"{path}: not a folder of images, a boxes.csv, a .txt list or a video")
+    if not images:
+        raise DataError(f"{path}: no images")
+    return [UnlabeledFace(image, None, os.path.relpath(image, path.parent)) for image in images]
 
 
 def read_boxes(path: Path, folder: Path | None = None) -> list[UnlabeledFace]:
-    """The faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, pictures beside it or in ``images/``.
+    """Return the faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, images beside it or in ``images/``.
 
-    A picture without numbers is searched for faces. A sixth column, ``box_format``, may say what each
-    box means, see `BOX_FORMATS`. Other columns are left alone.
+    An image without numbers is searched for faces. The optional column ``box_format`` states what each box
+    means, see `BOX_FORMATS`. Other columns are ignored.
 
     Args:
         path: the table.
-        folder: where pictures are looked for that are not beside the table.
+        folder: where to look for images that are not beside the table.
 
     Raises:
-        DataError: missing, not such a table, or a box that is empty or not finite.
+        DataError: the table is missing or invalid, or a box is empty or not finite.
     """
     folders = [path.parent, path.parent / "images", *([folder] if folder else [])]
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
     faces = []
-    for number, row in enumerate(rows, start=2):
+    for number, (where, row) in enumerate(CsvReader(path).records(), start=2):
         try:
             sides = [row[key] for key in ("x", "y", "w", "h")]
             x, y, w, h = (float(side) for side in sides) if any(sides) else (0.0, 0.0, 1.0, 1.0)
-            image = row["image"]
-        except (KeyError, TypeError, ValueError):
-            raise DataError(f"{path}:{number}: expected image,x,y,w,h") from None
-        if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not image:
-            raise DataError(f"{path}:{number}: the box is empty or not finite")
+            name = row["image"]
+        except (KeyError, ValueError):
+            raise DataError(f"{where}: expected image,x,y,w,h") from None
+        if not np.isfinite([x, y, w, h]).all() or min(w, h) <= 0 or not name:
+            raise DataError(f"{where}: the box is empty or not finite, or the image is missing")
+        image = next((f / name for f in folders if is_file(f / name)), path.parent / name)
         box = xywh_to_xyxy((x, y, w, h)) if any(sides) else None
-        picture = next((f / image for f in folders if is_file(f / image)), path.parent / image)
-        faces.append(UnlabeledFace(picture, box, f"{image}#{number}", _box_format(row)))
+        box_format = row.get("box_format") or row.get("kind") or None
+        box_format = _FORMAT_1.get(box_format or "", box_format)
+        faces.append(UnlabeledFace(image, box, f"{name}#{number}", box_format))
     if not faces:
         raise DataError(f"{path}: no faces")
     return faces
 
 
-def _box_format(row: dict[str, str]) -> str | None:
-    """Return the box format of a row, also of a table of format 1."""
-    name = row.get("box_format") or row.get("kind") or None
-    return _FORMAT_1.get(name, name) if name else None
-
-
 def write_boxes(path: Path, faces: Sequence[UnlabeledFace]) -> None:
-    """The inverse of `read_boxes`; pictures are named relative to the file, which is whole or not at all.
+    """Write a ``boxes.csv`` for `read_boxes`, atomically; images are named relative to the file.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the file cannot be written.
     """
-    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["image", "x", "y", "w", "h", "box_format"])
+
+    def rows() -> Iterator[list[object]]:
         for face in faces:
-            name = relative_name(face.image, path.parent)
-            numbers: list[float | str] = ["", "", "", ""]
+            numbers: list[object] = [""] * 4
             if face.box is not None:
                 x0, y0, x1, y1 = (round(float(v), 2) for v in face.box)
                 numbers = [x0, y0, round(x1 - x0, 2), round(y1 - y0, 2)]
-            table.writerow([name, *numbers, face.box_format or ""])
+            yield [relative_name(face.image, path.parent), *numbers, face.box_format or ""]
+
+    write_csv_file(path, ["image", "x", "y", "w", "h", "box_format"], rows())

@@ -15,7 +15,7 @@ from pipnet.geometry import Image
 from pipnet.io.image import write_image
 
 CLIPS = {
-    # Well lit, naturalistic; unconstrained light; anything goes.
+    # Well lit, naturalistic; unconstrained light; completely unconstrained.
     "category-1": "114 124 125 126 150 158 401 402 505 506 507 508 509 510 511 514 515 518 519 520 521 522 "
     "524 525 537 538 540 541 546 547 548",
     "category-2": "203 208 211 212 213 214 218 224 403 404 405 406 407 408 409 412 550 551 553",
@@ -24,32 +24,32 @@ CLIPS = {
 """The clips of the three test categories; all others are for training."""
 
 
-def unpack_300vw(root: Path, subset: str, pictures: Path) -> list[FaceSample]:
-    """300-VW ``train`` or one of the test categories, its labeled frames written out as JPEG.
+def unpack_300vw(root: Path, subset: str, images: Path) -> list[FaceSample]:
+    """Return 300-VW's ``train`` or one of the test categories, and write its labeled frames as JPEG.
 
     Raises:
-        DataError: a clip is missing or cannot be decoded, or lacks frames that are labeled.
+        DataError: a clip is missing or cannot be decoded, or lacks labeled frames.
     """
     tests = {clip for clips in CLIPS.values() for clip in clips.split()}
     folders = sorted(p.parent for p in root.rglob("vid.avi"))
-    wanted = set(CLIPS.get(subset, "").split())
-    clips = [f for f in folders if (f.name in wanted if wanted else f.name not in tests)]
-    missing = sorted(wanted - {f.name for f in clips})
+    requested = set(CLIPS.get(subset, "").split())
+    clips = [f for f in folders if (f.name in requested if requested else f.name not in tests)]
+    missing = sorted(requested - {f.name for f in clips})
     if missing or not clips:
         raise MissingDataError(
             f"300-VW {subset!r} needs {', '.join(missing) or 'clips'} (NNN/vid.avi) in {root}"
         )
-    return [sample for clip in clips for sample in _unpack_clip(clip, pictures)]
+    return [sample for clip in clips for sample in _unpack_clip(clip, images)]
 
 
-def _unpack_clip(clip: Path, pictures: Path) -> list[FaceSample]:
+def _unpack_clip(clip: Path, images: Path) -> list[FaceSample]:
     labels = {int(p.stem): p for p in (clip / "annot").glob("*.pts") if p.stem.isdigit()}
     if not labels:
         raise DataError(f"{clip / 'annot'}: no .pts files")
     samples = []
     for number, frame in enumerate(_frames(clip / "vid.avi"), start=1):
         if number in labels:
-            path = pictures / clip.name / f"{number:06d}.jpg"
+            path = images / clip.name / f"{number:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, frame)
             name = f"{clip.name}/{number:06d}"
@@ -65,8 +65,8 @@ def _frames(video: Path) -> Iterator[Image]:
         if not capture.isOpened():
             raise DataError(f"{video}: cannot be decoded")
         while True:
-            more, frame = capture.read()
-            if not more:
+            success, frame = capture.read()
+            if not success:
                 return
             yield np.ascontiguousarray(frame[..., ::-1])
     finally:

@@ -1,4 +1,4 @@
-"""300-W: 68 points, in the folders of its five parts."""
+"""300-W: 68 points, in the folders of the five datasets that it consists of."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ FOLDERS = {
     "helen": ("helen/trainset",),
     "lfpw": ("lfpw/trainset",),
 }
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
+_IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg")
 _LFPW_DUPLICATES = {
     "lfpw/testset/image_0007": "lfpw/trainset/image_0862",
     "lfpw/testset/image_0096": "lfpw/trainset/image_0828",
     "lfpw/testset/image_0066": "lfpw/trainset/image_0215",
 }
-"""Test faces of LFPW, and the same faces in its training part."""
+"""Test faces of LFPW, and the same faces in its training set."""
 _DUPLICATES = {*_LFPW_DUPLICATES, *_LFPW_DUPLICATES.values()}
 _OFFSETS = {"afw": 2.3, "lfpw": 1.8, "helen": 2.4, "ibug": 2.3}
-"""Label minus image along x in pixels, by collection. iBUG is a test set and takes AFW's value, never one
-that was measured on it."""
+"""Label minus image along x in pixels, by dataset. iBUG is a test set: nothing is measured on it, and it has
+the value of AFW."""
 _HELEN_REDUCED = 1.4
-"""The same for HELEN crops that were reduced to 448 x 448 px."""
+"""The same for HELEN images that were reduced to 448 x 448 px."""
 
 
 def read_300w(root: Path, subset: str) -> list[FaceSample]:
-    """300-W: ``train``, ``common``, ``challenging``, ``full`` and parts of them.
+    """Return 300-W's ``train``, ``common``, ``challenging``, ``full`` or one of the datasets in them.
 
-    A subset whose name ends in ``-deduplicated`` lacks the three LFPW faces that its training and test parts
-    share: ``common-deduplicated``, ``train-deduplicated``.
+    Subsets with the suffix ``-deduplicated``, such as ``common-deduplicated``, lack the three LFPW faces that
+    are in both the training and the test set.
 
     Raises:
         MissingDataError: a folder is missing or holds no faces.
@@ -60,22 +60,22 @@ def read_300w(root: Path, subset: str) -> list[FaceSample]:
 def label_offset_300w(sample: FaceSample) -> tuple[float, float]:
     """Return the known label offset of a face of 300-W, see `FaceSample.label_offset`.
 
-    The files lie to the right of where the image shows the landmarks, by a constant number of pixels of the
-    photo. Only x is known: no mirroring tells y.
+    The labels in the files are to the right of the landmarks in the image, by a constant number of pixels.
+    Only the offset along x is known, because it is measured by mirroring.
     """
-    collection = sample.name.split("/", 1)[0]
-    if collection == "helen":
+    dataset = sample.name.split("/", 1)[0]
+    if dataset == "helen":
         try:
             reduced = image_size(sample.image) == (448, 448)
-        except ImageError:  # reported where the image itself is needed
+        except ImageError:  # reported when the image itself is read
             reduced = False
         if reduced:
             return _HELEN_REDUCED, 0.0
-    return _OFFSETS.get(collection, 0.0), 0.0
+    return _OFFSETS.get(dataset, 0.0), 0.0
 
 
 def _read_folder(root: Path, folder: str) -> list[FaceSample]:
-    # "._NAME" files are what macOS leaves in archives.
+    # macOS leaves "._NAME" files in archives.
     annotations = sorted(p for p in (root / folder).glob("*.pts") if not p.name.startswith("."))
     if not annotations:
         raise MissingDataError(f"{root / folder}: no .pts files")
@@ -85,7 +85,7 @@ def _read_folder(root: Path, folder: str) -> list[FaceSample]:
         photo = re.sub(r"_\d+$", "", path.stem) if folder == "afw" else path.stem
         samples.append(
             FaceSample(
-                image=picture_beside(path),
+                image=image_beside(path),
                 points=read_pts(path, 68),
                 name=f"{folder}/{path.stem}",
                 group=f"{folder}/{photo}",
@@ -94,14 +94,14 @@ def _read_folder(root: Path, folder: str) -> list[FaceSample]:
     return samples
 
 
-def picture_beside(annotation: Path) -> Path:
-    """The picture of an annotation file: same name, any of the usual endings.
+def image_beside(annotation: Path) -> Path:
+    """Return the image of an annotation file: the same name with any of the usual suffixes.
 
     Raises:
         DataError: there is none.
     """
-    for suffix in IMAGE_SUFFIXES:
+    for suffix in _IMAGE_SUFFIXES:
         for candidate in (annotation.with_suffix(suffix), annotation.with_suffix(suffix.upper())):
             if candidate.is_file():
                 return candidate
-    raise DataError(f"{annotation}: no picture beside it ({', '.join(IMAGE_SUFFIXES)})")
+    raise DataError(f"{annotation}: no image beside it ({', '.join(_IMAGE_SUFFIXES)})")

@@ -1,0 +1,72 @@
+"""Reading and writing CSV files, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pipnet.annotations.files import read_text
+from pipnet.errors import DataError
+from pipnet.io.atomic import atomic_write
+
+
+class CsvReader:
+    """The rows of a UTF-8 CSV file below its header; commas, semicolons and tabs are recognized.
+
+    Iteration yields ``PATH:LINE`` and the cells of each row that is not blank.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the file and its header.
+
+        Raises:
+            DataError: missing, empty, not UTF-8 or not CSV.
+        """
+        text = read_text(path)
+        header = text.splitlines()[0]
+        self.path = path
+        self.delimiter = max(",;\t", key=header.count)
+        self._reader = csv.reader(io.StringIO(text, newline=""), delimiter=self.delimiter, strict=True)
+        self.header: list[str] = self._next() or []
+        """The titles of the columns."""
+
+    def __iter__(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the place and the cells of each row.
+
+        Raises:
+            DataError: not CSV.
+        """
+        while (cells := self._next()) is not None:
+            if any(cell.strip() for cell in cells):
+                yield f"{self.path}:{self._reader.line_num}", cells
+
+    def records(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the place and the cells of each row by title; missing cells are empty.
+
+        Raises:
+            DataError: not CSV.
+        """
+        for where, cells in self:
+            missing = [""] * (len(self.header) - len(cells))
+            yield where, dict(zip(self.header, cells + missing, strict=False))
+
+    def _next(self) -> list[str] | None:
+        try:
+            return next(self._reader, None)
+        except csv.Error as error:
+            raise DataError(f"{self.path}:{self._reader.line_num}: not CSV: {error}") from None
+
+
+def write_csv_file(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file atomically, in UTF-8 and with commas.
+
+    Raises:
+        WriteError: the file cannot be written.
+        DataError: a name is not valid text.
+    """
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
