@@ -491,7 +491,7 @@ def test_in_batches_refuses_outputs_of_a_damaged_model(landmarker):
     metadata, crops = landmarker.metadata, np.zeros((2, 256, 256, 3), np.uint8)
     points, scores = np.zeros((2, 68, 2), np.float32), np.zeros((2, 68), np.float32)
     for outputs, message in (
-        ((points * np.nan, scores, scores), "no numbers"),
+        ((points * np.nan, scores, scores), "not finite"),
         ((points[:1], scores, scores), "1 predictions for 2 crops"),
         ((points[..., 0], scores, scores), "other shapes"),
     ):

@@ -1,13 +1,12 @@
-"""``pipnet detect``: pictures in, overlays, JSON lines and .pts files out."""
+"""``pipnet detect``: landmarks of the faces in images, as overlays, JSON lines and .pts files."""
 
 from __future__ import annotations
 
-import glob
 import json as jsonlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,22 +14,22 @@ import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.config import LandmarkerConfig, RuntimeConfig
-from pipnet.errors import BoxError, ImageError, ModelError, PipnetError
+from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
+from pipnet.errors import PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.results import FaceLandmarks, pts_file
 from pipnet.io.atomic import make_folder
-from pipnet.io.discovery import walk
-from pipnet.io.image import IMAGE_SUFFIXES, NOT_READ
+from pipnet.io.discovery import FoundImage, find_images
+from pipnet.io.image import IMAGE_SUFFIXES
 from pipnet.progress import track
 
 _OVERLAY = "_overlay"
-_WRITABLE = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+_WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def detect(
-    pictures: list[str],
+    images: list[str],
     /,
     *,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
@@ -38,251 +37,184 @@ def detect(
     pts: bool = False,
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_format: str = "face",
-    finding: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
+    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
     runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
-    """Find faces and their landmarks in pictures.
+    """Find faces and their landmarks in images.
 
-    A picture that cannot be read is reported, the others are done all the same, and the exit code is 1.
+    An image that cannot be read is reported, the other images are processed, and the exit code is 1.
 
     Parameters
     ----------
-    pictures
-        Files, folders (searched through) and globs.
+    images
+        Image files, folders (searched with their subfolders) and glob patterns.
     output
-        Folder for pictures with the landmarks drawn on, in the place of what an earlier run left there; or a
-        file, for one picture.
+        Folder for the images with the landmarks drawn on them, or a file name for a single image. Results of
+        an earlier run are replaced.
     json
-        Write one JSON line a picture to standard output.
+        Write one JSON line per image to standard output.
     pts
-        Write one .pts file a face into the output folder; the pictures drawn on are NAME_overlay there.
+        Write one .pts file per face into the output folder; the drawn images are named NAME_overlay there.
     box
-        A face box x,y,w,h in pixels instead of a detector's; may be given several times.
+        A face box x,y,w,h in pixels, instead of the detector's; may be given several times.
     box_format
-        What the given boxes mean: face (forehead to chin), landmarks (tight), whole, a detector, or a name
-        that pipnet detector fit gave.
+        What the given boxes mean: face (forehead to chin), landmarks (tight around them), full_image, a
+        detector's name, or a name from pipnet detector fit.
     """
-    PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
+    PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead
     boxes = [_parse_box(text) for text in box] if box else None
     if boxes is None and box_format != "face":
-        raise PipnetError(f"--box-format {box_format} says what --box means: give that too")
-    landmarker = FaceLandmarker.from_pretrained(**asdict(finding), **asdict(runtime), box_format=box_format)
+        raise PipnetError(f"--box-format {box_format:.80} is for given boxes: add --box x,y,w,h")
+    landmarker = FaceLandmarker(**to_options(config, runtime), box_format=box_format)
     if boxes is None:
-        _ = landmarker.detector  # a detector that is not to be had is one error, not one a picture
-    inputs = plan_outputs(list(find_pictures(pictures, skip=output)), output, pts)
+        _ = landmarker.detector  # a detector that cannot be loaded is one error, not one per image
+    inputs = list(find_images(images, skip=output))
+    overlays = plan_overlays(inputs, output, pts)
     failed = 0
-    for item in track(inputs, len(inputs), "detecting"):
-        row: dict[str, Any] = {"image": str(item.path)}
-        try:
-            if item.error:
-                raise ImageError(item.error)
-            faces = landmarker(item.path, boxes)
-            row |= faces.to_dict()
-            _write(item, faces, pts)
-        except Exception as error:  # whatever one picture does, the others are done
-            known = isinstance(error, PipnetError)
-            reason = str(error) if known else f"unexpected {type(error).__name__}: {error}"
-            named = known and not isinstance(error, BoxError | ModelError)
+    for image, overlay in track(zip(inputs, overlays, strict=True), len(inputs), "detecting"):
+        row: dict[str, Any] = {"image": str(image.path), "width": None, "height": None, "faces": []}
+        error = image.error
+        if error is None:
+            try:
+                result = landmarker(image.path, boxes)
+                row |= result.to_dict()
+                if overlay is not None:
+                    _write(result, overlay, pts)
+            except Exception as exception:  # one image must not stop the others
+                error = _describe(exception, image.path)
+        if error is not None:
             failed += 1
-            row["error"] = reason if named else f"{item.path}: {reason}"
-            say(f"error: {row['error']}")
+            say(f"error: {error}")
         if json:
-            _print_line(row)
-        elif "error" not in row:
-            say(f"{item.path}: {len(row['faces'])} {'face' if len(row['faces']) == 1 else 'faces'}")
+            print(jsonlib.dumps({**row, "error": error}), flush=True)
+        elif error is None:
+            faces = len(row["faces"])
+            say(f"{image.path}: {faces} {'face' if faces == 1 else 'faces'}")
     if failed and len(inputs) > 1:
-        say(f"{len(inputs) - failed} of {len(inputs)} pictures done, {failed} failed")
+        say(f"{len(inputs) - failed} of {len(inputs)} images done, {failed} failed")
     return 1 if failed else 0
 
 
-@dataclass(frozen=True)
-class Input:
-    """A picture to work on, or something that was named and is none."""
+def plan_overlays(inputs: Sequence[FoundImage], output: Path | None, pts: bool) -> list[Path | None]:
+    """Return the path of each image's overlay.
 
-    path: Path
-    root: Path
-    """What the user named; results keep the path below it."""
-    error: str | None = None
-    output: Path | None = None
-    """Where its overlay goes."""
-
-
-def find_pictures(names: Sequence[str], skip: Path | None = None) -> Iterator[Input]:
-    """The pictures that files, folders and globs mean, in a stable order.
+    No image is overwritten, nor any file in a folder that images are read from, and no two overlays share a
+    path.
 
     Args:
-        names: what the user named.
-        skip: a folder of results, which is left out where it lies in a named folder.
-    """
-    for name in names:
-        path = Path(name)
-        try:
-            if not name:  # which would mean the folder that one is in
-                yield Input(path, path, "an empty name is no picture")
-            elif "://" in name:
-                yield Input(path, path, f"{name}: an address: download the picture first")
-            elif path.is_dir():
-                yield from _pictures_below(path, skip)
-            elif glob.has_magic(name) and not path.exists():
-                matches = sorted(Path(m) for m in glob.glob(name, recursive=True))  # noqa: PTH207
-                yield from (Input(m, m.parent) for m in matches if not m.is_dir())
-                if not matches:
-                    yield Input(path, path.parent, f"{name}: nothing matches")
-            else:
-                yield Input(path, path.parent)
-        except OSError as error:  # a name that the system refuses, such as one in a locked folder
-            yield Input(path, path.parent, f"{name}: {error.strerror}")
+        inputs: the images.
+        output: a folder, or the file for a single image; None for no overlays.
+        pts: whether landmark files are written beside the overlays.
 
-
-def _pictures_below(folder: Path, skip: Path | None) -> Iterator[Input]:
-    errors: list[OSError] = []
-    found = False
-    unknown: list[Path] = []
-    for parent, folders, files in walk(folder, errors.append):
-        folders[:] = [f for f in folders if skip is None or (parent / f).resolve() != skip.resolve()]
-        for file in files:
-            path = parent / file
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_fifo():  # which would be waited for
-                found = True
-                yield Input(path, folder)
-            elif path.suffix.lower() in NOT_READ:
-                unknown.append(path)
-    for error in errors:
-        where = Path(error.filename or folder)
-        yield Input(where, folder, f"{where}: cannot be read: {error.strerror}")
-    if unknown:
-        what = f"{len(unknown)} pictures of a kind that cannot be read, such as {unknown[0]}"
-        yield Input(folder, folder, f"{folder}: {what}: turn them into JPEG or PNG")
-    elif not found and not errors:
-        yield Input(folder, folder, f"{folder}: no pictures in this folder")
-
-
-def plan_outputs(inputs: Sequence[Input], output: Path | None, pts: bool) -> list[Input]:
-    """Give each input the place of its overlay: no picture is overwritten, no two share a file.
-
-    Args:
-        inputs: what is worked on.
-        output: a folder, or for a single picture a file with a picture's ending; None for no overlays.
-        pts: whether landmark files are wanted too.
+    Returns:
+        None for each input with an error, and for all inputs without an output.
 
     Raises:
-        PipnetError: ``--pts`` without ``-o``, a file that is no picture, or one for several pictures, a
-            result in the place of a picture, or of any file in a folder that pictures are read from,
-            landmarks that would be taken for another picture's, or a folder that cannot be made.
+        PipnetError: ``pts`` without ``output``, a file name that is not an image's, one file for several
+            images, a path that exists or would be ambiguous, or a folder that cannot be created.
     """
     if output is None:
         if pts:
             raise PipnetError("--pts needs -o FOLDER to write to")
-        return list(inputs)
-    is_file = output.suffix.lower() in _WRITABLE and not output.is_dir()
-    if output.suffix.lower() in IMAGE_SUFFIXES - _WRITABLE and not output.is_dir():
-        raise PipnetError(f"-o {output}: a picture is written as {', '.join(sorted(_WRITABLE))}")
-    if output.suffix[1:].isalpha() and not is_file and not output.is_dir():
-        raise PipnetError(
-            f"-o {output}: is a folder, or the file of a picture: {', '.join(sorted(_WRITABLE))}"
-        )
+        return [None] * len(inputs)
+    is_file = _is_image_file(output)
     if is_file and len(inputs) > 1:
-        raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} pictures")
-    readable = [item for item in inputs if not item.error]
-    places = [output] if is_file else _places(output, readable, pts)
-    pictures = {item.path.resolve() for item in inputs}
-    labels = [_labels(place) for place in places] if pts else []
-    for place in places:
-        of_it = {place.resolve()} if is_file else {place.resolve(), _without_overlay(place).resolve()}
-        if of_it & pictures:
-            raise PipnetError(f"-o {output} would overwrite the picture {place}: choose another")
-    if any(output.resolve() in picture.parents for picture in pictures):
-        for place in (*places, *labels):
-            if place.exists():  # perhaps an original, or landmarks set by hand
-                raise PipnetError(
-                    f"{place} is there, in a folder that pictures are read from: choose another"
-                )
+        raise PipnetError(f"-o {output} is one file, but there are {len(inputs)} images: use a folder")
+    readable = [image for image in inputs if image.error is None]
+    overlays = [output] if is_file else _overlay_paths(output, readable, pts)
+    sources = {image.path.resolve() for image in inputs}
+    for overlay in overlays:
+        names = {overlay} if is_file else {overlay, _without_overlay(overlay)}
+        if any(name.resolve() in sources for name in names):
+            raise PipnetError(f"-o {output} would overwrite the image {overlay}: use another folder")
+    labels = [_pts_path(overlay) for overlay in overlays] if pts else []
+    if any(output.resolve() in source.parents for source in sources):
+        for path in (*overlays, *labels):
+            if path.exists():  # it may be an original, or landmarks set by hand
+                raise PipnetError(f"{path} exists in a folder that images are read from: use another folder")
     _check_labels(labels)
     make_folder(output.parent if is_file else output)
-    free = iter(places)
-    return [item if item.error else replace(item, output=next(free)) for item in inputs]
+    remaining = iter(overlays)
+    return [next(remaining) if image.error is None else None for image in inputs]
 
 
-def _places(folder: Path, inputs: Sequence[Input], pts: bool) -> list[Path]:
-    """A place of its own for each picture below a folder, also where names differ only in case.
+def _is_image_file(output: Path) -> bool:
+    """Return whether the output is an image file, not a folder; refuse other file names."""
+    suffix = output.suffix.lower()
+    if output.is_dir() or not (suffix in IMAGE_SUFFIXES or suffix[1:].isalpha()):
+        return False
+    if suffix not in _WRITABLE:
+        raise PipnetError(f"-o {output}: use a folder, or an image file ending in {', '.join(_WRITABLE)}")
+    return True
 
-    Beside landmark files an overlay has another name than they: it must not be taken for their picture. The
-    landmarks of ``a.jpg`` are ``a.pts``, but ``a.jpg.pts`` where there is an ``a.png`` too.
+
+def _overlay_paths(folder: Path, inputs: Sequence[FoundImage], pts: bool) -> list[Path]:
+    """Return an unused path below a folder for each image; names that differ only in case are the same.
+
+    Beside landmark files an overlay has another name than they, or it would be taken for their image. The
+    landmarks of ``a.jpg`` are in ``a.pts``, but in ``a.jpg.pts`` if there is an ``a.png`` too.
     """
-    names = [item.path.relative_to(item.root) for item in inputs]
-    same = Counter(str(name.with_suffix("")).casefold() for name in names)
-    taken: set[str] = set()
-    places = []
+    names = [image.path.relative_to(image.root) for image in inputs]
+    stems = Counter(str(name.with_suffix("")).casefold() for name in names)
+    paths: dict[str, Path] = {}
     for name in names:
         path = folder / name
         if path.suffix.lower() not in _WRITABLE:
-            path = path.with_name(path.name + ".png")
-        elif pts and same[str(name.with_suffix("")).casefold()] > 1:
+            path = path.with_name(f"{path.name}.png")
+        elif pts and stems[str(name.with_suffix("")).casefold()] > 1:
             path = path.with_name(path.name + path.suffix)
         path = path.with_stem(path.stem + _OVERLAY) if pts else path
-        stem, number = path.stem, 1
-        while str(path).casefold() in taken:
-            number += 1
-            path = path.with_stem(f"{stem}-{number}")
-        taken.add(str(path).casefold())
-        places.append(path)
-    return places
-
-
-def _labels(place: Path) -> Path:
-    """The landmark file of a picture's first face, by the name of its overlay."""
-    return _without_overlay(place).with_suffix(".pts")
+        stem, numbers = path.stem, count(2)
+        while str(path).casefold() in paths:
+            path = path.with_stem(f"{stem}-{next(numbers)}")
+        paths[str(path).casefold()] = path
+    return list(paths.values())
 
 
 def _without_overlay(path: Path) -> Path:
-    """The overlay's name without what sets it apart from its landmark files."""
+    """Return the path of an overlay without the ending that its landmark files do not have."""
     before, _, after = path.stem.rpartition(_OVERLAY)
     return path.with_stem(before + after)
 
 
-def _check_labels(files: Sequence[Path]) -> None:
-    """See that no picture's landmarks would be taken for a further face of another one.
+def _pts_path(overlay: Path) -> Path:
+    """Return the landmark file of the first face, by the path of the overlay."""
+    return _without_overlay(overlay).with_suffix(".pts")
 
-    Raises:
-        PipnetError: they would.
-    """
-    known = {str(file).casefold() for file in files}
+
+def _check_labels(files: Sequence[Path]) -> None:
+    """Refuse landmark files that would be taken for those of a further face of another image."""
+    paths = {str(file).casefold() for file in files}
     for file in files:
-        further = re.fullmatch(r"(.+)_face[0-9]+", file.stem)
-        if further and str(file.with_stem(further[1])).casefold() in known:
+        match = re.fullmatch(r"(.+)_face[0-9]+", file.stem)
+        if match and str(file.with_stem(match[1])).casefold() in paths:
             raise PipnetError(
-                f"{file}: would be of the picture {file.stem} and of a face in {further[1]}: rename one"
+                f"{file} would belong to the image {file.stem} and to a face in {match[1]}: rename one"
             )
 
 
-def _write(item: Input, faces: FaceLandmarks, pts: bool) -> None:
-    """Write the overlay and, if wanted, a .pts file a face, in the place of those of an earlier run.
+def _write(faces: FaceLandmarks, overlay: Path, pts: bool) -> None:
+    """Write an overlay and one .pts file per face, and delete those of further faces of an earlier run."""
+    faces.save(overlay)
+    if pts:
+        labels = _pts_path(overlay)
+        number = len(faces.to_pts(labels))
+        while (old := pts_file(labels, number)).exists():
+            old.unlink()
+            number += 1
 
-    Raises:
-        PipnetError: it cannot be written.
-    """
-    path = item.output
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        faces.save(path)
-        if pts:
-            number = len(faces.to_pts(_labels(path)))
-            while (older := pts_file(_labels(path), number)).exists():
-                older.unlink()
-                number += 1
-    except OSError as error:
-        raise PipnetError(f"{path}: cannot be written: {error.strerror}") from None
+
+def _describe(error: Exception, path: Path) -> str:
+    """Return an error's message, with the path of the image."""
+    message = str(error) if isinstance(error, PipnetError) else f"unexpected {type(error).__name__}: {error}"
+    return message if str(path) in message else f"{path}: {message}"
 
 
 def _parse_box(text: str) -> list[float]:
+    """Return the corners x0, y0, x1, y1 of a box x,y,w,h."""
     try:
         x, y, w, h = (float(part) for part in text.split(","))
     except ValueError:
-        raise PipnetError(f"--box {text}: expected x,y,w,h in pixels, such as --box 10,20,200,250") from None
-    return [float(v) for v in xywh_to_xyxy((x, y, w, h))]
-
-
-def _print_line(row: dict[str, Any]) -> None:
-    print(jsonlib.dumps(row), flush=True)
+        message = f"--box {text:.80}: expected x,y,w,h in pixels, such as --box 10,20,200,250"
+        raise PipnetError(message) from None
+    return [float(value) for value in xywh_to_xyxy((x, y, w, h))]

