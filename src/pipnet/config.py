@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from pipnet.errors import PipnetError
 from pipnet.hub import DEFAULT_MODEL
+from pipnet.io.image import MAX_PIXELS
 
 Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
 """``auto`` takes a graphics card where ONNX Runtime has one."""
@@ -20,7 +21,6 @@ TTA = Literal["none", "flip", "rotation", "translation", "translation+flip", "al
 """Test-time augmentation. ``none`` is the plain crop alone; ``translation`` v1's eight shifts; ``flip`` and
 ``rotation`` have the plain crop too; ``all`` is every shift and every turn, plain and mirrored."""
 DETECTOR_SIZE = 640
-MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True)
