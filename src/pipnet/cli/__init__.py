@@ -1,12 +1,13 @@
 """The command line: ``pipnet detect | annotate | video | webcam | train | export | info`` and more.
 
-JSON on standard output, everything else on standard error. Exit codes: 0 all right (also where there is no
-face), 1 an error of ours in one line, 2 wrong usage, 129, 130 and 143 hung up, interrupted and ended, 141 the
-reader of our output left.
+JSON goes to standard output, everything else to standard error. Exit codes: 0 success (also without a face),
+1 an error in one line, 2 wrong usage, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM, 141 closed
+output.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,46 +18,62 @@ from rich.console import Console
 import pipnet
 from pipnet.errors import MissingExtraError, PipnetError
 
-# By name, so that each command imports what it needs and no more; with what the list of commands says of it.
+# Name, module and function, and the line of help in the list of commands. A command is imported when it is
+# run.
 COMMANDS = (
-    ("detect", "detect:detect", "Find faces and their landmarks in pictures."),
-    ("annotate", "annotate:annotate", "Annotate any number of pictures, resumably."),
-    ("video", "video:video", "Find and follow the faces of a video."),
-    ("webcam", "webcam:webcam", "Find and follow the faces before a camera."),
+    ("detect", "detect:detect", "Find faces and their landmarks in images."),
+    ("annotate", "annotate:annotate", "Annotate any number of images; resumes after a kill."),
+    ("video", "video:video", "Find and track the faces of a video."),
+    ("webcam", "webcam:webcam", "Find and track the faces in front of a camera."),
     ("evaluate", "evaluate:evaluate", "Measure a model on labeled faces."),
-    ("report", "report:report", "Set results beside the papers' numbers."),
+    ("report", "report:report", "Compare evaluations with the papers' numbers."),
     (
         "compare",
         "compare:compare",
-        "Say how much better one evaluation is than another, and how surely.",
+        "Compare two evaluations of the same faces, with a paired interval.",
     ),
-    ("probe", "probe:probe", "Show what a model answers where there is no face."),
-    ("views", "views:views", "Show the score maps of a face before and after the mean over views."),
-    ("benchmark", "benchmark:benchmark", "Say how fast models are here, side by side."),
-    ("train", "train:train", "Train a model as a recipe says."),
+    ("probe", "probe:probe", "Show what a model predicts where there is no face."),
+    ("tta-maps", "tta_maps:tta_maps", "Show score maps of a face before and after test-time augmentation."),
+    ("benchmark", "benchmark:benchmark", "Measure the speed of models on this machine."),
+    ("train", "train:train", "Train a model by a recipe."),
     ("self-train", "self_train:self_train", "Train on labeled and unlabeled faces, in rounds."),
     ("teach", "teach:teach", "Label unlabeled faces by the consensus of several teachers."),
     ("calibrate", "models:calibrate", "Measure what a model's scores are worth, and write it into it."),
     ("slim", "models:slim", "Make a trained net leaner: fewer neighbors, a narrower last layer."),
     ("export", "models:export", "Turn a checkpoint into an ONNX file."),
     ("import", "models:import_official", "Read a checkpoint of the original authors."),
+    ("migrate", "migrate:migrate", "Convert recipes, run folders and bulk jobs of earlier formats."),
     ("info", "models:info", "Say what a model is."),
     ("doctor", "models:doctor", "Say what is installed and what is missing."),
 )
-_GROUPS = (
-    (
-        "data",
-        ("prepare", "convert", "scheme", "view"),
-        "Prepare collections, convert and look at labels, propose a scheme.",
+_GROUPS = {
+    "data": (
+        "Prepare datasets, convert, check and show labels, propose a landmark scheme.",
+        {
+            "prepare": "data:prepare",
+            "convert": "data:convert",
+            "check": "check_labels:check",
+            "scheme": "data:scheme",
+            "view": "data:view",
+        },
     ),
-    ("detector", ("fit", "sensitivity"), "Use the boxes of any detector; see how exact one must be."),
-    ("teacher", ("fit",), "Fit a teacher's landmarks to the labels of a dataset."),
-    ("protocol", ("tsd", "tmd"), "v1's protocols: learning with labels taken away."),
-)
+    "detector": (
+        "Use the boxes of any detector; measure how exact they must be.",
+        {"fit": "detector:fit", "sensitivity": "detector:sensitivity"},
+    ),
+    "teacher": (
+        "Fit a teacher's landmarks to the labels of a dataset.",
+        {"fit": "teacher:fit"},
+    ),
+    "protocol": (
+        "v1's protocols: training with part of the labels.",
+        {"tsd": "protocol:tsd", "tmd": "protocol:tmd"},
+    ),
+}
 
 
 def _build(command: str | None) -> cyclopts.App:
-    """All commands; the help of the one that is asked for is its whole docstring."""
+    """Return all commands; the help of the requested one is its whole docstring."""
     app = cyclopts.App(
         name="pipnet",
         help="Facial landmarks: fast, accurate and robust in the wild.",
@@ -65,12 +82,12 @@ def _build(command: str | None) -> cyclopts.App:
         suppress_keyboard_interrupt=False,
         default_parameter=cyclopts.Parameter(negative=()),
     )
-    for name, where, words in COMMANDS:
-        app.command(f"pipnet.cli.{where}", name=name, help=None if name == command else words)
-    for group, commands, words in _GROUPS:
+    for name, target, words in COMMANDS:
+        app.command(f"pipnet.cli.{target}", name=name, help=None if name == command else words)
+    for group, (words, commands) in _GROUPS.items():
         within = cyclopts.App(name=group, help=words)
-        for name in commands:
-            within.command(f"pipnet.cli.{group}:{name}", name=name)
+        for name, target in commands.items():
+            within.command(f"pipnet.cli.{target}", name=name)
         app.command(within)
     return app
 
@@ -78,6 +95,7 @@ def _build(command: str | None) -> cyclopts.App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     errors = Console(stderr=True)
+    _print_notes()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _build(given[0] if given else None)(given, exit_on_error=False, error_console=errors)
@@ -99,6 +117,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"error: {error.filename or 'system'}: {error.strerror or error}")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _print_notes() -> None:
+    """Print what the library logs, a line each, on standard error."""
+    logger = logging.getLogger("pipnet")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [_NoteHandler()]
+
+
+class _NoteHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def cannot_import(error: ImportError | RuntimeError) -> PipnetError:
