@@ -13,7 +13,7 @@ MIDDLE = {"300w": 10, "wflw": 10, "cofw": 7, "aflw": 3, "lapa": 12}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_built_in_schemes(name):
+def test_scheme_built_in_names_and_regions(name):
     scheme = LandmarkScheme.load(name)
     assert scheme.landmarks == SIZES[name]
     assert len(set(scheme.landmark_names)) == scheme.landmarks
@@ -22,31 +22,33 @@ def test_built_in_schemes(name):
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_flipping_twice_changes_nothing(name):
+def test_flip_permutation_is_its_own_inverse(name):
     order = LandmarkScheme.load(name).flip_permutation
     np.testing.assert_array_equal(order[order], np.arange(len(order)))
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_flip_pairs_mirror_the_mean_face(name, shared):
-    """On the golden mean faces, each landmark's partner lies where a mirror puts it."""
+def test_flip_permutation_mirrors_the_mean_face(name, shared):
+    """In the golden mean faces, each landmark is close to the mirror image of its partner."""
     scheme = LandmarkScheme.load(name)
     face = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"]
     mirrored = face[scheme.flip_permutation] * [-1, 1] + [2 * face[:, 0].mean(), 0]
-    # Collections are not quite symmetric; a wrong pair would be several times further off.
+    # Datasets are not quite symmetric; a wrong pair would differ several times more.
     assert np.linalg.norm(mirrored - face, axis=1).max() < 0.06
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_scheme_survives_json(name):
+def test_scheme_from_dict_reads_json(name):
     scheme = LandmarkScheme.load(name)
     assert LandmarkScheme.from_dict(json.loads(json.dumps(scheme.to_dict()))) == scheme
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_scheme_survives_its_file(name, tmp_path):
-    scheme = replace(LandmarkScheme.load(name), name="mine", names=LandmarkScheme.load(name).landmark_names)
-    for one in (scheme, replace(scheme, names=(), norm="box", title='"quoted" und Ä')):
+def test_scheme_load_reads_to_toml(name, tmp_path):
+    scheme = replace(
+        LandmarkScheme.load(name), name="mine", explicit_names=LandmarkScheme.load(name).landmark_names
+    )
+    for one in (scheme, replace(scheme, explicit_names=(), norm="box", title='"quoted" und Ä \x7f')):
         (tmp_path / "mine.toml").write_text(one.to_toml(), encoding="utf-8")
         assert LandmarkScheme.load(tmp_path / "mine.toml") == one
 
@@ -54,7 +56,7 @@ def test_a_scheme_survives_its_file(name, tmp_path):
 @pytest.mark.parametrize(
     ("source", "target"), [("wflw", "300w"), ("300w", "aflw"), ("cofw", "aflw"), ("wflw", "aflw")]
 )
-def test_mappings_commute_with_flips(source, target):
+def test_scheme_mapping_commutes_with_flips(source, target):
     mapping = SchemeMapping.load(source, target)
     here, there = (LandmarkScheme.load(name).flip_permutation for name in (source, target))
     points = np.random.default_rng(0).normal(size=(len(here), 2))
@@ -63,7 +65,7 @@ def test_mappings_commute_with_flips(source, target):
     np.testing.assert_allclose(mapping.y_weights.sum(axis=1), 1)
 
 
-def test_19_points_by_hand():
+def test_scheme_mapping_to_19_points():
     points = np.random.default_rng(0).normal(size=(68, 2))
     out = SchemeMapping.load("300w", "aflw")(points)
     np.testing.assert_allclose(out[7], points[36:42].mean(axis=0))
@@ -74,7 +76,7 @@ def test_19_points_by_hand():
     np.testing.assert_allclose(SchemeMapping.load("wflw", "aflw")(wide), through)
 
 
-def test_98_to_68_by_hand():
+def test_scheme_mapping_98_to_68_points():
     points = np.random.default_rng(0).normal(size=(98, 2))
     out = SchemeMapping.load("wflw", "300w")(points)
     np.testing.assert_allclose(out[8], points[16])
@@ -83,7 +85,7 @@ def test_98_to_68_by_hand():
     np.testing.assert_allclose(out[67], points[95])
 
 
-def test_own_scheme_from_a_file(tmp_path):
+def test_scheme_load_reads_a_file(tmp_path):
     path = tmp_path / "five.toml"
     path.write_text(
         'title = "five points"\nlandmarks = 5\nnorm = [0, 1]\nflip = [[0, 1], [3, 4]]\n'
@@ -114,14 +116,14 @@ def test_own_scheme_from_a_file(tmp_path):
         ('title="x"\nlandmarks=3\ncolor=1\n', "no key 'color'; there are title, landmarks, norm"),
     ],
 )
-def test_bad_schemes_are_refused(tmp_path, text, words):
+def test_scheme_load_refuses_invalid_files(tmp_path, text, words):
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(DataError, match=words):
         LandmarkScheme.load(path)
 
 
-def test_unknown_names_are_answered_with_known_ones(tmp_path):
+def test_scheme_load_suggests_names(tmp_path):
     with pytest.raises(DataError, match="did you mean 'wflw'"):
         LandmarkScheme.load("wfwl")
     with pytest.raises(DataError, match="no such scheme file"):

@@ -1,4 +1,4 @@
-"""Own landmarks, from labels to a detector, with no code touched."""
+"""Users' own landmarks, from labels to a detector, without code changes."""
 
 import json
 import shlex
@@ -32,8 +32,8 @@ TINY = "--initial.pretrained=false --model.backbone lcnet_050 --model.input-size
 TINY += "--optim.epochs 2 --workers 0 --data.validation 0.3"
 
 
-def own_set(small_300w, points) -> Annotations:
-    """The faces of the small 300-W with other landmarks, as someone would label them."""
+def own_annotations(small_300w, points) -> Annotations:
+    """The faces of the small 300-W with other landmarks."""
     faces = load_samples(small_300w, "full")[0]
     samples = [
         FaceSample(
@@ -52,15 +52,15 @@ def own_set(small_300w, points) -> Annotations:
     [(FIVE, "five.csv", None), (FOUR, "four.json", "label-studio")],
     ids=["5 points in CSV", "4 points in Label Studio"],
 )
-def test_from_labels_to_a_detector(tmp_path, small_300w, portrait, capsys, points, file, kind):
+def test_own_landmarks_train_evaluate_and_detect(tmp_path, small_300w, portrait, capsys, points, file, kind):
     labels, scheme, run = tmp_path / file, tmp_path / "mine.toml", tmp_path / "run"
-    write_annotations(labels, own_set(small_300w, points), kind)
+    write_annotations(labels, own_annotations(small_300w, points), kind)
     assert main(["data", "scheme", str(labels), "-o", str(scheme)]) == 0
     said = capsys.readouterr().err
     assert (tmp_path / "mine_mean_face.png").is_file()
     command = next(line for line in said.splitlines() if line.startswith("then: pipnet train"))
     proposed = LandmarkScheme.load(scheme)
-    assert proposed.names == tuple(points)
+    assert proposed.landmark_names == tuple(points)
     assert len(proposed.flip) == 2
 
     words = command.removeprefix("then: pipnet ").replace("recipes/own.yaml", str(ROOT / "recipes/own.yaml"))
@@ -82,22 +82,22 @@ def test_from_labels_to_a_detector(tmp_path, small_300w, portrait, capsys, point
     assert inside > 0.5  # the crop that it was shown is of the face
 
 
-def test_the_scheme_must_be_named_and_fit(tmp_path, small_300w, capsys):
+def test_load_samples_needs_a_fitting_scheme(tmp_path, small_300w, capsys):
     labels = tmp_path / "five.csv"
-    write_annotations(labels, own_set(small_300w, FIVE))
+    write_annotations(labels, own_annotations(small_300w, FIVE))
     with pytest.raises(DataError, match="pipnet data scheme .*five.csv proposes one"):
         load_samples(labels)
-    with pytest.raises(DataError, match="5 landmarks a face, scheme 'aflw' has 19"):
+    with pytest.raises(DataError, match="5 landmarks per face, but scheme 'aflw' has 19"):
         load_samples(labels, None, "aflw")
-    scheme = propose_scheme(own_set(small_300w, FIVE), "five").scheme
+    scheme = propose_scheme(own_annotations(small_300w, FIVE), "five").scheme
     with pytest.raises(DataError, match="no subset 'train'; it has all"):
         load_samples(labels, "train", scheme)
     assert main(["data", "scheme", str(labels), "-o", str(tmp_path / "mine.txt")]) == 1
     assert "a scheme is a .toml file" in capsys.readouterr().err
 
 
-def test_landmarks_are_put_in_the_scheme_s_order(tmp_path, small_300w):
-    annotations = own_set(small_300w, FIVE)
+def test_load_samples_reorders_landmarks_by_name(tmp_path, small_300w):
+    annotations = own_annotations(small_300w, FIVE)
     labels, scheme = tmp_path / "five.csv", tmp_path / "mine.toml"
     write_annotations(labels, annotations)
     text = propose_scheme(annotations, "mine").to_toml()
@@ -107,12 +107,14 @@ def test_landmarks_are_put_in_the_scheme_s_order(tmp_path, small_300w):
         load_samples(labels, None, str(scheme))[0][0].points, annotations.samples[0].points[::-1], atol=0.01
     )
     scheme.write_text(text.replace('"nose"', '"beak"'))
-    with pytest.raises(DataError, match="its landmarks are called.*nose.*beak"):
+    with pytest.raises(
+        DataError, match="the landmark names .*nose.* differ from those of scheme 'mine', .*beak"
+    ):
         load_samples(labels, None, str(scheme))
 
 
-def test_landmarks_of_a_built_in_scheme_go_by_their_names(tmp_path, small_300w, capsys):
-    """Tools list a skeleton's points in an order of their own; names that `convert` wrote tell them."""
+def test_load_samples_reorders_landmarks_of_a_built_in_scheme(tmp_path, small_300w, caplog):
+    """Tools list the points of a skeleton in any order; the names that `convert` wrote tell them apart."""
     samples, scheme, _ = load_samples(small_300w, "train")
     sample = replace(samples[0], box=None)
     shuffled = np.random.default_rng(0).permutation(68)
@@ -121,19 +123,17 @@ def test_landmarks_of_a_built_in_scheme_go_by_their_names(tmp_path, small_300w, 
     write_annotations(tmp_path / "labels.csv", Annotations([turned], names))
     found = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
     np.testing.assert_allclose(found.points, sample.points, atol=0.01)
-    assert not capsys.readouterr().err
+    assert not caplog.text
     write_annotations(tmp_path / "other.csv", Annotations([sample], tuple(f"p{i}" for i in range(68))))
     load_samples(tmp_path / "other.csv", None, "300w")
-    assert (
-        "its landmarks are called p0, p1, p2, ..., scheme '300w' has other names" in capsys.readouterr().err
-    )
+    assert "the landmark names p0, p1, p2, ... are not those of scheme '300w'" in caplog.text
 
 
 # -- the proposal --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["300w", "wflw", "cofw", "aflw", "lapa"])
-def test_symmetry_finds_the_published_pairs(shared, name):
+def test_mirror_pairs_finds_the_published_pairs(shared, name):
     mean = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"].astype(np.float64)
     pairs, doubts = mirror_pairs(mean)
     assert pairs == {tuple(sorted(pair)) for pair in LandmarkScheme.load(name).flip}
@@ -148,31 +148,31 @@ def test_symmetry_finds_the_published_pairs(shared, name):
         assert not doubts
 
 
-def test_a_profile_is_doubtful():
+def test_mirror_pairs_doubts_a_profile():
     profile = np.array([[0.9, 0.1], [0.95, 0.4], [0.7, 0.5], [0.3, 0.2], [0.1, 0.9], [0.6, 0.95]])
     assert mirror_pairs(profile)[1]
 
 
-def test_names_decide_where_they_say_left_and_right(small_300w):
-    annotations = own_set(small_300w, FIVE)
+def test_propose_scheme_prefers_pairs_by_name(small_300w):
+    annotations = own_annotations(small_300w, FIVE)
     crossed = ("left_eye", "nose", "right_eye", "left_mouth", "right_mouth")
     proposal = propose_scheme(Annotations(annotations.samples, crossed), "mine")
     assert (0, 2) in proposal.scheme.flip
-    assert any("'left_eye' and 'right_eye' are a pair by name, not by place" in d for d in proposal.doubts)
+    assert any("'left_eye' and 'right_eye' are a pair by name, not by position" in d for d in proposal.doubts)
 
 
-def test_any_text_survives_the_proposed_file(small_300w):
+def test_proposal_file_keeps_any_text(small_300w):
     names = ("left\n\x7f", "nose", "right\n\x7f", "\\", '"😀')
-    proposal = propose_scheme(Annotations(own_set(small_300w, FIVE).samples, names), "mine")
+    proposal = propose_scheme(Annotations(own_annotations(small_300w, FIVE).samples, names), "mine")
     proposal = replace(proposal, scheme=replace(proposal.scheme, title="Faces 😀 \x7f"))
     assert any("by name" in doubt for doubt in proposal.doubts)
     assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
 
 
-def test_pairs_that_are_not_the_faces_are_said(tmp_path, small_300w, capsys):
+def test_data_view_reports_differing_mirror_pairs(tmp_path, small_300w, capsys):
     labels, scheme = tmp_path / "five.csv", tmp_path / "five.toml"
-    write_annotations(labels, own_set(small_300w, FIVE))
-    right = propose_scheme(own_set(small_300w, FIVE), "five").to_toml()
+    write_annotations(labels, own_annotations(small_300w, FIVE))
+    right = propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml()
     flip = "flip = [[0, 1], [3, 4]]"
     assert flip in right
     for number, text in enumerate((right, right.replace(flip, "flip = []"))):
@@ -184,7 +184,7 @@ def test_pairs_that_are_not_the_faces_are_said(tmp_path, small_300w, capsys):
         assert (line in said) == (number == 1)
 
 
-def test_what_is_proposed_for_68_points_is_what_we_use(shared):
+def test_propose_scheme_agrees_with_300w(shared):
     samples, scheme, _ = load_samples(shared / "data" / "300w", "afw")
     proposal = propose_scheme(Annotations(samples, None), "mine")
     assert {*proposal.scheme.flip} == {tuple(sorted(pair)) for pair in scheme.flip}
@@ -193,8 +193,8 @@ def test_what_is_proposed_for_68_points_is_what_we_use(shared):
     assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
 
 
-def test_faces_without_one_whole_face_have_no_mean(small_300w):
-    samples = own_set(small_300w, FOUR).samples[:2]
+def test_propose_scheme_needs_a_complete_face(small_300w):
+    samples = own_annotations(small_300w, FOUR).samples[:2]
     for i, sample in enumerate(samples):
         sample.points[i] = np.nan
     with pytest.raises(DataError, match="no face has all its landmarks"):
@@ -204,7 +204,7 @@ def test_faces_without_one_whole_face_have_no_mean(small_300w):
 # -- converting ----------------------------------------------------------------------------------------
 
 
-def test_a_collection_as_other_points_in_another_format(tmp_path, small_300w, capsys):
+def test_data_convert_maps_the_scheme_of_a_dataset(tmp_path, small_300w, capsys):
     target = tmp_path / "19.json"
     assert main(["data", "convert", str(small_300w), str(target), "--subset", "afw", "--scheme", "aflw"]) == 0
     assert "4 faces" in capsys.readouterr().err
@@ -214,11 +214,11 @@ def test_a_collection_as_other_points_in_another_format(tmp_path, small_300w, ca
     assert found.names == LandmarkScheme.load("aflw").landmark_names
     assert main(["data", "convert", str(target), str(tmp_path / "cvat.xml")]) == 0
     assert main(["data", "convert", str(target), str(tmp_path / "x.json"), "--scheme", "aflw"]) == 1
-    assert "are for collections" in capsys.readouterr().err
+    assert "are for datasets only" in capsys.readouterr().err
 
 
-def test_a_split_goes_along(tmp_path, small_300w, capsys):
-    samples = own_set(small_300w, FIVE).samples
+def test_data_convert_keeps_a_split(tmp_path, small_300w, capsys):
+    samples = own_annotations(small_300w, FIVE).samples
     marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
     write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
     assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
@@ -226,29 +226,29 @@ def test_a_split_goes_along(tmp_path, small_300w, capsys):
     assert len(load_samples(tmp_path / "a.csv", None, scheme)[0]) == 7
     capsys.readouterr()
     assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.xml")]) == 1
-    assert "cvat has no place for what part a face is of (test)" in capsys.readouterr().err
+    assert "cvat cannot express the subset of a face (test)" in capsys.readouterr().err
     assert not (tmp_path / "a.xml").exists()
 
 
 @pytest.mark.parametrize(("name", "what"), [("300w", "5 landmarks"), ("aflw", "mirror pairs")])
-def test_a_scheme_called_like_a_built_in_one(tmp_path, small_300w, name, what):
+def test_load_samples_refuses_the_name_of_a_built_in_scheme(tmp_path, small_300w, name, what):
     own = tmp_path / f"{name}.toml"
     flip = "[[0, 1], [3, 4]]"
     text = f'title = "mine"\nlandmarks = 5\nnorm = "box"\nflip = {flip}\nedges = []\n[regions]\n'
     own.write_text(text if name == "300w" else text.replace("= 5", "= 19"))
-    with pytest.raises(DataError, match=f"scheme '{name}': its {what} are not those of the built-in"):
+    with pytest.raises(DataError, match=f"scheme '{name}': its {what} differ from those of the built-in"):
         load_samples(small_300w, "afw", str(own))
-    if name == "300w":  # for faces of one's own it is a name like any other
-        write_annotations(tmp_path / "five.csv", own_set(small_300w, FIVE))
+    if name == "300w":  # own annotations may use the name
+        write_annotations(tmp_path / "five.csv", own_annotations(small_300w, FIVE))
         assert len(load_samples(tmp_path / "five.csv", None, str(own))[0]) == 12
 
 
-# -- crops around boxes that a collection gives --------------------------------------------------------
+# -- crops around boxes of the dataset -----------------------------------------------------------------
 
 
-def test_a_model_of_given_boxes(tmp_path, small_300w, portrait, capsys):
-    """Trained, measured and run on crops around the labels' own boxes (here wide ones)."""
-    annotations = own_set(small_300w, FIVE)
+def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, portrait, capsys):
+    """Trains, evaluates and runs on crops around the boxes of the labels (here wide ones)."""
+    annotations = own_annotations(small_300w, FIVE)
     wide = np.float32([-60, -80, 60, 60])
     samples = [
         FaceSample(s.image, s.points, s.name, s.group, tight_box(s.points) + wide)
@@ -259,12 +259,12 @@ def test_a_model_of_given_boxes(tmp_path, small_300w, portrait, capsys):
     scheme = tmp_path / "five.toml"
     scheme.write_text(propose_scheme(annotations, "five").to_toml())
     words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY} "
-    assert main((words + "--crop.box given --crop.scale 1.0").split()) == 0
+    assert main((words + "--crop.box dataset --crop.scale 1.0").split()) == 0
     model = str(tmp_path / "given.onnx")
     assert main(["export", str(run / "best.safetensors"), "-o", model]) == 0
     assert main(["info", model, "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)
-    assert metadata["crop"]["box"] == "given"
+    assert metadata["crop"]["box"] == "dataset"
     left, top, right, bottom = metadata["box_adapters"]["landmarks"]
     assert left < -0.3
     assert top < -0.3
@@ -278,7 +278,7 @@ def test_a_model_of_given_boxes(tmp_path, small_300w, portrait, capsys):
     assert "the collection gives no face boxes" in capsys.readouterr().err
 
 
-def test_the_box_of_a_crop():
+def test_face_box_is_that_of_landmarks_or_dataset():
     points, given = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
     assert CropConfig().face_box(points, given).tolist() == [1, 2, 5, 9]
     assert CropConfig(box="dataset").face_box(points, given).tolist() == [0, 0, 10, 10]
@@ -286,13 +286,13 @@ def test_the_box_of_a_crop():
         CropConfig(box="dataset").face_box(points, None)
 
 
-# -- nothing is overwritten, nothing is measured wrongly -------------------------------------------------
+# -- nothing is overwritten, nothing is evaluated wrongly -----------------------------------------------
 
 
-def test_nothing_is_overwritten(tmp_path, small_300w, capsys):
+def test_data_commands_overwrite_nothing(tmp_path, small_300w, capsys):
     labels, root = tmp_path / "a.json", tmp_path / "300w"
     shutil.copytree(small_300w, root)
-    write_annotations(labels, own_set(small_300w, FIVE))
+    write_annotations(labels, own_annotations(small_300w, FIVE))
     before = labels.read_bytes()
     (tmp_path / "mine_mean_face.png").write_bytes(b"a photo")
     for words in (
@@ -309,7 +309,7 @@ def test_nothing_is_overwritten(tmp_path, small_300w, capsys):
     assert len(load_samples(root, "train")[0]) == 12
 
 
-def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w):
+def test_data_prepare_invalidates_earlier_subsets(tmp_path, small_300w):
     root = tmp_path / "300w"
     shutil.copytree(small_300w, root)
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
@@ -319,8 +319,8 @@ def test_only_what_the_last_preparation_found_is_there(tmp_path, small_300w):
         load_samples(tmp_path / "out", "challenging")
 
 
-def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w):
-    """A box that nobody gave is none after COCO either."""
+def test_data_prepare_adds_no_boxes(tmp_path, small_300w):
+    """A face without a box has none after it was written to COCO either."""
     list(prepare("300w", small_300w, tmp_path / "out"))
     for scheme in ("300w", "aflw"):
         raw, prepared = (load_samples(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
@@ -333,7 +333,7 @@ def test_prepared_faces_are_measured_like_the_others(tmp_path, small_300w):
         CropConfig(box="dataset").face_box(prepared.points, prepared.box)
 
 
-def test_image_width_is_of_the_collection_s_own_landmarks(small_300w, landmarker):
+def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmarker):
     """v1 unifies points, not crops: 300-W's is 1.3 x the box of all 68, jaw and all."""
     (plain, *_), _, spec = load_samples(small_300w, "afw")
     (mapped, *_), scheme, _ = load_samples(small_300w, "afw", "aflw")
@@ -371,8 +371,8 @@ def test_composites_move_all_boxes(small_300w):
         assert (moved.source_box[2:] >= moved.points.max(axis=0) - 0.01).all()
 
 
-def test_faces_without_a_norm_are_counted_not_averaged(tmp_path, small_300w, capsys):
-    annotations = own_set(small_300w, FIVE)
+def test_evaluate_counts_faces_without_a_norm(tmp_path, small_300w, capsys):
+    annotations = own_annotations(small_300w, FIVE)
     for sample in annotations.samples[::3]:
         sample.points[0] = np.nan
     labels, scheme, run = tmp_path / "a.json", tmp_path / "five.toml", tmp_path / "run"
@@ -391,8 +391,8 @@ def test_faces_without_a_norm_are_counted_not_averaged(tmp_path, small_300w, cap
     assert all(row["nme"] > 0 for row in rows)
 
 
-def test_useless_faces_and_some_boxes_are_said(tmp_path, small_300w, capsys):
-    samples = own_set(small_300w, FIVE).samples
+def test_load_samples_logs_unusable_faces_and_boxes(tmp_path, small_300w, caplog):
+    samples = own_annotations(small_300w, FIVE).samples
     samples[0].points[1:] = np.nan
     samples[1] = replace(samples[1], box=tight_box(samples[1].points) + np.float32([-9, -9, 9, 9]))
     write_annotations(tmp_path / "a.json", Annotations(samples, tuple(FIVE)))
@@ -400,13 +400,12 @@ def test_useless_faces_and_some_boxes_are_said(tmp_path, small_300w, capsys):
     faces = load_samples(tmp_path / "a.json", None, scheme)[0]
     assert len(faces) == 11
     assert all(face.box is None for face in faces)
-    said = capsys.readouterr().err
-    assert "1 faces left out" in said
-    assert "only 1 of 11 faces have a box" in said
+    assert "1 faces left out" in caplog.text
+    assert "only 1 of 11 faces have a box" in caplog.text
 
 
-def test_attributes_are_parts(tmp_path, small_300w):
-    samples = own_set(small_300w, FIVE).samples
+def test_load_samples_uses_attributes_as_subsets(tmp_path, small_300w):
+    samples = own_annotations(small_300w, FIVE).samples
     marked = [
         replace(s, attributes=frozenset({"test"} if i < 5 else {"train"})) for i, s in enumerate(samples)
     ]
@@ -419,11 +418,11 @@ def test_attributes_are_parts(tmp_path, small_300w):
     marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
     write_annotations(tmp_path / "b.json", Annotations(marked, tuple(FIVE)))
     path = tmp_path / "b.json"
-    assert len(load_samples(path, None, scheme)[0]) == 7, "what is marked as a test is not trained on"
+    assert len(load_samples(path, None, scheme)[0]) == 7, "test faces are not trained on"
     assert len(load_samples(path, None, scheme, for_evaluation=True)[0]) == 5
 
 
-def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):
+def test_load_samples_reads_boxes_and_19_points_from_csv(tmp_path, shared):
     """The authors' own annotation was never released: a table with a box and AFLW's points."""
     real = read_annotations(shared / "data/samples/aflw/test_aflw.json").samples
     boxed = [replace(s, box=tight_box(s.points) + np.float32([-20, -40, 20, 20])) for s in real]
@@ -433,7 +432,7 @@ def test_a_uccs_style_list_of_boxes_and_19_points(tmp_path, shared):
     np.testing.assert_allclose(faces[0].box, boxed[0].box, atol=0.01)
 
 
-def test_pictures_elsewhere_and_spaces_in_names(tmp_path, small_300w, capsys):
+def test_own_landmarks_with_separate_images_and_spaces_in_names(tmp_path, small_300w, capsys):
     pictures, labels = tmp_path / "my pictures", tmp_path / "my labels" / "a b.csv"
     shutil.copytree(small_300w / "afw", pictures)
     faces = [replace(s, image=pictures / s.image.name) for s in load_samples(small_300w, "afw")[0]]
@@ -451,13 +450,13 @@ def test_pictures_elsewhere_and_spaces_in_names(tmp_path, small_300w, capsys):
 # -- names ---------------------------------------------------------------------------------------------
 
 
-def test_names_with_both_sides_in_them(small_300w):
+def test_propose_scheme_pairs_names_with_both_sides(small_300w):
     """AFLW's official names: the partner of LeftEyeRightCorner is RightEyeLeftCorner."""
     corners = {
         "LeftEyeLeftCorner": [36], "LeftEyeRightCorner": [39], "RightEyeLeftCorner": [42],
         "RightEyeRightCorner": [45], "chin\n": [8], "mouth_l": [48], "mouth_r": [54], "[/red]": [30],
     }  # fmt: skip
-    annotations = own_set(small_300w, corners)
+    annotations = own_annotations(small_300w, corners)
     proposal = propose_scheme(annotations, "mine")
     assert proposal.scheme.flip == ((0, 3), (1, 2), (5, 6))
     assert not [doubt for doubt in proposal.doubts if "by name" in doubt]
@@ -465,15 +464,15 @@ def test_names_with_both_sides_in_them(small_300w):
 
 
 @pytest.mark.parametrize("points", [{"nose": [30]}, {"eye": [36], "same": [36]}])
-def test_too_few_landmarks_are_one_line(small_300w, points):
+def test_propose_scheme_refuses_too_few_landmarks(small_300w, points):
     with pytest.raises(DataError):
-        propose_scheme(own_set(small_300w, points), "mine")
+        propose_scheme(own_annotations(small_300w, points), "mine")
 
 
-def test_weights_keep_the_license_of_what_they_began_from(tmp_path, small_300w, capsys):
+def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, capsys):
     labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
-    write_annotations(labels, own_set(small_300w, FIVE))
-    scheme.write_text(propose_scheme(own_set(small_300w, FIVE), "five").to_toml())
+    write_annotations(labels, own_annotations(small_300w, FIVE))
+    scheme.write_text(propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml())
     begun = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
     words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
     words += f"{TINY} --max-steps 1 --initial.checkpoint {begun}".replace("lcnet_050", "mobilenetv2_100")

@@ -1,4 +1,4 @@
-"""Users' own landmark sets: every format, there and back, and what damaged files say."""
+"""Annotation formats: writing and reading every format, and the errors of invalid files."""
 
 import json
 import shutil
@@ -22,119 +22,117 @@ FILES = {
     "csv": "faces.csv",
     "pts": "pts",
 }
-SAID = {"coco": {"names", "box", "visible"}, "cvat": {"names", "visible"}, "label-studio": {"names", "box"}}
-SAID |= {"csv": {"names", "box"}, "pts": set()}
+KEPT = {"coco": {"names", "box", "visible"}, "cvat": {"names", "visible"}, "label-studio": {"names", "box"}}
+KEPT |= {"csv": {"names", "box"}, "pts": set()}
 NAMES = ("left eye", "right eye", "nose, tip", "chin")
 UNKNOWN = (np.nan, np.nan)
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """Pictures of 200 x 100 pixels: two in one folder, one elsewhere under a name of its own."""
+    """Images of 200 x 100 pixels: two in one folder, one in a subfolder."""
     for name in ("in/a b.png", "in/c%20d.png", "in/deep/e.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         write_image(tmp_path / name, np.zeros((100, 200, 3), np.uint8))
     return tmp_path
 
 
-def face(picture: Path, *points, **more) -> FaceSample:
+def face(image: Path, *points, **more) -> FaceSample:
     points = points or ((10.25, 20), (50, 21.125), (30, 40), (31, -5.5))
-    return FaceSample(picture, np.float32(points), more.pop("name", ""), more.pop("group", ""), **more)
+    return FaceSample(image, np.float32(points), more.pop("name", ""), more.pop("group", ""), **more)
 
 
 @pytest.fixture
-def whole(folder) -> Annotations:
-    """Three faces of known, seen landmarks; two in one picture."""
+def complete(folder) -> Annotations:
+    """Three faces with known and visible landmarks; two in one image."""
     first = face(folder / "in/a b.png", box=np.float32([5, 1, 60, 80]))
     second = face(folder / "in/a b.png", (110, 20), (150, 21), (130, 40), (131, 60))
     return Annotations([first, second, face(folder / "in/deep/e.png")], NAMES)
 
 
 @pytest.fixture
-def partial(folder, whole) -> Annotations:
+def incomplete(folder, complete) -> Annotations:
     """Faces with an unknown and a hidden landmark, the unknown one first."""
     seen = np.array([False, True, False, True])
     lacking = face(folder / "in/c%20d.png", UNKNOWN, (50, 21), (30, 40), (31, 60), visible=seen)
-    return Annotations([lacking, *whole.samples], NAMES)
+    return Annotations([lacking, *complete.samples], NAMES)
 
 
-def there_and_back(
-    annotations: Annotations, kind: str, folder: Path, images: Path | None = None
-) -> Annotations:
+def round_trip(annotations: Annotations, kind: str, folder: Path, images: Path | None = None) -> Annotations:
     path = folder / FILES[kind]
     write_annotations(path, annotations, kind)
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.incomplete"))
     return read_annotations(path, images)
 
 
-def assert_same(found: Annotations, expected: Annotations, said: set[str]) -> None:
-    """Same faces of the same pictures, in any order of the pictures, and what the format can say."""
-    assert found.names == (expected.names if "names" in said else None)
-    a, b = (sorted(x.samples, key=lambda s: str(s.image.resolve())) for x in (found, expected))
+def assert_same(loaded: Annotations, expected: Annotations, kept: set[str]) -> None:
+    """Check for the same faces, in any order of the images, and for what the format can express."""
+    assert loaded.names == (expected.names if "names" in kept else None)
+    a, b = (sorted(x.samples, key=lambda s: str(s.image.resolve())) for x in (loaded, expected))
     assert len(a) == len(b)
     for one, other in zip(a, b, strict=True):
         assert one.image.resolve() == other.image.resolve()
         np.testing.assert_allclose(one.points, other.points, atol=0.01)
         for field in ("box", "visible"):
-            value, wanted = getattr(one, field), getattr(other, field) if field in said else None
-            if field == "box" and value is None and wanted is not None:
-                value = tight_box(one.points)  # Label Studio's rectangle around landmarks says nothing
-            assert (value is None) == (wanted is None), field
-            if wanted is not None:
-                np.testing.assert_allclose(value, wanted, atol=0.01)
-    assert len({s.name for s in found.samples}) == len(b)
+            value, required = getattr(one, field), getattr(other, field) if field in kept else None
+            if field == "box" and value is None and required is not None:
+                value = tight_box(one.points)  # Label Studio's rectangle around the landmarks is no box
+            assert (value is None) == (required is None), field
+            if required is not None:
+                np.testing.assert_allclose(value, required, atol=0.01)
+    assert len({s.name for s in loaded.samples}) == len(b)
 
 
-# -- there and back ------------------------------------------------------------------------------------
+# -- round trips ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("first", "second"), [(a, b) for a in FILES for b in FILES])
-def test_every_format_to_every_other(whole, folder, first, second):
-    middle = there_and_back(whole, first, folder / "x/one", folder / "in")
-    assert_same(middle, whole, SAID[first])
-    last = there_and_back(middle, second, folder / "two", folder / "in")
-    assert_same(last, whole, SAID[first] & SAID[second])
+def test_write_annotations_converts_every_format_to_every_other(complete, folder, first, second):
+    middle = round_trip(complete, first, folder / "x/one", folder / "in")
+    assert_same(middle, complete, KEPT[first])
+    last = round_trip(middle, second, folder / "two", folder / "in")
+    assert_same(last, complete, KEPT[first] & KEPT[second])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if kind != "pts"])
-def test_unknown_and_hidden_landmarks(partial, folder, kind):
-    assert_same(there_and_back(partial, kind, folder / "out"), partial, SAID[kind])
-    unnamed = replace(partial, names=None)
-    assert_same(there_and_back(unnamed, kind, folder / "out"), unnamed, SAID[kind])
+def test_write_annotations_keeps_unknown_and_hidden_landmarks(incomplete, folder, kind):
+    assert_same(round_trip(incomplete, kind, folder / "out"), incomplete, KEPT[kind])
+    unnamed = replace(incomplete, names=None)
+    assert_same(round_trip(unnamed, kind, folder / "out"), unnamed, KEPT[kind])
     seen = replace(unnamed, samples=[replace(s, visible=None) for s in unnamed.samples])
-    assert_same(there_and_back(seen, kind, folder / "out"), seen, SAID[kind])
+    assert_same(round_trip(seen, kind, folder / "out"), seen, KEPT[kind])
 
 
-def test_pts_cannot_say_unknown(partial, folder):
-    partial.samples[0] = replace(partial.samples[0], name="the face")
+def test_write_pts_refuses_unknown_landmarks(incomplete, folder):
+    incomplete.samples[0] = replace(incomplete.samples[0], name="the face")
     with pytest.raises(DataError, match="the face has an unknown landmark"):
-        write_annotations(folder / "out", partial)
+        write_annotations(folder / "out", incomplete)
     assert not (folder / "out").exists()
 
 
 @pytest.mark.parametrize("kind", FILES)
 @pytest.mark.parametrize(("name", "landmarks"), {"wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106}.items())
-def test_real_sets(shared, tmp_path, name, landmarks, kind):
+def test_write_annotations_keeps_real_datasets(shared, tmp_path, name, landmarks, kind):
     real = read_annotations(shared / "data/samples" / name / f"test_{name}.json")
     assert {len(s.points) for s in real.samples} == {landmarks}
     hidden = [0 if s.visible is None else int((~s.visible).sum()) for s in real.samples]
     assert hidden == ([6, 9] if name == "cofw" else [0] * len(real.samples))
     images = shared / "data/samples" / (name if kind == "pts" else "")
-    assert_same(there_and_back(real, kind, tmp_path, images), real, SAID[kind] - {"names"})
+    assert_same(round_trip(real, kind, tmp_path, images), real, KEPT[kind] - {"names"})
 
 
-def test_300w_as_a_folder_of_pts(small_300w):
+def test_read_annotations_reads_300w_as_a_pts_folder(small_300w):
     theirs, _, _ = load_samples(small_300w, "full")
-    found = {s.image: s for s in read_annotations(small_300w).samples}
-    assert len(found) == 24
+    loaded = {s.image: s for s in read_annotations(small_300w).samples}
+    assert len(loaded) == 24
     for sample in theirs:
-        np.testing.assert_array_equal(found[sample.image].points, sample.points)
+        np.testing.assert_array_equal(loaded[sample.image].points, sample.points)
 
 
-def test_coco_keeps_name_group_and_attributes(folder, whole):
+def test_write_coco_keeps_name_group_and_attributes(folder, complete):
     more = {"name": "ibug/1", "group": "photo", "attributes": frozenset({"pose", "blur"})}
-    sample = replace(whole.samples[0], **more)
-    again = there_and_back(Annotations([sample], None), "coco", folder / "out").samples[0]
+    sample = replace(complete.samples[0], **more)
+    again = round_trip(Annotations([sample], None), "coco", folder / "out").samples[0]
     assert {key: getattr(again, key) for key in more} == more
     table = json.loads((folder / "out/faces.json").read_text())
     image = {"id": 1, "file_name": "../in/a b.png", "width": 200, "height": 100}
@@ -143,80 +141,79 @@ def test_coco_keeps_name_group_and_attributes(folder, whole):
     assert table["annotations"][0]["bbox"] == [5, 1, 55, 79]
 
 
-def test_csv_keeps_parts_and_photos(folder, whole):
+def test_write_csv_keeps_subsets_and_groups(folder, complete):
     parts = ({"test", "pose"}, {"test"}, ())
-    samples = [replace(s, attributes=frozenset(p)) for s, p in zip(whole.samples, parts, strict=True)]
-    found = there_and_back(Annotations(samples, NAMES), "csv", folder)
-    assert [s.attributes for s in found.samples] == [set(p) for p in parts]
+    samples = [replace(s, attributes=frozenset(p)) for s, p in zip(complete.samples, parts, strict=True)]
+    loaded = round_trip(Annotations(samples, NAMES), "csv", folder)
+    assert [s.attributes for s in loaded.samples] == [set(p) for p in parts]
     assert (folder / "faces.csv").read_text().splitlines()[0].endswith(",box_h,subset")
-    samples = [replace(s, group="one, photo", name=f"{i}") for i, s in enumerate(whole.samples)]
-    found = there_and_back(Annotations(samples, NAMES), "csv", folder)
-    assert {s.group for s in found.samples} == {"one, photo"}
-    found = read(folder, "f.csv", "image;subset;x0;y0;group\na b.png;1,5|test;1,5;20;\n")
-    assert (found.samples[0].attributes, found.samples[0].group) == ({"1,5", "test"}, "in/a b.png")
-    np.testing.assert_array_equal(found.samples[0].points, np.float32([(1.5, 20)]))
+    samples = [replace(s, group="one, photo", name=f"{i}") for i, s in enumerate(complete.samples)]
+    loaded = round_trip(Annotations(samples, NAMES), "csv", folder)
+    assert {s.group for s in loaded.samples} == {"one, photo"}
+    loaded = read(folder, "f.csv", "image;subset;x0;y0;group\na b.png;1,5|test;1,5;20;\n")
+    assert (loaded.samples[0].attributes, loaded.samples[0].group) == ({"1,5", "test"}, "in/a b.png")
+    np.testing.assert_array_equal(loaded.samples[0].points, np.float32([(1.5, 20)]))
     for name in ("a|b", " a"):
         samples[0] = replace(samples[0], attributes=frozenset({name}))
-        with pytest.raises(DataError, match="a part of this name cannot stand in a table"):
+        with pytest.raises(DataError, match="this subset name cannot be written to CSV"):
             write_annotations(folder / "f.csv", Annotations(samples, NAMES))
 
 
 @pytest.mark.parametrize("kind", ["cvat", "label-studio", "pts"])
-def test_a_split_is_never_lost(folder, whole, kind, capsys):
-    samples = [replace(s, group=str(s.image), attributes=frozenset({"pose"})) for s in whole.samples]
+def test_write_annotations_never_loses_a_split(folder, complete, kind, caplog):
+    samples = [replace(s, group=str(s.image), attributes=frozenset({"pose"})) for s in complete.samples]
     samples[2] = replace(samples[2], group=samples[0].group)
     write_annotations(folder / "out", Annotations(samples, NAMES), kind)
-    said = capsys.readouterr().err
-    assert f"out: left out, as {kind} cannot say it: pose, which pictures are of one photo" in said
-    bare = Annotations([replace(sample, box=None) for sample in whole.samples], None)
+    message = f"left out, because {kind} cannot express it: pose, which images are cut from one photo"
+    assert message in caplog.text
+    caplog.clear()
+    bare = Annotations([replace(sample, box=None) for sample in complete.samples], None)
     write_annotations(folder / "plain", bare, kind)
-    assert not capsys.readouterr().err
+    assert not caplog.text
     for part in ("train", "test"):
         samples[0] = replace(samples[0], attributes=frozenset({part}))
         with pytest.raises(
-            DataError, match=rf"no place for what part a face is of \({part}\): write COCO or"
+            DataError, match=rf"{kind} cannot express the subset of a face \({part}\): write COCO or"
         ):
             write_annotations(folder / "none", Annotations(samples, NAMES), kind)
     assert not (folder / "none").exists()
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_what_a_format_cannot_say_is_said(partial, folder, kind, capsys):
-    samples = [replace(s, points=np.nan_to_num(s.points, nan=1.0)) for s in partial.samples]
+def test_write_annotations_logs_what_a_format_cannot_express(incomplete, folder, kind, caplog):
+    samples = [replace(s, points=np.nan_to_num(s.points, nan=1.0)) for s in incomplete.samples]
     write_annotations(folder / FILES[kind], Annotations(samples, NAMES), kind)
-    said = capsys.readouterr().err
-    parts = {"box": "boxes", "visible": "which landmarks are hidden", "names": "the landmarks' names"}
-    lost = [text for part, text in parts.items() if part not in SAID[kind]]
-    assert said == (
-        f"{folder / FILES[kind]}: left out, as {kind} cannot say it: {', '.join(lost)}\n" * bool(lost)
-    )
+    fields = {"box": "boxes", "visible": "which landmarks are hidden", "names": "landmark names"}
+    lost = [text for field, text in fields.items() if field not in KEPT[kind]]
+    message = f"{folder / FILES[kind]}: left out, because {kind} cannot express it: {', '.join(lost)}"
+    assert caplog.messages == ([message] if lost else [])
 
 
-def test_names_and_groups_are_those_of_the_pictures(whole, folder):
-    samples = there_and_back(whole, "csv", folder).samples
+def test_read_annotations_names_faces_after_their_image(complete, folder):
+    samples = round_trip(complete, "csv", folder).samples
     assert [s.name for s in samples] == ["in/a b.png", "in/a b.png#2", "in/deep/e.png"]
     assert [s.group for s in samples] == ["in/a b.png", "in/a b.png", "in/deep/e.png"]
 
 
-def test_pts_files_are_named_as_detect_names_them(whole, folder):
-    write_annotations(folder / "out", whole)
+def test_write_pts_names_files_like_detect(complete, folder):
+    write_annotations(folder / "out", complete)
     files = sorted(p.relative_to(folder / "out").as_posix() for p in (folder / "out").rglob("*.*"))
     assert files == ["a b.pts", "a b_face2.pts", "deep/e.pts"]
     shutil.copytree(folder / "out", folder / "in", dirs_exist_ok=True)
-    assert_same(read_annotations(folder / "in"), whole, set())
+    assert_same(read_annotations(folder / "in"), complete, set())
     (folder / "in/a b_face10.pts").write_text("{ 9 9 9 9 9 9 9 9 }")
     assert [s.points[0, 0] for s in read_annotations(folder / "in").samples[:3]] == [10.25, 110, 9]
 
 
 @pytest.mark.parametrize("name", ["in/a b.jpg", "in/A B.png", "in/a b_face2.png"])
-def test_no_two_faces_share_a_pts_file(whole, folder, name):
-    clash = Annotations([*whole.samples, face(folder / name)], None)
-    with pytest.raises(DataError, match="rename a picture"):
+def test_write_pts_refuses_faces_with_the_same_file(complete, folder, name):
+    clash = Annotations([*complete.samples, face(folder / name)], None)
+    with pytest.raises(DataError, match="rename an image"):
         write_annotations(folder / "out", clash)
     assert not (folder / "out").exists()
 
 
-def test_a_picture_on_its_side_is_as_high_as_it_is_seen(folder):
+def test_write_coco_applies_exif_orientation(folder):
     import PIL.Image
 
     exif = PIL.Image.Exif()
@@ -227,16 +224,16 @@ def test_a_picture_on_its_side_is_as_high_as_it_is_seen(folder):
     assert (image["width"], image["height"]) == (100, 200)
 
 
-def test_a_file_behind_a_symbolic_link_finds_its_pictures(folder, whole):
+def test_write_csv_resolves_symbolic_links(folder, complete):
     (folder / "far/away").mkdir(parents=True)
     (folder / "link").symlink_to(folder / "far/away")
-    write_annotations(folder / "link/f.csv", whole)
+    write_annotations(folder / "link/f.csv", complete)
     assert "\n../../in/a b.png," in (folder / "far/away/f.csv").read_text()
-    assert_same(read_annotations(folder / "link/f.csv"), whole, SAID["csv"])
+    assert_same(read_annotations(folder / "link/f.csv"), complete, KEPT["csv"])
 
 
 @pytest.mark.parametrize("kind", ["coco", "cvat", "label-studio"])
-def test_writing_needs_the_pictures_and_keeps_the_old_file(folder, kind):
+def test_write_annotations_keeps_the_old_file_if_an_image_is_missing(folder, kind):
     path = folder / "old"
     path.write_text("old")
     with pytest.raises(ImageError, match="none.png: no such file"):
@@ -244,30 +241,30 @@ def test_writing_needs_the_pictures_and_keeps_the_old_file(folder, kind):
     assert path.read_text() == "old"
 
 
-def test_what_cannot_be_written(whole, folder):
+def test_write_annotations_refuses_invalid_sets(complete, folder):
     for annotations, words in (
         (Annotations([], None), "no faces"),
-        (replace(whole, names=("a", "b")), "2 names for 4"),
-        (replace(whole, names=("a", "b", "a", "c")), "two landmarks are called 'a'"),
-        (Annotations([*whole.samples, face(folder / "in/a b.png", (1, 2))], None), "1 landmarks"),
+        (replace(complete, names=("a", "b")), "2 names for 4"),
+        (replace(complete, names=("a", "b", "a", "c")), "two landmarks are called 'a'"),
+        (Annotations([*complete.samples, face(folder / "in/a b.png", (1, 2))], None), "1 landmarks"),
         (Annotations([face(folder / "in/a b.png", UNKNOWN, UNKNOWN)], None), "no known landmark"),
     ):
         with pytest.raises(DataError, match=words):
             write_annotations(folder / "f.csv", annotations)
-    with pytest.raises(DataError, match="cannot be titles"):
-        write_annotations(folder / "f.csv", replace(whole, names=("box", " ", "a", "b")))
+    with pytest.raises(DataError, match="cannot be column titles"):
+        write_annotations(folder / "f.csv", replace(complete, names=("box", " ", "a", "b")))
     with pytest.raises(DataError, match="XML does not allow"):
-        write_annotations(folder / "f.xml", replace(whole, names=("\x01", "a", "b", "c")))
+        write_annotations(folder / "f.xml", replace(complete, names=("\x01", "a", "b", "c")))
     with pytest.raises(DataError, match="not UTF-8"):
-        write_annotations(folder / "f.json", replace(whole, names=("\ud800", "a", "b", "c")))
+        write_annotations(folder / "f.json", replace(complete, names=("\ud800", "a", "b", "c")))
     with pytest.raises(DataError, match="not .json"):
-        write_annotations(folder / "f.txt", whole)
+        write_annotations(folder / "f.txt", complete)
     with pytest.raises(WriteError, match="cannot be written"):
-        write_annotations(folder / "in", whole, "csv")
+        write_annotations(folder / "in", complete, "csv")
     assert sorted(p.name for p in folder.iterdir()) == ["in"]
 
 
-# -- as tools write them -------------------------------------------------------------------------------
+# -- files as other tools write them -------------------------------------------------------------------
 
 
 def read(folder: Path, name: str, text: str | bytes) -> Annotations:
@@ -296,7 +293,7 @@ def task(*regions, image: str = "/data/upload/3/0a1b2c3d-a%20b.png") -> dict:
 
 
 def coco(**changes) -> str:
-    """A good table of one face with two landmarks, or one that is changed at places like image__id."""
+    """A valid table of one face with two landmarks, or one changed at keys such as image__id."""
     image = {"id": 4, "file_name": "a b.png"}
     annotation = {"image_id": 4, "category_id": 1, "keypoints": [1, 2, 2, 3, 4, 1]}
     rows = {"image": image, "annotation": annotation, "category": {"id": 1, "keypoints": ["l", "r"]}}
@@ -307,16 +304,16 @@ def coco(**changes) -> str:
     return json.dumps({key: value for key, value in lists.items() if value != ["none"]})
 
 
-def test_coco_visibility_and_several_categories(folder):
-    found = read(
+def test_read_coco_handles_visibility_and_categories(folder):
+    loaded = read(
         folder,
         "f.json",
         "\ufeff" + coco(annotation__keypoints=[9, 9, 0, 3, 4, 1, 5, 6, 2], category__keypoints=[]),
     )
-    assert found.names is None
-    np.testing.assert_array_equal(found.samples[0].points, np.float32([UNKNOWN, (3, 4), (5, 6)]))
-    np.testing.assert_array_equal(found.samples[0].visible, [False, False, True])
-    for flags in ((1, 1), (2, 2), (0, 2)):  # never says 2; all seen; all that are known seen
+    assert loaded.names is None
+    np.testing.assert_array_equal(loaded.samples[0].points, np.float32([UNKNOWN, (3, 4), (5, 6)]))
+    np.testing.assert_array_equal(loaded.samples[0].visible, [False, False, True])
+    for flags in ((1, 1), (2, 2), (0, 2)):  # never 2; all visible; all known ones visible
         values = [1, 2, flags[0], 3, 4, flags[1]]
         sample = read(
             folder, "f.json", coco(annotation__keypoints=values, annotation__bbox=[1, 2, 0, 0])
@@ -324,45 +321,45 @@ def test_coco_visibility_and_several_categories(folder):
         assert (sample.visible, sample.box) == (None, None)
     table = json.loads(coco())
     table["categories"].append({"id": 2, "keypoints": ["tail"]})
-    table["annotations"] += [{"image_id": 4, "category_id": 2, "bbox": [1, 2, 3, 4]}]  # a box is no face
+    table["annotations"] += [{"image_id": 4, "category_id": 2, "bbox": [1, 2, 3, 4]}]  # a box is not a face
     assert read(folder, "f.json", json.dumps(table)).names == ("l", "r")
     table["annotations"][1]["keypoints"] = [1, 2, 2, 3, 4, 2]
     with pytest.raises(DataError, match="categories with different landmarks"):
         read(folder, "f.json", json.dumps(table))
 
 
-def test_cvat_skeletons(folder):
+def test_read_cvat_skeletons(folder):
     points = [("10", "1,2", 'outside="0" occluded="1"'), ("9", "3,4", ""), ("1", "0,0", 'outside="1"')]
-    found = read(folder, "f.xml", cvat(skeleton(*points), '<box label="x" xtl="1"/>'))
-    assert found.names == ("1", "9", "10")  # by number
-    np.testing.assert_array_equal(found.samples[0].points, np.float32([UNKNOWN, (3, 4), (1, 2)]))
-    np.testing.assert_array_equal(found.samples[0].visible, [False, True, False])
+    loaded = read(folder, "f.xml", cvat(skeleton(*points), '<box label="x" xtl="1"/>'))
+    assert loaded.names == ("1", "9", "10")  # by number
+    np.testing.assert_array_equal(loaded.samples[0].points, np.float32([UNKNOWN, (3, 4), (1, 2)]))
+    np.testing.assert_array_equal(loaded.samples[0].visible, [False, True, False])
 
 
-def test_cvat_points(folder):
+def test_read_cvat_points(folder):
     shape = '<points label="face" occluded="1" points="1.5,2;3,4"><attribute name="x">y</attribute></points>'
-    found = read(folder, "f.xml", cvat(shape, shape))
-    assert (found.names, len(found.samples), found.samples[0].visible) == (None, 2, None)
-    np.testing.assert_array_equal(found.samples[1].points, np.float32([(1.5, 2), (3, 4)]))
+    loaded = read(folder, "f.xml", cvat(shape, shape))
+    assert (loaded.names, len(loaded.samples), loaded.samples[0].visible) == (None, 2, None)
+    np.testing.assert_array_equal(loaded.samples[1].points, np.float32([(1.5, 2), (3, 4)]))
 
 
-def test_label_studio_groups_by_parent(folder):
+def test_read_label_studio_groups_by_parent(folder):
     parent = {"id": "P", "type": "rectanglelabels", "original_width": 200, "original_height": 100}
     parent["value"] = {"x": 10, "y": 20, "width": 50, "height": 60}
     regions = [region("b", 20, parentID="P"), region("a", 30, 10, parentID="P"), parent]
     chained = [region("a", 1), region("b", 2, parentID="a1")]  # a landmark that is the parent of another
     assert [s.box for s in read(folder, "f.json", json.dumps([task(*chained)])).samples] == [None]
-    found = read(folder, "f.json", json.dumps([task(*regions, region("a", 90, parentID="Q")), task()]))
-    assert found.names == ("b", "a")
-    np.testing.assert_allclose(found.samples[0].points, [(40, 50), (60, 10)])
-    np.testing.assert_allclose(found.samples[0].box, [20, 20, 120, 80])
-    np.testing.assert_allclose(found.samples[1].points, [UNKNOWN, (180, 50)])
-    assert found.samples[0].group == found.samples[1].group == "in/a b.png"
+    loaded = read(folder, "f.json", json.dumps([task(*regions, region("a", 90, parentID="Q")), task()]))
+    assert loaded.names == ("b", "a")
+    np.testing.assert_allclose(loaded.samples[0].points, [(40, 50), (60, 10)])
+    np.testing.assert_allclose(loaded.samples[0].box, [20, 20, 120, 80])
+    np.testing.assert_allclose(loaded.samples[1].points, [UNKNOWN, (180, 50)])
+    assert loaded.samples[0].group == loaded.samples[1].group == "in/a b.png"
     parent["value"]["rotation"] = 5
     assert read(folder, "f.json", json.dumps([task(*regions)])).samples[0].box is None
 
 
-def test_label_studio_takes_the_ground_truth(folder):
+def test_read_label_studio_prefers_the_ground_truth(folder):
     twice = task(region("a"))
     twice["annotations"] += [
         {"result": [region("a", 10)]},
@@ -375,17 +372,17 @@ def test_label_studio_takes_the_ground_truth(folder):
 
 
 @pytest.mark.parametrize("title", ["image", "file", "File_Name", "filename", "path"])
-def test_csv_as_people_write_it(folder, title):
-    found = read(folder, "f.csv", f"{title},y0,x0,x10,y10,x9,y9\r\na b.png,2,1,10,11,,\r\n\r\n")
-    assert found.names is None
-    np.testing.assert_array_equal(found.samples[0].points, np.float32([(1, 2), UNKNOWN, (10, 11)]))
-    found = read(folder, "f.csv", f"{title};box_x;box_y;nose_x;nose_y\na b.png;1;2;3;4\n")
-    assert (found.names, found.samples[0].box) == (("box", "nose"), None)  # a point called box
-    found = read(folder, "f.csv", f"{title};x0;y0\na b.png;1,5;20\n")  # where the decimal sign is a comma
-    np.testing.assert_array_equal(found.samples[0].points, np.float32([(1.5, 20)]))
+def test_read_csv_accepts_common_dialects(folder, title):
+    loaded = read(folder, "f.csv", f"{title},y0,x0,x10,y10,x9,y9\r\na b.png,2,1,10,11,,\r\n\r\n")
+    assert loaded.names is None
+    np.testing.assert_array_equal(loaded.samples[0].points, np.float32([(1, 2), UNKNOWN, (10, 11)]))
+    loaded = read(folder, "f.csv", f"{title};box_x;box_y;nose_x;nose_y\na b.png;1;2;3;4\n")
+    assert (loaded.names, loaded.samples[0].box) == (("box", "nose"), None)  # a point called box
+    loaded = read(folder, "f.csv", f"{title};x0;y0\na b.png;1,5;20\n")  # where the decimal sign is a comma
+    np.testing.assert_array_equal(loaded.samples[0].points, np.float32([(1.5, 20)]))
 
 
-# -- pictures ------------------------------------------------------------------------------------------
+# -- images --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -396,24 +393,26 @@ def test_csv_as_people_write_it(folder, title):
         ("{root}/in/a b.png", "in/a b.png"),
         ("/home/me/pictures/e.png", "in/deep/e.png"),
         (r"C:\me\in\a b.png", "in/a b.png"),
-        ("in/c%20d.png", "in/c%20d.png"),  # what is there goes before what it may mean
+        ("in/c%20d.png", "in/c%20d.png"),  # an existing file has priority
         ("/data/local-files/?d=in/a%20b.png", "in/a b.png"),
         ("http://localhost:8080/data/local-files/?d=x/deep/e.png&t=1", "in/deep/e.png"),
         ("/data/upload/1/1a2b3c4d-e.png", "in/deep/e.png"),
         ("s3://bucket/x/a%20b.png?token=1", "in/a b.png"),
     ],
 )
-def test_pictures_are_found(folder, name, expected):
+def test_image_finder_resolves_names(folder, name, expected):
     assert ImageFinder(folder).find(name.format(root=folder), "here") == folder / expected
 
 
-def test_two_names_do_not_become_one_picture(folder):
-    """One lost folder of numbered frames must not put its labels on another's."""
+def test_image_finder_refuses_two_names_for_one_image(folder):
+    """The labels of a missing folder of numbered frames must not be used for another folder."""
     pairs = [("lost/e.png", "in/deep/e.png"), ("in/deep/e.png", "lost/e.png"), ("x/e.png", "y/e.png")]
     for first, second in pairs:
         finder = ImageFinder(folder)
         assert finder.find(first, "here") == finder.find(first, "here") == folder / "in/deep/e.png"
-        with pytest.raises(DataError, match=rf"{first}.*{second}.*would both be in/deep/e.png: one is not"):
+        with pytest.raises(
+            DataError, match=rf"{first}.*{second}.*would both be in/deep/e.png: one image is missing"
+        ):
             finder.find(second, "here")
     finder = ImageFinder(folder)
     assert finder.find("in/deep/e.png", "here") != finder.find("in/deep/../deep/e.png", "here")
@@ -421,11 +420,11 @@ def test_two_names_do_not_become_one_picture(folder):
     assert uploads == [folder / "in/a b.png"] * 2
 
 
-def test_pictures_that_are_not_found(folder):
+def test_image_finder_refuses_missing_and_ambiguous_names(folder):
     shutil.copytree(folder / "in", folder / "too")
     finder = ImageFinder(folder)
     with pytest.raises(
-        DataError, match=r"^here: several pictures could be 'e.png': in/deep/e.png, too/deep/e.png$"
+        DataError, match=r"^here: several images match 'e.png': in/deep/e.png, too/deep/e.png$"
     ):
         finder.find("e.png", "here")
     assert finder.find("gone/too/deep/e.png", "here") == folder / "too/deep/e.png"
@@ -439,22 +438,22 @@ def test_pictures_that_are_not_found(folder):
         "\ud800.png",
         "data:image/png;base64," + "A" * 999,
     ):
-        with pytest.raises(DataError, match="^here: no picture ") as error:
+        with pytest.raises(DataError, match="^here: no image ") as error:
             finder.find(name, "here")
         assert len(str(error.value)) < 300
 
 
-def test_a_pts_file_has_one_picture(folder, whole):
-    write_annotations(folder / "in/deep", Annotations(whole.samples[2:], None), "pts")
+def test_read_pts_folder_needs_one_image_per_file(folder, complete):
+    write_annotations(folder / "in/deep", Annotations(complete.samples[2:], None), "pts")
     assert read_annotations(folder / "in").samples[0].image == folder / "in/deep/e.png"
     shutil.copy(folder / "in/deep/e.png", folder / "in/deep/e.JPG")
-    with pytest.raises(DataError, match=r"e.pts: several pictures: e.JPG, e.png"):
+    with pytest.raises(DataError, match=r"e.pts: several images: e.JPG, e.png"):
         read_annotations(folder / "in")
-    with pytest.raises(DataError, match=r"e.pts: no picture deep/e\.\* in"):
+    with pytest.raises(DataError, match=r"e.pts: no image deep/e\.\* in"):
         read_annotations(folder / "in", folder)
 
 
-# -- damage --------------------------------------------------------------------------------------------
+# -- invalid files -------------------------------------------------------------------------------------
 
 GOOD_CSV = "image,x0,y0,x1,y1\na b.png,1,2,3,4\n"
 POINTS = '<points label="face" points="{}"/>'
@@ -487,7 +486,7 @@ BAD = [
     ("f.json", coco(image__id=None), "image 1: id"),
     ("f.json", coco(image__id=[1]), "image 1: id"),
     ("f.json", coco(image__file_name=5), "file_name: expected a text, not 5"),
-    ("f.json", coco(image__file_name="none.png"), "annotation 1: no picture 'none.png'"),
+    ("f.json", coco(image__file_name="none.png"), "annotation 1: no image 'none.png'"),
     ("f.json", coco(annotation="x"), "annotation 1: expected an object"),
     ("f.json", coco(annotation__image_id=5), "annotation 1: image 5 is not"),
     ("f.json", coco(annotation__image_id={}), "annotation 1: image_id"),
@@ -523,7 +522,7 @@ BAD = [
     ("f.json", tasks(task(region("a"), region("b")), parentID=[1]), "parentID"),
     ("f.json", tasks(task(*TWO), original_width=0), "must be positive"),
     ("f.json", tasks(task(*TWO), original_width=None), "original_width: expected a number"),
-    ("f.json", tasks(task(*TWO), image_rotation=90), "turned"),
+    ("f.json", tasks(task(*TWO), image_rotation=90), "was rotated"),
     ("f.json", tasks(task(*TWO), value=None), "value: expected an object"),
     ("f.json", tasks(task(*TWO), value={"x": "1", "y": 2, "keypointlabels": ["a"]}), "x: expected a number"),
     ("f.json", tasks(task(*TWO), value={"x": 1, "y": 2, "keypointlabels": ["a", "b"]}), "2 labels"),
@@ -536,43 +535,43 @@ BAD = [
     ("f.xml", "<annotations><track/></annotations>", "CVAT for images"),
     ("f.xml", cvat(), "no faces"),
     ("f.xml", cvat(POINTS.format("1,2;3,4"), name=""), "image 1: name"),
-    ("f.xml", cvat(POINTS.format("1,2;3,4"), name="x.png"), "no picture 'x.png'"),
+    ("f.xml", cvat(POINTS.format("1,2;3,4"), name="x.png"), "no image 'x.png'"),
     ("f.xml", cvat(POINTS.format("1,2;3")), "face 1: points: expected x,y"),
     ("f.xml", cvat(POINTS.format("")), "face 1: points"),
-    ("f.xml", cvat("<points/>"), "face 1: points: expected a text, not nothing"),
+    ("f.xml", cvat("<points/>"), "face 1: points: expected a text, not a missing value"),
     ("f.xml", cvat(POINTS.format("1,nan;3,4")), "finite"),
     ("f.xml", cvat(POINTS.format("1,1_0;3,4")), "not '1_0'"),
     ("f.xml", cvat(POINTS.format("1,2")), "one point"),
     (
         "f.xml",
         cvat(POINTS.format("1,2;3,4"), POINTS.format("1,2;3,4").replace("face", "eye")),
-        "several labels, 'eye, face': draw a face as one shape",
+        "several labels, 'eye, face': draw each face as one",
     ),
     (
         "f.xml",
         cvat(POINTS.format("1,2;3,4"), POINTS.format("1,2;3,4;5,6")),
         "face 2: 3 landmarks, but .* has 2",
     ),
-    ("f.xml", cvat(POINTS.format("1,2;3,4"), skeleton(("1", "1,2", ""))), "keep those of one kind"),
+    ("f.xml", cvat(POINTS.format("1,2;3,4"), skeleton(("1", "1,2", ""))), "keep the faces of one type"),
     ("f.xml", cvat(skeleton()), "without points"),
     ("f.xml", cvat(skeleton(("1", "1,2", ""), ("1", "1,2", ""))), "two landmarks are called '1'"),
     ("f.xml", cvat(skeleton(("1", "1,2;3,4", ""))), "landmark '1' has 2 points"),
     ("f.xml", cvat(skeleton(("1", "1,2", "")), skeleton(("2", "1,2", ""))), "face 1: no landmark '2'"),
     # CSV
-    ("f.csv", GOOD_CSV[:-3], "f.csv:2: 4 cells under 5"),
+    ("f.csv", GOOD_CSV[:-3], "f.csv:2: 4 cells, but the header has 5"),
     ("f.csv", GOOD_CSV + "a b.png,1,2,3,4,5\n", "f.csv:3: 6 cells"),
     ("f.csv", "image,x0,y0,x1,y1\n", "no faces"),
     ("f.csv", "\nimage,x0,y0\n", "first title"),
     ("f.csv", "name,x0,y0\n", "first title"),
     ("f.csv", "image\na b.png\n", "NAME_x,NAME_y"),
-    ("f.csv", "image,x0,y0,age\na b.png,1,2,3\n", "'age' is too many"),
-    ("f.csv", "image,nose_x,eye_y\na b.png,1,2\n", "too many or too few"),
+    ("f.csv", "image,x0,y0,age\na b.png,1,2,3\n", "'age' is unknown or missing"),
+    ("f.csv", "image,nose_x,eye_y\na b.png,1,2\n", "is unknown or missing"),
     ("f.csv", "image,x0,y0,x0,y0\n", "two columns are called 'x0'"),
     ("f.csv", "image,x0,y0,box_x,box_y,box_w\n", "a box has"),
     ("f.csv", GOOD_CSV.replace("3", "three"), "f.csv:2: landmark 2: expected a number, not 'three'"),
     ("f.csv", GOOD_CSV.replace("3", "inf"), "f.csv:2: landmark 2: expected a finite"),
     ("f.csv", GOOD_CSV.replace("a b.png", ""), "f.csv:2: first column"),
-    ("f.csv", GOOD_CSV.replace("a b.png", "x.png"), "f.csv:2: no picture 'x.png'"),
+    ("f.csv", GOOD_CSV.replace("a b.png", "x.png"), "f.csv:2: no image 'x.png'"),
     ("f.csv", GOOD_CSV.replace("a b", '"a b'), "not CSV"),
     ("f.csv", GOOD_CSV + "x" * 200_000, "not CSV"),
     ("f.csv", "image,x0,y0,box_x,box_y,box_w,box_h\na b.png,1,2,3,4,,5\n", "box: expected a number"),
@@ -580,7 +579,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "text", "words"), BAD, ids=[f"{i}-{b[2][:20]}" for i, b in enumerate(BAD)])
-def test_damage_is_named_in_one_line(folder, name, text, words):
+def test_read_annotations_names_the_error_in_one_line(folder, name, text, words):
     with pytest.raises(DataError, match=words) as error:
         read(folder, name, text)
     assert str(error.value).startswith(str(folder / name))
@@ -588,20 +587,21 @@ def test_damage_is_named_in_one_line(folder, name, text, words):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "no points"), ("{ 1 2 }", "1 landmarks, but"), ("{ 1 1e99 }", "finite")]
+    ("text", "words"),
+    [("", "empty file"), ("x", "no points"), ("{ 1 2 }", "1 landmarks, but"), ("{ 1 1e99 }", "finite")],
 )
-def test_damaged_pts_are_named(folder, text, words):
+def test_read_pts_folder_names_invalid_files(folder, text, words):
     (folder / "in/a b.pts").write_text("{ 1 2 3 4 }")
     (folder / "in/c%20d.pts").write_text(text)
     with pytest.raises(DataError, match=f"c%20d.pts: .*{words}"):
         read_annotations(folder / "in")
 
 
-def test_what_is_not_there(folder):
+def test_read_annotations_refuses_missing_paths(folder):
     for path in (folder / "none.json", folder / "none", folder / ("a" * 5000)):
         with pytest.raises(DataError, match="no such file"):
             read_annotations(path)
     with pytest.raises(DataError, match="no .pts files"):
         read_annotations(folder)
-    with pytest.raises(DataError, match="no such folder of pictures"):
+    with pytest.raises(DataError, match="no such folder of images"):
         read_annotations(folder, folder / "none")

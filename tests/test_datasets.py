@@ -1,4 +1,4 @@
-"""The official collections, as small archives in their true formats, made of real pictures."""
+"""The published datasets, as small archives in their true formats, made of real images."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from pipnet.annotations.pts import write_pts
 from pipnet.cli import main
 from pipnet.datasets.celeba import read_celeba
 from pipnet.datasets.load import check_faces, load_samples, recognize_dataset
-from pipnet.datasets.prepare import Part, prepare
+from pipnet.datasets.prepare import SubsetReport, prepare
 from pipnet.datasets.registry import DATASETS
 from pipnet.datasets.unlabeled import read_boxes
 from pipnet.datasets.vw300 import CLIPS
@@ -23,7 +23,7 @@ from pipnet.io.image import read_image, write_image
 
 
 def samples(shared, name):
-    """(picture, points) of the two real pictures of a collection."""
+    """Return (image, points) of the two real images of a dataset."""
     folder = shared / "data" / "samples" / name
     table = json.loads(next(folder.glob("*.json")).read_text())
     files = {image["id"]: image["file_name"] for image in table["images"]}
@@ -43,7 +43,7 @@ def xywh(points):
 
 
 def write_cofw(root, faces, subset="train"):
-    """Matlab 7.3: cells are references, arrays stand transposed; the second picture is gray."""
+    """Write Matlab 7.3: cells are references, arrays are transposed; the second image is gray."""
     end = {"train": "Tr", "test": "T"}[subset]
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / f"COFW_{subset}_color.mat", "w", userblock_size=512) as file:
@@ -67,8 +67,8 @@ def cofw(tmp_path, shared):
     return tmp_path / "COFW color"
 
 
-def test_cofw(tmp_path, cofw, shared, capsys):
-    with pytest.raises(DataError, match=r"first unpack it: pipnet data prepare cofw"):
+def test_cofw_prepares_and_loads(tmp_path, cofw, shared, capsys):
+    with pytest.raises(DataError, match=r"unpack the dataset first: pipnet data prepare cofw"):
         load_samples(cofw)
     assert main(["data", "prepare", "cofw", str(cofw), str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
@@ -87,7 +87,7 @@ def test_cofw(tmp_path, cofw, shared, capsys):
     assert load_samples(tmp_path / "out", "train", "aflw")[0][0].points.shape == (19, 2)
 
 
-def test_cofw68(tmp_path, cofw, small_300w):
+def test_cofw68_prepares_and_loads(tmp_path, cofw, small_300w):
     with pytest.raises(DataError, match="needs cofw68_test_bboxes"):
         DATASETS["cofw68"].unpack(cofw, "test", tmp_path)
     points = load_samples(small_300w, "afw")[0][0].points.astype(float)
@@ -101,14 +101,14 @@ def test_cofw68(tmp_path, cofw, small_300w):
     (face,), scheme, _ = load_samples(tmp_path / "out", for_evaluation=True)
     assert scheme.name == "300w"
     np.testing.assert_allclose(face.points, points, atol=0.01)
-    with pytest.raises(DataError, match="there to measure on"):
+    with pytest.raises(DataError, match="is a test set without a training subset"):
         load_samples(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     "damage", ["empty", "text", "no phis", "short phis", "nan", "no picture", "version 5"]
 )
-def test_a_damaged_cofw_is_one_line(tmp_path, cofw, damage):
+def test_cofw_reports_damage_in_one_line(tmp_path, cofw, damage):
     path = cofw / "COFW_train_color.mat"
     if damage in ("empty", "text"):
         path.write_bytes(b"" if damage == "empty" else b"MATLAB 5.0 MAT-file " * 9)
@@ -158,7 +158,7 @@ def aflw(tmp_path, shared):
     return root
 
 
-def test_aflw(aflw, shared, monkeypatch):
+def test_aflw_loads(aflw, shared, monkeypatch):
     monkeypatch.setattr("pipnet.datasets.aflw.TRAINING", 1)
     (train,), scheme, spec = load_samples(aflw)
     path, points = samples(shared, "aflw")[0]
@@ -172,9 +172,9 @@ def test_aflw(aflw, shared, monkeypatch):
     assert len(load_samples(aflw, "frontal")[0]) == 3
 
 
-def test_aflw_without_pictures_or_with_another_order(aflw, tmp_path):
+def test_aflw_refuses_missing_images_and_variables(aflw, tmp_path):
     shutil.move(aflw / "data", tmp_path / "elsewhere")
-    with pytest.raises(DataError, match=r"AFLW's pictures.*data/flickr.*handed out at"):
+    with pytest.raises(DataError, match=r"AFLW's images.*data/flickr.*available at"):
         load_samples(aflw)
     savemat(aflw / "AFLWinfo_release.mat", {"bbox": np.ones((4, 4))})
     with pytest.raises(DataError, match="holds no variable 'data'"):
@@ -183,7 +183,7 @@ def test_aflw_without_pictures_or_with_another_order(aflw, tmp_path):
 
 @pytest.mark.parametrize("key", ["bbox", "data", "mask_new", "ra"])
 @pytest.mark.parametrize("wrong", ["cells", "text", "complex"])
-def test_aflw_of_other_types(aflw, key, wrong):
+def test_aflw_refuses_other_types(aflw, key, wrong):
     path = aflw / "AFLWinfo_release.mat"
     table = {name: values for name, values in loadmat(path).items() if not name.startswith("__")}
     shape = table[key].shape
@@ -199,8 +199,8 @@ def test_aflw_of_other_types(aflw, key, wrong):
         load_samples(aflw)
 
 
-def test_aflw_damaged_anywhere(aflw):
-    """Compressed, as Matlab writes it: what is hit may be anything that zlib or SciPy stumble over."""
+def test_aflw_refuses_damaged_files(aflw):
+    """Compressed, as Matlab writes it: zlib and SciPy raise many kinds of errors."""
     path = aflw / "AFLWinfo_release.mat"
     table = {name: values for name, values in loadmat(path).items() if not name.startswith("__")}
     savemat(path, table, do_compression=True)
@@ -223,7 +223,7 @@ def test_aflw_damaged_anywhere(aflw):
 # -- WFLW, LaPa, Menpo ---------------------------------------------------------------------------------
 
 
-def test_wflw_in_a_small_archive(tmp_path, shared):
+def test_wflw_loads_and_prepares(tmp_path, shared):
     lists = tmp_path / "WFLW_annotations/list_98pt_rect_attr_train_test"
     lists.mkdir(parents=True)
     (tmp_path / "WFLW_images/36--Football").mkdir(parents=True)
@@ -246,7 +246,7 @@ def test_wflw_in_a_small_archive(tmp_path, shared):
         load_samples(tmp_path / "out", "train")
 
 
-def test_lapa(tmp_path, shared):
+def test_lapa_loads(tmp_path, shared):
     for folder in ("images", "landmarks", "labels"):
         (tmp_path / "test" / folder).mkdir(parents=True)
     for path, points in samples(shared, "lapa"):
@@ -267,7 +267,7 @@ def test_lapa(tmp_path, shared):
             load_samples(tmp_path, "test")
 
 
-def test_menpo(tmp_path, small_300w):
+def test_menpo_prepares_both_point_counts(tmp_path, small_300w):
     faces = load_samples(small_300w, "afw")[0]
     for number, face in enumerate(faces):
         (tmp_path / "train" / "a b").mkdir(parents=True, exist_ok=True)
@@ -282,16 +282,16 @@ def test_menpo(tmp_path, small_300w):
     assert scheme.norm == "diagonal"
 
 
-def test_menpo_is_no_other_collection_and_has_no_size_to_check(tmp_path, small_300w, capsys):
+def test_menpo_refuses_other_datasets_and_has_no_published_size(tmp_path, small_300w, capsys):
     assert main(["data", "prepare", "menpo", str(small_300w), str(tmp_path / "out")]) == 1
     assert "this is 300-W, not menpo" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     shutil.copytree(small_300w / "afw", tmp_path / "menpo" / "mine")
     assert main(["data", "prepare", "menpo", str(tmp_path / "menpo"), str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert "ok       all: 4 faces (size not checked: none was published)" in said
-    assert "absent   train: not there, and need not be" in said
-    assert not Part("all", 0, None).complete
+    assert "ok       all: 4 faces (not checked: the number was never published)" in said
+    assert "optional train: missing, but optional" in said
+    assert not SubsetReport("all", 0, None).complete
 
 
 # -- 300-VW, CelebA ------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def clip(tmp_path, shared, landmarker):
     return folder
 
 
-def test_300vw(tmp_path, clip, monkeypatch):
+def test_300vw_prepares_labeled_frames(tmp_path, clip, monkeypatch):
     monkeypatch.setitem(CLIPS, "category-2", "203")
     parts = {part.subset: part for part in prepare("300vw", clip.parents[1], tmp_path / "out")}
     assert parts["category-2"].faces == 2
@@ -329,7 +329,7 @@ def test_300vw(tmp_path, clip, monkeypatch):
     assert "ends before frame 9" in parts["category-2"].problem
 
 
-def test_celeba(tmp_path, portrait, capsys):
+def test_celeba_prepares_boxes(tmp_path, portrait, capsys):
     (tmp_path / "Anno").mkdir()
     (tmp_path / "Img" / "img_celeba").mkdir(parents=True)
     shutil.copy(portrait, tmp_path / "Img/img_celeba/000001.jpg")
@@ -337,7 +337,7 @@ def test_celeba(tmp_path, portrait, capsys):
     rows = "000001.jpg    95  71 226 313\n000002.jpg 72 94 221 306\n000003.jpg 0 0 0 0\n"
     table.write_text(f"3\nimage_id x_1 y_1 width height\n{rows}")
     assert main(["data", "prepare", "celeba", str(tmp_path), str(tmp_path / "out")]) == 1
-    assert "1 of 202,599 faces (1 pictures missing, 1 empty boxes)" in capsys.readouterr().err
+    assert "1 of 202,599 faces (1 images missing, 1 empty boxes)" in capsys.readouterr().err
     (face,) = read_boxes(tmp_path / "out" / "boxes.csv")
     assert face.image.resolve() == (tmp_path / "Img/img_celeba/000001.jpg").resolve()
     assert face.box.tolist() == [95, 71, 321, 384]
@@ -347,18 +347,18 @@ def test_celeba(tmp_path, portrait, capsys):
 
 
 @pytest.mark.parametrize("box", [[1, 2, 1, 9], [1, 2, 9, 1], [1, 2, np.nan, 9], [1, 2, np.inf, 9]])
-def test_a_face_box_must_be_one(small_300w, box):
+def test_check_faces_refuses_degenerate_boxes(small_300w, box):
     faces = load_samples(small_300w, "afw")[0]
     check_faces(faces)
     faces[1] = replace(faces[1], box=np.float32(box))
-    with pytest.raises(DataError, match=rf"{faces[1].name}: its face box .* has no width or no height"):
+    with pytest.raises(DataError, match=rf"{faces[1].name}: the face box .* has no width or no height"):
         check_faces(faces)
 
 
 # -- preparing -----------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_of_300w_is_said(tmp_path, small_300w, capsys):
+def test_prepare_reports_what_is_missing(tmp_path, small_300w, capsys):
     root = tmp_path / "300w copy"
     shutil.copytree(small_300w, root)
     shutil.rmtree(root / "ibug")
@@ -366,7 +366,7 @@ def test_what_is_missing_of_300w_is_said(tmp_path, small_300w, capsys):
     (root / "helen/trainset/image_2_1.jpg").write_bytes(b"")
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
     said = capsys.readouterr().err
-    assert "train: 10 of 3,148 faces (0 pictures missing, 2 damaged: " in said
+    assert "train: 10 of 3,148 faces (0 images missing, 2 damaged: " in said
     assert "image_1_1.png" in said
     assert f"challenging: 0 of 135 faces (300-W 'challenging' needs the folder {root / 'ibug'})" in said
     assert recognize_dataset(tmp_path / "out") == "300w"
@@ -376,7 +376,7 @@ def test_what_is_missing_of_300w_is_said(tmp_path, small_300w, capsys):
         np.testing.assert_allclose(a.points, b.points, atol=1e-3)
 
 
-def test_a_prepared_set_survives_a_move_with_its_pictures(tmp_path, cofw):
+def test_prepare_allows_moving_the_folder(tmp_path, cofw):
     list(prepare("cofw", cofw, tmp_path / "out"))
     shutil.move(tmp_path / "out", tmp_path / "moved")
     assert read_image(load_samples(tmp_path / "moved")[0][0].image).size
@@ -385,26 +385,34 @@ def test_a_prepared_set_survives_a_move_with_its_pictures(tmp_path, cofw):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["cofww", ".", "out"], "no collection 'cofww'; there are 300w, cfp, wflw"),
+        (["cofww", ".", "out"], "no dataset 'cofww'; there are 300w, cfp, wflw"),
         (["cofw", "nowhere", "out"], "nowhere: no such folder"),
         (["cofw", ".", "file/below"], "cannot be written"),
     ],
 )
-def test_wrong_words(tmp_path, monkeypatch, capsys, words, said):
+def test_prepare_refuses_wrong_arguments(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     assert main(["data", "prepare", *words]) == 1
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"collection": 3}', '{"collection": "x"}', "[" * 100_000])
-def test_a_damaged_prepared_folder_is_one_line(tmp_path, text):
+@pytest.mark.parametrize("text", ["", "[]", '{"dataset": 3}', '{"dataset": "x", "faces": {}}', "[" * 100_000])
+def test_load_samples_refuses_invalid_descriptions(tmp_path, text):
     (tmp_path / "pipnet.json").write_text(text)
     with pytest.raises(DataError, match=r"pipnet\.json"):
         load_samples(tmp_path)
 
 
-def test_published_sizes_add_up():
+def test_load_samples_reads_descriptions_of_format_1(tmp_path, small_300w):
+    list(prepare("300w", small_300w, tmp_path))
+    description = json.loads((tmp_path / "pipnet.json").read_text())
+    description["collection"] = description.pop("dataset")
+    (tmp_path / "pipnet.json").write_text(json.dumps(description))
+    assert len(load_samples(tmp_path, "afw")[0]) == 4
+
+
+def test_registry_sizes_add_up():
     sizes = DATASETS["300w"].subsets
     assert sizes["full"] == sizes["common"] + sizes["challenging"]
     assert sizes["train"] == sizes["afw"] + sizes["helen+lfpw"]
