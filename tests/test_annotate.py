@@ -1,4 +1,4 @@
-"""Bulk annotation: every kind of input, damage as rows, and kills that change nothing."""
+"""Bulk annotation: all kinds of inputs, errors as rows, and results that kills do not change."""
 
 import io
 import json
@@ -18,20 +18,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipnet.annotations.formats import read_annotations
-from pipnet.bulk.crash_journal import Attempt, Marks
-from pipnet.bulk.inputs import find_pictures, find_sources
+from pipnet.bulk.crash_journal import Attempt, CrashJournal
+from pipnet.bulk.inputs import find_inputs, find_references
 from pipnet.bulk.store import Store
 from pipnet.cli import main
 from pipnet.errors import MissingExtraError
 from pipnet.io.image import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 
-BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not a picture"}
+BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not an image"}
 
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory, portrait):
-    """A dozen readable pictures, one of them without a face, and three that are damaged."""
+    """Twelve readable images, one of them without a face, and three that are damaged."""
     folder = tmp_path_factory.mktemp("annotate") / "album"
     (folder / "broken").mkdir(parents=True)
     image = read_image(portrait)
@@ -41,28 +41,28 @@ def album(tmp_path_factory, portrait):
     PIL.Image.new("RGB", (300, 200), "gray").save(folder / "nobody.png")
     (folder / "broken/cut.jpg").write_bytes((folder / "03.jpg").read_bytes()[:5000])
     (folder / "broken/empty.png").touch()
-    (folder / "broken/text.jpg").write_text("no picture\n" * 50)
+    (folder / "broken/text.jpg").write_text("not an image\n" * 50)
     return folder
 
 
 @pytest.fixture(scope="module")
-def defer_signals(album, tmp_path_factory):
-    """What one process makes of it, file by file."""
-    return files(annotate(album, tmp_path_factory.mktemp("defer_signals") / "labels", "--workers", "1"))
+def expected_files(album, tmp_path_factory):
+    """The files of a job with one worker."""
+    return files(annotate(album, tmp_path_factory.mktemp("expected") / "labels", "--workers", "1"))
 
 
-def command(source, labels, *more):
-    return ["annotate", str(source), "-o", str(labels), "--shard-size", "4", *map(str, more)]
+def arguments(source, labels, *options):
+    return ["annotate", str(source), "-o", str(labels), "--shard-size", "4", *map(str, options)]
 
 
-def annotate(source, labels, *more):
-    """Annotate in shards of four, and give the folder back."""
-    assert main(command(source, labels, *more)) == 0
+def annotate(source, labels, *options):
+    """Annotate in shards of four, and return the folder."""
+    assert main(arguments(source, labels, *options)) == 0
     return labels
 
 
 def files(labels):
-    """The content of all files of a finished job."""
+    """Return the content of all files of a finished job."""
     return {str(p.relative_to(labels)): p.read_bytes() for p in labels.rglob("*") if p.is_file()}
 
 
@@ -70,10 +70,10 @@ def rows(labels):
     return pq.read_table(labels / "shards").to_pylist()
 
 
-def process(source, labels, *more, **environment):
-    """The same in a process of its own, to be killed."""
+def process(source, labels, *options, **environment):
+    """Start the command in its own process, to be killed."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipnet", *command(source, labels, *more)],
+        [sys.executable, "-m", "pipnet", *arguments(source, labels, *options)],
         env={**os.environ, **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -81,7 +81,7 @@ def process(source, labels, *more, **environment):
 
 
 def wait_for(condition, running):
-    """Wait until something is there while a process runs."""
+    """Wait until a condition is true while a process runs."""
     while not condition():
         assert running.poll() is None, running.communicate()[1]
         time.sleep(0.01)
@@ -92,80 +92,82 @@ def shards_in(labels):
 
 
 def workers_of(running):
-    """The processes that annotate for it."""
-    found = []
+    """Return the worker processes of a job."""
+    workers = []
     for child in psutil.Process(running.pid).children():
         try:
-            found += [child] if any("spawn_main" in word for word in child.cmdline()) else []
+            workers += [child] if any("spawn_main" in word for word in child.cmdline()) else []
         except psutil.NoSuchProcess:
             continue
-    return found
+    return workers
 
 
-# -- what comes out ------------------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------------
 
 
-def test_a_folder(album, tmp_path, landmarker, capsys):
+def test_annotate_folder(album, tmp_path, landmarker, capsys):
     labels = annotate(album, tmp_path / "labels", "--workers", "1")
     err = capsys.readouterr().err
-    assert f"{labels}: 15 pictures, 11 faces, 3 pictures with an error; " in err
-    assert "faces a second" in err
+    assert f"{labels}: 15 images, 11 faces, 3 images with an error; " in err
+    assert "faces per second" in err
     table = {row["image"]: row for row in rows(labels)}
     readable = [f"{number:02}.jpg" for number in range(11)]
     assert list(table) == [*readable, "nobody.png", *BAD]
-    for name, found in zip(readable, landmarker([album / n for n in readable]), strict=True):
+    for name, faces in zip(readable, landmarker([album / n for n in readable]), strict=True):
         row = table[name]
         assert (row["face"], row["error"]) == (0, None)
-        assert (row["height"], row["width"]) == found.image.shape[:2]
-        np.testing.assert_allclose(np.reshape(row["points"], (68, 2)), found.points[0], atol=0.05)
-        np.testing.assert_allclose(row["scores"], found.scores[0], atol=0.01)
-        np.testing.assert_allclose(row["box"], found.boxes[0], atol=1e-3)
+        assert (row["height"], row["width"]) == faces.image.shape[:2]
+        np.testing.assert_allclose(np.reshape(row["points"], (68, 2)), faces.points[0], atol=0.05)
+        np.testing.assert_allclose(row["scores"], faces.scores[0], atol=0.01)
+        np.testing.assert_allclose(row["box"], faces.boxes[0], atol=1e-3)
         assert len(row["vote_std"]) == 68
         assert not any(row["tta_std"])
-        assert row["quality"] == pytest.approx(found.quality[0], abs=0.01)
-        assert 0.5 < row["box_score"] <= 1
+        assert row["quality"] == pytest.approx(faces.quality[0], abs=0.01)
+        assert 0.5 < row["detection_score"] <= 1
     nobody = table["nobody.png"]
     assert (nobody["face"], nobody["points"], nobody["error"], nobody["width"]) == (None, None, None, 300)
-    for name, words in BAD.items():
-        assert words in table[name]["error"]
+    for name, message in BAD.items():
+        assert message in table[name]["error"]
         assert table[name]["width"] is None
     manifest = json.loads((labels / "manifest.json").read_text())
-    assert manifest["pictures"] == 15
-    assert [shard["pictures"] for shard in manifest["shards"]] == [4, 4, 4, 3]
+    assert manifest["images"] == 15
+    assert [shard["images"] for shard in manifest["shards"]] == [4, 4, 4, 3]
     assert manifest["model"]["name"] == landmarker.model.metadata.name
     assert LandmarkScheme.from_dict(manifest["model"]["scheme"]) == landmarker.model.metadata.scheme
     assert sorted(p.name for p in labels.iterdir()) == ["manifest.json", "shards"]
 
 
-def test_views_bring_their_disagreement(portrait, tmp_path):
-    found = rows(annotate(portrait, tmp_path / "labels", "--tta", "flip"))
-    assert 0 < np.mean(found[0]["tta_std"]) < 0.05
+def test_annotate_tta_gives_tta_std(portrait, tmp_path):
+    (row,) = rows(annotate(portrait, tmp_path / "labels", "--tta", "flip"))
+    assert 0 < np.mean(row["tta_std"]) < 0.05
 
 
-def test_two_workers_are_as_one(album, tmp_path, defer_signals):
-    assert files(annotate(album, tmp_path / "labels", "--workers", "2")) == defer_signals
+def test_annotate_two_workers_give_the_same_files(album, tmp_path, expected_files):
+    assert files(annotate(album, tmp_path / "labels", "--workers", "2")) == expected_files
 
 
-def test_a_ray_cluster_is_as_one_process(album, tmp_path, defer_signals):
+def test_annotate_ray_gives_the_same_files(album, tmp_path, expected_files):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'pipnet[bulk]'")
     labels = tmp_path / "labels"
     with process(album, labels, "--engine", "ray", "--workers", "2") as running:
         err = running.communicate()[1]
     assert running.returncode == 0, err
-    assert files(labels) == defer_signals
+    assert files(labels) == expected_files
 
 
-def test_other_formats_may_be_asked_for_later(album, tmp_path, capsys):
+def test_annotate_exports_a_finished_job(album, tmp_path, capsys):
     labels = annotate(album, tmp_path / "labels")
     annotate(album, labels, "--format", "jsonl", "--format", "coco")
-    assert "all done before" in capsys.readouterr().err
+    assert "all were annotated before" in capsys.readouterr().err
     lines = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
     assert main(["detect", str(album / "00.jpg"), "--json"]) == 0
-    alone = json.loads(capsys.readouterr().out)
-    assert set(lines[0]) == set(alone)
-    assert set(lines[0]["faces"][0]) == set(alone["faces"][0])
-    np.testing.assert_allclose(lines[0]["faces"][0]["points"], alone["faces"][0]["points"], atol=0.05)
-    assert [line["image"] for line in lines if "error" in line] == list(BAD)
+    (detected,) = json.loads(capsys.readouterr().out)["faces"]
+    assert all(list(line) == ["image", "width", "height", "faces", "error"] for line in lines)
+    assert list(lines[0]["faces"][0]) == list(detected)
+    np.testing.assert_allclose(lines[0]["faces"][0]["points"], detected["points"], atol=0.05)
+    unreadable = [line for line in lines if line["error"] is not None]
+    assert [line["image"] for line in unreadable] == list(BAD)
+    assert all((line["width"], line["height"], line["faces"]) == (None, None, []) for line in unreadable)
     table = json.loads((labels / "labels.coco.json").read_text())
     assert len(table["images"]) == 12
     assert [face["id"] for face in table["annotations"]] == list(range(1, 12))
@@ -173,12 +175,12 @@ def test_other_formats_may_be_asked_for_later(album, tmp_path, capsys):
     assert [sample.image.name for sample in samples] == [f"{number:02}.jpg" for number in range(11)]
 
 
-# -- what goes in --------------------------------------------------------------------------------------
+# -- inputs --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def sources(album, tmp_path_factory):
-    """The album as lists, tar files and tables."""
+    """The album as a list, tar files and tables."""
     folder = tmp_path_factory.mktemp("sources")
     names = [f"{number:02}.jpg" for number in range(11)] + ["nobody.png", *BAD]
     paths = [album / name for name in names]
@@ -187,7 +189,7 @@ def sources(album, tmp_path_factory):
         with tarfile.open(folder / f"part-{number:03}.tar", "w") as tar:
             for path in part:
                 tar.add(path, path.name)
-                label = tarfile.TarInfo(path.stem + ".cls")  # as WebDataset puts beside a picture
+                label = tarfile.TarInfo(path.stem + ".cls")  # as WebDataset has beside an image
                 label.size = 1
                 tar.addfile(label, io.BytesIO(b"7"))
     content = [p.read_bytes() for p in paths]
@@ -214,54 +216,54 @@ def sources(album, tmp_path_factory):
         ("other.parquet --column photo", "other.parquet#0"),
     ],
 )
-def test_the_same_pictures_from_elsewhere(sources, album, defer_signals, name, first, tmp_path):
-    name, *more = name.split()
-    found = rows(annotate(sources / name, tmp_path / "labels", *more))
-    plain = tmp_path / "plain"
-    for file, content in defer_signals.items():
-        (plain / file).parent.mkdir(parents=True, exist_ok=True)
-        (plain / file).write_bytes(content)
-    assert found[0]["image"] == (first or os.path.relpath(album / "00.jpg", sources))
-    for row, same in zip(found, rows(plain), strict=True):
-        assert bool(row.pop("error")) == bool(same.pop("error"))
+def test_annotate_lists_tars_and_tables_as_a_folder(sources, album, expected_files, name, first, tmp_path):
+    name, *options = name.split()
+    table = rows(annotate(sources / name, tmp_path / "labels", *options))
+    expected = tmp_path / "expected"
+    for file, content in expected_files.items():
+        (expected / file).parent.mkdir(parents=True, exist_ok=True)
+        (expected / file).write_bytes(content)
+    assert table[0]["image"] == (first or os.path.relpath(album / "00.jpg", sources))
+    for row, expected_row in zip(table, rows(expected), strict=True):
+        assert bool(row.pop("error")) == bool(expected_row.pop("error"))
         row.pop("image")
-        same.pop("image")
-        assert row == same
+        expected_row.pop("image")
+        assert row == expected_row
 
 
-def test_pictures_of_kinds_that_cannot_be_read_are_rows(portrait, tmp_path):
+def test_annotate_unsupported_formats_are_error_rows(portrait, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(portrait, folder / "a.jpg")
     (folder / "b.HEIC").write_bytes(b"ftypheic")
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("not an image")
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(folder, "in")
     for source, within in ((folder, ""), (tmp_path / "photos.tar", "photos.tar/in/")):
-        found = rows(annotate(source, tmp_path / f"labels{source.suffix}", "--workers", "1"))
-        assert [(row["image"], row["error"] is None) for row in found] == [
+        table = rows(annotate(source, tmp_path / f"labels{source.suffix}", "--workers", "1"))
+        assert [(row["image"], row["error"] is None) for row in table] == [
             (f"{within}a.jpg", True),
             (f"{within}b.HEIC", False),
         ]
-        assert "turn it into JPEG" in found[1]["error"]
+        assert "convert it to JPEG" in table[1]["error"]
 
 
-def test_damaged_tar_files_and_tables_keep_what_can_be_read(sources, tmp_path):
+def test_annotate_reads_the_intact_part_of_damaged_containers(sources, tmp_path):
     cut = tmp_path / "part-cut.tar"
     content = (sources / "part-000.tar").read_bytes()
     cut.write_bytes(content[: len(content) // 2])
     (tmp_path / "text.parquet").write_text("no table")
-    found = rows(annotate(f"{tmp_path}/{{part-cut.tar,text.parquet}}", tmp_path / "labels"))
-    assert found[0]["image"] == "part-cut.tar/00.jpg"
-    assert sum(row["face"] == 0 for row in found) >= 2
-    assert [row["image"] for row in found if "not a whole" in str(row["error"])] == [
+    table = rows(annotate(f"{tmp_path}/{{part-cut.tar,text.parquet}}", tmp_path / "labels"))
+    assert table[0]["image"] == "part-cut.tar/00.jpg"
+    assert sum(row["face"] == 0 for row in table) >= 2
+    assert [row["image"] for row in table if "damaged" in str(row["error"])] == [
         "part-cut.tar",
         "text.parquet",
     ]
 
 
-def test_names_are_taken_as_they_are(portrait, tmp_path):
-    """A byte that is no UTF-8, a new line, and brackets that are no pattern."""
+def test_annotate_takes_any_file_name(portrait, tmp_path):
+    """A byte that is not UTF-8, a line break, and brackets that are not a pattern."""
     folder = tmp_path / "a[1]{b}"
     folder.mkdir()
     for name in (b"\xff.jpg", b"a\nb.jpg", b"*.jpg"):
@@ -272,66 +274,66 @@ def test_names_are_taken_as_they_are(portrait, tmp_path):
         ("a\nb.jpg", None),
         ("\\xff.jpg", None),
     ]
-    sources = find_sources([str(folder)])
-    assert sources == [folder]
-    assert len(list(find_pictures(sources, folder, None))) == 3
+    inputs = find_inputs([str(folder)])
+    assert inputs == [folder]
+    assert len(list(find_references(inputs, folder, None))) == 3
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "message"),
     [
         ("missing", "no such file or folder"),
-        ("*.tar", "nothing matches"),
-        ("folder", "no pictures in it"),
-        ("list.txt", "no pictures in this list"),
+        ("*.tar", "no file matches"),
+        ("folder", "no images in it"),
+        ("list.txt", "no images in this list"),
         ("word.doc", "not a folder, a .txt list"),
-        ("numbers.parquet", "neither pictures nor paths"),
-        ("columns.parquet", "which --column holds the pictures? There are a, b"),
+        ("numbers.parquet", "neither images nor paths"),
+        ("columns.parquet", "name the --column with the images, one of a, b"),
     ],
 )
-def test_what_cannot_be_annotated_is_one_line(tmp_path, name, words, capsys):
+def test_annotate_refuses_other_inputs_in_one_line(tmp_path, name, message, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "list.txt").write_text("\n\n")
     (tmp_path / "word.doc").touch()
     pq.write_table(pa.table({"image": [1, 2]}), tmp_path / "numbers.parquet")
     pq.write_table(pa.table({"a": [1, 2], "b": [1, 2]}), tmp_path / "columns.parquet")
-    assert main(command(tmp_path / name, tmp_path / "labels")) == 1
+    assert main(arguments(tmp_path / name, tmp_path / "labels")) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
-    assert words in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_where_no_picture_can_be_read_the_exit_code_says_so(album, tmp_path):
-    assert main(command(album / "broken", tmp_path / "labels")) == 1
+def test_annotate_exits_with_1_if_no_image_can_be_read(album, tmp_path):
+    assert main(arguments(album / "broken", tmp_path / "labels")) == 1
     assert len(rows(tmp_path / "labels")) == 3
     (tmp_path / "lost.txt").write_text("one.jpg\ntwo.jpg\n")
-    assert main(command(tmp_path / "lost.txt", tmp_path / "lost")) == 1
+    assert main(arguments(tmp_path / "lost.txt", tmp_path / "lost")) == 1
     assert [row["error"] for row in rows(tmp_path / "lost")] == [
         "one.jpg: no such file",
         "two.jpg: no such file",
     ]
 
 
-# -- nothing is lost, nothing is twice -----------------------------------------------------------------
+# -- kills and failures -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def crowd(album, tmp_path_factory):
-    """Enough pictures to be killed in: 90, in 23 shards; and what one process makes of them."""
+    """90 images in 23 shards, enough to kill the job meanwhile, and the files of an undisturbed job."""
     folder = tmp_path_factory.mktemp("crowd")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     for number in range(90):
         name = "broken/cut.jpg" if number % 30 == 7 else f"{number % 11:02}.jpg"
-        (folder / "pictures" / f"{number:03}.jpg").symlink_to(album / name)
-    annotate(folder / "pictures", folder / "labels")
-    return folder / "pictures", files(folder / "labels")
+        (folder / "images" / f"{number:03}.jpg").symlink_to(album / name)
+    annotate(folder / "images", folder / "labels")
+    return folder / "images", files(folder / "labels")
 
 
-def test_killed_workers_change_nothing(crowd, tmp_path):
-    pictures, expected = crowd
+def test_annotate_killed_workers_do_not_change_the_files(crowd, tmp_path):
+    images, expected = crowd
     labels = tmp_path / "labels"
-    with process(pictures, labels, "--workers", "2") as running:
+    with process(images, labels, "--workers", "2") as running:
         for count in (1, 5, 9):
             wait_for(lambda count=count: shards_in(labels) >= count, running)
             wait_for(lambda: workers_of(running), running)
@@ -341,10 +343,10 @@ def test_killed_workers_change_nothing(crowd, tmp_path):
     assert files(labels) == expected
 
 
-def test_a_killed_job_goes_on_and_its_processes_are_gone(crowd, tmp_path, capsys):
-    pictures, expected = crowd
+def test_annotate_resumes_a_killed_job_and_its_workers_end(crowd, tmp_path, capsys):
+    images, expected = crowd
     labels = tmp_path / "labels"
-    with process(pictures, labels, "--workers", "2") as running:
+    with process(images, labels, "--workers", "2") as running:
         wait_for(lambda: shards_in(labels) >= 3, running)
         workers = workers_of(running)
         running.kill()
@@ -352,199 +354,209 @@ def test_a_killed_job_goes_on_and_its_processes_are_gone(crowd, tmp_path, capsys
     psutil.wait_procs(workers, timeout=300)
     assert not any(worker.is_running() for worker in workers)
     kept = {path.name: path.stat().st_mtime_ns for path in labels.glob("shards/*")}
-    noted = len((labels / ".work" / "done.jsonl").read_text().splitlines())
-    assert 1 <= noted <= len(kept) < 23
-    annotate(pictures, labels)
-    assert f"{4 * noted} of the pictures done before" in capsys.readouterr().err
+    recorded = len((labels / ".work" / "done.jsonl").read_text().splitlines())
+    assert 1 <= recorded <= len(kept) < 23
+    annotate(images, labels)
+    assert f"{4 * recorded} images were annotated before" in capsys.readouterr().err
     assert (
-        sum(kept[p.name] == p.stat().st_mtime_ns for p in labels.glob("shards/*") if p.name in kept) == noted
+        sum(kept[p.name] == p.stat().st_mtime_ns for p in labels.glob("shards/*") if p.name in kept)
+        == recorded
     )
     assert files(labels) == expected
 
 
-def test_ctrl_c_keeps_what_is_done(crowd, tmp_path, start):
-    pictures, expected = crowd
+def test_annotate_ctrl_c_keeps_finished_shards(crowd, tmp_path, start):
+    images, expected = crowd
     labels = tmp_path / "labels"
-    with start(*command(pictures, labels)) as running:
+    with start(*arguments(images, labels)) as running:
         wait_for(lambda: shards_in(labels) >= 2, running)
         running.send_signal(2)
         _, err = running.communicate(timeout=300)
     assert running.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
-    assert files(annotate(pictures, labels)) == expected
+    assert files(annotate(images, labels)) == expected
 
 
-def test_pictures_that_crash_or_hang_are_given_up(album, tmp_path):
-    """No decoder here can be made to crash by a file, so one is put in its place that does."""
+def test_annotate_quarantines_images_that_crash_or_hang(album, tmp_path):
+    """The decoder is replaced by one that crashes and hangs."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os, time, pipnet.io.image as images\n"
         "plain = images._decode\n"
-        "def decode(picture, most):\n"
-        "    if picture.size == (30, 30): os.kill(os.getpid(), 9)\n"
-        "    if picture.size == (40, 40): time.sleep(1000)\n"
-        "    return plain(picture, most)\n"
+        "def decode(image, max_pixels):\n"
+        "    if image.size == (30, 30): os.kill(os.getpid(), 9)\n"
+        "    if image.size == (40, 40): time.sleep(1000)\n"
+        "    return plain(image, max_pixels)\n"
         "images._decode = decode\n"
     )
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    shutil.copy(album / "00.jpg", pictures / "a.jpg")
-    PIL.Image.new("RGB", (30, 30)).save(pictures / "crashes.png")
-    PIL.Image.new("RGB", (40, 40)).save(pictures / "hangs.png")
-    shutil.copy(album / "01.jpg", pictures / "z.jpg")
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(album / "00.jpg", images / "a.jpg")
+    PIL.Image.new("RGB", (30, 30)).save(images / "crashes.png")
+    PIL.Image.new("RGB", (40, 40)).save(images / "hangs.png")
+    shutil.copy(album / "01.jpg", images / "z.jpg")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    with process(pictures, tmp_path / "labels", "--timeout", "10", PYTHONPATH=path) as running:
+    with process(images, tmp_path / "labels", "--timeout", "10", PYTHONPATH=path) as running:
         err = running.communicate(timeout=300)[1]
     assert running.returncode == 0, err
-    found = rows(tmp_path / "labels")
-    assert [row["face"] for row in found] == [0, None, None, 0]
-    assert [bool(row["error"]) for row in found] == [False, True, True, False]
-    assert "3 times" in found[1]["error"]
+    table = rows(tmp_path / "labels")
+    assert [row["face"] for row in table] == [0, None, None, 0]
+    assert [bool(row["error"]) for row in table] == [False, True, True, False]
+    assert "3 times" in table[1]["error"]
 
 
-def test_pictures_that_are_gone_stop_the_job_until_they_are_back(crowd, tmp_path, capsys):
-    pictures, expected = crowd
+def test_annotate_stops_while_the_image_folder_is_missing(crowd, tmp_path, capsys):
+    images, expected = crowd
     labels = tmp_path / "labels"
-    with process(pictures, labels) as running:
+    with process(images, labels) as running:
         wait_for(lambda: shards_in(labels) >= 2, running)
         running.kill()
     kept = shards_in(labels)
-    pictures.rename(tmp_path / "away")
+    images.rename(tmp_path / "away")
     try:
-        assert main(command(pictures, labels)) == 1
+        assert main(arguments(images, labels)) == 1
     finally:
-        (tmp_path / "away").rename(pictures)
+        (tmp_path / "away").rename(images)
     err = capsys.readouterr().err
-    assert "are the pictures still there?" in err
+    assert "are the images still available?" in err
     assert err.count("\n") == 1
     assert shards_in(labels) == kept < 23
-    assert files(annotate(pictures, labels)) == expected
+    assert files(annotate(images, labels)) == expected
 
 
-def test_a_picture_that_went_since_it_was_listed_is_a_row(album, tmp_path):
+def test_annotate_missing_image_of_a_list_is_an_error_row(album, tmp_path):
     (tmp_path / "list.txt").write_text(f"{album}/00.jpg\n{album}/gone.jpg\n{album}/01.jpg\n")
-    found = rows(annotate(tmp_path / "list.txt", tmp_path / "labels"))
-    assert [row["error"] for row in found] == [None, f"{album}/gone.jpg: no such file", None]
+    table = rows(annotate(tmp_path / "list.txt", tmp_path / "labels"))
+    assert [row["error"] for row in table] == [None, f"{album}/gone.jpg: no such file", None]
 
 
-def test_a_full_disk_is_one_line_and_keeps_what_is_done(crowd, tmp_path, capsys):
-    pictures, expected = crowd
+def test_annotate_full_disk_is_one_line_and_keeps_finished_shards(crowd, tmp_path, capsys):
+    images, expected = crowd
     labels = tmp_path / "labels"
     done = labels / ".work" / "done.jsonl"
-    with process(pictures, labels) as running:
+    with process(images, labels) as running:
         wait_for(done.is_file, running)
         running.kill()
     kept = {path.name for path in labels.glob("shards/*")}
     done.rename(tmp_path / "done.jsonl")
     done.symlink_to("/dev/full")
-    assert main(command(pictures, labels)) == 1
+    assert main(arguments(images, labels)) == 1
     err = capsys.readouterr().err
     assert "No space left on device" in err
     assert err.count("\n") == 1
     assert kept <= {path.name for path in labels.glob("shards/*")}
     (tmp_path / "done.jsonl").replace(done)
-    assert files(annotate(pictures, labels)) == expected
+    assert files(annotate(images, labels)) == expected
 
 
-def test_a_target_that_cannot_be_written(album, capsys):
-    assert main(command(album, "/proc/labels")) == 1
-    assert main(command(album, "/dev/null/labels")) == 1
+def test_annotate_unwritable_output_is_one_line(album, capsys):
+    assert main(arguments(album, "/proc/labels")) == 1
+    assert main(arguments(album, "/dev/null/labels")) == 1
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all("cannot be written" in line for line in lines)
 
 
-def test_other_settings_and_other_jobs_are_refused(album, tmp_path, capsys):
+def test_annotate_refuses_other_settings_and_other_folders(album, tmp_path, capsys):
     labels = annotate(album, tmp_path / "labels")
     before = files(labels)
-    for more, words in (
-        (["--detector-size", "320"], "begun with detector_size 640, not 320"),
-        (["--refine-steps", "1"], "begun with refine_steps 0, not 1"),
-        (["--column", "x"], "begun with column None, not x"),
+    for options, message in (
+        (["--detector-size", "320"], "started with detector_size 640, not 320"),
+        (["--refine-steps", "1"], "started with refine_steps 0, not 1"),
+        (["--column", "x"], "started with column None, not x"),
     ):
         capsys.readouterr()
-        assert main(command(album, labels, *more)) == 1
-        assert words in capsys.readouterr().err
-    assert main(command(album / "00.jpg", labels)) == 1
-    assert "begun with inputs" in capsys.readouterr().err
+        assert main(arguments(album, labels, *options)) == 1
+        assert message in capsys.readouterr().err
+    assert main(arguments(album / "00.jpg", labels)) == 1
+    assert "started with inputs" in capsys.readouterr().err
     assert {k: v for k, v in files(labels).items() if not k.startswith(".work")} == before
     with Store(labels):
-        assert main(command(album, labels)) == 1
-    assert "another job is writing there" in capsys.readouterr().err
-    assert main(command(album, album)) == 1
+        assert main(arguments(album, labels)) == 1
+    assert "another job is writing to this folder" in capsys.readouterr().err
+    assert main(arguments(album, album)) == 1
     assert "not empty, and without the manifest of a job" in capsys.readouterr().err
     (labels / "shards" / "00001.parquet").unlink()
-    assert main(command(album, labels)) == 1
-    assert "gone since it was made" in capsys.readouterr().err
+    assert main(arguments(album, labels)) == 1
+    assert "missing, though the job is finished" in capsys.readouterr().err
 
 
-def test_lines_cut_off_by_a_power_cut_mean_that_a_shard_is_done_again(crowd, tmp_path):
-    pictures, expected = crowd
+def test_annotate_repeats_shards_of_truncated_records(crowd, tmp_path):
+    images, expected = crowd
     labels = tmp_path / "labels"
-    with process(pictures, labels) as running:
+    with process(images, labels) as running:
         wait_for(lambda: shards_in(labels) >= 4, running)
         running.kill()
     done = labels / ".work" / "done.jsonl"
     done.write_bytes(done.read_bytes()[:-20])
     next(labels.glob("shards/*")).unlink()
     (labels / ".work" / "0.partial").write_bytes(b"half")
-    assert files(annotate(pictures, labels)) == expected
+    assert files(annotate(images, labels)) == expected
 
 
-def test_what_is_left_of_a_job_that_was_thrown_away_is_not_taken_for_done(
-    album, tmp_path, defer_signals, capsys
-):
+def test_annotate_ignores_the_progress_of_a_removed_job(album, tmp_path, expected_files, capsys):
     labels = annotate(album, tmp_path / "labels")
     (labels / "manifest.json").unlink()
-    assert main(command(album, labels)) == 1
+    assert main(arguments(album, labels)) == 1
     assert "without the manifest" in capsys.readouterr().err
     shutil.rmtree(labels / "shards")
     (labels / ".work").mkdir(exist_ok=True)
-    record = {"number": 0, "pictures": 9, "faces": 9, "errors": 9, "rows": 9, "sha256": "0"}
+    record = {"number": 0, "images": 9, "faces": 9, "errors": 9, "rows": 9, "sha256": "0"}
     (labels / ".work" / "done.jsonl").write_text(json.dumps(record) + "\n")
-    assert files(annotate(album, labels)) == defer_signals
+    assert files(annotate(album, labels)) == expected_files
 
 
-def test_without_the_extra_one_line_says_what_to_install(album, tmp_path, monkeypatch, capsys):
+def test_annotate_without_pyarrow_names_the_extra(album, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert main(command(album, tmp_path / "labels")) == 1
+    assert main(arguments(album, tmp_path / "labels")) == 1
     assert capsys.readouterr().err == f"error: {MissingExtraError('pyarrow', 'bulk')}\n"
     assert not Path(tmp_path / "labels").exists()
 
 
-def test_a_shard_in_which_nothing_can_be_read_is_rows(portrait, tmp_path):
+def test_annotate_unreadable_shard_is_error_rows(portrait, tmp_path):
     gone = "".join(f"{tmp_path}/gone/{number}.jpg\n" for number in range(4))
     (tmp_path / "list.txt").write_text(f"{gone}{portrait}\n{gone}")
     labels = annotate(tmp_path / "list.txt", tmp_path / "labels", "--workers", "1")
     assert sum(bool(row["error"]) for row in rows(labels)) == 8
 
 
-def test_a_job_that_was_killed_too_does_not_blame_its_picture(tmp_path):
-    marks = Marks(tmp_path / "marks")
-    for end in (None, None, None, "died", "died", "stopped"):
-        with marks.path.open("a") as file:
+def test_crash_journal_counts_interruptions_less_than_deaths(tmp_path):
+    journal = CrashJournal(tmp_path / "a.journal")
+    for end in (None, None, None, "record_death", "record_death", "record_stop"):
+        with journal.path.open("a") as file:
             file.write("begin\na.jpg\n")
         if end is not None:
-            getattr(marks, end)()
-    assert marks.strikes() == {"a.jpg": 2}
-    with marks.path.open("a") as file:
+            getattr(journal, end)()
+    assert journal.failure_counts() == {"a.jpg": 2}
+    with journal.path.open("a") as file:
         file.write("begin\na.jpg\n")
-    assert marks.strikes() == {"a.jpg": 3}, "so many deaths that nobody saw are one"
+    assert journal.failure_counts() == {"a.jpg": 3}, "four interruptions are one failure"
 
 
-def test_a_folder_of_that_name_that_is_somebody_s_is_left_alone(portrait, tmp_path, capsys):
+def test_annotate_refuses_a_work_folder_with_other_files(portrait, tmp_path, capsys):
     kept = tmp_path / "labels" / ".work" / "notes.txt"
     kept.parent.mkdir(parents=True)
     kept.write_text("precious")
-    assert main(command(portrait, tmp_path / "labels")) == 1
+    assert main(arguments(portrait, tmp_path / "labels")) == 1
     assert "not empty" in capsys.readouterr().err
     assert kept.read_text() == "precious"
 
 
-def test_a_group_of_pictures_has_the_time_of_all_of_them(tmp_path, monkeypatch):
+def test_attempt_timeout_is_per_image(tmp_path, monkeypatch):
     seconds = []
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda time, **_: seconds.append(time))
-    with Attempt(tmp_path / "marks", timeout=20) as attempt:
-        assert attempt.step("0")
-        assert attempt.step("0-15", 16)
+    with Attempt(tmp_path / "a.journal", timeout=20) as attempt:
+        assert attempt.start_step("0")
+        assert attempt.start_step("0-15", 16)
     assert seconds == [20, 320]
+
+
+def test_annotate_refuses_a_folder_of_an_older_format(portrait, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    shutil.copytree(Path(__file__).parent / "format1" / "job", labels)
+    before = files(labels)
+    assert main(arguments(portrait, labels)) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.endswith(f"; convert it: pipnet migrate {labels}\n")
+    assert files(labels) == before

@@ -1,4 +1,4 @@
-"""Our results beside the papers'."""
+"""Published numbers, the comparison with them, and the comparison of two evaluations."""
 
 import json
 import re
@@ -18,9 +18,9 @@ from pipnet.papers.published import (
     BENCHMARKS,
     TRAINING_FACES,
     benchmarks_of,
+    filter_rows,
     published,
     published_nmes,
-    that_say,
 )
 
 FRAME = {"nme": 3.3423, "nme_ci": [3.26, 3.42], "fr10": 0.0, "auc10": 66.6, "median": 3.2, "p95": 5.3}
@@ -46,7 +46,7 @@ COMMON = {
 
 @pytest.fixture
 def result(tmp_path):
-    """Writes an evaluation that is the usual one but for some of its facts, and gives its folder."""
+    """Return a function that writes an evaluation record with some values changed and returns its folder."""
 
     def write(name="result", **changes):
         folder = tmp_path / name
@@ -58,13 +58,13 @@ def result(tmp_path):
 
 
 def only_row(folder, text=""):
-    """Our row of the only section."""
+    """Return our row of the only section."""
     (section,) = compare(read_records([folder]), text)
     (row,) = [row for row in section.rows if row.ours]
     return row
 
 
-# -- what is published ---------------------------------------------------------------------------------
+# -- published numbers --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def only_row(folder, text=""):
         ("IJCV", "Map", "ResNet-18", "WFLW full", 4.70),
     ],
 )
-def test_the_published_numbers_are_there(source, method, backbone, test, value):
-    found = {
+def test_published_nmes_contain_the_papers_numbers(source, method, backbone, test, value):
+    values = {
         row.value
         for row in published_nmes([test])
         if (row.source, row.method, row.backbone) == (source, method, backbone)
     }
-    assert found == {value}
+    assert values == {value}
 
 
-def test_all_rows_are_read_and_name_known_test_sets():
+def test_published_rows_name_known_test_sets():
     rows = published()
     assert len(rows) == 221
     assert {row.test for row in rows} == {*BENCHMARKS, ""}
@@ -102,17 +102,17 @@ def test_all_rows_are_read_and_name_known_test_sets():
         if (r.table, r.backbone, r.metric) == ("8", "ResNet-50", "FPS GPU") and r.method == "PIP"
     ]
     assert speed.value == 61
-    assert all("PIP" in row.method for row in that_say(rows, "pip"))
+    assert all("PIP" in row.method for row in filter_rows(rows, "pip"))
 
 
-def test_the_published_copy_is_the_shared_one(shared):
+def test_published_csv_equals_the_shared_file(shared):
     from importlib import resources
 
-    here = resources.files("pipnet.evaluation") / "published.csv"
-    assert here.read_text() == (shared / "reference" / "published.csv").read_text()
+    packaged = resources.files("pipnet.papers") / "published.csv"
+    assert packaged.read_text() == (shared / "reference" / "published.csv").read_text()
 
 
-def test_every_part_of_a_collection_finds_its_benchmark():
+def test_benchmarks_of_subsets():
     assert benchmarks_of("300-W", "common-deduplicated", 68) == ("300W common",)
     assert benchmarks_of("300-W", "full", 19) == ("300W 19 points",)
     assert benchmarks_of("300-W", "afw", 68) == ()
@@ -132,7 +132,7 @@ def test_every_part_of_a_collection_finds_its_benchmark():
 # -- the comparison ------------------------------------------------------------------------------------
 
 
-def test_ours_stands_among_theirs_in_order(result):
+def test_compare_sorts_rows_by_nme(result):
     (section,) = compare(read_records([result()]))
     assert section.title == "300W common"
     assert section.remark == (
@@ -146,19 +146,19 @@ def test_ours_stands_among_theirs_in_order(result):
     assert (ours.method, ours.backbone) == ("ours (PIP + NRM)", "MobileNetV2")
     assert ours.train == "300-W train: 1,910 faces"
     assert ours.differs == (
-        "in the picture's pixels; 3.37 in the papers' stretched crop; "
+        "in the image's pixels; 3.37 in the papers' stretched crop; "
         "the papers' PIP here: ResNet-18, ResNet-50, ResNet-101"
     )
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "text"),
     [
         ({"faces": 100}, "100 faces, not 554"),
         ({"detector": "auto", "missed": 2}, "end to end with the detector auto, 2 missed"),
         ({"composites": True}, "pasted onto other photos"),
         ({"refine_steps": 1}, "1 refine steps"),
-        ({"views": "flip"}, "mean over views (flip)"),
+        ({"tta": "flip"}, "test-time augmentation (flip)"),
         ({"input_size": 128}, "128 px crops, not 256"),
         ({"norm": "box"}, "norm: side of the face's box, not inter-ocular"),
         ({"norm": [39, 42]}, "norm: landmarks 39 to 42, not inter-ocular"),
@@ -166,21 +166,21 @@ def test_ours_stands_among_theirs_in_order(result):
         ({"data": "WFLW", "subset": "test"}, "68 points, not 98"),
     ],
 )
-def test_what_differs_is_said(result, changes, words):
-    assert words not in only_row(result("usual")).differs
-    assert words in only_row(result(**changes)).differs
+def test_differences_name_what_is_not_as_in_the_papers(result, changes, text):
+    assert text not in only_row(result("unchanged")).differs
+    assert text in only_row(result(**changes)).differs
 
 
-def test_the_papers_own_network_on_their_norm_differs_by_the_frame_only(result):
+def test_differences_of_the_papers_network_and_norm_are_the_frame_only(result):
     network = {"backbone": "resnet101.tv_in1k", "head": "pip", "neighbors": 0}
     row = only_row(result(network=network))
     assert (row.method, row.backbone) == ("ours (PIP)", "ResNet-101")
-    assert row.differs == "in the picture's pixels; 3.37 in the papers' stretched crop"
+    assert row.differs == "in the image's pixels; 3.37 in the papers' stretched crop"
     aflw = {"data": "AFLW", "subset": "test", "landmarks": 19, "norm": "image width", "faces": 4386}
     assert "norm" not in only_row(result("aflw", **aflw)).differs
 
 
-def test_what_several_tables_repeat_is_one_row(result):
+def test_compare_merges_numbers_that_tables_repeat(result):
     (section,) = compare(read_records([result(data="WFLW", subset="test")]), "PIP + NRM")
     sources = {row.backbone: row.source for row in section.rows if not row.ours}
     assert sources["ResNet-101"] == "IJCV supervised, speed chart"
@@ -189,7 +189,7 @@ def test_what_several_tables_repeat_is_one_row(result):
     assert len(section.rows) == 6
 
 
-def test_faces_without_published_numbers_are_listed_all_the_same(result):
+def test_compare_lists_faces_without_published_numbers(result):
     (section,) = compare(read_records([result(subset="afw")]))
     assert section.title == "300-W afw"
     assert "no numbers" in section.remark
@@ -199,7 +199,7 @@ def test_faces_without_published_numbers_are_listed_all_the_same(result):
     assert len(section.rows) == 1
 
 
-def test_a_table_survives_any_name(result):
+def test_markdown_escapes_names(result):
     evil = "a|b\n# c \x1b[31m **d** <script> $x$"
     text = markdown(compare(read_records([result(model=evil, training=evil)])))
     (line,) = [line for line in text.splitlines() if "<" in line]
@@ -210,7 +210,7 @@ def test_a_table_survives_any_name(result):
 # -- the command ---------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_becomes_a_report(small_300w, tmp_path, capsys):
+def test_report_command_compares_evaluations_with_the_papers(small_300w, tmp_path, capsys):
     for subset in ("common", "challenging"):
         arguments = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "--subset", subset]
         assert main([*arguments, "-o", str(tmp_path / "runs" / subset)]) == 0
@@ -230,13 +230,13 @@ def test_an_evaluation_becomes_a_report(small_300w, tmp_path, capsys):
     assert min(read_image(folder / "report.png").shape[:2]) > 200
 
 
-def test_names_that_are_formulas_are_drawn_as_they_are(result, tmp_path):
+def test_report_command_draws_names_that_look_like_formulas(result, tmp_path):
     folder = result(model="$\\frac{$ " + "x" * 500)
     assert main(["report", str(folder), "-o", str(tmp_path / "out")]) == 0
     assert read_image(tmp_path / "out" / "report.png").shape[1] < 2000
 
 
-def test_the_command_has_help_and_wants_results(capsys):
+def test_report_command_has_help_and_requires_results(capsys):
     assert main(["report", "--help"]) == 0
     assert "Usage: pipnet" in capsys.readouterr().out
     assert main(["report"]) == 2
@@ -272,10 +272,10 @@ def test_the_command_has_help_and_wants_results(capsys):
     ],
     ids=range(19),
 )
-def test_what_is_no_evaluation_is_one_line(content, tmp_path, capsys):
+def test_read_records_refuses_other_files_in_one_line(content, tmp_path, capsys):
     path = tmp_path / "evaluation.json"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"no evaluation\.json of this version"):
+    with pytest.raises(DataError, match=r"not an evaluation\.json of this version"):
         read_records([path])
     assert main(["report", str(path)]) == 1
     err = capsys.readouterr().err
@@ -283,12 +283,12 @@ def test_what_is_no_evaluation_is_one_line(content, tmp_path, capsys):
     assert err.count("\n") == 1
 
 
-def test_missing_results_and_places_that_cannot_be_written(result, tmp_path, capsys):
+def test_report_command_names_missing_results_and_unwritable_outputs(result, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
-    for path, words in ((tmp_path / "none", "cannot be read"), (tmp_path / "empty", "pipnet evaluate")):
+    for path, message in ((tmp_path / "none", "cannot be read"), (tmp_path / "empty", "pipnet evaluate")):
         assert main(["report", str(path)]) == 1
         err = capsys.readouterr().err
-        assert words in err
+        assert message in err
         assert err.count("\n") == 1
     (tmp_path / "file").touch()
     assert main(["report", str(result()), "-o", str(tmp_path / "file" / "out")]) == 1
@@ -298,8 +298,8 @@ def test_missing_results_and_places_that_cannot_be_written(result, tmp_path, cap
 # -- two evaluations ---------------------------------------------------------------------------------
 
 
-def test_two_evaluations_of_the_same_faces(result, capsys):
-    """Half of the error of each face: no doubt about the gain."""
+def test_compare_command_prints_the_paired_gain(result, capsys):
+    """The error of each face is halved, so the interval has no width."""
     faces = {f"face{i}": 2.0 + i for i in range(30)}
 
     def rows(nmes):
@@ -307,7 +307,7 @@ def test_two_evaluations_of_the_same_faces(result, capsys):
 
     first = result("first", per_face=rows(faces))
     second = result("second", per_face=rows({name: nme / 2 for name, nme in list(faces.items())[5:]}))
-    result("first/a", data="WFLW")  # another evaluation further down is not meant
+    result("first/a", data="WFLW")  # a record in a subfolder is not read
     assert main(["compare", str(first), str(second / "evaluation.json")]) == 0
     out = capsys.readouterr().out
     assert re.search(r"^faces +25 in both, up to 5 in one alone$", out, re.MULTILINE)
@@ -316,20 +316,20 @@ def test_two_evaluations_of_the_same_faces(result, capsys):
     other = result("other", per_face=rows({"nobody": 1.0}))
     assert main(["compare", str(first), str(other)]) == 1
     assert "no face in common" in capsys.readouterr().err
-    for words, changes in (
+    for key, changes in (
         ("norm", {"norm": "box"}),
         ("data", {"data": "WFLW"}),
         ("landmarks", {"landmarks": 98}),
     ):
-        differs = result(f"other_{words}", per_face=rows(faces), **changes)
+        differs = result(f"other_{key}", per_face=rows(faces), **changes)
         assert main(["compare", str(first), str(differs)]) == 1
-        assert f"cannot be compared: their {words} are " in capsys.readouterr().err
+        assert f"cannot be compared: their {key} are " in capsys.readouterr().err
     assert main(["compare", str(first), str(first / "none.json")]) == 1
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_a_paired_interval_is_narrower_than_that_of_the_means():
-    """What faces have in common with themselves does not count: hard ones are hard for both."""
+def test_paired_gain_interval_ignores_what_the_faces_share():
+    """Hard faces are hard in both evaluations, so the paired interval is narrow."""
     rng = np.random.default_rng(1)
     before = rng.uniform(2, 20, 200)
     after = before * 0.97 + rng.normal(0, 0.1, 200)

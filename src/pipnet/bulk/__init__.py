@@ -1,1 +1,1 @@
-"""Annotation of any number of pictures: by shards, resumable, with nothing lost and nothing twice."""
+"""Bulk annotation of any number of images: sharded, resumable, each image exactly once."""

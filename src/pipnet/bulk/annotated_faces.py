@@ -1,4 +1,4 @@
-"""The faces that a job found, read back: what training learns from and the gallery shows."""
+"""The faces of a job, read back for training and for the gallery."""
 
 from __future__ import annotations
 
@@ -16,108 +16,107 @@ from pipnet.datasets.pseudo_labels import PseudoLabel
 from pipnet.errors import DataError
 from pipnet.scheme import LandmarkScheme
 
-_COLUMNS = ["image", "face", "points", "scores", "vote_std", "tta_std", "quality"]
-_WITHIN = re.compile(r"(.*\.tar)/.|(.*\.parquet)#\d+$", re.IGNORECASE | re.DOTALL)
-"""A picture inside another file, as `Reference.key` calls it."""
+_ARRAYS = ["points", "scores", "vote_std", "tta_std"]
+_INSIDE_CONTAINER = re.compile(r"(.*\.tar)/.|(.*\.parquet)#\d+$", re.IGNORECASE | re.DOTALL)
+"""`ImageReference.key` of an image inside another file."""
 
 
 class AnnotatedFace(NamedTuple):
     """A face of a job."""
 
     label: PseudoLabel
-    """Where it is, its landmarks, and what they are worth."""
+    """Its image and landmarks, and their estimated quality."""
     quality: float | None
-    """Mean confidence of its landmarks in [0, 1]; None where the model is not calibrated."""
+    """Mean confidence of its landmarks in [0, 1]; None if the model is not calibrated."""
 
 
 class AnnotatedFaces:
-    """The faces of a job's folder, or of one of its shards. ``len`` is their number."""
+    """The faces in a job's folder, or in one of its shards. ``len`` is their number."""
 
     def __init__(self, path: Path, images: Path | None = None) -> None:
         """Find the shards and count their faces; nothing else is read yet.
 
         Args:
-            path: the folder, with its manifest, or a shard in it.
-            images: the folder that pictures are named from; as the manifest says if None.
+            path: the folder with its manifest, or a shard in it.
+            images: the folder that image names are relative to; that of the manifest if None.
 
         Raises:
-            DataError: no job, a job without a finished shard, or a damaged one.
+            DataError: not a job, a job without faces, or a damaged one.
             MissingExtraError: pyarrow is not installed.
         """
         self.path = path
-        one = not path.is_dir()
-        store = Store(path.absolute().parent.parent if one else path)
+        is_folder = path.is_dir()
+        store = Store(path if is_folder else path.absolute().parent.parent)
         job = store.manifest()
         if job is None:
-            raise DataError(f"{store.manifest_file}: not there: it says where the pictures of {path} lie")
+            raise DataError(f"{store.manifest_file}: missing; it has the image folder and scheme of {path}")
         try:
             self.base = images or Path(job["base"])
             self.scheme = LandmarkScheme.from_dict(job["model"]["scheme"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"{store.manifest_file}: not a manifest: {error!r}") from None
         self.scheme.check(str(store.manifest_file))
-        records = None if one else store.finished()
-        self.finished = one or records is not None
-        """Whether these are all that the job is to find."""
-        written = sorted((store.folder / "shards").glob("*.parquet"), key=lambda p: (len(p.name), p.name))
-        self.files = [path] if one else [store.shard_file(r.number) for r in records or ()] or written
-        self._counts, self.unreadable = [], 0
-        """Pictures that the job could not read: they have no faces."""
-        for file in self.files:
-            table = read_shard(file, ["face", "error"])
-            self._counts.append(len(table) - table["face"].null_count)
-            self.unreadable += len(table) - table["error"].null_count
+        self.files, self.finished = [path], True
+        """The shards, and whether the job has finished them all."""
+        if is_folder:
+            records = store.final_records()
+            self.finished = records is not None
+            self.files = (
+                sorted(store.folder.glob("shards/*.parquet"), key=lambda file: (len(file.name), file.name))
+                if records is None
+                else [store.shard_file(record.number) for record in records]
+            )
+        tables = [read_shard(file, ["face", "error"]) for file in self.files]
+        self._counts = [len(table) - table["face"].null_count for table in tables]
+        self.unreadable = sum(len(table) - table["error"].null_count for table in tables)
+        """Number of images that could not be read."""
         if not sum(self._counts):
             raise DataError(f"{path}: no faces in its {len(self.files)} shards")
 
     def __len__(self) -> int:
         return sum(self._counts)
 
-    def read(self, wanted: Sequence[int] | None = None) -> Iterator[AnnotatedFace]:
-        """The faces, shard by shard; one shard is held at a time.
+    def read(self, indices: Sequence[int] | None = None) -> Iterator[AnnotatedFace]:
+        """Yield faces, with one shard in memory at a time.
 
         Args:
-            wanted: their numbers, ascending; all of them if None.
+            indices: which faces, ascending; all of them if None.
 
         Raises:
-            DataError: a shard is damaged, or a picture lies inside another file.
+            DataError: a shard is damaged, or an image is inside another file.
         """
-        numbers = np.arange(len(self)) if wanted is None else np.asarray(wanted, np.int64)
+        requested = np.arange(len(self)) if indices is None else np.asarray(indices, np.int64)
         ends = np.cumsum(self._counts)
         for file, count, end in zip(self.files, self._counts, ends.tolist(), strict=True):
-            first, last = np.searchsorted(numbers, [end - count, end]).tolist()
+            first, last = np.searchsorted(requested, [end - count, end]).tolist()
             if first < last:
-                yield from self._faces(file, numbers[first:last] - (end - count))
+                yield from self._read_shard(file, requested[first:last] - (end - count))
 
-    def _faces(self, file: Path, numbers: np.ndarray) -> Iterator[AnnotatedFace]:
-        table = read_shard(file, _COLUMNS)
-        table = table.filter(table["face"].is_valid()).take(numbers)
+    def _read_shard(self, file: Path, indices: np.ndarray) -> Iterator[AnnotatedFace]:
+        table = read_shard(file, ["image", "face", "quality", *_ARRAYS])
+        table = table.filter(table["face"].is_valid()).take(indices)
+        shape = len(table), self.scheme.landmarks, -1
         try:
-            points, scores, vote_std, tta_std = (
-                table[name]
-                .combine_chunks()
-                .flatten()
-                .to_numpy()
-                .reshape(len(table), self.scheme.landmarks, -1)
-                for name in ("points", "scores", "vote_std", "tta_std")
+            points, *qualities = (
+                table[name].combine_chunks().flatten().to_numpy().reshape(shape) for name in _ARRAYS
             )
         except ValueError:
-            raise DataError(f"{file}: not of {self.scheme.landmarks} landmarks a face") from None
-        means = [part.mean(axis=(1, 2)).tolist() for part in (scores, vote_std, tta_std)]
-        keys, places, qualities = (table[name].to_pylist() for name in ("image", "face", "quality"))
-        for i, (key, place, quality) in enumerate(zip(keys, places, qualities, strict=True)):
-            within = _WITHIN.match(key)
-            if within and (self.base / (within[1] or within[2])).is_file():
+            raise DataError(f"{file}: not {self.scheme.landmarks} landmarks per face") from None
+        scores, vote_std, tta_std = (values.mean(axis=(1, 2)).tolist() for values in qualities)
+        columns = (table[name].to_pylist() for name in ("image", "face", "quality"))
+        for i, (key, face, quality) in enumerate(zip(*columns, strict=True)):
+            container = _INSIDE_CONTAINER.match(key)
+            if container and (self.base / (container[1] or container[2])).is_file():
                 raise DataError(
-                    f"{file}: {key} lies inside another file: unpack the pictures, annotate those"
+                    f"{file}: {key} is inside another file: unpack the images and annotate the unpacked ones"
                 )
-            name = f"{key}#{place + 1}" if place else key
-            face = FaceSample(self.base / key, points[i].astype(np.float32), name, key)
-            score, apart, views = (mean[i] for mean in means)
-            yield AnnotatedFace(PseudoLabel(face, score, 100 * apart, 100 * views), quality)
+            name = f"{key}#{face + 1}" if face else key
+            sample = FaceSample(self.base / key, points[i].astype(np.float32), name, key)
+            label = PseudoLabel(sample, scores[i], 100 * vote_std[i], 100 * tta_std[i])
+            yield AnnotatedFace(label, quality)
 
 
 def is_annotated(path: Path) -> bool:
-    """Whether a path is the folder of a job, or one of its shards."""
-    job = (path / "manifest.json").is_file() and (path / "shards").is_dir()
-    return job or path.suffix.lower() == ".parquet"
+    """Return whether a path is the folder of a job, or one of its shards."""
+    is_job = (path / "manifest.json").is_file() and (path / "shards").is_dir()
+    return is_job or path.suffix.lower() == ".parquet"

@@ -1,4 +1,4 @@
-"""What the labels of a job depend on, beside the images: the model, and how it is used. Not who does the work."""
+"""The settings that the labels of a job depend on: the model and its options, not which machine runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipnet.config import LandmarkerConfig, RuntimeConfig
+from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
 from pipnet.errors import DataError, PipnetError
 from pipnet.hub import find_model, packaged_models
 from pipnet.inference.landmarker import FaceLandmarker
@@ -16,39 +16,38 @@ from pipnet.metadata import ModelMetadata
 
 @dataclass(frozen=True)
 class JobConfig:
-    """A landmarker that is the same in every process, and the size of a shard."""
+    """The options of a landmarker, the same in every process, and the size of a shard."""
 
     landmarker: LandmarkerConfig
-    """How faces are found; its detector is never ``auto``, which may mean another one elsewhere."""
+    """How faces are found. In a resolved config the detector is never ``auto``, which differs by machine."""
     runtime: RuntimeConfig
-    """What runs the network; its threads are not used."""
+    """What runs the network. Its ``threads`` is not used."""
     shard_size: int
-    """Images in a shard."""
+    """Number of images in a shard."""
 
     def load(self, threads: int | None = None) -> FaceLandmarker:
         """Load the landmarker and its detector.
 
         Raises:
-            PipnetError: no such model, detector, device or backend here.
+            PipnetError: no such model, detector, device or backend here, or a shard size below 1.
         """
         if self.shard_size < 1:
-            raise PipnetError(f"a shard has at least 1 image, not {self.shard_size}")
-        options = asdict(self.landmarker) | asdict(replace(self.runtime, threads=threads))
-        landmarker = FaceLandmarker(**options)
+            raise PipnetError(f"--shard-size must be at least 1, not {self.shard_size}")
+        landmarker = FaceLandmarker(**to_options(self.landmarker, replace(self.runtime, threads=threads)))
         _ = landmarker.detector
         return landmarker
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a manifest holds of it beside the model."""
+        """Return the options as the manifest has them: without the model and the threads."""
         options = asdict(self.landmarker) | asdict(self.runtime) | {"shard_size": self.shard_size}
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
     def model_checksum(self) -> str:
-        """Return the SHA-256 of the model's file.
+        """Return the SHA-256 of the model file.
 
         Raises:
-            ModelError: there is none.
-            DataError: it cannot be read.
+            ModelError: there is no such model.
+            DataError: the file cannot be read.
         """
         path = find_model(self.landmarker.model)
         try:
@@ -59,20 +58,20 @@ class JobConfig:
 
 
 def resolve(config: JobConfig) -> tuple[JobConfig, ModelMetadata]:
-    """Return a configuration that means the same in every process and folder, and the model's metadata.
+    """Return a config that is valid in every process and working folder, and the metadata of the model.
 
     Args:
-        config: as a user gives it: the detector may be ``auto``, files may be relative.
+        config: the config of the user: the detector may be ``auto``, and paths may be relative.
 
     Raises:
         PipnetError: see `JobConfig.load`.
     """
-    loaded, wanted = config.load(), config.landmarker
-    name, _, file = wanted.detector.partition(":")
-    detector = loaded.detector.box_format if name == "auto" else name
+    landmarker, options = config.load(), config.landmarker
+    name, _, file = options.detector.partition(":")
+    detector = landmarker.detector.box_format if name == "auto" else name
     detector += f":{Path(file).absolute()}" if file else ""
-    path = Path(wanted.model)
-    own = path.exists() and wanted.model not in packaged_models()
-    model = str(path.absolute()) if own else wanted.model
-    landmarker = replace(wanted, model=model, detector=detector)
-    return replace(config, landmarker=landmarker), loaded.metadata
+    path = Path(options.model)
+    is_path = path.exists() and options.model not in packaged_models()
+    model = str(path.absolute()) if is_path else options.model
+    resolved = replace(options, model=model, detector=detector)
+    return replace(config, landmarker=resolved), landmarker.metadata

@@ -1,8 +1,8 @@
-"""What was begun: a picture that kills or hangs its process is found by it, and given up the third time.
+"""Crash journal: finds the image that kills or hangs its worker, so that it is quarantined.
 
-Before each step a worker appends a line to a file of the shard; when it dies, the last line says in what
-step, and the job, which sees it die, adds that it did. No line is ever changed, so a kill at any moment
-leaves a sound file. Where the job was killed too, the step it was in is hardly to blame.
+Before each step a worker appends the step's name to the journal of its shard. If the worker dies, the last
+line tells in which step, and the job, which sees the death, appends ``died``. Lines are only ever appended,
+so a kill at any moment leaves a valid file. If the job was killed as well, the step was likely not the cause.
 """
 
 from __future__ import annotations
@@ -13,78 +13,82 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-STRIKES = 3
-"""After this many deaths in the same step it is given up."""
-_UNSEEN = 4
-"""So many deaths that nobody saw, as of a whole machine, count as one."""
+MAX_FAILURES = 3
+"""An input is quarantined after this many failures in its step."""
+_INTERRUPTIONS_PER_FAILURE = 4
+"""An attempt that ended without a note, as when the whole machine stops, is this fraction of a failure."""
 _BEGIN, _STOPPED, _DIED = "begin", "stopped", "died"
 
 
-class Marks:
+class CrashJournal:
     """The steps of all attempts at a shard."""
 
     def __init__(self, path: Path) -> None:
-        """Name the file; nothing is written yet."""
+        """Take the path of the journal; the file need not exist."""
         self.path = path
 
     def size(self) -> int:
-        """Bytes written so far: more of them say that a worker came to do something."""
+        """Return the number of bytes written so far. A larger size shows that a worker started a step."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    def stopped(self) -> None:
-        """The attempt came to its end, or was ended from outside: the step it was in is not to blame."""
+    def record_stop(self) -> None:
+        """Record that the attempt finished or was stopped from outside: its last step did not fail."""
         if self.path.is_file():
             self._append(_STOPPED)
 
-    def died(self) -> None:
-        """The process of the attempt ended in the middle of it."""
+    def record_death(self) -> None:
+        """Record that the worker died in its last step."""
         if self.path.is_file():
             self._append(_DIED)
 
-    def strikes(self) -> Counter[str]:
-        """How many attempts ended in each step."""
+    def failure_counts(self) -> Counter[str]:
+        """Return the number of failures of each step."""
         lines = self.path.read_text(errors="replace").splitlines() if self.path.is_file() else []
-        ends = {_BEGIN, _STOPPED, _DIED}
-        last = [(step, end) for step, end in pairwise([*lines, _BEGIN]) if step not in ends and end in ends]
-        seen = Counter(step for step, end in last if end == _DIED)
-        unseen = Counter(step for step, end in last if end == _BEGIN)
-        return seen + Counter({step: count // _UNSEEN for step, count in unseen.items()})
+        markers = {_BEGIN, _STOPPED, _DIED}
+        last_steps = [
+            (step, end) for step, end in pairwise([*lines, _BEGIN]) if step not in markers and end in markers
+        ]
+        deaths = Counter(step for step, end in last_steps if end == _DIED)
+        interruptions = Counter(step for step, end in last_steps if end == _BEGIN)
+        return deaths + Counter(
+            {s: count // _INTERRUPTIONS_PER_FAILURE for s, count in interruptions.items()}
+        )
 
     def _append(self, line: str) -> None:
         with self.path.open("a") as file:
             file.write(line + "\n")
 
 
-class Attempt(Marks):
-    """One attempt at a shard: as a context, it watches that no step takes too long."""
+class Attempt(CrashJournal):
+    """One attempt at a shard. As a context manager it ends the process if a step takes too long."""
 
     def __init__(self, path: Path, timeout: float) -> None:
-        """Prepare.
+        """Prepare the attempt.
 
         Args:
-            path: the marks' file.
-            timeout: seconds for each picture after which the process ends itself in the middle of a step.
+            path: the journal.
+            timeout: seconds per image after which the process ends itself.
         """
         super().__init__(path)
         self._timeout = timeout
 
     def __enter__(self) -> Attempt:
-        self._before = self.strikes()
+        self._failure_counts = self.failure_counts()
         self._append(_BEGIN)
-        self._nowhere = open(os.devnull, "w")  # noqa: PTH123  (closed on leaving)
+        self._devnull = open(os.devnull, "w")  # noqa: PTH123  (closed on exit)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()
-        self._nowhere.close()
-        if kind is not MemoryError:  # which counts as a death, and is one to come
-            self.stopped()
+        self._devnull.close()
+        if kind is not MemoryError:  # the worker exits on it, and the job records a death
+            self.record_stop()
 
-    def step(self, name: str, pictures: int = 1) -> bool:
-        """Note that a step on so many pictures begins; False if it ended badly too often, and is left out."""
-        if self._before[name] >= STRIKES:
+    def start_step(self, name: str, images: int = 1) -> bool:
+        """Record the start of a step on a number of images; return False if the step is quarantined."""
+        if self._failure_counts[name] >= MAX_FAILURES:
             return False
         self._append(name)
-        # Python's own watchdog ends the process also where a decoder never gives control back.
-        faulthandler.dump_traceback_later(self._timeout * pictures, exit=True, file=self._nowhere)
+        # faulthandler's watchdog ends the process even if a decoder never returns to Python.
+        faulthandler.dump_traceback_later(self._timeout * images, exit=True, file=self._devnull)
         return True

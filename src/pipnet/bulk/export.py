@@ -1,4 +1,4 @@
-"""The labels of a finished job as one file that other tools read; of any size, and never held as a whole."""
+"""Export of a finished job as one file for other tools. Jobs of any size are written in constant memory."""
 
 from __future__ import annotations
 
@@ -12,55 +12,51 @@ from pipnet.bulk.store import Store
 from pipnet.inference.results import coco_category
 from pipnet.metadata import ModelMetadata
 
-Format = Literal["jsonl", "coco"]
-"""``jsonl``, a line a picture as of ``pipnet detect --json``; ``coco``, one table of key points."""
+ExportFormat = Literal["jsonl", "coco"]
+"""``jsonl``: a line an image, as of ``pipnet detect --json``; ``coco``: one table of keypoints."""
 
 
-def export(store: Store, metadata: ModelMetadata, kind: Format) -> Path:
-    """Write the labels in another format beside the shards.
+def export(store: Store, metadata: ModelMetadata, file_format: ExportFormat) -> Path:
+    """Write the labels of a finished job in another format beside the shards, and return the file.
 
     Args:
-        store: the folder of a finished job, entered.
-        metadata: the model that found the labels.
-        kind: the format.
-
-    Returns:
-        The file.
+        store: the job's folder, entered.
+        metadata: the metadata of the model that the job used.
+        file_format: the format.
 
     Raises:
-        WriteError: it cannot be written.
-        DataError: a shard is gone or damaged.
+        WriteError: the file cannot be written.
+        DataError: a shard is missing or damaged.
     """
-    files = [store.shard_file(record.number) for record in store.finished() or ()]
-    if kind == "jsonl":
-        return store.write_lines("labels.jsonl", _jsonl(files, metadata))
-    return store.write_lines("labels.coco.json", _coco(files, metadata))
+    shards = [store.shard_file(record.number) for record in store.final_records() or ()]
+    if file_format == "jsonl":
+        return store.write_lines("labels.jsonl", _jsonl(shards, metadata))
+    return store.write_lines("labels.coco.json", _coco(shards, metadata))
 
 
-def _jsonl(files: Sequence[Path], metadata: ModelMetadata) -> Iterator[str]:
-    for image, faces, error in read_labels(files, metadata):
-        found = {"error": error} if faces is None else faces.to_dict()
-        yield json.dumps({"image": image, **found}) + "\n"
+def _jsonl(shards: Sequence[Path], metadata: ModelMetadata) -> Iterator[str]:
+    for image, faces, error in read_labels(shards, metadata):
+        labels = {"width": None, "height": None, "faces": []} if faces is None else faces.to_dict()
+        yield json.dumps({"image": image, **labels, "error": error}) + "\n"
 
 
-def _coco(files: Sequence[Path], metadata: ModelMetadata) -> Iterator[str]:
-    """Pictures, then faces: the labels are read twice. Pictures that could not be read are not in it."""
+def _coco(shards: Sequence[Path], metadata: ModelMetadata) -> Iterator[str]:
+    """Yield the images, then the faces, in two passes over the shards. Unreadable images are left out."""
     yield f'{{"categories": {json.dumps([coco_category(metadata.scheme)])},\n"images": ['
-    for number, table in _tables(files, metadata):
-        yield f"{',' if number > 1 else ''}\n{json.dumps(table['images'][0])}"
+    for i, table in enumerate(_coco_tables(shards, metadata)):
+        yield f"{',' if i else ''}\n{json.dumps(table['images'][0])}"
     yield '],\n"annotations": ['
     count = 0
-    for _, table in _tables(files, metadata):
-        for face in table["annotations"]:
+    for table in _coco_tables(shards, metadata):
+        for annotation in table["annotations"]:
+            yield f"{',' if count else ''}\n{json.dumps({**annotation, 'id': count + 1})}"
             count += 1
-            yield f"{',' if count > 1 else ''}\n{json.dumps({**face, 'id': count})}"
     yield "]}\n"
 
 
-def _tables(files: Sequence[Path], metadata: ModelMetadata) -> Iterator[tuple[int, dict[str, Any]]]:
-    """A COCO table of each picture that could be read, with the picture's number."""
-    number = 0
-    for image, faces, _ in read_labels(files, metadata):
-        if faces is not None:
-            number += 1
-            yield number, faces.to_coco(number, image)
+def _coco_tables(shards: Sequence[Path], metadata: ModelMetadata) -> Iterator[dict[str, Any]]:
+    """Yield the COCO table of each image that could be read; image IDs count from 1."""
+    readable = (labels for labels in read_labels(shards, metadata) if labels.faces is not None)
+    for image_id, (image, faces, _) in enumerate(readable, start=1):
+        assert faces is not None
+        yield faces.to_coco(image_id, image)

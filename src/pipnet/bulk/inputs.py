@@ -1,6 +1,6 @@
-"""What is annotated: folders, lists, tar shards and Parquet tables, as one row of references to pictures.
+"""The inputs of a job: folders, lists, tar files and Parquet tables, as one sequence of references to images.
 
-A reference is small, and nothing is decoded to make it. Their order depends on the input alone.
+References are small, and no image is decoded to make them. Their order depends on the inputs alone.
 """
 
 from __future__ import annotations
@@ -17,188 +17,186 @@ from typing import Any, Literal, NamedTuple
 from pipnet.annotations.files import is_folder
 from pipnet.errors import DataError, MissingExtraError
 from pipnet.io.discovery import files_below
-from pipnet.io.image import IMAGE_SUFFIXES, NOT_READ
+from pipnet.io.image import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
 
 _CONTAINERS = {".txt", ".tar", ".parquet"}
-"""Files that name or hold pictures."""
-_OTHER_KIND = "a kind of picture that cannot be read: turn it into JPEG or PNG"
+"""Suffixes of files that name or contain images."""
+_UNSUPPORTED = "unsupported image format: convert it to JPEG or PNG"
 _COLUMNS = ("image", "path")
-"""Where pictures are looked for in a Parquet table, unless told otherwise."""
+"""Columns of a Parquet table that are tried if none is named."""
 _SURROGATES = "surrogateescape"
-"""How Python spells names of files that are not UTF-8."""
+"""How Python represents file names that are not UTF-8."""
 
 
-class Reference(NamedTuple):
-    """Where a picture is."""
+class ImageReference(NamedTuple):
+    """Where an image is."""
 
-    kind: Literal["file", "tar", "row", "lost"]
-    """A file; a part of a tar file; a row of a Parquet table; a picture of a kind that cannot be read, or a
-    source of which the rest cannot be."""
+    kind: Literal["file", "tar", "row", "unreadable"]
+    """A file; a member of a tar file; a row of a Parquet table; or an image of an unsupported format, or a
+    damaged container."""
     file: str
-    """Its path from the sources' common folder, absolute where it lies elsewhere."""
+    """Path relative to the inputs' common folder; absolute if it is not below that folder."""
     name: str = ""
-    """The name in the tar file; the column of the table; why it is lost."""
+    """Name in the tar file; column of the table; why it is unreadable."""
     start: int = 0
-    """The first byte in the tar file; the row of the table."""
+    """First byte in the tar file; row of the table."""
     size: int = 0
-    """Bytes in the tar file."""
+    """Number of bytes in the tar file."""
 
     @property
     def key(self) -> str:
-        """What the picture is called in the labels."""
+        """Name of the image in the labels."""
         within = {"tar": f"/{self.name}", "row": f"#{self.start}"}.get(self.kind, "")
         return (self.file + within).encode("utf-8", _SURROGATES).decode("utf-8", "backslashreplace")
 
 
-def find_sources(names: Sequence[str]) -> list[Path]:
-    """The folders and files that names, globs and braces such as ``{000..099}.tar`` mean.
+def find_inputs(names: Sequence[str]) -> list[Path]:
+    """Return the folders and files of names, glob patterns and braces such as ``{000..099}.tar``.
 
     Raises:
-        DataError: nothing has such a name, or it is no folder, list, tar file, table or picture.
+        DataError: nothing matches a name, or it is not a folder, list, tar file, table or image.
     """
-    sources = []
+    inputs: list[Path] = []
     for name in names:
-        if not name:  # which would mean the folder that one is in
-            raise DataError("an empty name is no folder and no file")
+        if not name:  # Path("") would be the current folder
+            raise DataError("an input is an empty name: name a folder or a file")
         exists = os.path.lexists(name)
-        spellings = [name] if exists else list(_braces(name))
-        found = [
-            match
-            for spelling in spellings
-            for match in (
-                sorted(glob.glob(spelling, recursive=True))  # noqa: PTH207  (the pattern may be absolute)
-                if glob.has_magic(spelling) and not exists
-                else [spelling]
-            )
-        ]
-        if not found:
-            raise DataError(f"{name}: nothing matches")
-        sources += [Path(os.path.abspath(path)) for path in found]  # noqa: PTH100  (links stay)
-    for path in sources:
+        matches: list[str] = []
+        for spelling in [name] if exists else _expand_braces(name):
+            if glob.has_magic(spelling) and not exists:
+                matches += sorted(glob.glob(spelling, recursive=True))  # noqa: PTH207  (may be absolute)
+            else:
+                matches.append(spelling)
+        if not matches:
+            raise DataError(f"{name}: no file matches")
+        inputs += [Path(os.path.abspath(match)) for match in matches]  # noqa: PTH100  (keeps links)
+    for path in inputs:
         if not os.path.lexists(path):
             raise DataError(f"{path}: no such file or folder")
         if not is_folder(path) and path.suffix.lower() not in IMAGE_SUFFIXES | _CONTAINERS:
-            raise DataError(f"{path}: not a folder, a .txt list, a .tar or .parquet file, or a picture")
-    return sources
+            raise DataError(f"{path}: not a folder, a .txt list, a .tar or .parquet file, or an image")
+    return inputs
 
 
-def common_folder(sources: Sequence[Path]) -> Path:
-    """The folder from which pictures are named: a single folder itself, else what all sources share."""
-    return Path(os.path.commonpath([path if is_folder(path) else path.parent for path in sources]))
+def common_folder(inputs: Sequence[Path]) -> Path:
+    """Return the folder that references are relative to: a single folder itself, else the common parent."""
+    return Path(os.path.commonpath([path if is_folder(path) else path.parent for path in inputs]))
 
 
-def find_pictures(sources: Sequence[Path], base: Path, column: str | None) -> Iterator[Reference]:
-    """The pictures of all sources. Of a folder only the names of one subfolder are held at a time.
+def find_references(inputs: Sequence[Path], base: Path, column: str | None) -> Iterator[ImageReference]:
+    """Yield the images of all inputs. In memory are the file names of one folder at a time.
 
     Args:
-        sources: see `find_sources`.
+        inputs: see `find_inputs`.
         base: see `common_folder`.
-        column: of Parquet tables: bytes, Hugging Face's ``{bytes, path}``, or paths; ``image`` or ``path``
-            if None.
+        column: the column of Parquet tables with images as bytes, Hugging Face's ``{bytes, path}``, or paths;
+            ``image`` or ``path`` if None.
 
     Raises:
-        DataError: a folder without pictures, or one that cannot be read; a list or a table that is none.
+        DataError: a folder or list has no images or cannot be read, or a table has no such column.
         MissingExtraError: pyarrow is not installed.
     """
-    for source in sources:
-        if is_folder(source):
-            yield from _in_folder(source, base)
-        elif source.suffix.lower() == ".txt":
-            yield from _in_list(source, base)
-        elif source.suffix.lower() == ".tar":
-            yield from _in_tar(source, base)
-        elif source.suffix.lower() == ".parquet":
-            yield from _in_table(source, base, column)
+    for path in inputs:
+        suffix = path.suffix.lower()
+        if is_folder(path):
+            yield from _in_folder(path, base)
+        elif suffix == ".txt":
+            yield from _in_list(path, base)
+        elif suffix == ".tar":
+            yield from _in_tar(path, base)
+        elif suffix == ".parquet":
+            yield from _in_table(path, base, column)
         else:
-            yield Reference("file", _from(base, source))
+            yield ImageReference("file", _relative(base, path))
 
 
-def _in_folder(folder: Path, base: Path) -> Iterator[Reference]:
-    found = False
+def _in_folder(folder: Path, base: Path) -> Iterator[ImageReference]:
+    empty = True
     for path in files_below(folder):
         if path.suffix.lower() in IMAGE_SUFFIXES:
-            found = True
-            yield Reference("file", _from(base, path))
-        elif path.suffix.lower() in NOT_READ:
-            found = True
-            yield Reference("lost", _from(base, path), _OTHER_KIND)
-    if not found:
-        raise DataError(f"{folder}: no pictures in it; tar or Parquet files are named: '{folder}/*.tar'")
+            empty = False
+            yield ImageReference("file", _relative(base, path))
+        elif path.suffix.lower() in UNSUPPORTED_SUFFIXES:
+            empty = False
+            yield ImageReference("unreadable", _relative(base, path), _UNSUPPORTED)
+    if empty:
+        raise DataError(f"{folder}: no images in it; name tar or Parquet files themselves: '{folder}/*.tar'")
 
 
-def _in_list(path: Path, base: Path) -> Iterator[Reference]:
-    """A picture a line, relative to the list; read line by line, it may be long."""
-    found = False
+def _in_list(path: Path, base: Path) -> Iterator[ImageReference]:
+    """Yield the images of a list: a path a line, relative to the list."""
+    empty = True
     try:
         with path.open(encoding="utf-8-sig", errors=_SURROGATES) as lines:
             for line in lines:
                 if line.strip():
-                    found = True
-                    yield Reference("file", _from(base, path.parent / line.rstrip("\r\n")))
+                    empty = False
+                    yield ImageReference("file", _relative(base, path.parent / line.rstrip("\r\n")))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    if not found:
-        raise DataError(f"{path}: no pictures in this list")
+    if empty:
+        raise DataError(f"{path}: no images in this list")
 
 
-def _in_tar(path: Path, base: Path) -> Iterator[Reference]:
-    """The pictures in a tar file; only its heads are read. Where it is damaged, what comes before is kept."""
-    file = _from(base, path)
+def _in_tar(path: Path, base: Path) -> Iterator[ImageReference]:
+    """Yield the images of a tar file from its headers. Of a damaged file, the first part is used."""
+    file = _relative(base, path)
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
-                tar.members = []  # type: ignore[attr-defined]  # otherwise it remembers all of them
-                ending = Path(member.name).suffix.lower() if member.isreg() else ""
-                if ending in IMAGE_SUFFIXES:
-                    yield Reference("tar", file, member.name, member.offset_data, member.size)
-                elif ending in NOT_READ:
-                    yield Reference("lost", f"{file}/{member.name}", _OTHER_KIND)
+                tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
+                suffix = Path(member.name).suffix.lower() if member.isreg() else ""
+                if suffix in IMAGE_SUFFIXES:
+                    yield ImageReference("tar", file, member.name, member.offset_data, member.size)
+                elif suffix in UNSUPPORTED_SUFFIXES:
+                    yield ImageReference("unreadable", f"{file}/{member.name}", _UNSUPPORTED)
             end = tar.offset
         with path.open("rb") as content:
             content.seek(end)
             if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                yield Reference("lost", file, f"damaged or cut off after {end} bytes")
+                yield ImageReference("unreadable", file, f"damaged tar file: cut off after {end} bytes")
     except (tarfile.TarError, OSError) as error:
-        yield Reference("lost", file, f"not a whole tar file: {' '.join(str(error).split())}")
+        yield ImageReference("unreadable", file, f"damaged tar file: {' '.join(str(error).split())}")
 
 
-def _in_table(path: Path, base: Path, column: str | None) -> Iterator[Reference]:
-    """The rows of a Parquet table, or the files that its paths name."""
+def _in_table(path: Path, base: Path, column: str | None) -> Iterator[ImageReference]:
+    """Yield the rows of a Parquet table, or the files that its paths name."""
     pa, pq = parquet()
-    file = _from(base, path)
+    file = _relative(base, path)
     try:
         with pq.ParquetFile(path) as table:
             schema, rows = table.schema_arrow, table.metadata.num_rows
-            name = _column(path, schema.names, column)
+            name = _image_column(path, schema.names, column)
             kind = schema.field(name).type
             if pa.types.is_string(kind) or pa.types.is_large_string(kind):
                 for batch in table.iter_batches(columns=[name], use_threads=False):
                     for value in batch.column(0).to_pylist():
                         yield (
-                            Reference("file", _from(base, path.parent / value))
+                            ImageReference("file", _relative(base, path.parent / value))
                             if value
-                            else Reference("lost", file, "a row without a path")
+                            else ImageReference("unreadable", file, "a row without a path")
                         )
                 return
     except (OSError, pa.ArrowException) as error:
-        yield Reference("lost", file, f"not a whole Parquet file: {' '.join(str(error).split()):.120}")
+        reason = " ".join(str(error).split())
+        yield ImageReference("unreadable", file, f"damaged Parquet file: {reason:.120}")
         return
-    packed = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not (packed or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise DataError(f"{path}: column {name!r} holds {kind}, neither pictures nor paths")
+    has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    if not (has_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+        raise DataError(f"{path}: column {name!r} has the type {kind}, neither images nor paths")
     for row in range(rows):
-        yield Reference("row", file, name, row)
+        yield ImageReference("row", file, name, row)
 
 
 def table_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, bytes | None]]:
-    """The pictures of a Parquet table from a row on, with their numbers; read bit by bit.
+    """Yield the images of a Parquet table from a row on, with their row numbers, in small batches.
 
     Raises:
-        OSError: it cannot be read, or is damaged.
-        pyarrow.ArrowException: it is damaged.
+        OSError: the table cannot be read, or is damaged.
+        pyarrow.ArrowException: the table is damaged.
     """
     _, pq = parquet()
-    # A buffer keeps pyarrow from reading a whole group of rows, which may be a gigabyte.
+    # A buffer keeps pyarrow from reading a whole row group, which may be a gigabyte.
     with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as table:
         row = 0
         for group in range(table.num_row_groups):
@@ -214,10 +212,10 @@ def table_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, bytes
 
 
 def parquet() -> tuple[Any, Any]:
-    """Pyarrow and its Parquet part.
+    """Return pyarrow and its Parquet module.
 
     Raises:
-        MissingExtraError: not installed.
+        MissingExtraError: pyarrow is not installed.
     """
     try:
         import pyarrow
@@ -227,26 +225,26 @@ def parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-def _column(path: Path, names: Sequence[str], wanted: str | None) -> str:
-    for name in (wanted,) if wanted else _COLUMNS:
+def _image_column(path: Path, names: Sequence[str], requested: str | None) -> str:
+    for name in (requested,) if requested else _COLUMNS:
         if name in names:
             return name
-    raise DataError(f"{path}: which --column holds the pictures? There are {', '.join(names):.200}")
+    raise DataError(f"{path}: name the --column with the images, one of {', '.join(names):.200}")
 
 
-def _from(base: Path, path: Path) -> str:
-    """A path as references spell it."""
+def _relative(base: Path, path: Path) -> str:
+    """Return a path as references spell it."""
     return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
 
 
-def _braces(name: str) -> Iterator[str]:
-    """The names that ``{a,b}`` and ``{000..099}`` stand for, as shells and WebDataset write them."""
+def _expand_braces(name: str) -> Iterator[str]:
+    """Yield the names that ``{a,b}`` and ``{000..099}`` stand for in shells and WebDataset."""
     parts = re.split(r"\{([^{}]*)\}", name)
-    choices = [_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    choices = [_brace_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
     return ("".join(chosen) for chosen in product(*choices))
 
 
-def _choices(text: str) -> list[str]:
+def _brace_choices(text: str) -> list[str]:
     numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
     if numbers:
         first, last = numbers.groups()

@@ -1,4 +1,4 @@
-"""A whole job: planned or taken up again, worked off, and closed."""
+"""A job from start to end: planned or resumed, annotated, and its manifest completed."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from typing import Any, NamedTuple
 
 import pipnet
 from pipnet.bulk.config import JobConfig
-from pipnet.bulk.engines.base import Engine, run
-from pipnet.bulk.inputs import common_folder, find_pictures, find_sources
-from pipnet.bulk.store import FORMAT, Record, Store
-from pipnet.bulk.worker import Work
+from pipnet.bulk.engines.base import Engine, run_shards
+from pipnet.bulk.inputs import common_folder, find_inputs, find_references
+from pipnet.bulk.store import FORMAT, ShardRecord, Store
+from pipnet.bulk.worker import WorkerConfig
 from pipnet.errors import DataError
 from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
 
 
 class Summary(NamedTuple):
-    """What a job came to."""
+    """The result of a run of a job."""
 
-    pictures: int
-    """Pictures of the whole job."""
+    images: int
+    """Number of images of the job."""
     faces: int
-    """Faces found in them."""
+    """Number of faces in them."""
     errors: int
-    """Pictures that could not be read."""
-    new_pictures: int
-    """Pictures that this run did; the others were done before."""
+    """Number of images that could not be read."""
+    new_images: int
+    """Number of images that this run annotated; earlier runs annotated the others."""
     new_faces: int
-    """Faces in them."""
+    """Number of faces in them."""
     seconds: float
-    """How long this run took."""
+    """Duration of this run."""
 
 
 def annotate(
@@ -45,126 +45,120 @@ def annotate(
     store: Store,
     config: JobConfig,
     metadata: ModelMetadata,
-    start: Callable[[Work], Engine],
+    start_engine: Callable[[WorkerConfig], Engine],
     *,
     column: str | None = None,
     threads: int = 1,
     timeout: float = 300,
 ) -> Summary:
-    """Annotate pictures, or go on with it.
+    """Annotate images, or resume an unfinished job.
 
     Args:
-        names: folders, lists, tar files, Parquet tables, pictures; globs and braces of them.
+        names: folders, lists, tar files, Parquet tables and images; globs and braces of them.
         store: the job's folder, entered.
-        config: what the labels depend on.
-        metadata: the model's description.
-        start: makes the engine; not called where nothing is left to do.
-        column: where Parquet tables have the pictures, see `find_pictures`.
-        threads: of each process.
-        timeout: seconds that one picture may take before its process is ended.
+        config: the settings that the labels depend on.
+        metadata: the metadata of the model.
+        start_engine: makes the engine; not called if no shard is left.
+        column: the image column of Parquet tables, see `find_references`.
+        threads: threads of each worker.
+        timeout: seconds that one image may take before its worker is ended.
 
     Raises:
         WriteError: the folder cannot be written.
-        DataError: no pictures, another job's folder, the pictures are gone.
-        PipnetError: see `run`.
+        DataError: there are no images, the folder belongs to another job, or the images are gone.
+        PipnetError: see `run_shards`.
     """
     started = time.monotonic()
-    job = _begin(names, store, config, metadata, column)
-    finished = store.finished()
-    if finished is not None:
-        return _summary(finished, [], started)
-    before = store.done()
-    fresh: list[Record] = []
-    work = Work(config, job["model"]["sha256"], Path(job["base"]), store.folder, threads, timeout)
-    done = sum(record.pictures for record in before.values())
-    with closing(_work_off(store, lambda: start(work), before)) as found:
-        for record in track(found, job["pictures"], "annotating", lambda record: record.pictures, done):
-            store.note(record)
-            fresh.append(record)
-    records = sorted([*before.values(), *fresh], key=lambda record: record.number)
+    job = _plan_or_resume(names, store, config, metadata, column)
+    final = store.final_records()
+    if final is not None:
+        return _summary(final, [], started)
+    earlier = store.records()
+    new: list[ShardRecord] = []
+    worker_config = WorkerConfig(
+        config, job["model"]["sha256"], Path(job["base"]), store.folder, threads, timeout
+    )
+    done = sum(record.images for record in earlier.values())
+    with closing(_run_remaining(store, lambda: start_engine(worker_config), earlier)) as results:
+        for record in track(results, job["images"], "annotating", lambda record: record.images, done):
+            store.add_record(record)
+            new.append(record)
+    records = sorted([*earlier.values(), *new], key=lambda record: record.number)
     store.write_manifest({**job, "shards": [asdict(record) for record in records]})
-    return _summary(records, fresh, started)
+    return _summary(records, new, started)
 
 
-def _work_off(
-    store: Store, start: Callable[[], Engine], done: Mapping[int, Record]
-) -> Generator[Record, None, None]:
-    """The records of the shards that are left; where none is, no engine is started."""
-    left = (shard for shard in store.shards() if shard.number not in done)
-    first = next(left, None)
+def _run_remaining(
+    store: Store, start_engine: Callable[[], Engine], done: Mapping[int, ShardRecord]
+) -> Generator[ShardRecord, None, None]:
+    """Yield the records of the remaining shards; if there are none, no engine starts."""
+    remaining = (shard for shard in store.shards() if shard.number not in done)
+    first = next(remaining, None)
     if first is not None:
-        yield from run(start(), chain([first], left), store)
+        yield from run_shards(start_engine(), chain([first], remaining), store)
 
 
-def _begin(
+def _plan_or_resume(
     names: Sequence[str], store: Store, config: JobConfig, metadata: ModelMetadata, column: str | None
 ) -> dict[str, Any]:
-    """The manifest: as it was begun, or a new one, with the plan.
-
-    Raises:
-        DataError: the folder is of another job, or there are no pictures.
-    """
-    wanted: dict[str, Any] = {
+    """Return the manifest: that of the job to resume, or a new one after the plan is written."""
+    expected: dict[str, Any] = {
         "format": FORMAT,
         "pipnet": pipnet.__version__,
         "model": {
             "name": metadata.name,
             "sha256": config.model_checksum(),
             "license": metadata.license,
-            "scheme": json.loads(json.dumps(metadata.scheme.to_dict())),  # as it is read back
+            "scheme": json.loads(json.dumps(metadata.scheme.to_dict())),  # tuples as lists, as they are read
         },
         "settings": config.to_dict(),
-        "inputs": [os.path.abspath(name) for name in names],  # noqa: PTH100  (links stay)
+        "inputs": [os.path.abspath(name) for name in names],  # noqa: PTH100  (keeps links)
         "column": column,
     }
-    begun = store.manifest()
-    if begun is not None:
-        _check_same(begun, wanted, str(store.folder))
-        if "shards" in begun or store.has_plan():
-            return begun
+    manifest = store.manifest()
+    if manifest is None:
+        store.discard_progress()
     else:
-        store.forget()
-    sources = find_sources(names)
-    base = common_folder(sources)
-    pictures = track(find_pictures(sources, base, column), None, "listing pictures")
-    count, checksum = store.write_plan(pictures, config.shard_size)
+        _check_same(manifest, expected, store.folder)
+        if "shards" in manifest or store.has_plan():
+            return manifest
+    inputs = find_inputs(names)
+    base = common_folder(inputs)
+    references = track(find_references(inputs, base, column), None, "listing images")
+    count, checksum = store.write_plan(references, config.shard_size)
     if not count:
-        raise DataError(f"{', '.join(names):.200}: no pictures")
-    job = {**wanted, "base": str(base), "pictures": count, "plan": checksum}
-    if begun is not None:
-        # Somebody took the plan away. The same pictures make the same one.
-        _check_same(begun, job, str(store.folder))
+        raise DataError(f"{', '.join(names):.200}: no images")
+    job = {**expected, "base": str(base), "images": count, "plan": checksum}
+    if manifest is not None:  # the plan was removed; the same images give the same plan
+        _check_same(manifest, job, store.folder)
     store.write_manifest(job)
     return job
 
 
-def _check_same(begun: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    """Refuse to mix the labels of two jobs in one folder.
-
-    Raises:
-        DataError: they differ; the first difference is named.
-    """
-    for key, value in wanted.items():
-        old = begun.get(key)
+def _check_same(manifest: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:
+    """Refuse to mix the labels of two jobs in one folder; the first difference is named."""
+    for key, value in expected.items():
+        old = manifest.get(key)
         if isinstance(value, dict) and isinstance(old, dict):
-            _check_same(old, value, where)
+            _check_same(old, value, folder)
         elif old != value:
             raise DataError(
-                f"{where}: begun with {key} {_short(old)}, not {_short(value)}: take the same, or another -o"
+                f"{folder}: started with {key} {_short(old)}, not {_short(value)}: "
+                "use the same arguments, or another -o"
             )
 
 
 def _short(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"{text:.100}"
+    return f"{text:.80}"
 
 
-def _summary(records: Sequence[Record], fresh: Sequence[Record], started: float) -> Summary:
+def _summary(records: Sequence[ShardRecord], new: Sequence[ShardRecord], started: float) -> Summary:
     return Summary(
-        pictures=sum(record.pictures for record in records),
+        images=sum(record.images for record in records),
         faces=sum(record.faces for record in records),
         errors=sum(record.errors for record in records),
-        new_pictures=sum(record.pictures for record in fresh),
-        new_faces=sum(record.faces for record in fresh),
+        new_images=sum(record.images for record in new),
+        new_faces=sum(record.faces for record in new),
         seconds=time.monotonic() - started,
     )

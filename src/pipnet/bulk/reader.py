@@ -1,4 +1,4 @@
-"""Reading the pictures of a shard, as bytes, and noticing when the place where they lie is gone."""
+"""Reading the encoded images of a shard, and noticing when the drive or network with the images is gone."""
 
 from __future__ import annotations
 
@@ -6,66 +6,63 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipnet.bulk.inputs import Reference, parquet, table_rows
+from pipnet.bulk.inputs import ImageReference, parquet, table_rows
 from pipnet.errors import DataError, ImageError
 
-_LARGEST = 2**30
-"""Bytes that a picture's file may have."""
+_MAX_BYTES = 2**30
+"""Maximum size of an image file."""
 
 
 class ImageReader:
-    """Reads what references mean. One is made for each shard."""
+    """Reads the images that references name. Each shard has its own reader."""
 
     def __init__(self, base: Path) -> None:
-        """Begin.
-
-        Args:
-            base: the folder that references start from, see `common_folder`.
-        """
+        """Take the folder that references are relative to, see `common_folder`."""
         self._base = base
-        self._read: Path | None = None
-        self._failed: Path | None = None
+        self._last_readable: Path | None = None
+        self._unreadable: Path | None = None
         self._table: tuple[str, Iterator[tuple[int, bytes | None]]] | None = None
 
-    def __call__(self, reference: Reference) -> bytes:
-        """A picture's content.
+    def __call__(self, reference: ImageReference) -> bytes:
+        """Return the encoded image.
 
         Raises:
-            ImageError: this one cannot be read.
-            DataError: the tar file or table that it is in is gone.
+            ImageError: this image cannot be read.
+            DataError: its tar file or table is missing.
         """
         path = self._base / reference.file
-        if reference.kind == "lost":
+        if reference.kind == "unreadable":
             raise ImageError(f"{reference.key}: {reference.name}")
         try:
             if reference.kind == "row":
-                content = self._row(path, reference)
+                content = self._read_row(path, reference)
             elif reference.kind == "tar":
-                content = _part(path, reference)
+                content = _read_member(path, reference)
             else:
-                content = _file(path, reference)
+                content = _read_file(path, reference)
         except FileNotFoundError:
             if reference.kind != "file":
-                raise DataError(f"{path}: it was there when the work was planned, and is gone") from None
-            self._failed = self._failed or path
+                raise DataError(f"{path}: missing, though it existed when the job was planned") from None
+            self._unreadable = self._unreadable or path
             raise ImageError(f"{reference.key}: no such file") from None
         except (OSError, ValueError) as error:
-            self._failed = self._failed or path
+            self._unreadable = self._unreadable or path
             reason = getattr(error, "strerror", None) or str(error)
             raise ImageError(f"{reference.key}: cannot be read: {' '.join(reason.split()):.160}") from None
-        self._read = self._read or path
+        self._last_readable = self._last_readable or path
         return content
 
     def check(self) -> None:
-        """Whether what could not be read failed for itself, and not because a drive or a network is gone.
+        """Check that unreadable images are not due to a missing drive or network.
 
         Raises:
-            DataError: what could be read before cannot be read any more; or nothing could, and the folder
-                that all pictures lie below is gone or empty, as where a drive was.
+            DataError: a file that was readable before no longer is; or no image was readable, and the common
+                folder of all images is missing or empty, as after a drive was unmounted.
         """
-        if self._failed is None:
+        if self._unreadable is None:
             return
-        path = self._read or self._base
+        path = self._last_readable or self._base
+        hint = "are the images still available? Finished shards are kept"
         try:
             if path.is_dir():
                 next(path.iterdir())
@@ -73,39 +70,40 @@ class ImageReader:
                 with path.open("rb") as file:
                     file.read(1)
         except StopIteration:
-            raise DataError(f"{path}: empty: are the pictures still there? Nothing done is lost") from None
+            raise DataError(f"{path}: empty: {hint}") from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise DataError(
-                f"{path}: {reason}, as others beside it: are the pictures still there? Nothing done is lost"
-            ) from None
+            raise DataError(f"{path}: {reason}, like other files: {hint}") from None
 
-    def _row(self, path: Path, reference: Reference) -> bytes:
-        """The picture of a row. Rows are asked for in their order, so that a table is read once a shard."""
+    def _read_row(self, path: Path, reference: ImageReference) -> bytes:
+        """Return the image of a row. Rows are requested in order, so a table is read once for a shard."""
         if self._table is None or self._table[0] != reference.file:
             self._table = reference.file, table_rows(path, reference.name, reference.start)
         try:
-            # A table that failed once is at its end: its later rows cannot be read either.
+            # After an error the iterator is exhausted, so the later rows of the table are unreadable too.
             content = next((value for row, value in self._table[1] if row == reference.start), None)
         except parquet()[0].ArrowException as error:
             raise ValueError(str(error)) from None
         if content is None:
-            raise ImageError(f"{reference.key}: no picture in this row, or it cannot be read")
+            raise ImageError(f"{reference.key}: no image in this row, or it cannot be read")
         return content
 
 
-def _part(path: Path, reference: Reference) -> bytes:
-    if reference.size > _LARGEST:
-        raise ImageError(f"{reference.key}: {reference.size} bytes, too many for a picture")
+def _read_member(path: Path, reference: ImageReference) -> bytes:
+    _check_size(reference, reference.size)
     with path.open("rb") as file:
         file.seek(reference.start)
         return file.read(reference.size)
 
 
-def _file(path: Path, reference: Reference) -> bytes:
+def _read_file(path: Path, reference: ImageReference) -> bytes:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for without end
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
         raise ImageError(f"{reference.key}: not a file")
-    if status.st_size > _LARGEST:
-        raise ImageError(f"{reference.key}: {status.st_size} bytes, too many for a picture")
+    _check_size(reference, status.st_size)
     return path.read_bytes()
+
+
+def _check_size(reference: ImageReference, size: int) -> None:
+    if size > _MAX_BYTES:
+        raise ImageError(f"{reference.key}: {size} bytes, the maximum for an image is {_MAX_BYTES}")

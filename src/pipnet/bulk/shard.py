@@ -1,7 +1,7 @@
-"""The labels of one shard, as a pure function of its pictures and the settings.
+"""The labels of one shard, a pure function of its images and the settings.
 
-Who computes them and how often it was tried before does not change a bit of them: the last bits of a network
-depend on which crops it sees together, so the groups that go through it are cut by the shard alone.
+They do not depend on the worker or on earlier attempts: the last bits of a network's output depend on which
+crops are in a batch, so batches are formed from the shard alone.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pipnet.bulk.crash_journal import STRIKES, Attempt
-from pipnet.bulk.inputs import Reference
+from pipnet.bulk.crash_journal import MAX_FAILURES, Attempt
+from pipnet.bulk.inputs import ImageReference
 from pipnet.bulk.reader import ImageReader
 from pipnet.bulk.rows import Row, error_row, face_rows
 from pipnet.errors import DataError, ImageError, PipnetError
@@ -19,104 +19,102 @@ from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import decode_image
 
-_TOGETHER = 16
-"""Pictures whose faces go through the model together, at most."""
-_MOST_PIXELS = 2**25
-"""Pixels of pictures that are held in memory for that; the last one may go beyond."""
-_DEADLY = f"stopped the process that worked on it, by a crash or in time, {STRIKES} times"
+_BATCH_SIZE = 16
+"""Maximum number of images with faces in one batch of the model."""
+_MAX_BATCH_PIXELS = 2**25
+"""A batch ends with the image that brings it to this number of pixels, to limit the memory."""
+_QUARANTINED = f"quarantined: its worker crashed or exceeded the time limit {MAX_FAILURES} times"
 
 
 class Shard(NamedTuple):
-    """A part of the work."""
+    """A part of the job."""
 
     number: int
-    """Its place among all."""
-    pictures: list[Reference]
-    """Its pictures, in their order."""
+    """Index of the shard in the plan."""
+    images: list[ImageReference]
 
 
 class _Decoded(NamedTuple):
-    number: int
+    index: int
     image: Image
-    found: Detections
+    detections: Detections
 
 
-class ShardLabels:
-    """Finds the labels of one shard: a list of rows for each picture, one a face, or one without a face."""
+class ShardLabeler:
+    """Labels the images of one shard."""
 
     def __init__(
         self, landmarker: FaceLandmarker, shard: Shard, reader: ImageReader, attempt: Attempt
     ) -> None:
-        self._landmarker, self._shard, self._reader, self._attempt = landmarker, shard, reader, attempt
-        self._rows: list[list[Row]] = [[] for _ in shard.pictures]
+        self._pipeline = landmarker.pipeline
+        self._shard, self._reader, self._attempt = shard, reader, attempt
+        self._rows: list[list[Row]] = [[] for _ in shard.images]
 
-    def find(self) -> list[list[Row]]:
-        """The rows of each picture.
+    def label(self) -> list[list[Row]]:
+        """Return the rows of each image: one a face, or one without a face.
 
         Raises:
-            DataError: the place where the pictures lie is gone.
+            DataError: the drive or network with the images is gone.
             ModelError: the model cannot be run.
         """
-        group: list[_Decoded] = []
+        batch: list[_Decoded] = []
         pixels = 0
-        for number, reference in enumerate(self._shard.pictures):
-            decoded = self._decode(number, reference)
+        for index, reference in enumerate(self._shard.images):
+            decoded = self._decode(index, reference)
             if decoded is not None:
-                group.append(decoded)
+                batch.append(decoded)
                 pixels += decoded.image.shape[0] * decoded.image.shape[1]
-            if len(group) == _TOGETHER or pixels >= _MOST_PIXELS:
-                self._predict(group)
-                group, pixels = [], 0
-        self._predict(group)
+            if len(batch) == _BATCH_SIZE or pixels >= _MAX_BATCH_PIXELS:
+                self._predict(batch)
+                batch, pixels = [], 0
+        self._predict(batch)
         self._reader.check()
         return self._rows
 
-    def _decode(self, number: int, reference: Reference) -> _Decoded | None:
-        """A picture and where its faces are; None, and a row that says why, where that fails."""
-        if not self._attempt.step(str(number)):
-            self._fail(number, _DEADLY)
+    def _decode(self, index: int, reference: ImageReference) -> _Decoded | None:
+        """Return a decoded image and its detections; if that fails, None, and its row has the error."""
+        if not self._attempt.start_step(str(index)):
+            self._fail(index, _QUARANTINED)
             return None
         try:
-            image = decode_image(
-                self._reader(reference), reference.key, self._landmarker.pipeline.config.max_pixels
-            )
-            return _Decoded(number, image, self._landmarker.pipeline.detect(image))
+            content = self._reader(reference)
+            image = decode_image(content, reference.key, self._pipeline.config.max_pixels)
+            return _Decoded(index, image, self._pipeline.detect(image))
         except (DataError, MemoryError):
             raise
         except ImageError as error:
-            self._fail(number, str(error))
-        except Exception as error:  # whatever one picture does, the others are done
-            self._fail(number, _unexpected(error))
+            self._fail(index, str(error))
+        except Exception as error:  # no image may stop the others
+            self._fail(index, _unexpected(error))
         return None
 
-    def _predict(self, group: Sequence[_Decoded]) -> None:
-        """The landmarks of a group of pictures; one by one where the group as a whole cannot be done."""
-        if not group:
+    def _predict(self, batch: Sequence[_Decoded]) -> None:
+        """Predict the landmarks of a batch; if it fails as a whole, those of each image."""
+        if not batch:
             return
-        reason = _DEADLY
+        reason = _QUARANTINED
         try:
-            if self._attempt.step(f"{group[0].number}-{group[-1].number}", len(group)):
-                self._label(group)
+            if self._attempt.start_step(f"{batch[0].index}-{batch[-1].index}", len(batch)):
+                self._label_batch(batch)
                 return
         except (PipnetError, MemoryError):
             raise
         except Exception as error:  # as above
             reason = _unexpected(error)
-        if len(group) == 1:
-            self._fail(group[0].number, reason)
+        if len(batch) == 1:
+            self._fail(batch[0].index, reason)
         else:
-            for one in group:
-                self._predict([one])
+            for decoded in batch:
+                self._predict([decoded])
 
-    def _label(self, group: Sequence[_Decoded]) -> None:
-        pipeline = self._landmarker.pipeline
-        images, found = [one.image for one in group], [one.found for one in group]
-        results = pipeline.run(images, found, pipeline.detector.box_format)
-        for one, faces in zip(group, results, strict=True):
-            self._rows[one.number] = face_rows(self._shard.pictures[one.number].key, faces)
+    def _label_batch(self, batch: Sequence[_Decoded]) -> None:
+        images, detections = [one.image for one in batch], [one.detections for one in batch]
+        results = self._pipeline.run(images, detections, self._pipeline.detector.box_format)
+        for decoded, faces in zip(batch, results, strict=True):
+            self._rows[decoded.index] = face_rows(self._shard.images[decoded.index].key, faces)
 
-    def _fail(self, number: int, reason: str) -> None:
-        self._rows[number] = [error_row(self._shard.pictures[number].key, reason)]
+    def _fail(self, index: int, reason: str) -> None:
+        self._rows[index] = [error_row(self._shard.images[index].key, reason)]
 
 
 def _unexpected(error: Exception) -> str:

@@ -1,13 +1,13 @@
-"""A job's folder: what is to be done, what is done, and who may write.
+"""A job's folder: the plan, the progress, the labels and the lock.
 
 ::
 
-    LABELS/manifest.json         the model, the settings, the input; at the end every shard with its checksum
-    LABELS/shards/00000.parquet  the labels; each is there whole or not at all
-    LABELS/.work/                until the job is finished: lock, plan, what is done, marks
+    LABELS/manifest.json         model, settings, inputs; of a finished job, each shard with its SHA-256
+    LABELS/shards/00000.parquet  the labels, written atomically
+    LABELS/.work/                until the job is finished: lock, plan, progress, crash journals
 
-Files are written beside their place, brought to the disk, and renamed, so that a kill or a power cut at any
-moment leaves none in pieces.
+Files are written to a temporary file, synced to the disk and renamed, so that a kill or a power cut at any
+moment leaves no partial file.
 """
 
 from __future__ import annotations
@@ -23,44 +23,45 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipnet.bulk.crash_journal import Marks
-from pipnet.bulk.inputs import Reference
+from pipnet.bulk.crash_journal import CrashJournal
+from pipnet.bulk.inputs import ImageReference
 from pipnet.bulk.shard import Shard
 from pipnet.errors import DataError, MissingExtraError, WriteError
 from pipnet.io.atomic import atomic_write
 
-FORMAT = 2
+FORMAT = 3
 """Version of the manifest and the shards."""
 
 
 @dataclass(frozen=True)
-class Record:
-    """What the manifest says of a finished shard."""
+class ShardRecord:
+    """The manifest's entry of a finished shard."""
 
     number: int
-    """Its place among all."""
-    pictures: int
-    """How many it has."""
+    """Index of the shard in the plan."""
+    images: int
+    """Number of images."""
     faces: int
-    """How many were found in them."""
+    """Number of faces in them."""
     errors: int
-    """Pictures that could not be read."""
+    """Number of images that could not be read."""
     rows: int
-    """Rows of its file."""
+    """Number of rows of the file."""
     sha256: str
-    """The file's checksum."""
+    """SHA-256 of the file."""
 
 
-def _is_of_a_job(path: Path) -> bool:
-    return path.name in {"lock", "plan.jsonl", "done.jsonl"} or path.suffix in {".marks", ".partial"}
+def _is_work_file(path: Path) -> bool:
+    return path.name in {"lock", "plan.jsonl", "done.jsonl"} or path.suffix in {".journal", ".partial"}
 
 
 class Store:
-    """A job's folder. As a context, it keeps other jobs out."""
+    """A job's folder. As a context manager it locks the folder against other jobs."""
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; nothing is written yet."""
+        """Take the path of the folder; nothing is written yet."""
         self.folder = folder.absolute()
+        self.manifest_file = self.folder / "manifest.json"
         self.work = self.folder / ".work"
         self._plan = self.work / "plan.jsonl"
         self._done = self.work / "done.jsonl"
@@ -69,8 +70,8 @@ class Store:
         """Make the folder and lock it.
 
         Raises:
-            WriteError: it cannot be written.
-            DataError: it holds other things, or another job works in it.
+            WriteError: the folder cannot be written.
+            DataError: it contains other files, or another job writes to it.
             MissingExtraError: filelock is not installed.
         """
         try:
@@ -78,49 +79,45 @@ class Store:
         except ImportError:
             raise MissingExtraError("filelock", "bulk") from None
         try:
-            self.manifest()  # another program's is an error, before anything is made beside it
-            ours = self._is_ours() or self.manifest_file.is_file()
-            alone = not self.manifest_file.is_file() and any(self.folder.glob("shards/*"))
-            if alone or (not ours and self.folder.is_dir() and any(self.folder.iterdir())):
-                raise DataError(
-                    f"{self.folder}: not empty, and without the manifest of a job: choose another -o"
-                )
+            self._check_folder()
             self.work.mkdir(parents=True, exist_ok=True)
             (self.folder / "shards").mkdir(exist_ok=True)
-            # The system gives the lock back when its holder dies, however that is.
+            # The operating system releases the lock if the process dies.
             self._lock = FileLock(self.work / "lock")
             self._lock.acquire(timeout=0)
             for partial in self.work.glob("*.partial"):
                 partial.unlink()
         except Timeout:
-            raise DataError(f"{self.folder}: another job is writing there") from None
+            raise DataError(f"{self.folder}: another job is writing to this folder") from None
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
         return self
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def _is_ours(self) -> bool:
-        """Whether the work folder is there, and holds nothing that is not a job's."""
-        return self.work.is_dir() and all(_is_of_a_job(path) for path in self.work.iterdir())
+    def _check_folder(self) -> None:
+        """Refuse a folder with other files, before anything is made in it."""
+        if self.manifest() is not None:
+            return
+        is_ours = self.work.is_dir() and all(map(_is_work_file, self.work.iterdir()))
+        is_empty = not self.folder.is_dir() or not any(self.folder.iterdir())
+        if any(self.folder.glob("shards/*")) or not (is_ours or is_empty):
+            raise DataError(f"{self.folder}: not empty, and without the manifest of a job: choose another -o")
 
     # -- the plan ----------------------------------------------------------------------------------
 
-    def write_plan(self, pictures: Iterable[Reference], size: int) -> tuple[int, str]:
-        """Write down what is to be done: a shard a line.
-
-        Returns:
-            How many pictures there are, and the plan's checksum.
+    def write_plan(self, references: Iterable[ImageReference], shard_size: int) -> tuple[int, str]:
+        """Write the plan, a shard a line, and return the number of images and the plan's SHA-256.
 
         Raises:
             WriteError: it cannot be written.
         """
-        count, checksum, rest = 0, hashlib.sha256(), iter(pictures)
+        count, checksum, remaining = 0, hashlib.sha256(), iter(references)
 
         def lines() -> Iterator[bytes]:
             nonlocal count
-            while shard := list(islice(rest, size)):
+            while shard := list(islice(remaining, shard_size)):
                 line = json.dumps(shard).encode() + b"\n"
                 checksum.update(line)
                 count += len(shard)
@@ -129,35 +126,20 @@ class Store:
         self._write(self._plan, lines())
         return count, checksum.hexdigest()
 
-    def forget(self) -> None:
-        """Forget what an earlier job did, of which somebody took the manifest and the labels away.
-
-        Raises:
-            WriteError: it cannot be written.
-        """
-        try:
-            for path in (self._done, *self.work.glob("*.marks")):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from None
-
     def has_plan(self) -> bool:
-        """Whether the work was planned."""
+        """Return whether the plan exists."""
         return self._plan.is_file()
 
     def shards(self) -> Iterator[Shard]:
-        """The whole plan, shard by shard."""
+        """Yield the shards of the plan."""
         with self._plan.open("rb") as lines:
             for number, line in enumerate(lines):
-                yield Shard(number, [Reference(*values) for values in json.loads(line)])
+                yield Shard(number, [ImageReference(*values) for values in json.loads(line)])
 
-    # -- what is done ------------------------------------------------------------------------------
+    # -- the progress ------------------------------------------------------------------------------
 
     def write_shard(self, number: int, content: bytes) -> str:
-        """Write the labels of a shard, whole or not at all.
-
-        Returns:
-            The file's checksum.
+        """Write the labels of a shard, and return the file's SHA-256.
 
         Raises:
             WriteError: it cannot be written.
@@ -166,19 +148,15 @@ class Store:
         return hashlib.sha256(content).hexdigest()
 
     def shard_file(self, number: int) -> Path:
-        """Where the labels of a shard are."""
+        """Return the path of a shard's labels."""
         return self.folder / "shards" / f"{number:05}.parquet"
 
-    def marks(self, number: int) -> Marks:
-        """What was begun of a shard."""
-        return Marks(self.marks_file(number))
+    def journal(self, number: int) -> CrashJournal:
+        """Return the crash journal of a shard."""
+        return CrashJournal(self.work / f"{number:05}.journal")
 
-    def marks_file(self, number: int) -> Path:
-        """Where the marks of a shard are."""
-        return self.work / f"{number:05}.marks"
-
-    def note(self, record: Record) -> None:
-        """Note that a shard is finished; its marks are no longer needed.
+    def add_record(self, record: ShardRecord) -> None:
+        """Record that a shard is finished, and remove its journal.
 
         Raises:
             WriteError: it cannot be written.
@@ -188,38 +166,45 @@ class Store:
                 file.write(json.dumps(asdict(record)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            self.marks_file(record.number).unlink(missing_ok=True)
+            self.journal(record.number).path.unlink(missing_ok=True)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
-    def done(self) -> dict[int, Record]:
-        """The finished shards by number.
+    def records(self) -> dict[int, ShardRecord]:
+        """Return the records of the finished shards of an unfinished job, by number.
 
-        A line that was cut off by a kill, and a file that is gone, only mean that a shard is done again.
+        A line that was cut off by a kill, or a missing file, only means that the shard is annotated again.
         """
         records = {}
         lines = self._done.read_bytes().split(b"\n")[:-1] if self._done.is_file() else []
         for line in lines:
             try:
-                record = Record(**json.loads(line))
+                record = ShardRecord(**json.loads(line))
             except (ValueError, TypeError):
                 continue
             if self.shard_file(record.number).is_file():
                 records[record.number] = record
         return records
 
-    # -- the manifest ------------------------------------------------------------------------------
-
-    @property
-    def manifest_file(self) -> Path:
-        """Where the manifest is."""
-        return self.folder / "manifest.json"
-
-    def manifest(self) -> dict[str, Any] | None:
-        """The manifest; None if nothing was begun.
+    def discard_progress(self) -> None:
+        """Remove the progress of an earlier job whose manifest and labels were removed.
 
         Raises:
-            DataError: it cannot be read, is damaged, or of another version.
+            WriteError: a file cannot be removed.
+        """
+        try:
+            for path in (self._done, *self.work.glob("*.journal")):
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._write_error(error) from None
+
+    # -- the manifest ------------------------------------------------------------------------------
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest; None if there is none.
+
+        Raises:
+            DataError: it cannot be read, is damaged, or has another format.
         """
         try:
             content = json.loads(self.manifest_file.read_bytes())
@@ -229,26 +214,32 @@ class Store:
             raise DataError(f"{self.manifest_file}: not a manifest: {error}") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.manifest_file}: not a manifest")
-        if content.get("format", FORMAT) != FORMAT:
-            raise DataError(f"{self.manifest_file}: of another version of pipnet: annotate into another -o")
+        version = content.get("format", FORMAT)
+        if version in range(1, FORMAT):
+            raise DataError(
+                f"{self.folder}: has the older format {version}; convert it: pipnet migrate {self.folder}"
+            )
+        if version != FORMAT:
+            raise DataError(f"{self.folder}: written by another version of pipnet: choose another -o")
         return content
 
-    def finished(self) -> list[Record] | None:
-        """Every shard, of a finished job; None for another.
+    def final_records(self) -> list[ShardRecord] | None:
+        """Return the records of all shards of a finished job; None for an unfinished one.
 
         Raises:
-            DataError: a shard's file is gone, or the manifest is damaged.
+            DataError: a shard's file is missing, or the manifest is damaged.
         """
         job = self.manifest()
         if job is None or "shards" not in job:
             return None
         try:
-            records = [Record(**facts) for facts in job["shards"]]
+            records = [ShardRecord(**values) for values in job["shards"]]
         except TypeError as error:
             raise DataError(f"{self.manifest_file}: damaged: {error}") from None
         for record in records:
-            if not self.shard_file(record.number).is_file():
-                raise DataError(f"{self.shard_file(record.number)}: gone since it was made: take another -o")
+            path = self.shard_file(record.number)
+            if not path.is_file():
+                raise DataError(f"{path}: missing, though the job is finished: choose another -o")
         return records
 
     def write_manifest(self, content: dict[str, Any]) -> None:
@@ -259,15 +250,15 @@ class Store:
         """
         self._write(self.manifest_file, [json.dumps(content, indent=1).encode() + b"\n"])
 
-    def finish(self) -> None:
-        """Take away what only an unfinished job needs."""
-        with contextlib.suppress(OSError):  # what is not a job's stays, and its folder with it
-            for path in filter(_is_of_a_job, self.work.iterdir()):
+    def remove_work_files(self) -> None:
+        """Remove what only an unfinished job needs."""
+        with contextlib.suppress(OSError):  # a folder with other files stays
+            for path in filter(_is_work_file, self.work.iterdir()):
                 path.unlink()
             self.work.rmdir()
 
     def write_lines(self, name: str, lines: Iterable[str]) -> Path:
-        """Write a text file of any length into the folder, whole or not at all.
+        """Write a text file of any length into the folder, and return its path.
 
         Raises:
             WriteError: it cannot be written.
@@ -283,12 +274,12 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         try:
-            if os.name == "posix":  # the new name too is on the disk only when its folder is
+            if os.name == "posix":  # the rename is on the disk only when its folder is synced
                 folder = os.open(target.parent, os.O_RDONLY)
                 os.fsync(folder)
                 os.close(folder)
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
-    def _unwritable(self, error: OSError) -> WriteError:
+    def _write_error(self, error: OSError) -> WriteError:
         return WriteError(f"{error.filename or self.folder}: cannot be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""What each process of a job does, whichever engine started it: shards in, files and records out."""
+"""The worker of a job, which every engine runs: it takes shards, writes their files and returns records."""
 
 from __future__ import annotations
 
@@ -13,80 +13,81 @@ from pipnet.bulk.config import JobConfig
 from pipnet.bulk.crash_journal import Attempt
 from pipnet.bulk.reader import ImageReader
 from pipnet.bulk.rows import to_parquet
-from pipnet.bulk.shard import Shard, ShardLabels
-from pipnet.bulk.store import Record, Store
+from pipnet.bulk.shard import Shard, ShardLabeler
+from pipnet.bulk.store import ShardRecord, Store
 from pipnet.errors import DataError, PipnetError, WriteError
 from pipnet.inference.landmarker import FaceLandmarker
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a process must know. It travels to other processes, and with Ray to other machines."""
+class WorkerConfig:
+    """Everything that a worker needs. It is pickled for other processes and, with Ray, other machines."""
 
     config: JobConfig
-    """What the labels depend on."""
+    """The settings that the labels depend on."""
     model_sha256: str
-    """The model's checksum: another machine may have another one by the same name."""
+    """SHA-256 of the model file, because another machine may have another file of the same name."""
     base: Path
-    """The folder that references start from."""
-    labels: Path
+    """The folder that references are relative to."""
+    folder: Path
     """The job's folder."""
     threads: int
-    """Threads of each process."""
+    """Threads of each worker."""
     timeout: float
-    """Seconds that one picture may take."""
+    """Seconds that one image may take."""
 
 
 class Worker:
-    """Annotates shards. The model is loaded when the first one comes."""
+    """Annotates shards. The model is loaded for the first one."""
 
-    def __init__(self, work: Work) -> None:
-        self._work, self._store = work, Store(work.labels)
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config, self._store = config, Store(config.folder)
         self._landmarker: FaceLandmarker | None = None
 
-    def annotate(self, shard: Shard) -> Record | str:
-        """Label a shard and write its file.
+    def annotate(self, shard: Shard) -> ShardRecord | str:
+        """Annotate a shard and write its file.
 
         Returns:
-            What was done; or, as text, why the job cannot go on.
+            The record of the shard; or, as a text, why the job cannot continue.
         """
         try:
             return self._annotate(shard)
         except PipnetError as error:
             return str(error)
         except MemoryError:
-            # As if the system had ended it: tried again in a fresh process, given up the third time.
+            # The process exits as if the system had killed it: the journal counts it as a failure.
             os._exit(1)
         except Exception as error:
             return f"shard {shard.number}: unexpected {type(error).__name__}: {error}"
 
-    def _annotate(self, shard: Shard) -> Record:
-        landmarker = self._loaded()
-        reader = ImageReader(self._work.base)
+    def _annotate(self, shard: Shard) -> ShardRecord:
+        landmarker = self._load()
+        reader = ImageReader(self._config.base)
+        journal = self._store.journal(shard.number)
         try:
-            with Attempt(self._store.marks_file(shard.number), self._work.timeout) as attempt:
-                pictures = ShardLabels(landmarker, shard, reader, attempt).find()
+            with Attempt(journal.path, self._config.timeout) as attempt:
+                rows_by_image = ShardLabeler(landmarker, shard, reader, attempt).label()
         except OSError as error:
-            where = error.filename or self._work.labels
-            raise WriteError(f"{where}: cannot be written here: {error.strerror or error}") from None
-        rows = [row for picture in pictures for row in picture]
-        return Record(
+            place = error.filename or self._config.folder
+            raise WriteError(f"{place}: cannot be written here: {error.strerror or error}") from None
+        rows = [row for image_rows in rows_by_image for row in image_rows]
+        return ShardRecord(
             number=shard.number,
-            pictures=len(pictures),
+            images=len(rows_by_image),
             faces=sum("face" in row for row in rows),
             errors=sum("error" in row for row in rows),
             rows=len(rows),
             sha256=self._store.write_shard(shard.number, to_parquet(rows)),
         )
 
-    def _loaded(self) -> FaceLandmarker:
+    def _load(self) -> FaceLandmarker:
         if self._landmarker is None:
-            PIL.Image.MAX_IMAGE_PIXELS = None  # this process is ours, and max_pixels is checked instead
-            cv2.setNumThreads(self._work.threads)
-            config = self._work.config
-            if config.model_checksum() != self._work.model_sha256:
+            PIL.Image.MAX_IMAGE_PIXELS = None  # the process is our own, and max_pixels is checked instead
+            cv2.setNumThreads(self._config.threads)
+            config = self._config.config
+            if config.model_checksum() != self._config.model_sha256:
                 raise DataError(
-                    f"{config.landmarker.model}: another model here than where the job was started"
+                    f"{config.landmarker.model}: the file on this machine differs from the one of the job"
                 )
-            self._landmarker = config.load(self._work.threads)
+            self._landmarker = config.load(self._config.threads)
         return self._landmarker

@@ -1,4 +1,4 @@
-"""``pipnet annotate``: labels of any number of pictures, resumable, with nothing lost and nothing twice."""
+"""``pipnet annotate``: bulk annotation of images, sharded and resumable."""
 
 from __future__ import annotations
 
@@ -11,99 +11,102 @@ from cyclopts import Parameter
 from pipnet.bulk.config import JobConfig, resolve
 from pipnet.bulk.engines.base import Engine
 from pipnet.bulk.engines.local import LocalEngine
-from pipnet.bulk.export import Format, export
+from pipnet.bulk.export import ExportFormat, export
 from pipnet.bulk.inputs import parquet
 from pipnet.bulk.job import Summary
 from pipnet.bulk.job import annotate as run_job
 from pipnet.bulk.store import Store
-from pipnet.bulk.worker import Work
+from pipnet.bulk.worker import WorkerConfig
 from pipnet.cli import say
 from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import PipnetError
 
 SHARD_SIZE = 256
-"""Pictures in a shard: some seconds of work, which is what a kill costs at most."""
+"""Images in a shard: some seconds of work, which is what a kill costs at most."""
 
 
 def annotate(
-    pictures: list[str],
+    images: list[str],
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    format: list[Format] | None = None,  # noqa: A002
+    format: list[ExportFormat] | None = None,  # noqa: A002
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
-    finding: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
+    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
     runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
     column: str | None = None,
     shard_size: int = SHARD_SIZE,
     timeout: float = 300,
 ) -> int:
-    """Find faces and landmarks in any number of pictures, and write them as Parquet files.
+    """Find faces and landmarks in any number of images, and write them as Parquet files.
 
-    Stopped at any moment and started again with the same words, it goes on, and ends with the same files as
-    if never stopped. A picture that cannot be read is a row with an error, and the exit code is 0 all the
-    same; it is 1 where not one picture could be read.
+    A stopped job is resumed by a rerun with the same arguments, and ends with the same files. An image that
+    cannot be read is a row with an error. The exit code is 1 if no image could be read, else 0.
 
     Parameters
     ----------
-    pictures
-        A folder, a .txt list, .tar files (WebDataset) or .parquet tables, or pictures; globs and braces too.
+    images
+        Folders, .txt lists, .tar files (WebDataset), .parquet tables or images; globs and braces.
     output
-        Folder of the job: manifest.json, and shards/*.parquet with a row a face.
+        Folder of the job: manifest.json, and shards/*.parquet with a row per face.
     format
-        Write labels.jsonl or labels.coco.json (coco) too; may be asked for later, and several times.
+        Also write labels.jsonl (jsonl) or labels.coco.json (coco), in this run or in a later one; may be
+        given several times.
     workers
-        Processes with a model each; one a processor core if not given, or all that Ray has room for.
+        Processes with a model each; if not given, one per processor core, or as many as Ray has room for.
     engine
-        local, or ray: a cluster (RAY_ADDRESS), whose machines all see the pictures and the output.
+        local, or ray: a cluster (RAY_ADDRESS) in which all machines see the images and the output folder.
     column
-        Where Parquet tables have the pictures (bytes) or their paths; image or path if not given.
+        Column of Parquet tables with the images (bytes) or their paths; image or path if not given.
     shard_size
-        Pictures in an output file, which is also what is done again after a kill.
+        Images in an output file. A shard that was not finished is annotated again after a kill.
     timeout
-        Seconds that a picture may take; its process is then ended, and the third time it is given up.
+        Seconds that an image may take. After that its process is ended, and after the third time the image
+        is quarantined: its row has an error.
     """
     parquet()
     if not 0 < timeout < 1e6:
-        raise PipnetError(f"--timeout is a number of seconds above 0, not {timeout:g}")
-    config, metadata = resolve(JobConfig(finding, runtime, shard_size))
-    # One thread each: several processes use a machine better than several threads.
+        raise PipnetError(f"--timeout must be a number of seconds above 0, not {timeout:g}")
+    job_config, metadata = resolve(JobConfig(config, runtime, shard_size))
+    # One thread each by default: several processes use a machine better than several threads.
     threads = runtime.threads or 1
 
-    def start(work: Work) -> Engine:
+    def start_engine(worker_config: WorkerConfig) -> Engine:
         if engine == "ray":
             from pipnet.bulk.engines.ray import RayEngine
 
-            return RayEngine(work, workers)
-        return LocalEngine(work, max(_cores() // threads, 1) if workers is None else workers)
+            return RayEngine(worker_config, workers)
+        return LocalEngine(worker_config, max(_cores() // threads, 1) if workers is None else workers)
 
     with Store(output) as store:
-        done = run_job(
-            pictures, store, config, metadata, start, column=column, threads=threads, timeout=timeout
+        summary = run_job(
+            images,
+            store,
+            job_config,
+            metadata,
+            start_engine,
+            column=column,
+            threads=threads,
+            timeout=timeout,
         )
-        for kind in dict.fromkeys(format or []):
-            say(f"{export(store, metadata, kind)}: written")
-        store.finish()
-    _report(output, done)
-    return 1 if done.errors == done.pictures else 0
+        for file_format in dict.fromkeys(format or []):
+            say(f"{export(store, metadata, file_format)}: written")
+        store.remove_work_files()
+    errors = f", {summary.errors} images with an error" if summary.errors else ""
+    say(f"{output}: {summary.images} images, {summary.faces} faces{errors}; {_speed(summary)}")
+    return 1 if summary.errors == summary.images else 0
 
 
-def _report(output: Path, done: Summary) -> None:
-    """The summary line."""
-    unreadable = f", {done.errors} pictures with an error" if done.errors else ""
-    say(f"{output}: {done.pictures} pictures, {done.faces} faces{unreadable}; {_speed(done)}")
-
-
-def _speed(done: Summary) -> str:
-    if not done.new_pictures:
-        return "all done before (pictures that came later need another -o)"
-    pictures, faces = (count / done.seconds for count in (done.new_pictures, done.new_faces))
-    earlier = done.pictures - done.new_pictures
-    before = f", {earlier} of the pictures done before" if earlier else ""
-    return f"{pictures:.1f} pictures and {faces:.1f} faces a second{before}"
+def _speed(summary: Summary) -> str:
+    if not summary.new_images:
+        return "all were annotated before (for images that were added since, choose another -o)"
+    images, faces = (count / summary.seconds for count in (summary.new_images, summary.new_faces))
+    earlier = summary.images - summary.new_images
+    resumed = f", {earlier} images were annotated before" if earlier else ""
+    return f"{images:.1f} images and {faces:.1f} faces per second{resumed}"
 
 
 def _cores() -> int:
-    """Processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""``pipnet report``: our numbers beside the papers'."""
+"""``pipnet report``: our evaluations compared with the papers' numbers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def report(
     row: str = "",
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> None:
-    """Set results beside the papers' numbers for the same faces, as a Markdown table on standard output.
+    """Compare evaluations with the papers' numbers for the same faces: a Markdown table on standard output.
 
     Parameters
     ----------
     results
-        What `pipnet evaluate -o` wrote: its folders, folders of such folders, or evaluation.json files.
+        The output of `pipnet evaluate -o`: its folders, folders of such folders, or evaluation.json files.
     row
-        Only published rows with this text in paper, table, method, backbone or training set, such as PIP.
+        Keep published rows with this text in paper, table, method, backbone or training set, such as PIP.
     output
-        Folder to write report.md and report.png into, instead.
+        Folder for report.md and report.png, which are then written instead.
     """
     sections = compare(read_records(results), row)
     text = markdown(sections)

@@ -1,1 +1,1 @@
-"""Metrics, protocols and their reports. No torch: what is measured is the exported model."""
+"""Metrics, evaluation protocols and their reports. Exported models are evaluated, so torch is not needed."""

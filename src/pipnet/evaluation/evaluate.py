@@ -1,9 +1,9 @@
-"""Measuring a model on labeled faces, as the papers do and end to end.
+"""Evaluation of a landmarker on labeled faces: from the true boxes as the papers do, or end to end.
 
-Two frames, side by side, since published numbers differ in it: ``pixels`` takes distances in the picture,
-``official`` in the papers' crop stretched to a unit square. Two ways to the crop: the true box with the
-model's own crop rule, or a face detector run on the whole picture. In the latter the face is
-matched by the highest overlap with the true box before any landmark is looked at.
+Errors are measured in two frames, because published numbers differ in it: ``pixels`` takes distances in the
+image, ``official`` in the papers' crop, stretched to a unit square. The model is given either the true box or
+the boxes of a face detector. End to end, a face is matched to the detection that overlaps most with its true
+box, before any landmark is compared.
 """
 
 from __future__ import annotations
@@ -34,110 +34,111 @@ from pipnet.scheme import LandmarkScheme
 Norm = Literal["scheme", "box", "diagonal", "longer_side", "width"]
 """The unit of errors, see `evaluate`."""
 
-LabeledPicture = tuple[Image, FaceSample]
-"""A decoded picture, and a face whose points are in pixels of it."""
+LabeledImage = tuple[Image, FaceSample]
+"""A decoded image, and a face with its points in pixels of the image."""
 
 
 @dataclass(frozen=True, eq=False)
 class FaceErrors:
-    """What was measured on each face that was found."""
+    """The errors of each evaluated face."""
 
     samples: list[FaceSample]
-    """The faces that were found."""
+    """The faces, without those that the detector missed."""
     predicted: list[Points]
-    """Their predicted landmarks, in pixels of the picture."""
+    """Their predicted landmarks, in pixels of the image."""
     pixels: Float64[np.ndarray, "faces landmarks"]
-    """Error of each point in units of the norm, in the picture."""
+    """Error of each point in units of the norm, in the image."""
     official: Float64[np.ndarray, "faces landmarks"]
-    """The same in the papers' stretched square."""
+    """Error of each point in units of the norm, in the papers' stretched square."""
     offset_removed: Float64[np.ndarray, "faces landmarks"]
-    """As ``pixels``, from labels without their known offset, see `FaceSample.label_offset`. The predictions
+    """As ``pixels``, for labels without their known offset, see `FaceSample.label_offset`. The predictions
     are the same."""
     missed: list[FaceSample]
-    """Faces that the detector did not find."""
+    """Faces that the detector missed."""
     without_norm: int = 0
-    """Faces that were left out, because a landmark of the norm is unknown or both are one."""
+    """Number of faces left out because their norm is zero or unknown."""
 
     @property
     def nmes(self) -> Float64[np.ndarray, " faces"]:
-        """NME of each found face, in the picture."""
+        """NME of each face that was not missed, in the image."""
         return np.asarray(np.nanmean(self.pixels, axis=1))
 
     def worst(self, count: int) -> list[int]:
-        """The found faces with the largest NME, worst first, by number."""
+        """Return the indices of the faces with the largest NME, the worst first."""
         return [int(i) for i in np.argsort(-self.nmes)[:count]]
 
     def summary(self, scheme: LandmarkScheme) -> dict[str, Any]:
-        """Plain data for reports, in percent.
+        """Return the metrics as plain data, in percent.
 
-        Faces that were missed count as failures in FR and AUC; the other errors are over the faces that
-        were found.
+        Missed faces count as failures in the failure rate and the AUC. The other metrics are without them.
         """
         return {
             "faces": len(self.samples) + len(self.missed),
             "missed": len(self.missed),
             "without_norm": self.without_norm,
-            "pixels": self._frame(self.pixels, scheme),
-            "official": self._frame(self.official, scheme),
-            "offset_removed": self._frame(self.offset_removed, scheme),
+            "pixels": self._metrics(self.pixels, scheme),
+            "official": self._metrics(self.official, scheme),
+            "offset_removed": self._metrics(self.offset_removed, scheme),
         }
 
-    def _frame(
+    def _metrics(
         self, errors: Float64[np.ndarray, "faces landmarks"], scheme: LandmarkScheme
     ) -> dict[str, Any]:
         nmes = np.asarray(np.nanmean(errors, axis=1))
         with_missed = np.concatenate([nmes, np.full(len(self.missed), np.inf)])
-        regions = {
-            name: round(100 * float(np.nanmean(errors[:, list(members)])), 4)
-            for name, members in scheme.regions.items()
-            if np.isfinite(errors[:, list(members)]).any()
-        }
+        regions = {name: errors[:, list(members)] for name, members in scheme.regions.items()}
         return {
-            "nme": round(100 * float(nmes.mean()), 4),
-            "nme_ci": [round(100 * end, 4) for end in bootstrap_mean(nmes)],
-            "fr10": round(100 * failure_rate(with_missed), 4),
-            "auc10": round(100 * area_under_curve(with_missed), 4),
-            "median": round(100 * float(np.median(nmes)), 4),
-            "p95": round(100 * float(np.percentile(nmes, 95)), 4),
-            "regions": regions,
+            "nme": _percent(nmes.mean()),
+            "nme_ci": [_percent(end) for end in bootstrap_mean(nmes)],
+            "fr10": _percent(failure_rate(with_missed)),
+            "auc10": _percent(area_under_curve(with_missed)),
+            "median": _percent(np.median(nmes)),
+            "p95": _percent(np.percentile(nmes, 95)),
+            "regions": {
+                name: _percent(np.nanmean(part)) for name, part in regions.items() if np.isfinite(part).any()
+            },
         }
+
+
+def _percent(fraction: float | np.floating[Any]) -> float:
+    return round(100 * float(fraction), 4)
 
 
 def evaluate(
     landmarker: FaceLandmarker,
-    pictures: Iterable[LabeledPicture],
+    images: Iterable[LabeledImage],
     spec: DatasetSpec,
     true_boxes: bool = True,
     norm: Norm = "scheme",
 ) -> FaceErrors:
-    """Measure a landmarker on labeled faces.
+    """Measure the errors of a landmarker on labeled faces.
 
     Args:
-        landmarker: model and detector.
-        pictures: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
-        spec: the collection that they are from.
-        true_boxes: give the model the true boxes; False: let the detector find the faces.
-        norm: the unit of the errors: the scheme's own, the side of the face's box or its diagonal, the longer
-            side of the tight box of the known landmarks, or the width of v1's crop ("image width", v1's norm
-            across collections), whose stretched square then is the official frame too.
+        landmarker: the model and the detector.
+        images: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
+        spec: the dataset of the faces.
+        true_boxes: whether the model is given the true boxes, or the boxes that the detector finds.
+        norm: the unit of the errors: the scheme's norm, the side of the face box or its diagonal, the longer
+            side of the tight box of the known landmarks, or the width of the crop of arXiv v1 ("image
+            width", v1's norm across datasets), whose stretched square is then the official frame too.
 
     Raises:
-        DataError: there are no faces, the detector found none of them, or they have another number
-            of landmarks than the model.
-        BoxError: the model's crops are cut around the collection's boxes, and there are none.
+        DataError: there are no faces, the detector missed all of them, or they have another number of
+            landmarks than the model.
+        BoxError: the model's crops are cut around the dataset's boxes, and there are none.
     """
-    scheme = landmarker.model.metadata.scheme
+    scheme = landmarker.metadata.scheme
     if norm in ("box", "diagonal", "longer_side"):
         scheme = replace(scheme, norm=norm)
-    papers = spec.v1_crop if norm == "width" else spec.official_crop
+    crop_config = spec.v1_crop if norm == "width" else spec.official_crop
     samples, predicted, pixels, official, offset_removed, missed = [], [], [], [], [], []
     without_norm = 0
-    for image, sample in pictures:
+    for image, sample in images:
         if len(sample.points) != scheme.landmarks:
             raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
-        frame = papers(_papers_box(papers, sample), image.shape[1], image.shape[0])
-        width = norm == "width"
-        unit = frame[2] - frame[0] if width else norm_distance(sample.points, scheme, sample.box)
+        frame = crop_config(_papers_box(crop_config, sample), image.shape[1], image.shape[0])
+        by_width = norm == "width"
+        unit = frame[2] - frame[0] if by_width else norm_distance(sample.points, scheme, sample.box)
         if not unit > 0:
             without_norm += 1
             continue
@@ -149,9 +150,9 @@ def evaluate(
         predicted.append(points)
         pixels.append(point_errors(points, sample.points, float(unit)))
         offset_removed.append(point_errors(points, without_label_offset(sample).points, float(unit)))
-        official.append(_official_errors(points, sample, frame, None if width else scheme))
+        official.append(_official_errors(points, sample, frame, None if by_width else scheme))
     if not samples:
-        raise DataError(f"nothing to measure: {len(missed)} faces not found, {without_norm} without a norm")
+        raise DataError(f"nothing to evaluate: {len(missed)} faces missed, {without_norm} without a norm")
     return FaceErrors(
         samples=samples,
         predicted=predicted,
@@ -165,15 +166,15 @@ def evaluate(
 
 def decoded(
     samples: Iterable[FaceSample], unreadable: list[ImageError] | None = None
-) -> Iterator[LabeledPicture]:
-    """Each face with its picture.
+) -> Iterator[LabeledImage]:
+    """Yield each face with its decoded image.
 
     Args:
         samples: the faces.
-        unreadable: takes the errors of pictures that cannot be read, whose faces are left out then.
+        unreadable: if given, faces with unreadable images are left out and the errors are appended to it.
 
     Raises:
-        ImageError: a picture cannot be read, and ``unreadable`` is not given.
+        ImageError: an image cannot be read, and ``unreadable`` is None.
     """
     for sample in samples:
         try:
@@ -187,31 +188,32 @@ def decoded(
 
 
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
-    rule = landmarker.model.metadata.crop
-    true = rule.face_box(sample.points, sample.box)
+    """Return the predicted landmarks of a face; None if the detector missed it."""
+    crop_config = landmarker.metadata.crop
+    true_box = crop_config.face_box(sample.points, sample.box)
     if true_boxes:
-        return landmarker(image, boxes=true, box_format="model")[0].points
+        return landmarker(image, boxes=true_box, box_format="model")[0].points
     faces = landmarker(image)
     height, width = image.shape[:2]
-    # Whole crops are compared: a few landmarks lie in a box so small that a little shift loses it.
-    crops = np.array([rule(box, width, height) for box in faces.crop_boxes], np.float32).reshape(-1, 4)
-    match = match_overlapping(crops, rule(true, width, height))
+    # Crops are compared instead of face boxes: a few landmarks span a box so small that any shift misses it.
+    crops = np.array([crop_config(box, width, height) for box in faces.crop_boxes], np.float32).reshape(-1, 4)
+    match = match_overlapping(crops, crop_config(true_box, width, height))
     return None if match is None else faces[match].points
 
 
-def _papers_box(rule: CropConfig, sample: FaceSample) -> Box:
-    """The box of the papers' crop: of the collection's own landmarks, also where they were mapped."""
-    if rule.box == "landmarks" and sample.source_box is not None:
+def _papers_box(crop_config: CropConfig, sample: FaceSample) -> Box:
+    """Return the box of the papers' crop, that of the dataset's own landmarks even where they were mapped."""
+    if crop_config.box == "landmarks" and sample.source_box is not None:
         return sample.source_box
-    return rule.face_box(sample.points, sample.box)
+    return crop_config.face_box(sample.points, sample.box)
 
 
 def _official_errors(
     points: Points, sample: FaceSample, frame: Box, scheme: LandmarkScheme | None
 ) -> Float64[np.ndarray, " landmarks"]:
-    """Errors in the papers' crop, where x and y are fractions of its width and height.
+    """Return the errors in the papers' crop, where x and y are fractions of its width and height.
 
-    The unit is the scheme's norm, or the crop's width without a scheme.
+    The unit is the scheme's norm, or the crop's width if ``scheme`` is None.
     """
     true = to_fraction(sample.points, frame)
     unit = 1.0

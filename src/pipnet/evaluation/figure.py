@@ -1,4 +1,4 @@
-"""Figures: matplotlib, which is an extra, and their files, which are written whole or not at all."""
+"""Figures by matplotlib, which is in the extra ``report``; their files are written atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipnet.io.atomic import atomic_write
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib figure, whose parts do not overlap; width and height in inches.
+    """Return an empty matplotlib figure with a constrained layout; width and height in inches.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -23,7 +23,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def require_figures() -> None:
-    """Find out before anything takes long whether figures can be drawn at the end.
+    """Check, before long work starts, that figures can be drawn when it ends.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -32,7 +32,7 @@ def require_figures() -> None:
 
 
 def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
-    """Write a figure of `new_figure`, and the folders above it; the ending decides the format.
+    """Write a figure of `new_figure` and make the folders above it; the suffix decides the format.
 
     Raises:
         WriteError: it cannot be written.

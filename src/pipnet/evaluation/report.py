@@ -1,4 +1,4 @@
-"""Results as people look at them: a table, the CED curve, the worst faces."""
+"""Reports of an evaluation: a table, the CED curve, the worst faces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from rich.table import Table
 
 from pipnet.evaluation.contact_sheet import face_tile, sheet
-from pipnet.evaluation.evaluate import FaceErrors, LabeledPicture
+from pipnet.evaluation.evaluate import FaceErrors, LabeledImage
 from pipnet.evaluation.figure import new_figure, save_figure
 from pipnet.evaluation.metrics import cumulative_errors
 from pipnet.io.image import write_image
@@ -19,39 +19,41 @@ from pipnet.scheme import LandmarkScheme
 
 _TILE_SIZE = 200
 """Side of a face on the contact sheet in pixels."""
+_FRAMES = {"pixels": "pixels", "official": "official", "offset_removed": "offset removed"}
+"""Titles of the columns by their keys in `FaceErrors.summary`."""
+_ROWS: dict[str, Callable[[Any], str]] = {
+    "NME": lambda metrics: f"{metrics['nme']:.3f}",
+    "  95 % interval": lambda metrics: "{:.2f} to {:.2f}".format(*metrics["nme_ci"]),
+    "failures above 10 %": lambda metrics: f"{metrics['fr10']:.2f}",
+    "AUC up to 10 %": lambda metrics: f"{metrics['auc10']:.2f}",
+    "median": lambda metrics: f"{metrics['median']:.3f}",
+    "95th percentile": lambda metrics: f"{metrics['p95']:.3f}",
+}
 
 
 def results_table(summary: Mapping[str, Any], title: str) -> Table:
-    """A summary (see `FaceErrors.summary`) as a table: one column a frame, one row a number."""
+    """Return a summary (see `FaceErrors.summary`) as a table: a column a frame, a row a metric."""
     table = Table(title=title)
     table.add_column("% of the norm")
-    columns = {"pixels": "pixels", "official": "official", "offset_removed": "offset removed"}
-    for title_of_column in columns.values():
-        table.add_column(title_of_column, justify="right")
-    frames = [summary[key] for key in columns]
-    rows: dict[str, Callable[[Any], str]] = {
-        "NME": lambda s: f"{s['nme']:.3f}",
-        "  95 % interval": lambda s: "{:.2f} to {:.2f}".format(*s["nme_ci"]),
-        "failures above 10 %": lambda s: f"{s['fr10']:.2f}",
-        "AUC up to 10 %": lambda s: f"{s['auc10']:.2f}",
-        "median": lambda s: f"{s['median']:.3f}",
-        "95th percentile": lambda s: f"{s['p95']:.3f}",
-    }
-    for name, text in rows.items():
-        table.add_row(name, *(text(s) for s in frames))
+    for column in _FRAMES.values():
+        table.add_column(column, justify="right")
+    frames = [summary[key] for key in _FRAMES]
+    for name, text in _ROWS.items():
+        table.add_row(name, *(text(metrics) for metrics in frames))
     for region in frames[0]["regions"]:
-        table.add_row(f"  {region}", *(f"{s['regions'][region]:.3f}" for s in frames))
-    table.caption = f"{summary['faces']} faces, {summary['missed']} missed (failures; no part of the NME)"
+        table.add_row(f"  {region}", *(f"{metrics['regions'][region]:.3f}" for metrics in frames))
+    table.caption = f"{summary['faces']} faces, {summary['missed']} missed (failures; not part of the NME)"
     if summary["without_norm"]:
         table.caption += f", {summary['without_norm']} more without a norm"
     return table
 
 
 def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) -> None:
-    """Draw cumulative error distributions: NMEs as fractions, one curve a name.
+    """Draw cumulative error distributions of NMEs, which are fractions: one curve a name.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        WriteError: the figure cannot be written.
     """
     figure = new_figure(5.5, 4)
     axes = figure.subplots()
@@ -65,10 +67,16 @@ def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) ->
 
 
 def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], path: Path) -> None:
-    """Draw NMEs in percent over the rounds of self-training, by their names, one curve a name.
+    """Draw NMEs in percent over the rounds of self-training: one curve a name.
+
+    Args:
+        curves: NMEs in percent, one a round, by the name of the curve.
+        rounds: names of the rounds.
+        path: the figure to write.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        WriteError: the figure cannot be written.
     """
     figure = new_figure(6, 4)
     axes = figure.subplots()
@@ -83,19 +91,22 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], pa
 
 def contact_sheet(
     errors: FaceErrors,
-    pictures: Iterable[LabeledPicture],
+    images: Iterable[LabeledImage],
     scheme: LandmarkScheme,
     path: Path,
     count: int = 12,
 ) -> None:
-    """The worst faces: of each pair, true landmarks on the left and predicted ones on the right.
+    """Write a contact sheet of the faces with the largest NME: true landmarks left, predicted ones right.
 
     Args:
-        errors: what was measured.
-        pictures: the same pictures once more, in any order.
-        scheme: what to draw.
-        path: the picture to write.
-        count: how many faces.
+        errors: the result of the evaluation.
+        images: the evaluated faces once more, in any order.
+        scheme: the scheme of the landmarks.
+        path: the image to write.
+        count: the number of faces.
+
+    Raises:
+        WriteError: the image cannot be written.
     """
     worst = {errors.samples[i].name: errors.predicted[i] for i in errors.worst(count)}
     pairs = {
@@ -105,7 +116,7 @@ def contact_sheet(
                 for points in (sample.points, worst[sample.name])
             ]
         )
-        for image, sample in pictures
+        for image, sample in images
         if sample.name in worst
     }
-    write_image(path, sheet([pairs[name] for name in worst], min(3, len(pairs))))
+    write_image(path, sheet([pairs[name] for name in worst], columns=min(3, len(pairs))))

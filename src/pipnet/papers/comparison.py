@@ -1,7 +1,7 @@
-"""Our numbers beside the papers', on the same faces, with what is not the same said in the row.
+"""Comparison of our evaluations with the papers' numbers for the same faces.
 
-Ours stand in order of the NME in the picture's pixels. The papers measure in their crop stretched to a
-square; that number of ours is the first thing said in "what differs".
+Rows are sorted by NME, ours in pixels of the image. The papers measure in their crop, stretched to a square.
+That number of ours, and everything else that is not as in the papers, is named in the row.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from itertools import groupby
 from pathlib import Path
 
 from pipnet.evaluation.figure import new_figure, save_figure
-from pipnet.evaluation.record import Measured
+from pipnet.evaluation.record import EvaluationRecord
 from pipnet.papers.published import (
     BENCHMARKS,
     TRAINING_FACES,
     PublishedRow,
     benchmarks_of,
+    filter_rows,
     published_nmes,
-    that_say,
 )
 
 BACKBONES = {
@@ -30,14 +30,14 @@ BACKBONES = {
     "mobilenetv2_100": "MobileNetV2",
     "mobilenetv3_large_100": "MobileNetV3-L",
 }
-"""The papers' name of a backbone by timm's, without what timm says of its weights after a dot."""
+"""The papers' name of a backbone by its name in timm, without timm's name of the weights after a dot."""
 _INPUT_SIZE = 256
 """Side of the papers' crops in pixels."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method and its NME, of a paper or ours."""
+    """A method and its NME."""
 
     method: str
     backbone: str
@@ -45,154 +45,156 @@ class Row:
     nme: float
     """In percent."""
     source: str
-    """Where it stands; ``ours``."""
+    """The paper and table; ``ours`` for an evaluation of ours."""
     differs: str = ""
-    """What is not as in the papers, for a row of ours."""
+    """For a row of ours, what is not as in the papers."""
 
     @property
     def ours(self) -> bool:
-        """Whether we measured it."""
+        """Whether this is an evaluation of ours."""
         return self.source == "ours"
 
 
 @dataclass(frozen=True)
 class Section:
-    """All that is known of one test set, the lowest NME first."""
+    """All rows of one test set, the lowest NME first."""
 
     title: str
     remark: str
     rows: list[Row]
 
 
-def compare(results: Sequence[Measured], text: str = "") -> list[Section]:
-    """Evaluations beside the published rows for their test sets, a section each.
+def compare(records: Sequence[EvaluationRecord], text: str = "") -> list[Section]:
+    """Compare evaluations with the published rows for their test sets, and return a section a test set.
 
     Args:
-        results: what was measured.
-        text: keep only published rows that say this; see `that_say`.
+        records: our evaluations.
+        text: keep only published rows with this text, see `filter_rows`.
     """
-    sections: dict[str, list[Measured]] = {}
-    for result in results:
-        names = benchmarks_of(result.data, result.subset, result.landmarks)
-        title = " and ".join(names) or f"{result.data} {result.subset}"
-        sections.setdefault(title, []).append(result)
+    sections: dict[str, list[EvaluationRecord]] = {}
+    for record in records:
+        names = benchmarks_of(record.data, record.subset, record.landmarks)
+        sections.setdefault(" and ".join(names) or f"{record.data} {record.subset}", []).append(record)
     return [_section(title, members, text) for title, members in sections.items()]
 
 
-def _section(title: str, results: Sequence[Measured], text: str) -> Section:
-    names = benchmarks_of(results[0].data, results[0].subset, results[0].landmarks)
+def _section(title: str, records: Sequence[EvaluationRecord], text: str) -> Section:
+    names = benchmarks_of(records[0].data, records[0].subset, records[0].landmarks)
     rows = published_nmes(names)
-    shown = that_say(rows, text)
+    kept = filter_rows(rows, text)
     if not names:
         remark = "The papers publish no numbers for these faces."
-    elif not shown:
-        remark = f"No published row for these faces says {text!r}."
+    elif not kept:
+        remark = f"No published row for these faces contains {text!r:.80}."
     else:
-        facts, sets = BENCHMARKS[names[0]], {row.train for row in shown}
-        parts = [f"{facts.faces:,} faces", f"{facts.landmarks} points", f"{_norm(rows)} norm"]
-        parts += [f"{n:,} training faces in {name}" for name, n in TRAINING_FACES.items() if name in sets]
+        benchmark, training_sets = BENCHMARKS[names[0]], {row.train for row in kept}
+        parts = [f"{benchmark.faces:,} faces", f"{benchmark.landmarks} points", f"{_norm(rows)} norm"]
+        parts += [
+            f"{n:,} training faces in {name}" for name, n in TRAINING_FACES.items() if name in training_sets
+        ]
         remark = f"The papers: {', '.join(parts)}."
     ours = [
         Row(
-            method=f"{result.model} ({_method(result)})",
-            backbone=_backbone(result),
-            train=result.training,
-            nme=result.nme,
+            method=f"{record.model} ({_method(record)})",
+            backbone=_backbone(record),
+            train=record.training,
+            nme=record.nme,
             source="ours",
-            differs="; ".join(differences(result, names, rows)),
+            differs="; ".join(differences(record, names, rows)),
         )
-        for result in results
+        for record in records
     ]
-    return Section(title, remark, sorted([*_merged(shown), *ours], key=lambda row: row.nme))
+    return Section(title, remark, sorted([*_merge(kept), *ours], key=lambda row: row.nme))
 
 
-def _merged(rows: Sequence[PublishedRow]) -> list[Row]:
-    """Published rows, one for what several tables of a paper repeat."""
+def _merge(rows: Sequence[PublishedRow]) -> list[Row]:
+    """Return published rows, with one row for a number that several tables of a paper repeat."""
 
-    def what(row: PublishedRow) -> tuple[str, str, str, str, float]:
+    def key(row: PublishedRow) -> tuple[str, str, str, str, float]:
         return row.source, row.method, row.backbone, row.train, row.value
 
     merged = []
-    for (source, method, backbone, train, value), group in groupby(sorted(rows, key=what), key=what):
-        same = list(group)
-        tables = ", ".join(dict.fromkeys(row.table for row in same))
-        note = f" ({same[-1].note})" if all(row.note for row in same) else ""
-        where = f"{source} table {tables}" if source == "v1" else f"{source} {tables}"
-        merged.append(Row(method, backbone, train, value, where + note))
+    for (source, method, backbone, train, value), group in groupby(sorted(rows, key=key), key=key):
+        repeated = list(group)
+        tables = ", ".join(dict.fromkeys(row.table for row in repeated))
+        note = f" ({repeated[-1].note})" if all(row.note for row in repeated) else ""
+        place = f"{source} table {tables}" if source == "v1" else f"{source} {tables}"
+        merged.append(Row(method, backbone, train, value, place + note))
     return merged
 
 
-def differences(result: Measured, names: Sequence[str], rows: Sequence[PublishedRow]) -> list[str]:
-    """What is not the same in an evaluation of ours as in the papers, most telling first.
+def differences(record: EvaluationRecord, names: Sequence[str], rows: Sequence[PublishedRow]) -> list[str]:
+    """Return what is not the same in an evaluation of ours as in the papers, the most important first.
 
     Args:
-        result: the evaluation.
-        names: its benchmarks, see `benchmarks_of`; only the frame and the boxes are told if there are none.
-        rows: what the papers publish for them.
+        record: the evaluation.
+        names: its benchmarks, see `benchmarks_of`; if there are none, faces and network are not compared.
+        rows: the papers' rows for them.
     """
-    out = [f"in the picture's pixels; {result.official:.2f} in the papers' stretched crop"]
+    found = [f"in the image's pixels; {record.official:.2f} in the papers' stretched crop"]
     if names:
-        out += _differences_from(names[0], result, rows)
-    if result.detector is not None:
-        out.append(f"end to end with the detector {result.detector}, {result.missed:,} missed")
-    if result.composites:
-        out.append("faces pasted onto other photos")
-    if result.refine_steps:
-        out.append(f"{result.refine_steps} refine steps")
-    if result.tta != "none":
-        out.append(f"test-time augmentation ({result.tta})")
-    return out
+        found += _benchmark_differences(names[0], record, rows)
+    if record.detector is not None:
+        found.append(f"end to end with the detector {record.detector}, {record.missed:,} missed")
+    if record.composites:
+        found.append("faces pasted onto other photos")
+    if record.refine_steps:
+        found.append(f"{record.refine_steps} refine steps")
+    if record.tta != "none":
+        found.append(f"test-time augmentation ({record.tta})")
+    return found
 
 
-def _differences_from(name: str, result: Measured, rows: Sequence[PublishedRow]) -> list[str]:
-    facts, out = BENCHMARKS[name], []
-    if result.faces != facts.faces:
-        out.append(f"{result.faces:,} faces, not {facts.faces:,}")
-    if result.landmarks != facts.landmarks:
-        out.append(f"{result.landmarks} points, not {facts.landmarks}")
-    if result.norm != _norm(rows):
-        out.append(f"norm: {result.norm}, not {_norm(rows)}")
+def _benchmark_differences(name: str, record: EvaluationRecord, rows: Sequence[PublishedRow]) -> list[str]:
+    benchmark = BENCHMARKS[name]
     backbones = list(dict.fromkeys(row.backbone for row in rows if row.method.startswith("PIP")))
-    if backbones and _backbone(result) not in backbones:
-        out.append(f"the papers' PIP here: {', '.join(backbones)}")
-    if result.input_size != _INPUT_SIZE:
-        out.append(f"{result.input_size} px crops, not {_INPUT_SIZE}")
-    return out
+    checks = (
+        (record.faces != benchmark.faces, f"{record.faces:,} faces, not {benchmark.faces:,}"),
+        (record.landmarks != benchmark.landmarks, f"{record.landmarks} points, not {benchmark.landmarks}"),
+        (record.norm != _norm(rows), f"norm: {record.norm}, not {_norm(rows)}"),
+        (
+            bool(backbones) and _backbone(record) not in backbones,
+            f"the papers' PIP here: {', '.join(backbones)}",
+        ),
+        (record.input_size != _INPUT_SIZE, f"{record.input_size} px crops, not {_INPUT_SIZE}"),
+    )
+    return [text for differs, text in checks if differs]
 
 
 def _norm(rows: Sequence[PublishedRow]) -> str:
-    """The unit of published NMEs; all rows for one set of faces have the same."""
+    """Return the unit of published NMEs, which is the same for all rows of a test set."""
     return rows[0].metric.removeprefix("NME ").removesuffix(" %")
 
 
-def _backbone(result: Measured) -> str:
-    return BACKBONES.get(result.backbone.partition(".")[0], result.backbone)
+def _backbone(record: EvaluationRecord) -> str:
+    return BACKBONES.get(record.backbone.partition(".")[0], record.backbone)
 
 
-def _method(result: Measured) -> str:
-    if result.head == "pip":
-        return "PIP + NRM" if result.neighbors else "PIP"
-    return result.head.capitalize()
+def _method(record: EvaluationRecord) -> str:
+    if record.head == "pip":
+        return "PIP + NRM" if record.neighbors else "PIP"
+    return record.head.capitalize()
 
 
-# -- to look at ------------------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------------
 
 
 def markdown(sections: Sequence[Section]) -> str:
-    """The sections as Markdown tables; ours in bold."""
+    """Return the sections as Markdown tables with our rows in bold."""
     lines = [
-        "# Beside the papers",
+        "# Comparison with the papers",
         "",
-        "NME in %, the lowest first. v1: arXiv 2003.03771v1; IJCV: 2021; each with its table. Ours in bold,",
-        "by the NME in the picture's pixels; the papers measure in their crop stretched to a square.",
+        "NME in %, the lowest first. v1: arXiv 2003.03771v1; IJCV: 2021; each with its table. Ours are in",
+        "bold, in the image's pixels. The papers measure in their crop, stretched to a square.",
     ]
     for section in sections:
         lines += ["", f"## {_escape(section.title)}", "", _escape(section.remark), ""]
-        lines += ["| method | backbone | trained on | NME | where | what differs |", "|---" * 6 + "|"]
+        lines += ["| method | backbone | trained on | NME | source | differences |", "|---" * 6 + "|"]
         for row in section.rows:
             mark = "**" if row.ours else ""
-            words = [_escape(w) for w in (row.method, row.backbone, row.train, row.source, row.differs)]
-            method, backbone, train, source, differs = words
+            method, backbone, train, source, differs = map(
+                _escape, (row.method, row.backbone, row.train, row.source, row.differs)
+            )
             lines.append(
                 f"| {mark}{method}{mark} | {backbone} | {train} | {mark}{row.nme:.2f}{mark} "
                 f"| {source} | {differs} |"
@@ -205,10 +207,11 @@ def _escape(text: str) -> str:
 
 
 def plot_comparison(sections: Sequence[Section], path: Path) -> None:
-    """Draw the sections as bars, ours highlighted.
+    """Draw the sections as bars with our rows in red.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        WriteError: the figure cannot be written.
     """
     heights = [len(section.rows) + 2.5 for section in sections]
     figure = new_figure(8, 0.22 * sum(heights) + 0.5)
@@ -218,9 +221,8 @@ def plot_comparison(sections: Sequence[Section], path: Path) -> None:
         nmes = [row.nme for row in section.rows]
         bars = axes.barh(places, nmes, color=["tab:red" if row.ours else "0.75" for row in section.rows])
         axes.bar_label(bars, fmt=" %.2f", fontsize=8)
-        labels = [_label(row) for row in section.rows]
-        # A name of ours may hold a dollar sign, which would be taken for a formula.
-        axes.set_yticks(places, labels, fontsize=8, parse_math=False)
+        # The name of a model may contain dollar signs, which matplotlib would parse as a formula.
+        axes.set_yticks(places, [_label(row) for row in section.rows], fontsize=8, parse_math=False)
         axes.set_title(section.title, fontsize=10, parse_math=False)
         axes.set_xlabel("NME, %", fontsize=8)
         axes.invert_yaxis()
@@ -229,6 +231,5 @@ def plot_comparison(sections: Sequence[Section], path: Path) -> None:
 
 
 def _label(row: Row) -> str:
-    """A row in few words."""
-    words = [row.method, row.backbone, "" if row.ours else row.train]
-    return f"{', '.join(word[:60] for word in words if word not in ('', '-'))} ({row.source})"
+    parts = [row.method, row.backbone, "" if row.ours else row.train]
+    return f"{', '.join(part[:60] for part in parts if part not in ('', '-'))} ({row.source})"

@@ -1,4 +1,7 @@
-"""The papers' tables as data: ``published.csv``, all rows of v1's tables and all that was found of IJCV's."""
+"""The tables of the two papers, arXiv v1 (2020) and IJCV 2021, as data: ``published.csv``.
+
+It holds all rows of v1's tables, and those rows of the IJCV article that were available.
+"""
 
 from __future__ import annotations
 
@@ -17,29 +20,28 @@ class PublishedRow:
     table: str
     """The table in it, such as ``3`` or ``speed chart``."""
     method: str
-    """What was measured, by the paper's name for it."""
+    """The paper's name of the method."""
     backbone: str
-    """Its backbone; ``-`` where the paper names none."""
+    """The backbone; ``-`` if the paper names none."""
     train: str
-    """What it was trained on; empty for speeds."""
+    """The training set; empty for speeds."""
     test: str
     """The test set, such as ``300W common``; empty for speeds."""
     metric: str
     """``NME inter-ocular %``, ``NME image width %``, ``FPS CPU`` or ``FPS GPU``."""
     value: float
-    """The number."""
     note: str
-    """How the number was come by, where it does not stand in a table."""
+    """How the number was obtained, if it is not in a table."""
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What a published NME was measured on."""
+    """A test set of the papers."""
 
     faces: int
-    """How many faces it has."""
+    """Number of faces."""
     landmarks: int
-    """How many points each has."""
+    """Number of landmarks of a face."""
 
 
 BENCHMARKS = {
@@ -63,12 +65,12 @@ BENCHMARKS = {
 }
 """The test sets of the published NMEs, by their names in ``published.csv``."""
 TRAINING_FACES = {"300W": 3148, "COFW": 1345, "AFLW": 20_000, "WFLW": 7500}
-"""How many faces the published methods were trained on."""
+"""Number of faces that the published methods were trained on."""
 
 
 def published() -> list[PublishedRow]:
-    """All published numbers, in the papers' order."""
-    text = (resources.files("pipnet.evaluation") / "published.csv").read_text(encoding="utf-8")
+    """Return all published numbers, in the order of the papers."""
+    text = (resources.files("pipnet.papers") / "published.csv").read_text(encoding="utf-8")
     return [
         PublishedRow(**{**row, "value": float(row["value"])})  # type: ignore[arg-type]
         for row in csv.DictReader(text.splitlines())
@@ -76,29 +78,28 @@ def published() -> list[PublishedRow]:
 
 
 def published_nmes(tests: Sequence[str]) -> list[PublishedRow]:
-    """The published NMEs on some test sets."""
+    """Return the published NMEs on some test sets."""
     return [row for row in published() if row.test in tests and row.metric.startswith("NME")]
 
 
-def that_say(rows: Iterable[PublishedRow], text: str) -> list[PublishedRow]:
-    """The rows with a text in paper, table, method, backbone or training set; capitals do not matter."""
-
-    def words(row: PublishedRow) -> str:
-        return f"{row.source} {row.table} {row.method} {row.backbone} {row.train}"
-
-    return [row for row in rows if text.casefold() in words(row).casefold()]
+def filter_rows(rows: Iterable[PublishedRow], text: str) -> list[PublishedRow]:
+    """Return the rows with a text in paper, table, method, backbone or training set, ignoring case."""
+    return [
+        row
+        for row in rows
+        if text.casefold() in f"{row.source} {row.table} {row.method} {row.backbone} {row.train}".casefold()
+    ]
 
 
 def benchmarks_of(data: str, subset: str, landmarks: int) -> tuple[str, ...]:
-    """The benchmarks that a part of a collection is when it is measured on this many landmarks.
+    """Return the names in `BENCHMARKS` for a subset of a dataset: none without published numbers.
+
+    There are two for AFLW, which has 19 landmarks itself.
 
     Args:
-        data: the collection's title, such as ``300-W``.
-        subset: its part, such as ``common``.
-        landmarks: how many points a face has; v1 measures all collections on 19, too.
-
-    Returns:
-        Names in `BENCHMARKS`: none where nothing was published, two for AFLW, whose own points the 19 are.
+        data: title of the dataset, such as ``300-W``.
+        subset: the subset, such as ``common``.
+        landmarks: number of landmarks of a face. v1 also measures all datasets on 19.
     """
     name, part = data.replace("-", ""), subset.removesuffix("-deduplicated")
     names = [f"{name} {part}"]

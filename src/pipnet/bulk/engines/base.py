@@ -1,4 +1,4 @@
-"""Handing shards to processes until all are done, whichever way processes are started."""
+"""The protocol of engines, and the loop that gives them shards until all are done."""
 
 from __future__ import annotations
 
@@ -7,73 +7,75 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from pipnet.bulk.shard import Shard
-from pipnet.bulk.store import Record, Store
+from pipnet.bulk.store import ShardRecord, Store
 from pipnet.errors import PipnetError
 
-_IN_VAIN = 5
-"""Deaths in a row of processes that came to nothing, after which the job stops."""
+_MAX_FAILED_STARTS = 5
+"""The job stops after this many workers in a row died before their first step."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Starts processes, each of which annotates one shard at a time."""
+    """Starts workers, each of which annotates one shard at a time."""
 
     size: int
-    """How many of them there are."""
+    """The number of workers."""
 
-    def give(self, shard: Shard) -> None:
-        """Give a shard to an idle process, or to a new one if there is none."""
+    def submit(self, shard: Shard) -> None:
+        """Give a shard to an idle worker, or to a new one if there is none."""
         ...
 
-    def wait(self) -> tuple[Shard, Record | None]:
-        """The next shard that is finished, or None with one whose process died.
+    def wait(self) -> tuple[Shard, ShardRecord | None]:
+        """Return the next finished shard and its record, or None with a shard whose worker died.
 
         Raises:
-            PipnetError: a process says that the job cannot go on.
+            PipnetError: a worker reports that the job cannot continue.
         """
         ...
 
     def stop(self) -> None:
-        """End all processes, now."""
+        """Kill all workers."""
         ...
 
 
-def run(engine: Engine, shards: Iterator[Shard], store: Store) -> Iterator[Record]:
-    """The records of shards as they are finished. A shard whose process died is done again.
+def run_shards(engine: Engine, shards: Iterator[Shard], store: Store) -> Iterator[ShardRecord]:
+    """Yield the records of shards as they finish. A shard whose worker died is submitted again.
 
     Raises:
-        PipnetError: a process says that the job cannot go on, or processes die before they do anything.
+        PipnetError: a worker reports that the job cannot continue, or workers die as they start.
     """
-    busy: dict[int, int] = {}  # shard and the size of its marks when it was given
-    again: list[Shard] = []
-    in_vain = 0
+    running: dict[int, int] = {}  # number of the shard: size of its journal when it was submitted
+    retries: list[Shard] = []
+    failed_starts = 0
     try:
         while True:
-            while len(busy) < engine.size:
-                shard = again.pop() if again else next(shards, None)
-                if shard is None:
+            while len(running) < engine.size:
+                next_shard = retries.pop() if retries else next(shards, None)
+                if next_shard is None:
                     break
-                busy[shard.number] = store.marks(shard.number).size()
-                engine.give(shard)
-            if not busy:
+                running[next_shard.number] = store.journal(next_shard.number).size()
+                engine.submit(next_shard)
+            if not running:
                 return
             shard, record = engine.wait()
-            before = busy.pop(shard.number)
+            size = running.pop(shard.number)
             if record is not None:
-                in_vain = 0
+                failed_starts = 0
                 yield record
                 continue
-            marks = store.marks(shard.number)
-            in_vain = in_vain + 1 if marks.size() == before else 0
-            if not in_vain:  # else it had begun nothing that could be to blame
-                marks.died()
-            if in_vain == _IN_VAIN:
+            journal = store.journal(shard.number)
+            if journal.size() > size:
+                failed_starts = 0
+                journal.record_death()
+            else:  # the worker died before its first step, so no image is the cause
+                failed_starts += 1
+            if failed_starts == _MAX_FAILED_STARTS:
                 raise PipnetError(
-                    f"{in_vain} processes in a row died as they started: is there enough memory?"
+                    f"{failed_starts} workers in a row died as they started: is there enough memory?"
                 )
-            again.append(shard)
+            retries.append(shard)
     finally:
         engine.stop()
-        for number in busy:
+        for number in running:
             with contextlib.suppress(OSError):
-                store.marks(number).stopped()
+                store.journal(number).record_stop()

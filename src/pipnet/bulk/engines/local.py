@@ -1,4 +1,4 @@
-"""Processes on this machine."""
+"""The engine of processes on this machine."""
 
 from __future__ import annotations
 
@@ -13,79 +13,79 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from pipnet.bulk.shard import Shard
-from pipnet.bulk.store import Record
-from pipnet.bulk.worker import Work, Worker
+from pipnet.bulk.store import ShardRecord
+from pipnet.bulk.worker import Worker, WorkerConfig
 from pipnet.errors import PipnetError
 
 
 class LocalEngine:
-    """Fresh processes, one model each; one that dies is replaced."""
+    """Spawned processes with a model each. A process that dies is replaced."""
 
-    def __init__(self, work: Work, workers: int) -> None:
-        """Prepare; processes are started when there is work for them.
+    def __init__(self, config: WorkerConfig, workers: int) -> None:
+        """Prepare the engine; processes start when shards are submitted.
 
         Raises:
-            PipnetError: fewer than one.
+            PipnetError: fewer than 1 worker.
         """
         if workers < 1:
             raise PipnetError(f"--workers must be at least 1, not {workers}")
-        self.size, self._work = workers, work
+        self.size, self._config = workers, config
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[Connection, BaseProcess] = {}
         self._busy: dict[Connection, Shard] = {}
 
-    def give(self, shard: Shard) -> None:
-        """See `Engine.give`."""
-        idle = [end for end in self._processes if end not in self._busy]
-        end = idle[0] if idle else self._start()
-        self._busy[end] = shard
-        with contextlib.suppress(OSError):  # it died while it was idle, which `wait` notices
-            end.send(shard)
+    def submit(self, shard: Shard) -> None:
+        """See `Engine.submit`."""
+        idle = [pipe for pipe in self._processes if pipe not in self._busy]
+        pipe = idle[0] if idle else self._start()
+        self._busy[pipe] = shard
+        with contextlib.suppress(OSError):  # the process died while it was idle; `wait` reports it
+            pipe.send(shard)
 
-    def wait(self) -> tuple[Shard, Record | None]:
+    def wait(self) -> tuple[Shard, ShardRecord | None]:
         """See `Engine.wait`."""
-        end = wait(list(self._busy))[0]
-        assert isinstance(end, Connection)
-        shard = self._busy.pop(end)
+        pipe = wait(list(self._busy))[0]
+        assert isinstance(pipe, Connection)
+        shard = self._busy.pop(pipe)
         try:
-            said: Record | str = end.recv()
+            result: ShardRecord | str = pipe.recv()
         except (EOFError, OSError):
-            self._processes.pop(end).join()
-            end.close()
+            self._processes.pop(pipe).join()
+            pipe.close()
             return shard, None
-        if isinstance(said, str):
-            raise PipnetError(said)
-        return shard, said
+        if isinstance(result, str):
+            raise PipnetError(result)
+        return shard, result
 
     def stop(self) -> None:
         """See `Engine.stop`."""
         for process in self._processes.values():
             process.kill()
-        for end, process in self._processes.items():
+        for pipe, process in self._processes.items():
             process.join()
-            end.close()
+            pipe.close()
         self._processes, self._busy = {}, {}
 
     def _start(self) -> Connection:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._work), daemon=True)
-        with _surroundings(self._work.threads):
+        pipe, child_pipe = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(child_pipe, self._config), daemon=True)
+        with _child_environment(self._config.threads):
             process.start()
-        theirs.close()  # so that its death is the end of the pipe
-        self._processes[ours] = process
-        return ours
+        child_pipe.close()  # so that the pipe closes when the process dies
+        self._processes[pipe] = process
+        return pipe
 
 
-def _serve(end: Connection, work: Work) -> None:
-    """The life of a process: it ends with the one that started it, however that ends."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    worker = Worker(work)
+def _serve(pipe: Connection, config: WorkerConfig) -> None:
+    """Annotate shards from the pipe until it closes; the process also ends with its parent."""
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    worker = Worker(config)
     with contextlib.suppress(EOFError, OSError):
         while True:
-            end.send(worker.annotate(end.recv()))
+            pipe.send(worker.annotate(pipe.recv()))
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -93,18 +93,18 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _surroundings(threads: int) -> Iterator[None]:
-    """What a new process inherits: OpenMP reads its threads as it is loaded, and Ctrl-C is for us alone."""
+def _child_environment(threads: int) -> Iterator[None]:
+    """Set what a new process inherits: OpenMP's threads, which are read once, and SIGINT blocked."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    blocks = hasattr(signal, "pthread_sigmask")
-    if blocks:
-        resource_tracker.ensure_running()  # where it starts on its own, it unblocks what is blocked here
+    can_block = hasattr(signal, "pthread_sigmask")
+    if can_block:
+        resource_tracker.ensure_running()  # otherwise it starts with the process, and unblocks SIGINT here
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if blocks:
+        if can_block:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if before is None:
             del os.environ["OMP_NUM_THREADS"]
