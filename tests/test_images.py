@@ -1,7 +1,9 @@
-"""Every picture that people have, and every file that is none."""
+"""Reading and writing of images: all formats, orientations and array types, and files that are not images."""
 
 import io
 import struct
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,47 +13,47 @@ import PIL.Image
 import pytest
 
 from pipnet.errors import ImageError, WriteError
-from pipnet.io.image import as_image, image_size, read_image, write_image
+from pipnet.io.image import as_image, ignore_pillow_warnings, image_size, read_image, write_image
 
 BAD = {
     "missing": None,
     "empty": b"",
-    "text": b"this is no picture at all\n" * 20,
+    "text": b"this is not an image at all\n" * 20,
     "zeros": bytes(5000),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_files_that_are_no_pictures(tmp_path, kind):
+def test_read_image_refuses_other_files(tmp_path, kind):
     path = tmp_path / f"{kind}.jpg"
     if BAD[kind] is not None:
         path.write_bytes(BAD[kind])
     with pytest.raises(ImageError, match=str(path)) as error:
         read_image(path)
     assert "\n" not in str(error.value)
-    other = "not a picture that can be read: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA"
-    words = {"missing": "no such file", "empty": "empty file"}.get(kind, other)
-    assert str(error.value) == f"{path}: {words}"
+    other = "not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA"
+    reason = {"missing": "no such file", "empty": "empty file"}.get(kind, other)
+    assert str(error.value) == f"{path}: {reason}"
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tif"])
-@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_truncated_pictures_are_refused(tmp_path, portrait, suffix, share):
-    whole = io.BytesIO()
+@pytest.mark.parametrize("fraction", [0.02, 0.5, 0.95])
+def test_read_image_refuses_truncated_files(tmp_path, portrait, suffix, fraction):
+    complete = io.BytesIO()
     image = PIL.Image.open(portrait)
-    image.save(whole, {".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:].upper()))
+    image.save(complete, {".jpg": "JPEG", ".tif": "TIFF"}.get(suffix, suffix[1:].upper()))
     path = tmp_path / f"cut{suffix}"
-    path.write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
+    path.write_bytes(complete.getvalue()[: int(len(complete.getvalue()) * fraction)])
     with pytest.raises(ImageError):
         read_image(path)
 
 
-def test_a_folder_is_no_picture(tmp_path):
+def test_read_image_refuses_a_folder(tmp_path):
     with pytest.raises(ImageError):
         read_image(tmp_path)
 
 
-def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
+def test_read_image_refuses_huge_images_before_decoding(tmp_path):
     path = tmp_path / "huge.png"
     PIL.Image.new("1", (20_000, 20_000)).save(path)  # 400 megapixels in 50 kilobytes
     with pytest.raises(ImageError, match="more (pixels )?than"):
@@ -59,46 +61,46 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Image size:PIL.Image.DecompressionBombWarning")
-def test_pil_images_are_refused_as_files_are(tmp_path, portrait):
+def test_as_image_refuses_large_and_truncated_pil_images(tmp_path, portrait):
     PIL.Image.new("1", (12_000, 12_000)).save(tmp_path / "large.png")
-    with PIL.Image.open(tmp_path / "large.png") as picture, pytest.raises(ImageError, match="limit"):
-        as_image(picture)
+    with PIL.Image.open(tmp_path / "large.png") as image, pytest.raises(ImageError, match="limit"):
+        as_image(image)
     (tmp_path / "cut.jpg").write_bytes(portrait.read_bytes()[:20_000])
-    with PIL.Image.open(tmp_path / "cut.jpg") as picture, pytest.raises(ImageError, match="cannot be read"):
-        as_image(picture)
+    with PIL.Image.open(tmp_path / "cut.jpg") as image, pytest.raises(ImageError, match="cannot be read"):
+        as_image(image)
 
 
-def test_float_pictures(tmp_path, portrait):
+def test_read_image_scales_floats(tmp_path, portrait):
     gray = np.asarray(PIL.Image.open(portrait).convert("L"), np.float32)
-    for top in (1, 255, 65535):
-        PIL.Image.fromarray(gray / 255 * top).save(tmp_path / "f.tif")
+    for white in (1, 255, 65535):
+        PIL.Image.fromarray(gray / 255 * white).save(tmp_path / "f.tif")
         np.testing.assert_allclose(read_image(tmp_path / "f.tif")[..., 0], gray, atol=1.01)
 
 
-def test_the_limit_is_a_setting(portrait):
+def test_max_pixels_is_an_option(portrait):
     with pytest.raises(ImageError, match="512 x 512 pixels, more than the limit of 1000"):
         read_image(portrait, max_pixels=1000)
     with pytest.raises(ImageError, match="limit"):
         as_image(np.zeros((50, 50, 3), np.uint8), max_pixels=1000)
 
 
-def test_one_pixel(tmp_path):
+def test_read_image_reads_one_pixel(tmp_path):
     path = tmp_path / "one.png"
     PIL.Image.new("RGB", (1, 1), (1, 2, 3)).save(path)
     assert read_image(path).tolist() == [[[1, 2, 3]]]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
-def test_every_mode_looks_like_the_photo(portrait, mode, tmp_path):
+def test_read_image_reads_every_pil_mode(portrait, mode, tmp_path):
     gray = PIL.Image.open(portrait).convert("L").resize((64, 64))
     if mode == "I;16":
-        picture = PIL.Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
+        image = PIL.Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     elif mode == "CMYK":
-        picture = gray.convert("RGB").convert("CMYK")
+        image = gray.convert("RGB").convert("CMYK")
     else:
-        picture = gray.convert(mode)
+        image = gray.convert(mode)
     path = tmp_path / ("p.jpg" if mode in ("CMYK", "YCbCr") else "p.tif")
-    picture.save(path)
+    image.save(path)
     image = read_image(path)
     assert image.dtype == np.uint8
     assert image.shape == (64, 64, 3)
@@ -106,7 +108,7 @@ def test_every_mode_looks_like_the_photo(portrait, mode, tmp_path):
     assert difference < {"1": 90, "CMYK": 8, "YCbCr": 8}.get(mode, 2)
 
 
-def test_16_bit_color_png(tmp_path, portrait):
+def test_read_image_reads_16_bit_color_png(tmp_path, portrait):
     import cv2
 
     rgb = read_image(portrait)
@@ -115,7 +117,7 @@ def test_16_bit_color_png(tmp_path, portrait):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, portrait, orientation):
+def test_read_image_applies_exif_orientation(tmp_path, portrait, orientation):
     upright = PIL.Image.open(portrait).crop((100, 0, 400, 250))
     stored = {
         1: upright,
@@ -129,56 +131,56 @@ def test_exif_orientation_is_applied(tmp_path, portrait, orientation):
     }[orientation]
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "turned.png"
+    path = tmp_path / "rotated.png"
     stored.save(path, exif=exif)
     np.testing.assert_array_equal(read_image(path), np.asarray(upright))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as `pipnet.io.image` has it, which pytest undoes
-@pytest.mark.parametrize("odd", ["a long unit", "text for a number", "cut off"])
-def test_a_photo_with_other_odd_exif_is_turned_all_the_same(portrait, tmp_path, odd):
-    """Pillow's own turning writes all of EXIF anew, which such tags do not survive; photos do have them."""
-    turn = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+@pytest.mark.parametrize("kind", ["a long unit", "text for a number", "cut off"])
+def test_read_image_applies_orientation_with_malformed_exif(portrait, tmp_path, kind):
+    """Pillow's own function rewrites all of EXIF and fails on such tags, which exist in real photos."""
+    orientation = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
     tag = struct.pack("<HHI", 0x128, 4, 1) + struct.pack("<I", 70000)
-    if odd == "text for a number":
+    if kind == "text for a number":
         tag = struct.pack("<HHI", 0x11A, 2, 4) + b"abc\0"
-    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turn + tag + bytes(4)
-    path = tmp_path / "turned.jpg"
-    with PIL.Image.open(portrait) as picture:
-        picture.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if odd == "cut off" else exif)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + tag + bytes(4)
+    path = tmp_path / "rotated.jpg"
+    with PIL.Image.open(portrait) as image:
+        image.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if kind == "cut off" else exif)
     assert read_image(path).shape[:2] == image_size(path)[::-1] == (300, 512)
 
 
-def test_a_damaged_exif_is_none(portrait, tmp_path):
+def test_read_image_ignores_corrupt_exif(portrait, tmp_path):
     path = tmp_path / "upright.jpg"
-    with PIL.Image.open(portrait) as picture:
-        picture.crop((0, 0, 300, 512)).save(path, exif=b"Exif\0\0XX*\0" + bytes(20))
+    with PIL.Image.open(portrait) as image:
+        image.crop((0, 0, 300, 512)).save(path, exif=b"Exif\0\0XX*\0" + bytes(20))
     assert read_image(path).shape[:2] == image_size(path)[::-1] == (512, 300)
 
 
 @pytest.mark.parametrize("size", [(0, 9), (9, 0), (0, 0)])
-def test_a_pil_image_without_pixels(size):
+def test_as_image_refuses_pil_images_without_pixels(size):
     with pytest.raises(ImageError, match="no pixels"):
         as_image(PIL.Image.new("RGB", size))
 
 
-def test_a_lack_of_memory_is_not_the_picture_s_fault(portrait, monkeypatch):
-    def lacking(*_):
+def test_as_image_passes_memory_errors_on(portrait, monkeypatch):
+    def load(*_):
         raise MemoryError
 
-    monkeypatch.setattr(PIL.Image.Image, "load", lacking)
+    monkeypatch.setattr(PIL.Image.Image, "load", load)
     for source in (portrait, PIL.Image.new("RGB", (4, 4))):
         with pytest.raises(MemoryError):
             as_image(source)
 
 
-def test_an_animation_gives_its_first_frame(tmp_path):
+def test_read_image_reads_the_first_frame_of_an_animation(tmp_path):
     frames = [PIL.Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert read_image(tmp_path / "a.gif")[5, 5].tolist() == [255, 0, 0]
 
 
-def test_arrays_and_pil_images(portrait):
+def test_as_image_accepts_paths_arrays_and_pil_images(portrait):
     rgb = read_image(portrait)
     np.testing.assert_array_equal(as_image(PIL.Image.open(portrait)), rgb)
     np.testing.assert_array_equal(as_image(rgb), rgb)
@@ -192,13 +194,15 @@ def test_arrays_and_pil_images(portrait):
     "source",
     [None, 3, [1], np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 5, 3), np.uint8), b"x"],
 )
-def test_what_is_no_picture(source):
+def test_as_image_refuses_other_objects(source):
     with pytest.raises(ImageError):
         as_image(source)
 
 
-def test_writing_where_one_cannot(tmp_path):
-    with pytest.raises(ImageError, match="a.nosuchformat: cannot be written: no picture ends in"):
+def test_write_image_reports_why_it_fails(tmp_path):
+    with pytest.raises(
+        ImageError, match="a.nosuchformat: cannot be written: '.nosuchformat' is not an image suffix"
+    ):
         write_image(tmp_path / "a.nosuchformat", np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(ImageError, match="cannot be written: .* \\(66000 x 4 pixels as JPEG\\)"):
         write_image(tmp_path / "a.jpg", np.zeros((4, 66_000, 3), np.uint8))
@@ -208,25 +212,35 @@ def test_writing_where_one_cannot(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_full_disk_is_one_clear_line(tmp_path, portrait):
+def test_write_image_reports_a_full_disk(tmp_path, portrait):
     if not Path("/dev/full").exists():
-        pytest.skip("this system has no /dev/full")
+        pytest.skip("no /dev/full on this system")
     (tmp_path / "full.png").symlink_to("/dev/full")
     with pytest.raises(WriteError, match="No space left"):
         write_image(tmp_path / "full.png", read_image(portrait))
     assert not Path("/dev/full").is_file()
 
 
-def test_reading_leaves_the_warnings_of_others_alone(portrait):
+def test_image_module_leaves_warning_filters_alone(portrait):
     before = list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_image, [portrait] * 40))
     assert list(warnings.filters) == before
+    script = "import warnings, pipnet.io.image; assert 'PIL' not in str(warnings.filters)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ignore_pillow_warnings_ignores_corrupt_exif(portrait, tmp_path):
+    with PIL.Image.open(portrait) as image:
+        image.save(tmp_path / "cut.jpg", exif=b"Exif\0\0II*\0" + struct.pack("<IH", 8, 9) + bytes(4))
+    ignore_pillow_warnings()
+    assert read_image(tmp_path / "cut.jpg").shape == (512, 512, 3)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path, suffix, orientation):
+def test_image_size_is_the_size_that_read_image_returns(tmp_path, suffix, orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
     PIL.Image.new("RGB", (40, 20)).save(tmp_path / f"a{suffix}", exif=exif)
@@ -234,15 +248,15 @@ def test_the_size_is_that_of_the_picture_as_it_is_read(tmp_path, suffix, orienta
     assert image_size(tmp_path / f"a{suffix}") == (width, height)
 
 
-def test_an_icon_is_no_picture(tmp_path):
-    """Pillow decodes what is inside an icon before its size can be looked at."""
+def test_read_image_refuses_icons(tmp_path):
+    """Pillow decodes the content of an icon before its size is known."""
     PIL.Image.new("L", (256, 256)).save(tmp_path / "a.ico")
     (tmp_path / "a.ico").rename(tmp_path / "a.jpg")
-    with pytest.raises(ImageError, match="not a picture"):
+    with pytest.raises(ImageError, match="not an image"):
         read_image(tmp_path / "a.jpg")
 
 
-def test_a_few_pixels_brighter_than_white_do_not_blacken_the_rest():
+def test_as_image_tolerates_a_few_floats_above_white():
     values = np.full((20, 20), 0.5, np.float32)
     values[0, 0] = 1.02
     assert (as_image(PIL.Image.fromarray(values))[5:] == 127).all()

@@ -1,4 +1,4 @@
-"""Faces of a video keep their identity, and the detector rests."""
+"""Face tracking: stable track IDs with few runs of the detector."""
 
 from itertools import islice
 
@@ -9,29 +9,30 @@ import pytest
 from pipnet import FaceLandmarker
 from pipnet.errors import PipnetError
 from pipnet.io.image import read_image
+from pipnet.video.landmarker import VideoLandmarker
 from pipnet.video.reader import VideoReader
 from pipnet.video.tracker import FaceTracker
 from pipnet.video.writer import VideoWriter
 
 
-def test_one_face_keeps_its_number_and_the_detector_rests(landmarker, clip):
-    tracker = FaceTracker(landmarker, detect_every=20, smoothing=None)
-    seen = [tracker(frame.image, frame.time) for frame in islice(VideoReader(clip), 40)]
-    assert [found.ids for found in seen] == [[1]] * 40
-    assert [i for i, found in enumerate(seen) if found.detected] == [0, 20]
+def test_tracker_keeps_the_track_id_and_detects_at_an_interval(landmarker, clip):
+    tracker = FaceTracker(landmarker.pipeline, detect_every=20)
+    frames = [tracker(frame.image, frame.time) for frame in islice(VideoReader(clip), 40)]
+    assert [frame.track_ids for frame in frames] == [[1]] * 40
+    assert [i for i, frame in enumerate(frames) if frame.detected] == [0, 20]
     for number in (0, 10, 30):
-        each = landmarker(seen[number].faces.image).points[0]
-        away = np.linalg.norm(seen[number].faces.points[0] - each, axis=1).mean()
-        assert away < 0.03 * np.ptp(each[:, 0])
+        expected = landmarker(frames[number].faces.image).points[0]
+        distance = np.linalg.norm(frames[number].faces.points[0] - expected, axis=1).mean()
+        assert distance < 0.03 * np.ptp(expected[:, 0])
 
 
-def test_faces_come_and_go(landmarker, portrait):
-    """Two faces side by side, then one, then none, then one again with a new number."""
+def test_tracker_starts_and_ends_tracks(landmarker, portrait):
+    """Two faces side by side, then one, then none, then one again with a new track ID."""
     image = cv2.resize(read_image(portrait), (256, 256))
     gray = np.full_like(image, 128)
     frames = [(image, image)] * 3 + [(image, gray)] * 3 + [(gray, gray)] * 2 + [(gray, image)] * 3
-    tracker = FaceTracker(landmarker, detect_every=100)
-    ids = [tracker(np.hstack(pair), number / 25).ids for number, pair in enumerate(frames)]
+    tracker = FaceTracker(landmarker.pipeline, detect_every=100)
+    ids = [tracker(np.hstack(pair), number / 25).track_ids for number, pair in enumerate(frames)]
     assert len(ids[0]) == 2
     assert ids[:3] == [ids[0]] * 3
     assert ids[3] == ids[5]
@@ -41,43 +42,44 @@ def test_faces_come_and_go(landmarker, portrait):
     assert ids[-1] == [3]
 
 
-def test_a_face_that_is_lost_is_searched_for_in_the_same_frame(landmarker, portrait):
-    """A cut to another place: no frame is without its face."""
+def test_tracker_detects_again_in_the_frame_where_a_face_is_lost(landmarker, portrait):
+    """A cut to another position: the face is in the result of every frame."""
     image = cv2.resize(read_image(portrait), (256, 256))
     gray = np.full_like(image, 128)
-    tracker = FaceTracker(landmarker, detect_every=100)
+    tracker = FaceTracker(landmarker.pipeline, detect_every=100)
     pairs = [(image, gray)] * 3 + [(gray, image)] * 3
-    seen = [tracker(np.hstack(pair), number / 25) for number, pair in enumerate(pairs)]
-    assert [found.ids for found in seen] == [[1]] * 3 + [[2]] * 3
-    assert [found.detected for found in seen] == [True, False, False, True, False, False]
+    frames = [tracker(np.hstack(pair), number / 25) for number, pair in enumerate(pairs)]
+    assert [frame.track_ids for frame in frames] == [[1]] * 3 + [[2]] * 3
+    assert [frame.detected for frame in frames] == [True, False, False, True, False, False]
 
 
-def test_no_face_at_all(landmarker):
-    tracker = FaceTracker(landmarker)
-    found = tracker(np.full((120, 160, 3), 128, np.uint8), 0.0)
-    assert found.faces.points.shape == (0, 68, 2)
-    assert found.ids == []
+def test_tracker_accepts_frames_without_faces(landmarker):
+    tracker = FaceTracker(landmarker.pipeline)
+    result = tracker(np.full((120, 160, 3), 128, np.uint8), 0.0)
+    assert result.faces.points.shape == (0, 68, 2)
+    assert result.track_ids == []
     with pytest.raises(PipnetError, match="detect_every must be at least 1"):
-        FaceTracker(landmarker, detect_every=0)
+        FaceTracker(landmarker.pipeline, detect_every=0)
 
 
-def test_faces_upside_down_are_found_and_followed(landmarker, clip, tmp_path):
-    """Frames turned by half a turn, with a detector that finds upright faces only, as most do."""
+def test_video_landmarker_tracks_faces_upside_down(landmarker, clip, tmp_path):
+    """Frames rotated by 180 degrees, with a detector that finds upright faces only, like most detectors."""
 
     def upright_only(image):
         return [face.box for face in landmarker(image) if face.scores.mean() > 0.5]
 
-    path = tmp_path / "turned.mp4"
+    path = tmp_path / "rotated.mp4"
     with VideoWriter(path, 25) as writer:
         for frame in islice(VideoReader(clip), 6):
             writer.write(np.ascontiguousarray(frame.image[::-1, ::-1]), frame.time)
-    assert not any(one.ids for one in FaceLandmarker(landmarker.model, upright_only).stream(path))
+    default = VideoLandmarker(FaceLandmarker(landmarker.model, upright_only))
+    assert not any(frame.track_ids for frame in default.stream(path))
     any_rotation = FaceLandmarker(landmarker.model, upright_only, any_rotation=True)
-    found = list(any_rotation.stream(path, smooth=False))
-    assert [one.ids for one in found] == [[1]] * 6
-    assert [one.detected for one in found] == [True] + [False] * 5
-    for frame, faces, _, _ in found[::5]:
+    frames = list(VideoLandmarker(any_rotation, smooth=False).stream(path))
+    assert [frame.track_ids for frame in frames] == [[1]] * 6
+    assert [frame.detected for frame in frames] == [True] + [False] * 5
+    for frame, faces, _, _ in frames[::5]:
         height, width = frame.image.shape[:2]
         upright = landmarker(np.ascontiguousarray(frame.image[::-1, ::-1])).points[0]
-        away = np.linalg.norm([width - 1, height - 1] - upright - faces.points[0], axis=1).mean()
-        assert away < 0.03 * np.ptp(upright[:, 0])
+        distance = np.linalg.norm([width - 1, height - 1] - upright - faces.points[0], axis=1).mean()
+        assert distance < 0.03 * np.ptp(upright[:, 0])

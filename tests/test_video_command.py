@@ -1,4 +1,4 @@
-"""``pipnet video`` and `FaceLandmarker.stream`: what a user sees."""
+"""``pipnet video`` and `VideoLandmarker`."""
 
 import json
 import os
@@ -10,77 +10,83 @@ import pytest
 
 from clips import remux
 from pipnet.cli import main
-from pipnet.cli.video import _ended_by_signals
+from pipnet.errors import PipnetError
+from pipnet.io.signals import exit_on_signals
+from pipnet.video.landmarker import VideoLandmarker
 from pipnet.video.reader import VideoReader
 
 
-def test_a_video_on_the_command_line(short, tmp_path, capsys):
+def test_video_command_writes_video_and_json_lines(short, tmp_path, capsys):
     out = tmp_path / "out.mp4"
     assert main(["video", str(short), "-o", str(out), "--json", "--detect-every", "10"]) == 0
-    said = capsys.readouterr()
-    lines = [json.loads(line) for line in said.out.splitlines()]
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert {tuple(line) for line in lines} == {("frame", "time", "width", "height", "faces")}
     assert [line["frame"] for line in lines] == list(range(25))
     assert lines[-1]["time"] == pytest.approx(0.96, abs=1e-3)
-    assert {face["id"] for line in lines for face in line["faces"]} == {1}
-    assert "25 frames, searched for faces in 3" in said.err
+    assert {face["track_id"] for line in lines for face in line["faces"]} == {1}
+    assert "25 frames, detector ran on 3" in captured.err
     assert sum(1 for _ in VideoReader(out)) == 25
 
 
-def test_a_video_for_nothing_is_refused(short, tmp_path, capsys):
+def test_video_command_refuses_missing_or_wrong_outputs(short, tmp_path, capsys):
     assert main(["video", str(short)]) == 1
-    assert "nothing is asked for" in capsys.readouterr().err
+    assert "no output selected" in capsys.readouterr().err
     assert main(["video", str(short), "-o", str(tmp_path / "out")]) == 1
-    assert "those end in .mp4, " in capsys.readouterr().err
+    assert "not a supported video suffix: use .mp4, " in capsys.readouterr().err
 
 
-def test_a_port_without_a_page_is_refused(short, tmp_path, capsys):
+def test_video_command_refuses_a_port_without_a_page(short, tmp_path, capsys):
     for command in (["video", str(short), "--json"], ["webcam", "-o", str(tmp_path / "out.mp4")]):
         assert main([*command, "--port", "8000"]) == 1
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err == "error: --port 8000 is of the page: ask for it too, --page\n"
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err == "error: --port 8000 needs --page\n"
 
 
-def test_damage_is_one_line_and_loses_nothing(short, tmp_path, capsys):
-    damaged = tmp_path / "cut.mkv"
-    remux(short, damaged)
-    content = damaged.read_bytes()
-    damaged.write_bytes(content[: len(content) * 2 // 3])
-    code = main(["video", str(damaged), "--json"])
-    said = capsys.readouterr()
-    assert 5 < len(said.out.splitlines()) < 25
+def test_video_command_reports_corrupt_input_in_one_line(short, tmp_path, capsys):
+    corrupt = tmp_path / "cut.mkv"
+    remux(short, corrupt)
+    content = corrupt.read_bytes()
+    corrupt.write_bytes(content[: len(content) * 2 // 3])
+    code = main(["video", str(corrupt), "--json"])
+    captured = capsys.readouterr()
+    assert 5 < len(captured.out.splitlines()) < 25
     assert code == 1
-    assert "it ends 0." in said.err
+    assert "the file ends 0." in captured.err
+
+
+def test_video_command_never_overwrites_its_input(short, tmp_path, capsys):
     assert main(["video", str(short), "-o", str(short)]) == 1
     assert "would overwrite" in capsys.readouterr().err
-    killed = tmp_path / "out.mkv.partial"
-    killed.write_bytes(damaged.read_bytes())
-    assert main(["video", str(killed), "-o", str(tmp_path / "out.mkv")]) == 1
+    partial = tmp_path / "out.mp4.partial"  # left behind by a killed process
+    partial.write_bytes(short.read_bytes())
+    assert main(["video", str(partial), "-o", str(tmp_path / "out.mp4")]) == 1
     assert "would overwrite" in capsys.readouterr().err
-    assert killed.is_file()
-    assert main(["video", str(short), "-o", str(damaged / "out.mp4")]) == 1
+    assert partial.is_file()
+    assert main(["video", str(short), "-o", str(partial / "out.mp4")]) == 1
     assert "out.mp4: cannot be written: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_signals_leave_a_playable_file(number, code, clip, tmp_path, start):
+def test_video_command_leaves_a_playable_file_on_signals(number, code, clip, tmp_path, start):
     out = tmp_path / "out.mp4"
-    before = signal.signal(number, signal.SIG_DFL)  # also where the tests run with nohup
+    before = signal.signal(number, signal.SIG_DFL)  # also if the tests run with nohup
     process = start("video", str(clip), "-o", str(out), "--json")
     signal.signal(number, before)
     for _ in range(20):
         process.stdout.readline()
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == code
-    assert said.endswith("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
+    assert stderr.endswith("interrupted\n" if number == signal.SIGINT else f"ended by {number.name}\n")
     assert 10 < sum(1 for _ in VideoReader(out)) < 765
 
 
-def test_signals_are_left_as_they_were():
-    """Also those that nohup ignores; and in a thread, where signals cannot be handled."""
+def test_exit_on_signals_restores_handlers():
+    """Also those that nohup ignores, and in a thread, where handlers cannot be set."""
 
     def handlers():
         return signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)
@@ -89,20 +95,27 @@ def test_signals_are_left_as_they_were():
     try:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with _ended_by_signals():
+        with exit_on_signals(print):
             assert handlers()[0] is signal.SIG_IGN
             assert callable(handlers()[1])
         assert handlers() == (signal.SIG_IGN, signal.SIG_DFL)
         with ThreadPoolExecutor(1) as other:
-            other.submit(_ended_by_signals().__enter__).result()
+            other.submit(exit_on_signals(print).__enter__).result()
         assert handlers() == (signal.SIG_IGN, signal.SIG_DFL)
     finally:
         signal.signal(signal.SIGHUP, before[0])
         signal.signal(signal.SIGTERM, before[1])
 
 
-def test_from_python(landmarker, short):
-    found = list(islice(landmarker.stream(short, detect_every=5), 6))
-    assert [one.ids for one in found] == [[1]] * 6
-    assert [one.detected for one in found] == [True, False, False, False, False, True]
-    assert found[3].frame.time == pytest.approx(0.12, abs=1e-3)
+def test_video_landmarker_tracks_faces_of_a_file(landmarker, short):
+    frames = list(islice(VideoLandmarker(landmarker, detect_every=5).stream(short), 6))
+    assert [frame.track_ids for frame in frames] == [[1]] * 6
+    assert [frame.detected for frame in frames] == [True, False, False, False, False, True]
+    assert frames[3].frame.time == pytest.approx(0.12, abs=1e-3)
+
+
+def test_video_landmarker_refuses_options_for_a_landmarker(landmarker):
+    with pytest.raises(TypeError, match="pass tta to the FaceLandmarker"):
+        VideoLandmarker(landmarker, tta="flip")
+    with pytest.raises(PipnetError, match="detect_every must be at least 1"):
+        next(VideoLandmarker(landmarker, detect_every=0).track([], is_live=True))

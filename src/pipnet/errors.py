@@ -1,63 +1,63 @@
-"""Everything that pipnet raises on purpose.
+"""All exceptions that pipnet raises on purpose.
 
 ::
 
-    PipnetError                 catch this to catch them all
-    ├── ImageError              a picture is missing, unreadable, of a wrong kind or too large
-    ├── VideoError              a video is missing, unreadable, or cannot be written
-    ├── BoxError                a face box is empty, NaN or outside the picture
-    ├── ModelError              a model file is missing, damaged, hostile or of another kind
-    ├── DataError               an annotation or a data folder is not what it should be
-    │   └── MissingDataError    a part of a collection is not there
-    ├── RecipeError             a recipe has an unknown key or an impossible value
-    ├── WriteError              a file cannot be written, such as on a full disk; what was there remains
-    ├── DownloadError           a file could not be fetched, or its checksum is wrong
+    PipnetError                 base class of all of them
+    ├── ImageError              an image is missing, unreadable, of an unsupported type or too large
+    ├── VideoError              a video or camera is missing or unreadable, or a video cannot be written
+    ├── BoxError                a face box is empty, not finite or outside the image
+    ├── ModelError              a model file is missing, corrupt or not a pipnet model
+    ├── DataError               an annotation file or a dataset folder is malformed
+    │   └── MissingDataError    a file or folder of a dataset is missing
+    ├── RecipeError             a recipe has an unknown key or a value out of range
+    ├── WriteError              a file or folder cannot be written; the previous version is kept
+    ├── DownloadError           a download failed, or its checksum is wrong
     └── MissingExtraError       an optional dependency is not installed; names the pip command
 
-Each message is one line that says what is wrong and, where there is one, what to do about it.
+Each message is one line that says what is wrong and, where possible, what to do about it.
 """
 
 from __future__ import annotations
 
 
 class PipnetError(Exception):
-    """Base of all errors raised by pipnet."""
+    """Base class of all exceptions that pipnet raises on purpose."""
 
 
 class ImageError(PipnetError):
-    """A picture is missing, unreadable, of a wrong kind or too large."""
+    """An image is missing, unreadable, of an unsupported type or too large."""
 
 
 class VideoError(PipnetError):
-    """A video is missing, unreadable, or cannot be written."""
+    """A video or camera is missing or unreadable, or a video cannot be written."""
 
 
 class BoxError(PipnetError):
-    """A face box is empty, not finite or outside the picture."""
+    """A face box is empty, not finite or outside the image."""
 
 
 class ModelError(PipnetError):
-    """A model file is missing, damaged, hostile or of another kind."""
+    """A model file is missing, corrupt or not a pipnet model."""
 
 
 class DataError(PipnetError):
-    """An annotation file or a data folder is not what it should be."""
+    """An annotation file or a dataset folder is malformed."""
 
 
 class MissingDataError(DataError):
-    """A file or folder of a collection is not there."""
+    """A file or folder of a dataset is missing."""
 
 
 class RecipeError(PipnetError):
-    """A recipe has an unknown key or an impossible value."""
+    """A recipe has an unknown key or a value out of range."""
 
 
 class WriteError(PipnetError):
-    """A file or folder cannot be written; what was there before remains."""
+    """A file or folder cannot be written; the previous version is kept."""
 
 
 class DownloadError(PipnetError):
-    """A file could not be fetched, or what came has another checksum."""
+    """A download failed, or its checksum is wrong."""
 
 
 class MissingExtraError(PipnetError, ImportError):
@@ -68,7 +68,7 @@ class MissingExtraError(PipnetError, ImportError):
 
 
 def installed_from() -> str:
-    """What pip knows this package by: the folder that it was installed from, if it is there, or its name."""
+    """Return what ``pip install`` calls this package: its source folder if it exists, else its name."""
     import importlib.metadata
     import json
     from pathlib import Path
@@ -82,3 +82,8 @@ def installed_from() -> str:
         return "pipnet"
     folder = url2pathname(url.path)
     return folder if url.scheme == "file" and Path(folder).is_dir() else "pipnet"
+
+
+def one_line(error: Exception, limit: int = 160) -> str:
+    """Return an exception's message as one line, cut at ``limit`` characters; its type if it is empty."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:limit]

@@ -1,4 +1,4 @@
-"""Where model files come from: the package, a path, a model hub, a checksummed download."""
+"""Model files: packaged with pipnet, by path, from the Hugging Face hub, or as a checksummed download."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from pipnet.errors import DownloadError, MissingExtraError, ModelError, WriteErr
 from pipnet.io.atomic import atomic_write
 
 DEFAULT_MODEL = "pipnet-wild-mbv2"
-"""The model used when none is named."""
+"""Name of the model that is used by default."""
 _TIMEOUT = 30
-_LARGEST = 2**30
+"""Seconds to wait for a server."""
+_MAX_BYTES = 2**30
 
 
 class RemoteFile(NamedTuple):
-    """A file to fetch once, and the only content it may have."""
+    """A file to download, and its checksum."""
 
     name: str
     url: str
@@ -37,87 +38,99 @@ YUNET = RemoteFile(
 
 
 def cache_folder() -> Path:
-    """``$PIPNET_CACHE``, else ``pipnet`` in the user's cache folder."""
-    for variable, below in (("PIPNET_CACHE", ""), ("XDG_CACHE_HOME", "pipnet")):
+    """Return ``$PIPNET_CACHE``, or ``pipnet`` in the user's cache folder."""
+    for variable, subfolder in (("PIPNET_CACHE", ""), ("XDG_CACHE_HOME", "pipnet")):
         if os.environ.get(variable):
-            return Path(os.environ[variable], below)
+            return Path(os.environ[variable], subfolder)
     return Path.home() / ".cache" / "pipnet"
 
 
 def packaged_models() -> dict[str, Path]:
-    """The models that come with pipnet, by name."""
+    """Return the files of the models that are packaged with pipnet, by name."""
     folder = Path(str(resources.files("pipnet") / "weights"))
     return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
 
 
+def list_models() -> list[str]:
+    """Return the names of the models that are packaged with pipnet."""
+    return list(packaged_models())
+
+
 def find_model(name: str | Path) -> Path:
-    """The ONNX file that a model's name, path, folder or hub id means.
+    """Return the file of a model by its name, path, folder or hub ID.
 
     Raises:
-        ModelError: there is none.
-        DownloadError: a hub cannot be reached.
+        ModelError: there is no such model.
+        DownloadError: the hub cannot be reached.
     """
     packaged = packaged_models()
     if str(name) in packaged:
         return packaged[str(name)]
     path = Path(name)
     if path.is_dir():
-        return _only_onnx(path)
+        return _single_onnx_file(path)
     if path.is_file():
         if path.suffix == ".safetensors":
-            raise ModelError(f"{path}: a checkpoint for training; make it runnable: pipnet export {path}")
+            raise ModelError(f"{path}: a training checkpoint; export it first: pipnet export {path}")
         return path
-    local = path.suffix in (".onnx", ".safetensors", ".toml") or path.parent.is_dir()
-    if not local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
-        return _from_hub(str(name))
+    is_local = path.suffix in (".onnx", ".safetensors", ".toml") or path.parent.is_dir()
+    if not is_local and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(name)):
+        return _download_from_hub(str(name))
     raise ModelError(
-        f"{name}: no such model; there are {', '.join(packaged) or 'none'}, an .onnx file, a folder"
-        " with one, or a hub id OWNER/NAME"
+        f"{name!s:.80}: no such model: use {', '.join(packaged)}, an .onnx file, a folder with one,"
+        " or a hub ID OWNER/NAME"
     )
 
 
 def cached(file: RemoteFile) -> Path | None:
-    """Where a file was kept by an earlier download; None if it was not."""
-    target = cache_folder() / "downloads" / file.name
-    kept = target.is_file() and _sha256(target.read_bytes()) == file.sha256
-    return target if kept else None
+    """Return the path of an earlier download, None if there is none or its checksum is wrong."""
+    target = _cache_path(file)
+    is_cached = target.is_file() and _sha256(target.read_bytes()) == file.sha256
+    return target if is_cached else None
 
 
 def cached_download(file: RemoteFile) -> Path:
-    """Fetch a file once, check it, keep it.
+    """Return the path of a file in the cache; download it and check its checksum if it is not cached.
 
     Raises:
-        DownloadError: offline, the content is not what it should be, or it cannot be kept.
+        DownloadError: there is no connection, the checksum is wrong, or the cache cannot be written.
     """
-    target = cache_folder() / "downloads" / file.name
+    target = _cache_path(file)
     try:
-        kept = cached(file)
-        if kept:
-            return kept
+        if cached(file):
+            return target
         with urllib.request.urlopen(file.url, timeout=_TIMEOUT) as response:  # noqa: S310
-            content: bytes = response.read(_LARGEST)
+            content: bytes = response.read(_MAX_BYTES)
         if _sha256(content) != file.sha256:
-            raise DownloadError(f"{file.url} gave another file than expected (checksum); nothing was kept")
-        with atomic_write(target, target.with_name(f"{target.name}.{os.getpid()}")) as partial:
-            partial.write_bytes(content)
+            raise DownloadError(
+                f"{file.url}: wrong checksum: the file on the server is another one; not cached"
+            )
+        with atomic_write(target, target.with_name(f"{target.name}.{os.getpid()}")) as temporary:
+            temporary.write_bytes(content)
     except (OSError, WriteError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DownloadError(
-            f"{file.name} cannot be fetched ({reason}); get it from {file.url} and put it at {target}"
+            f"{file.name} cannot be downloaded ({reason}): get it from {file.url} and save it as {target}"
         ) from None
     return target
 
 
-def _only_onnx(folder: Path) -> Path:
+def _cache_path(file: RemoteFile) -> Path:
+    return cache_folder() / "downloads" / file.name
+
+
+def _single_onnx_file(folder: Path) -> Path:
     files = sorted(folder.glob("*.onnx"))
     if not files:
-        raise ModelError(f"{folder}: no .onnx file in it; make one of a training: pipnet export CHECKPOINT")
+        raise ModelError(
+            f"{folder}: no .onnx file in this folder; export a checkpoint: pipnet export CHECKPOINT"
+        )
     if len(files) > 1:
-        raise ModelError(f"{folder}: {len(files)} .onnx files, expected one; name the file")
+        raise ModelError(f"{folder}: {len(files)} .onnx files in this folder, expected one: name the file")
     return files[0]
 
 
-def _from_hub(name: str) -> Path:
+def _download_from_hub(name: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -126,10 +139,10 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(hf_hub_download(name, "model.onnx"))
     except LocalEntryNotFoundError:
-        raise DownloadError(f"{name}: the model hub cannot be reached, and it is not cached") from None
+        raise DownloadError(f"{name}: the model hub cannot be reached, and the model is not cached") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{name}: no model.onnx to be had from the hub: {reason}") from None
+        raise ModelError(f"{name}: model.onnx cannot be downloaded from the hub: {reason}") from None
 
 
 def _sha256(content: bytes) -> str:

@@ -1,4 +1,4 @@
-"""``pipnet webcam``: landmarks of the faces before a camera, now."""
+"""``pipnet webcam``: landmarks of the faces in front of a camera, live."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def webcam(
     config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
     runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
 ) -> int:
-    """Find and follow the faces before a camera, or in any other live stream.
+    """Find and track the faces in front of a camera, or in another live stream.
 
-    Always the newest frame is worked on; those that came meanwhile are dropped, and counted. Without --output
-    or --json the page is shown. Ctrl-C, the page's button or a closed terminal ends it
-    and leaves a playable file.
+    The latest frame is processed; frames that arrive during processing are dropped, and counted. Without
+    --output and --json, --page is the default. Ctrl-C, the page's button or a closed terminal ends it and
+    leaves a playable file.
 
     Parameters
     ----------
     source
-        A camera's number (see pipnet doctor), a device such as /dev/video2, a pipe, or an address such as
+        A camera number (see pipnet doctor), a device such as /dev/video2, a pipe, or an address such as
         rtsp://camera.local/stream.
     """
     if outputs.output is None and not outputs.json:

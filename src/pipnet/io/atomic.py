@@ -1,103 +1,87 @@
-"""Files and folders that appear whole or not at all, whatever happens while they are written."""
+"""Atomic writes: a file or folder appears complete or not at all, whatever happens while it is written."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pipnet.errors import DataError, WriteError
 
 
 @contextlib.contextmanager
-def atomic_write(target: Path, partial: Path | None = None) -> Iterator[Path]:
-    """Where to write something, which takes its place when all of it is there.
+def atomic_write(target: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces the target at the end of the block.
 
     Example::
 
-        with atomic_write(path) as partial:
-            partial.write_bytes(content)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+
+    A file gets the permissions that the umask gives, whatever permissions it was written with.
 
     Args:
-        target: the file, or the folder, which may be there if it is empty; folders above it are made.
-        partial: where it is written, on the same disk; beside it if None. Processes that may write the
-            same target at the same time need one each.
+        target: the file, or the folder, which may exist if it is empty. Parent folders are created.
+        temporary: the temporary path, on the same disk; ``target`` with ".partial" appended if None.
+            Processes that may write the same target at the same time need different ones.
 
     Raises:
-        WriteError: it cannot be written. Then, and after any other error, what was there remains and
-            ``partial`` is gone.
-        DataError: a name in what is written is no text.
+        WriteError: it cannot be written. After this and any other error the previous version of the target is
+            kept and ``temporary`` is removed.
+        DataError: a name in the content cannot be encoded as UTF-8.
     """
     if target.name in ("", ".."):
-        raise WriteError(f"{target}: cannot be written: not the name of a file")
-    place = Path(os.path.realpath(target))  # a link stays one
+        raise WriteError(f"{target}: cannot be written: not a file name")
+    place = Path(os.path.realpath(target))  # a symbolic link is kept
     if place.exists() and not place.is_file() and not place.is_dir():
-        yield from _into_device(target, place)
+        yield from _write_device(target, place)
         return
-    partial = partial or place.with_name(place.name + ".partial")
+    temporary = temporary or place.with_name(place.name + ".partial")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)  # what a kill left behind
-        yield partial
-        os.replace(partial, place)
+        _remove(temporary)  # left behind by a killed process
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        temporary.unlink()
+        yield temporary
+        if temporary.is_file() and temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
+        os.replace(temporary, place)
     except UnicodeEncodeError:
         raise DataError(f"{target}: cannot be written: a name in it is not UTF-8 text") from None
     except OSError as error:
-        raise WriteError(f"{target}: cannot be written: {_reason(error, place, partial)}") from None
+        raise WriteError(f"{target}: cannot be written: {_reason(error, place, temporary)}") from None
     finally:
         with contextlib.suppress(OSError):
-            _remove(partial)
+            _remove(temporary)
 
 
-def _into_device(target: Path, place: Path) -> Iterator[Path]:
-    """A device or a pipe takes what comes: it must not be replaced by a file."""
+def _write_device(target: Path, place: Path) -> Iterator[Path]:
+    """Yield a device or pipe itself: it must not be replaced by a file."""
     try:
         yield place
     except OSError as error:
         raise WriteError(f"{target}: cannot be written: {_reason(error, place, place)}") from None
 
 
-@contextlib.contextmanager
-def defer_signals() -> Iterator[None]:
-    """While something is brought to its end: Ctrl-C, SIGTERM and SIGHUP have their effect only afterwards."""
-    came: list[int] = []
-    before: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        ending = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
-        before = {number: signal.getsignal(number) for number in ending}
-        before = {number: how for number, how in before.items() if how not in (None, signal.SIG_IGN)}
-    for number in before:
-        signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        for number, how in before.items():
-            signal.signal(number, how)
-    for number in came[:1]:
-        signal.raise_signal(number)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all, and the folders above it.
+    """Write a UTF-8 file atomically, and create its parent folders.
 
     Raises:
         WriteError: it cannot be written.
-        DataError: a name in it is no text.
+        DataError: the text cannot be encoded as UTF-8.
     """
-    with atomic_write(path) as partial:
-        partial.write_bytes(text.encode("utf-8"))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
 
 
 def make_folder(folder: Path) -> None:
-    """A folder to write into, and those above it.
+    """Create a folder and its parents, unless it exists.
 
     Raises:
-        WriteError: it cannot be made, or is a file.
+        WriteError: it cannot be created, or is a file.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,10 +89,10 @@ def make_folder(folder: Path) -> None:
         raise WriteError(f"{folder}: cannot be made: {error.strerror}") from None
 
 
-def _reason(error: OSError, place: Path, partial: Path) -> str:
-    """Why, and where that is in another file, such as one that was read meanwhile, in which."""
+def _reason(error: OSError, place: Path, temporary: Path) -> str:
+    """Return the reason; with the file name if another file failed, such as an input read in the block."""
     reason = error.strerror or str(error)
-    known = (None, str(place), str(partial), str(place.parent))
+    known = (None, str(place), str(temporary), str(place.parent))
     return reason if error.filename in known else f"{error.filename}: {reason}"
 
 

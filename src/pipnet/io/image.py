@@ -1,6 +1,8 @@
-"""Reading and writing pictures: always RGB uint8, upright, and never a surprise in size.
+"""Images in files, bytes and arrays: always RGB uint8, upright, and of a checked size.
 
-Pillow reads them: it knows a picture's size before decoding it, and says when a file is truncated.
+Pillow reads them: it knows the size of an image before it is decoded, and detects truncated files. Pillow
+warns of corrupt EXIF data and of large images, which do not matter here. A program that wants no such
+warnings calls `ignore_pillow_warnings`.
 """
 
 from __future__ import annotations
@@ -16,30 +18,29 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
-from pipnet.errors import ImageError
+from pipnet.errors import ImageError, one_line
 from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
 
 MAX_PIXELS = 100_000_000
-"""Pictures with more pixels than this are refused before they are decoded, unless told otherwise.
+"""Images with more pixels are refused before they are decoded, unless told otherwise."""
 
-Pillow has a limit of its own behind it, ``PIL.Image.MAX_IMAGE_PIXELS``, which is not ours to lift."""
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "TGA")
-"""What is decoded. Others would be handed to interpreters such as Ghostscript, or, as icons, be decoded
-before their size is known. JPEG includes MPO, which is no format of its own in Pillow 13."""
+"""Formats that are decoded. Pillow would pass others to interpreters such as Ghostscript, or decode them
+before their size is known (icons). JPEG includes MPO, which is not a separate format in Pillow 13."""
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     *(".png", ".bmp", ".webp", ".gif", ".avif"),
     *(".tif", ".tiff", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
 }
-"""What counts as a picture in a folder."""
-NOT_READ = {
+"""Suffixes of the files in a folder that are read as images."""
+UNSUPPORTED_SUFFIXES = {
     *(".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 }
-"""Endings of pictures that cannot be read here."""
+"""Suffixes of images that cannot be read."""
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
+_TO_UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
     4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
@@ -48,18 +49,21 @@ _UPRIGHT = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
-"""By EXIF's orientation. Pillow's ``exif_transpose`` writes EXIF anew, and fails where any of it is odd."""
-# Sizes are checked here, and odd EXIF does not matter. For all time: `catch_warnings` is not for threads.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+"""By EXIF orientation. Pillow's ``exif_transpose`` rewrites all of EXIF, and fails on malformed tags."""
+
+
+def ignore_pillow_warnings() -> None:
+    """Ignore all warnings of Pillow. It changes global state: only programs should call it."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
-    """A picture file as RGB: EXIF orientation applied, alpha dropped, 16 bits scaled to 8.
+    """Return an image file as RGB: EXIF orientation is applied, alpha is dropped, 16 bits are scaled to 8.
 
-    Of an animated picture the first frame is read.
+    The first frame of an animation is read.
 
     Raises:
-        ImageError: missing, empty, truncated, not a picture, or more than ``max_pixels``.
+        ImageError: missing, empty, truncated, not an image, or more than ``max_pixels``.
     """
     path = Path(path)
     try:
@@ -68,102 +72,43 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be read: {_one_line(error)}") from None
+        raise ImageError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
 def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
-    """As `read_image`, of a picture file's content; errors call it ``name``.
+    """Return the content of an image file as RGB, see `read_image`. Error messages call it ``name``.
 
     Raises:
-        ImageError: empty, truncated, not a picture, or more than ``max_pixels``.
+        ImageError: empty, truncated, not an image, or more than ``max_pixels``.
     """
     return _read(io.BytesIO(content), name, max_pixels)
 
 
-def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
-    try:
-        with PIL.Image.open(file, formats=_FORMATS) as picture:
-            return _decode(picture, max_pixels)
-    except PIL.UnidentifiedImageError:
-        empty = file.seek(0, os.SEEK_END) == 0
-        known = f"not a picture that can be read: {', '.join(_FORMATS)}"
-        raise ImageError(f"{name}: {'empty file' if empty else known}") from None
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except PIL.Image.DecompressionBombError:
-        raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
-    except MemoryError:  # says nothing of the file
-        raise
-    except Exception as error:  # decoders of damaged files raise whatever they like
-        raise ImageError(f"{name}: cannot be read: {_one_line(error)}") from None
-
-
 def image_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture as people see it, turned as its camera says; only its head is read.
+    """Return width and height of an image, EXIF orientation applied. Only the file header is read.
 
     Raises:
-        ImageError: missing, or not a picture.
+        ImageError: missing, or not an image.
     """
     try:
-        with PIL.Image.open(path, formats=_FORMATS) as picture:
-            width, height = picture.size  # of a TIFF already turned
-            lies = picture.format != "TIFF" and _orientation(partial(_exif_in_head, picture)) in {5, 6, 7, 8}
+        with PIL.Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size  # Pillow applies the orientation of TIFF itself
+            swap = image.format != "TIFF" and _orientation(partial(_header_exif, image)) in {5, 6, 7, 8}
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except Exception as error:  # as in `read_image`: damaged heads raise whatever they like
-        raise ImageError(f"{path}: not a picture: {' '.join(str(error).split())}") from None
-    return (height, width) if lies else (width, height)
-
-
-def _exif_in_head(picture: PIL.Image.Image) -> PIL.Image.Exif:
-    """EXIF of the head of a file: Pillow would decode a whole PNG for what may stand behind its pixels."""
-    exif = PIL.Image.Exif()
-    exif.load(picture.info.get("exif", b""))
-    return exif
-
-
-def _orientation(exif: Callable[[], PIL.Image.Exif]) -> int:
-    """How a picture lies; 1, upright, where EXIF is damaged."""
-    try:
-        return int(exif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # as in `_read`
-        return 1
-
-
-def _decode(picture: PIL.Image.Image, max_pixels: int) -> Image:
-    """A Pillow image, perhaps not decoded yet, as RGB uint8."""
-    width, height = picture.size
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
-    if not width * height:
-        raise ImageError(f"no pixels: {width} x {height}")
-    picture.load()  # which turns a TIFF
-    turn = _UPRIGHT.get(_orientation(picture.getexif))
-    upright = picture if turn is None else picture.transpose(turn)  # either would copy
-    if upright.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel: Pillow would cut, not scale
-        values = np.nan_to_num(np.asarray(upright, dtype=np.float32))
-        highest = values.max(initial=0)
-        most = np.percentile(values, 99) if values.size else 0  # a few pixels may be brighter than white
-        top = next(top for top in (1, 255, 65535, np.inf) if most <= top)
-        top = 65535 if upright.mode.startswith("I;16") else highest if top == np.inf else top
-        gray = values / top * 255
-        rgb = np.repeat(gray.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-        return np.ascontiguousarray(rgb)
-    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # decoders raise any exception on corrupt files
+        raise ImageError(f"{path}: not an image: {one_line(error)}") from None
+    return (height, width) if swap else (width, height)
 
 
 def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
-    """Whatever a user calls a picture as RGB: a path, a Pillow image, or an array, which is copied.
+    """Return a path, a PIL image or a copy of an array as an RGB image.
 
-    Arrays are taken as RGB (height, width, 3), RGBA (height, width, 4) or gray (height, width), of
-    uint8, uint16 (scaled) or bool; floats are refused, since nobody can tell their range.
+    Arrays are RGB (height, width, 3), RGBA (height, width, 4) or gray (height, width), of uint8, uint16
+    (scaled) or bool. Floats are refused: their range is unknown.
 
     Raises:
-        ImageError: none of these, or no pixels, or more than ``max_pixels``.
+        ImageError: none of these, no pixels, or more than ``max_pixels``.
     """
     if isinstance(source, (str, os.PathLike)):
         return read_image(source, max_pixels)
@@ -172,17 +117,99 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
             return _decode(source, max_pixels)
         except (ImageError, MemoryError):
             raise
-        except Exception as error:  # as in `read_image`: it may not be decoded yet
-            raise ImageError(f"the PIL image cannot be read: {_one_line(error)}") from None
+        except Exception as error:  # it may be decoded only now
+            raise ImageError(f"the PIL image cannot be read: {one_line(error)}") from None
     if not isinstance(source, np.ndarray):
-        raise ImageError(f"a picture is a path, a PIL image or an RGB array, not {type(source).__name__}")
-    picture = _array_to_rgb(source)
-    height, width = picture.shape[:2]
-    if not picture.size:
-        raise ImageError(f"the picture has no pixels: shape {picture.shape}")
-    if height * width > max_pixels:
+        raise ImageError(f"an image is a path, a PIL image or an RGB array, not {type(source).__name__}")
+    image = _array_to_rgb(source)
+    height, width = image.shape[:2]
+    _check_size(width, height, max_pixels)
+    return image
+
+
+def write_image(path: str | os.PathLike[str], image: Image) -> None:
+    """Write an image atomically, in the format of the file's suffix.
+
+    Raises:
+        ImageError: the suffix is unknown, or the format does not support this size.
+        WriteError: the file cannot be written.
+    """
+    path, content = Path(path), io.BytesIO()
+    image_format = PIL.Image.registered_extensions().get(path.suffix.lower())
+    if image_format is None:
+        raise ImageError(
+            f"{path}: cannot be written: {path.suffix!r:.20} is not an image suffix: use .jpg or .png"
+        )
+    try:
+        PIL.Image.fromarray(image).save(content, image_format, quality=92)
+    except (OSError, ValueError, KeyError) as error:
+        height, width = image.shape[:2]
+        reason = f"{one_line(error)} ({width} x {height} pixels as {image_format})"
+        raise ImageError(f"{path}: cannot be written: {reason}") from None
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
+    try:
+        with PIL.Image.open(file, formats=_FORMATS) as image:
+            return _decode(image, max_pixels)
+    except PIL.UnidentifiedImageError:
+        is_empty = file.seek(0, os.SEEK_END) == 0
+        reason = "empty file" if is_empty else f"not an image of a supported format: {', '.join(_FORMATS)}"
+        raise ImageError(f"{name}: {reason}") from None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except PIL.Image.DecompressionBombError:
+        raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
+    except MemoryError:  # not an error of the file
+        raise
+    except Exception as error:  # decoders raise any exception on corrupt files
+        raise ImageError(f"{name}: cannot be read: {one_line(error)}") from None
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
         raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
-    return picture
+    if not width * height:
+        raise ImageError(f"no pixels: {width} x {height}")
+
+
+def _header_exif(image: PIL.Image.Image) -> PIL.Image.Exif:
+    """Return the EXIF data of the file header; for EXIF after the pixels Pillow would decode a whole PNG."""
+    exif = PIL.Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif
+
+
+def _orientation(exif: Callable[[], PIL.Image.Exif]) -> int:
+    """Return the EXIF orientation; 1 (upright) if EXIF is corrupt."""
+    try:
+        return int(exif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # decoders raise any exception on corrupt files
+        return 1
+
+
+def _decode(image: PIL.Image.Image, max_pixels: int) -> Image:
+    """Return a Pillow image, which may not be decoded yet, as RGB uint8."""
+    _check_size(*image.size, max_pixels)
+    image.load()  # this applies the orientation of a TIFF
+    transpose = _TO_UPRIGHT.get(_orientation(image.getexif))
+    upright = image if transpose is None else image.transpose(transpose)  # each of these would copy otherwise
+    if upright.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel, which Pillow would clip instead of scale
+        return _deep_gray_to_rgb(upright)
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))
+
+
+def _deep_gray_to_rgb(image: PIL.Image.Image) -> Image:
+    """Return a gray image of 16 or 32 bits as RGB; white of 32 bits is guessed: 1, 255, 65535 or maximum."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+    highest = np.percentile(values, 99)  # a few pixels may be brighter than white
+    white = next((white for white in (1, 255, 65535) if highest <= white), values.max())
+    if image.mode.startswith("I;16"):
+        white = 65535
+    gray = (values / white * 255).clip(0, 255).astype(np.uint8)
+    return np.repeat(gray[..., None], 3, axis=2)
 
 
 def _array_to_rgb(array: np.ndarray) -> Image:
@@ -191,32 +218,11 @@ def _array_to_rgb(array: np.ndarray) -> Image:
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
-        raise ImageError(f"a picture array must be uint8 (or uint16 or bool), not {array.dtype}")
+        raise ImageError(f"an image array must be uint8, uint16 or bool, not {array.dtype}")
     if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
+        array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ImageError(f"a picture array must have shape (height, width, 3), not {array.shape}")
+        raise ImageError(f"an image array must have shape (height, width, 3), not {array.shape}")
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
     return np.array(array[..., :3], order="C")
-
-
-def write_image(path: str | os.PathLike[str], image: Image) -> None:
-    """Write a picture, whole or not at all; the ending decides the format.
-
-    Raises:
-        ImageError: the format is unknown, or knows no picture of this size.
-        WriteError: the file cannot be written.
-    """
-    path, content = Path(path), io.BytesIO()
-    kind = PIL.Image.registered_extensions().get(path.suffix.lower())
-    if kind is None:
-        raise ImageError(f"{path}: cannot be written: no picture ends in {path.suffix!r:.20}")
-    try:
-        PIL.Image.fromarray(image).save(content, kind, quality=92)
-    except (OSError, ValueError, KeyError) as error:
-        height, width = image.shape[:2]
-        reason = f"{_one_line(error)} ({width} x {height} pixels as {kind})"
-        raise ImageError(f"{path}: cannot be written: {reason}") from None
-    with atomic_write(path) as partial:
-        partial.write_bytes(content.getbuffer())

@@ -1,1 +1,1 @@
-"""Moving pictures: files and cameras, frame by frame."""
+"""Video files and cameras: reading, tracking, smoothing, writing and preview."""

@@ -1,14 +1,14 @@
-"""Steady landmarks of a camera, which must be given at once: pose and shape are smoothed apart.
+"""Smoothing of landmarks with earlier frames only, as for a camera. Pose and shape are smoothed separately.
 
-A head moves as a whole, and goes on as it moved: its pose is predicted from its speed and corrected by what
-is found, an alpha-beta filter. How much it is corrected depends on the mean of the last errors of the
-prediction (Trigg and Leach, 1967): noise, and cameras that show a frame twice, err to and fro, which averages
-out; a head that speeds up or stops errs in one direction for some frames and is soon followed. So there is
-hardly any lag.
+A head moves as a rigid body with inertia. Its pose is predicted from its velocity and corrected by the
+measured pose: an alpha-beta filter. The gain of the correction depends on the mean of the recent prediction
+errors (Trigg and Leach, 1967). Noise, and cameras that repeat frames, cause errors of alternating direction,
+which average out. A head that accelerates or stops causes errors in one direction, and the filter follows
+within a few frames. Therefore there is hardly any lag.
 
-What remains, the shape within the face, moves little, and comes back: the One-Euro filter (Casiez, Roussel,
-Vogel, CHI 2012), a low pass whose cut-off frequency rises with speed. Errors and speeds are in face sizes, so
-that settings hold for faces of any size.
+The remaining movement, of the shape within the face, is small. It is smoothed by the One-Euro filter (Casiez,
+Roussel, Vogel, CHI 2012), a low-pass filter with a cutoff frequency that rises with velocity. Errors and
+velocities are in face sizes, so that the settings apply to faces of any size.
 """
 
 from __future__ import annotations
@@ -22,24 +22,35 @@ from jaxtyping import Float, Float32, Float64
 from pipnet.errors import PipnetError
 from pipnet.geometry import affine, similarity
 
+_POSE_POINTS = np.array([[-0.5, 0.0], [0.5, 0.0]])
+"""Two points of the mean face, ear to ear, that represent its pose."""
+_STEEPNESS = 3
+"""Steepness of the transition from `AlphaBetaConfig.min_gain` to full correction."""
+_ABSOLUTE_ERROR_WEIGHT = 0.4
+"""Weight of the mean absolute error, besides the mean error: errors of alternating direction that the filter
+itself causes would cancel out in the latter."""
+_VELOCITY_GAIN = 1.4
+"""Gain of the velocity, relative to critical damping (Benedict and Bordner, 1962)."""
+
 
 @dataclass(frozen=True)
 class AlphaBetaConfig:
-    """Settings of the filter of the pose. Shares are those of a 25th of a second."""
+    """Settings of the filter of the pose. Gains are for a time step of 1/25 second."""
 
-    rest: float = 0.25
-    """Share of an error that is corrected where nothing surprises: lower is steadier."""
-    surprise: float = 0.04
-    """Mean error at which half of what is left is corrected too, in face sizes."""
-    memory: float = 0.3
-    """Share that the newest error has in that mean."""
-    farthest: float = 0.04
-    """The smoothed pose is never farther from the one found than this, in face sizes."""
+    min_gain: float = 0.25
+    """Fraction of a small error that is corrected: lower values smooth more."""
+    error_scale: float = 0.04
+    """Mean error at which half of the remaining fraction is corrected too, in face sizes."""
+    error_gain: float = 0.3
+    """Weight of the newest error in the mean error."""
+    max_shift: float = 0.04
+    """Maximum shift of the smoothed pose from the measured one, in face sizes."""
 
     def __post_init__(self) -> None:
-        if not (0 < self.rest <= 1 and 0 < self.memory <= 1 and self.surprise > 0 and self.farthest >= 0):
+        gains_in_range = 0 < self.min_gain <= 1 and 0 < self.error_gain <= 1
+        if not (gains_in_range and self.error_scale > 0 and self.max_shift >= 0):
             raise PipnetError(
-                "smoothing needs shares in (0, 1], a surprise above 0, a farthest of at least 0"
+                "AlphaBetaConfig needs gains in (0, 1], an error_scale above 0, and a max_shift of at least 0"
             )
 
 
@@ -48,156 +59,147 @@ class OneEuroConfig:
     """Settings of the filter of the shape."""
 
     cutoff: float
-    """Cut-off frequency of what stands still, in Hz: lower is steadier and slower to follow."""
+    """Cutoff frequency at rest, in Hz: lower values smooth more and follow more slowly."""
     beta: float
-    """How much the cut-off frequency rises for each face size a second of speed."""
-    speed_cutoff: float = 3.0
-    """Cut-off frequency of the measured speed itself, in Hz."""
+    """Increase of the cutoff frequency for each face size a second of velocity."""
+    velocity_cutoff: float = 3.0
+    """Cutoff frequency of the filter of the measured velocity, in Hz."""
 
     def __post_init__(self) -> None:
-        if not (self.cutoff > 0 and self.beta >= 0 and self.speed_cutoff > 0):
-            raise PipnetError("smoothing needs cut-off frequencies above 0 and a beta of at least 0")
+        if not (self.cutoff > 0 and self.beta >= 0 and self.velocity_cutoff > 0):
+            raise PipnetError("OneEuroConfig needs cutoff frequencies above 0 and a beta of at least 0")
 
 
 @dataclass(frozen=True)
 class CausalSmoother:
-    """Settings for a face."""
+    """Settings of the smoothing; `FaceSmoother` holds the state for one face."""
 
     pose: AlphaBetaConfig = AlphaBetaConfig()
-    """Of where the face is, how large and how turned in the picture."""
+    """Filter of the position, size and rotation of the face in the image."""
     shape: OneEuroConfig = OneEuroConfig(0.5, 5.0)
-    """Of the landmarks within the face."""
+    """Filter of the landmarks within the face."""
 
 
 class AlphaBetaFilter:
-    """An alpha-beta filter of some points that move together."""
+    """An alpha-beta filter with adaptive gain, for points that move together."""
 
-    def __init__(self, settings: AlphaBetaConfig) -> None:
-        self.settings = settings
+    def __init__(self, config: AlphaBetaConfig) -> None:
+        self.config = config
         self._time = 0.0
         self._points: Float64[np.ndarray, "points 2"] | None = None
-        self._speed = self._error = np.zeros((0, 2))
-        self._swing = 0.0
+        self._velocity = self._mean_error = np.zeros((0, 2))
+        self._mean_absolute_error = 0.0
 
     def __call__(
         self, points: Float[np.ndarray, "points 2"], time: float, size: float
     ) -> Float64[np.ndarray, "points 2"]:
-        """The next points, smoothed.
+        """Return the next points, smoothed.
 
         Args:
-            points: in any unit.
+            points: measured points, in any unit.
             time: seconds; later than the last.
-            size: of the face in that unit, to measure errors in.
+            size: size of the face in the same unit, for the errors.
         """
         if self._points is None:
             self._time, self._points = time, points.astype(np.float64)
-            self._speed = self._error = np.zeros(points.shape)
+            self._velocity = self._mean_error = np.zeros(points.shape)
             return self._points.copy()
-        step, settings = time - self._time, self.settings
-        expected = self._points + self._speed * step
-        error = points - expected
-        memory, rest = _share(settings.memory, step), _share(settings.rest, step)
-        self._error = self._error + memory * (error - self._error)
-        self._swing += memory * (_length(error) - self._swing)
-        surprise = (_length(self._error) + _TO_AND_FRO * self._swing) / (size * settings.surprise)
-        alpha = rest + (1 - rest) / (1 + max(surprise, 1e-6) ** -_STEEP)
-        self._speed = self._speed + _DAMPING * alpha**2 / (2 - alpha) * error / step
-        behind = (1 - alpha) * error
-        self._points = points - behind * min(1.0, settings.farthest * size / max(_length(behind), 1e-9))
+        step, config = time - self._time, self.config
+        error = points - (self._points + self._velocity * step)
+        error_gain, min_gain = _gain(config.error_gain, step), _gain(config.min_gain, step)
+        self._mean_error = self._mean_error + error_gain * (error - self._mean_error)
+        self._mean_absolute_error += error_gain * (_mean_length(error) - self._mean_absolute_error)
+        total_error = _mean_length(self._mean_error) + _ABSOLUTE_ERROR_WEIGHT * self._mean_absolute_error
+        relative_error = total_error / (size * config.error_scale)
+        alpha = min_gain + (1 - min_gain) / (1 + max(relative_error, 1e-6) ** -_STEEPNESS)
+        self._velocity = self._velocity + _VELOCITY_GAIN * alpha**2 / (2 - alpha) * error / step
+        shift = (1 - alpha) * error
+        self._points = points - shift * min(1.0, config.max_shift * size / max(_mean_length(shift), 1e-9))
         self._time = time
         return self._points.copy()
 
 
 class OneEuroFilter:
-    """The filter of some points, all at once."""
+    """The One-Euro filter, for several points."""
 
-    def __init__(self, settings: OneEuroConfig) -> None:
-        self.settings = settings
+    def __init__(self, config: OneEuroConfig) -> None:
+        self.config = config
         self._time = 0.0
         self._points: Float64[np.ndarray, "points 2"] | None = None
-        self._speed: Float64[np.ndarray, "points 2"] | None = None
+        self._velocity = np.zeros((0, 2))
 
     def __call__(
         self, points: Float[np.ndarray, "points 2"], time: float, size: float
     ) -> Float64[np.ndarray, "points 2"]:
-        """The next points, smoothed.
+        """Return the next points, smoothed.
 
         Args:
-            points: in any unit.
+            points: measured points, in any unit.
             time: seconds; later than the last.
-            size: of the face in that unit, to measure speeds in.
+            size: size of the face in the same unit, for the velocities.
         """
-        if self._points is None or self._speed is None:
-            self._time, self._points, self._speed = time, points.astype(np.float64), np.zeros(points.shape)
+        if self._points is None:
+            self._time, self._points, self._velocity = time, points.astype(np.float64), np.zeros(points.shape)
             return self._points.copy()
-        step, settings = time - self._time, self.settings
-        speed = (points - self._points) / (step * size)
-        self._speed += _weight(np.asarray(settings.speed_cutoff), step) * (speed - self._speed)
-        # One cut-off a point, from the length of its velocity: x and y are not told apart.
-        cutoff = settings.cutoff + settings.beta * np.linalg.norm(self._speed, axis=1, keepdims=True)
-        self._points += _weight(cutoff, step) * (points - self._points)
+        step, config = time - self._time, self.config
+        velocity = (points - self._points) / (step * size)
+        self._velocity += _low_pass_gain(np.asarray(config.velocity_cutoff), step) * (
+            velocity - self._velocity
+        )
+        # One cutoff frequency a point, from the magnitude of its velocity, for x and y alike.
+        cutoff = config.cutoff + config.beta * np.linalg.norm(self._velocity, axis=1, keepdims=True)
+        self._points += _low_pass_gain(cutoff, step) * (points - self._points)
         self._time = time
         return self._points.copy()
 
 
 class FaceSmoother:
-    """The filters of one face."""
+    """The state of the filters of one face."""
 
-    def __init__(self, settings: CausalSmoother, mean_face: Float[np.ndarray, "landmarks 2"]) -> None:
-        """Start with nothing.
+    def __init__(self, config: CausalSmoother, mean_face: Float[np.ndarray, "landmarks 2"]) -> None:
+        """Start without landmarks.
 
         Args:
-            settings: of both filters.
-            mean_face: the model's; poses are similarities from it. Its own size and place do not matter.
+            config: settings of both filters.
+            mean_face: the model's mean face, at any size and position; poses are similarities from it.
         """
-        self._pose, self._shape = AlphaBetaFilter(settings.pose), OneEuroFilter(settings.shape)
-        centerd = mean_face - mean_face.mean(axis=0)
-        self._mean = centerd / np.ptp(centerd, axis=0).max()
-        self._time: float | None = None
+        self._pose, self._shape = AlphaBetaFilter(config.pose), OneEuroFilter(config.shape)
+        centered = mean_face - mean_face.mean(axis=0)
+        self._mean_face = centered / np.ptp(centered, axis=0).max()
+        self._time = -np.inf
         self._last: Float32[np.ndarray, "landmarks 2"] | None = None
 
     def __call__(
         self, points: Float32[np.ndarray, "landmarks 2"], time: float
     ) -> Float32[np.ndarray, "landmarks 2"]:
-        """The next frame's landmarks, smoothed.
+        """Return the next frame's landmarks, smoothed.
 
         Args:
-            points: in pixels of the picture.
-            time: seconds; a frame that is no later than the last one changes nothing.
+            points: predicted landmarks, in pixels.
+            time: seconds. If it is not later than the last one, the last result is returned.
         """
-        if self._last is not None and self._time is not None and time <= self._time:
+        if self._last is not None and time <= self._time:
             return self._last
         self._time = time
-        pose = similarity(self._mean, points)
+        pose = similarity(self._mean_face, points)
         size = max(float(np.sqrt(abs(np.linalg.det(pose[:, :2])))), 1e-6)
-        steady = similarity(_ENDS, self._pose(affine(_ENDS, pose), time, size))
-        back = np.asarray(cv2.invertAffineTransform(pose), dtype=np.float64)
-        shape = self._shape(affine(points, back), time, 1.0)
-        self._last = affine(shape, steady).astype(np.float32)
+        smooth_pose = similarity(_POSE_POINTS, self._pose(affine(_POSE_POINTS, pose), time, size))
+        inverse = np.asarray(cv2.invertAffineTransform(pose), dtype=np.float64)
+        shape = self._shape(affine(points, inverse), time, 1.0)
+        self._last = affine(shape, smooth_pose).astype(np.float32)
         return self._last
 
 
-_ENDS = np.array([[-0.5, 0.0], [0.5, 0.0]])
-"""Two points of the mean face, from ear to ear, that stand for its pose."""
-_STEEP = 3
-"""How suddenly surprise takes over."""
-_TO_AND_FRO = 0.4
-"""What errors that average out count all the same: without it the filter's own swinging would go unseen."""
-_DAMPING = 1.4
-"""Gain of the speed, over the one that just does not swing (Benedict and Bordner, 1962)."""
+def _mean_length(vectors: Float64[np.ndarray, "points 2"]) -> float:
+    return float(np.linalg.norm(vectors, axis=1).mean())
 
 
-def _length(moves: Float64[np.ndarray, "points 2"]) -> float:
-    """How far points move on the mean."""
-    return float(np.linalg.norm(moves, axis=1).mean())
+def _gain(gain: float, step: float) -> float:
+    """Return the gain for a time step in seconds from that for 1/25 second."""
+    return 1 - float((1 - gain) ** (25 * step))
 
 
-def _share(of_a_25th: float, step: float) -> float:
-    """The share of a step of so many seconds."""
-    return 1 - float((1 - of_a_25th) ** (25 * step))
-
-
-def _weight(cutoff: Float64[np.ndarray, "..."], step: float) -> Float64[np.ndarray, "..."]:
-    """How much of the way to the new value is gone in a step of so many seconds."""
+def _low_pass_gain(cutoff: Float64[np.ndarray, "..."], step: float) -> Float64[np.ndarray, "..."]:
+    """Return the gain of a first-order low-pass filter, for a cutoff in Hz and a time step in seconds."""
     ratio = 2 * np.pi * cutoff * step
     return np.asarray(ratio / (ratio + 1))

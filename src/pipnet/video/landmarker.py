@@ -1,4 +1,4 @@
-"""Landmarks of all frames of a video file, or of a camera's latest frames, tracked and smoothed."""
+"""Tracked and smoothed landmarks of the faces of a video file or a camera."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ class FrameFaces(NamedTuple):
     """A frame and its faces."""
 
     frame: Frame
-    """Image, time in seconds, number."""
     faces: FaceLandmarks
-    """As of an image, see `TrackedFaces` for its boxes."""
+    """The same as for an image, except for the boxes: see `TrackedFaces`."""
     track_ids: list[int]
-    """Each face's number, the same in all frames."""
+    """ID of each face, the same in all frames."""
     detected: bool
     """Whether the detector ran on this frame."""
 
 
 class VideoLandmarker:
-    """Finds, tracks and smooths the landmarks of a video's faces.
+    """Detects and tracks the faces of a video, and smooths their landmarks.
 
     Example::
 
@@ -54,29 +53,29 @@ class VideoLandmarker:
         """Load a model.
 
         Args:
-            model: a landmarker, or a model's name, file, folder or hub id.
-            detect_every: search for new faces every so many frames; between, known ones are tracked.
-            smooth: smooth the landmarks, in a file by the frames before and after (`SavgolSmoother`), of a camera
-                by those before (`CausalSmoother`); False gives them as predicted in each frame.
-            options: as of `FaceLandmarker`, for a model by name.
+            model: a landmarker, or a model's name, file, folder or hub ID.
+            detect_every: number of frames between two runs of the detector; faces are tracked in all frames.
+            smooth: smooth the landmarks: those of a file with the frames before and after (`SavgolSmoother`),
+                those of a camera with the frames before (`CausalSmoother`).
+            options: options of `FaceLandmarker`; only if ``model`` is not a landmarker.
 
         Raises:
-            PipnetError, TypeError: as of `FaceLandmarker`.
+            PipnetError, TypeError: see `FaceLandmarker`.
         """
         if isinstance(model, FaceLandmarker) and options:
-            raise TypeError("options are for models by name: this landmarker has its own")
+            raise TypeError(f"pass {', '.join(options)} to the FaceLandmarker: it is loaded already")
         self.landmarker = model if isinstance(model, FaceLandmarker) else FaceLandmarker(model, **options)
         self.detect_every, self.smooth = detect_every, smooth
 
     def stream(self, source: int | str | os.PathLike[str]) -> Iterator[FrameFaces]:
-        """Return the faces of each frame.
+        """Return the faces of each frame of a video file, or of the latest frames of a live source.
 
         Args:
-            source: a file, of which every frame is given; or a camera's number, a device, a pipe or an address, of
-                which frames that come while one is worked on are dropped, see `LiveReader`.
+            source: a video file, of which no frame is dropped; or a camera number, device, pipe or address,
+                of which frames that arrive during processing are dropped, see `LiveReader`.
 
         Raises:
-            VideoError: it cannot be read. A live source is opened for the first frame, and raises then.
+            VideoError: it cannot be read. A live source is opened at the first frame, and raises then.
             MissingExtraError: PyAV is not installed.
         """
         if isinstance(source, int) or is_live(source):
@@ -84,12 +83,12 @@ class VideoLandmarker:
         return self.track(VideoReader(source), is_live=False)
 
     def track(self, frames: Iterable[Frame], is_live: bool) -> Generator[FrameFaces, None, None]:
-        """Return the faces of each of some frames.
+        """Return the faces of each frame.
 
         Args:
-            frames: such as a `VideoReader`.
-            is_live: give each frame at once; else each waits for the frames of the next quarter of a second, for
-                smoothing.
+            frames: the frames, such as a `VideoReader`.
+            is_live: return each frame without delay. Otherwise smoothing delays each frame by a quarter of a
+                second of video.
 
         Raises:
             PipnetError: ``detect_every`` is less than 1.
@@ -101,11 +100,11 @@ class VideoLandmarker:
 
 
 _TimedFaces = tuple[float, dict[int, Float32[np.ndarray, "landmarks 2"]]]
-"""The time of a frame, and its faces' landmarks by track ID."""
+"""The time of a frame, and the landmarks of its faces by track ID."""
 
 
 def smooth_frames(frames: Iterable[FrameFaces], smoother: SavgolSmoother) -> Iterator[FrameFaces]:
-    """Return the same frames with smoothed landmarks, each as soon as the frames that it waits for have come."""
+    """Return the frames with smoothed landmarks, each as soon as all frames within its reach are known."""
     waiting: deque[FrameFaces] = deque()
     window: deque[_TimedFaces] = deque()
     for newest in frames:
@@ -118,15 +117,13 @@ def smooth_frames(frames: Iterable[FrameFaces], smoother: SavgolSmoother) -> Ite
 
 
 def _smooth_frame(frame: FrameFaces, window: deque[_TimedFaces], smoother: SavgolSmoother) -> FrameFaces:
-    """Return a frame with smoothed landmarks, and drop from the window what is too old for later frames."""
+    """Return a frame with smoothed landmarks, and drop frames from the window that are too old for it."""
     now, reach = frame.frame.time, smoother.reach
     while window[0][0] < now - reach:
         window.popleft()
     points = frame.faces.points.copy()
     for i, track_id in enumerate(frame.track_ids):
-        near = [
-            (time, faces[track_id]) for time, faces in window if track_id in faces and time <= now + reach
-        ]
-        paths, times = np.array([path for _, path in near]), np.array([time - now for time, _ in near])
-        points[i] = smoother(frame.faces.points[i], paths, times)
+        times = [time for time, faces in window if track_id in faces and time <= now + reach]
+        path = [faces[track_id] for time, faces in window if track_id in faces and time <= now + reach]
+        points[i] = smoother(frame.faces.points[i], np.array(path), np.array(times) - now)
     return frame._replace(faces=replace(frame.faces, points=points))

@@ -1,4 +1,4 @@
-"""A page for the browser of this machine that shows the newest picture of a video that is worked on."""
+"""A web page on this machine that shows the latest frame of a video during processing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -20,8 +19,8 @@ import cv2
 from pipnet.errors import PipnetError
 from pipnet.geometry import Image
 
-_SPAN = 2.0
-"""Seconds over which frames a second are counted."""
+_RATE_WINDOW = 2.0
+"""Seconds over which the frame rate is averaged."""
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -31,31 +30,32 @@ _PAGE = """<!doctype html>
   img {{ display: block; max-width: 100%; max-height: 85vh; background: #222; }}
   p {{ display: flex; gap: 1rem; align-items: center; }}
 </style>
-<img src="pictures" alt="the newest picture, with landmarks">
-<p><button id="stop">Stop</button> <span id="words">{title}</span></p>
+<img src="frames" alt="the latest frame, with landmarks">
+<p><button id="stop">Stop</button> <span id="status">{title}</span></p>
 <script>
-  const words = document.getElementById("words"), stop = document.getElementById("stop");
-  async function ask() {{
+  const status = document.getElementById("status"), stop = document.getElementById("stop");
+  async function update() {{
     try {{
-      words.textContent = await (await fetch("words")).text();
-      setTimeout(ask, 500);
+      status.textContent = await (await fetch("status")).text();
+      setTimeout(update, 500);
     }} catch {{
       stop.disabled = true;
-      words.textContent = "It has ended.";
+      status.textContent = "The video has ended.";
     }}
   }}
-  ask();
+  update();
   stop.onclick = () => fetch("stop", {{method: "POST"}});
 </script>
 </html>
 """
+_TEXT = "text/plain; charset=utf-8"
 
 
 class Preview:
     """Serves the page until it is closed.
 
-    Only this machine can reach it, and only who knows its address, which cannot be guessed: pictures of a
-    camera are not for other users, nor for other pages in the browser.
+    The page can be reached only from this machine, and only with its address, which contains a random token:
+    frames of a camera must not be visible to other users of the machine, nor to other pages in the browser.
 
     Example::
 
@@ -66,21 +66,21 @@ class Preview:
     """
 
     def __init__(self, title: str, port: int = 0) -> None:
-        """Begin to serve, without a picture.
+        """Start the server, without a frame.
 
         Args:
-            title: of the page.
-            port: of this machine; any free one if 0.
+            title: title of the page.
+            port: port on this machine; any free one if 0.
 
         Raises:
-            PipnetError: the port cannot be had.
+            PipnetError: the port cannot be used.
         """
         self.stopped = False
-        """Whether somebody pressed the button."""
+        """Whether the button on the page was pressed."""
         self._title, self._path = title, f"/{secrets.token_urlsafe(9)}/"
         self._changed = threading.Condition()
         self._image: Image | None = None
-        self._words = ""
+        self._status = ""
         self._times: deque[float] = deque()
         self._closed = False
         try:
@@ -88,48 +88,49 @@ class Preview:
         except OSError as error:
             raise PipnetError(f"port {port} cannot be used: {error.strerror}") from None
         except OverflowError:
-            raise PipnetError(f"no port {port}: they go from 1 to 65535") from None
+            raise PipnetError(f"no port {port}: use 1 to 65535") from None
         self.address = f"http://127.0.0.1:{self._server.server_port}{self._path}"
-        """Where the page is."""
+        """Address of the page."""
         threading.Thread(target=self._server.serve_forever, name="preview", daemon=True).start()
 
-    def show(self, image: Image, words: str) -> None:
-        """Show the next picture; it is encoded only where somebody looks.
+    def show(self, image: Image, status: str) -> None:
+        """Show a frame. It is encoded only if a browser shows the page.
 
         Args:
-            image: RGB; not to be changed afterwards.
-            words: stand below it, after the frames a second.
+            image: RGB; must not be modified afterwards.
+            status: text below the image, after the frame rate.
         """
         now = time.monotonic()
         self._times.append(now)
-        while self._times[0] < now - _SPAN:
+        while self._times[0] < now - _RATE_WINDOW:
             self._times.popleft()
-        span = now - self._times[0]
-        rate = f"{(len(self._times) - 1) / span:.1f} frames a second, " if span else ""
+        window = now - self._times[0]
+        rate = f"{(len(self._times) - 1) / window:.1f} frames a second, " if window else ""
         with self._changed:
-            self._image, self._words = image, rate + words
+            self._image, self._status = image, rate + status
             self._changed.notify_all()
 
     def answer(self, method: str, path: str) -> tuple[str, Iterator[bytes]] | None:
-        """What a browser gets: the kind and the content, piece by piece; None where there is nothing."""
-        match method, path.removeprefix(self._path) if path.startswith(self._path) else None:
+        """Return content type and content of the response to a request; None for an unknown path."""
+        if not path.startswith(self._path):
+            return None
+        match method, path.removeprefix(self._path):
             case "GET", "":
-                return "text/html; charset=utf-8", iter(
-                    [_PAGE.format(title=html.escape(self._title)).encode()]
-                )
-            case "GET", "words":
-                return "text/plain; charset=utf-8", iter([self._words.encode()])
-            case "GET", "pictures":
-                return "multipart/x-mixed-replace; boundary=picture", self._pictures()
+                page = _PAGE.format(title=html.escape(self._title))
+                return "text/html; charset=utf-8", iter([page.encode()])
+            case "GET", "status":
+                return _TEXT, iter([self._status.encode()])
+            case "GET", "frames":
+                return "multipart/x-mixed-replace; boundary=frame", self._frames()
             case "POST", "stop":
                 self.stopped = True
-                return "text/plain; charset=utf-8", iter([b"stopped"])
+                return _TEXT, iter([b"stopped"])
         return None
 
-    def _pictures(self) -> Iterator[bytes]:
-        """Each newest picture as a JPEG; browsers put one in the place of the last."""
+    def _frames(self) -> Iterator[bytes]:
+        """Yield each latest frame as a JPEG part, which replaces the last one in the browser."""
         shown = None
-        yield b"--picture\r\n"
+        yield b"--frame\r\n"
         while True:
             with self._changed:
                 while self._image is shown and not self._closed:
@@ -138,12 +139,12 @@ class Preview:
                     return
                 shown = self._image
             content = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes()
-            # The next boundary at once: some browsers show a picture only when they have seen it.
-            head = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
-            yield head.encode() + content + b"\r\n--picture\r\n"
+            # The next boundary follows at once: some browsers show an image only after they received it.
+            header = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
+            yield header.encode() + content + b"\r\n--frame\r\n"
 
     def close(self) -> None:
-        """Serve no longer."""
+        """Stop the server."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -153,38 +154,32 @@ class Preview:
     def __enter__(self) -> Preview:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Carries the answers of a preview; one object a request, in a thread of its own."""
+    """Sends the responses of a preview; one object a request, each in a thread."""
 
-    def __init__(self, preview: Preview, *request: Any) -> None:
+    def __init__(self, preview: Preview, *arguments: Any) -> None:
         self._preview = preview
-        super().__init__(*request)
+        super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_POST(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
-        found = self._preview.answer(self.command, self.path)
-        if found is None:
+        response = self._preview.answer(self.command, self.path)
+        if response is None:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        kind, pieces = found
-        with contextlib.suppress(ConnectionError):  # the browser left
+        content_type, parts = response
+        with contextlib.suppress(ConnectionError):  # the browser closed the page
             self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", kind)
+            self.send_header("Content-Type", content_type)
             self.send_header("Cache-Control", "no-store")
             self.end_headers()
-            for piece in pieces:
-                self.wfile.write(piece)
+            for part in parts:
+                self.wfile.write(part)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (its name there)
-        """Say nothing: standard error is for what the user should know."""
+    do_POST = do_GET  # noqa: N815  (the name in the base class)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the name in the base class)
+        """Log nothing: standard error is for messages to the user."""

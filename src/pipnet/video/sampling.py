@@ -1,9 +1,9 @@
-"""Some frames of a video as pictures: what self-training learns from."""
+"""Frames of a video as image files, for self-training."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from pathlib import Path
 
 from pipnet.errors import VideoError
@@ -12,39 +12,43 @@ from pipnet.io.image import write_image
 from pipnet.progress import track
 from pipnet.video.reader import VideoReader
 
-_EVERY = 1.0
-"""Seconds between two frames; nearer ones show the same face in the same pose."""
+_log = logging.getLogger(__name__)
+_INTERVAL = 1.0
+"""Seconds between two frames; closer ones show the same face in the same pose."""
 
 
 def sample_frames(video: Path, folder: Path) -> list[Path]:
-    """Write a frame of each second of a video as pictures, or find those that were written before.
+    """Write one frame of each second of a video as an image file, unless an earlier call did.
 
     Args:
-        video: the video.
-        folder: where its own folder of pictures is put; it appears whole or not at all.
+        video: the video file. Of a corrupt one the readable frames are written, with a warning.
+        folder: the parent folder; a subfolder for this video is created in it atomically.
+
+    Returns:
+        The image files.
 
     Raises:
-        VideoError: missing, or without a frame that can be read. A damaged one gives what it has.
+        VideoError: the video is missing or has no readable frame.
         WriteError: the folder cannot be written.
     """
     try:
-        facts = video.stat()
+        stat = video.stat()
     except FileNotFoundError:
         raise VideoError(f"{video}: no such file") from None
     except OSError as error:
         raise VideoError(f"{video}: cannot be read: {error.strerror}") from None
-    which = f"{video.resolve()} {facts.st_size} {facts.st_mtime_ns}"  # another file of this name is another
-    own = folder / f"{video.stem}-{hashlib.sha256(which.encode()).hexdigest()[:8]}"
-    if not own.is_dir():
-        with atomic_write(own) as partial:
-            partial.mkdir()
-            reader, due = VideoReader(video), 0.0
+    key = f"{video.resolve()} {stat.st_size} {stat.st_mtime_ns}"  # changes if the file is replaced
+    target = folder / f"{video.stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if not target.is_dir():
+        with atomic_write(target) as temporary:
+            temporary.mkdir()
+            reader, next_time = VideoReader(video), 0.0
             for frame in track(reader, reader.frames, f"frames of {video.name}"):
-                if frame.time >= due:
-                    write_image(partial / f"{frame.number:06d}.png", frame.image)
-                    due = frame.time + _EVERY
+                if frame.time >= next_time:
+                    write_image(temporary / f"{frame.number:06d}.png", frame.image)
+                    next_time = frame.time + _INTERVAL
             if reader.damage:
-                print(f"{video}: damaged: {reader.damage}", file=sys.stderr)  # noqa: T201
-            if not any(partial.iterdir()):
-                raise VideoError(f"{video}: no frame can be read")
-    return sorted(own.glob("*.png"))
+                _log.warning("%s: corrupt video: %s", video, reader.damage)
+            if not any(temporary.iterdir()):
+                raise VideoError(f"{video}: no readable frame")
+    return sorted(target.glob("*.png"))

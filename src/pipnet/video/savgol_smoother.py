@@ -1,9 +1,9 @@
-"""Steady landmarks where the next frames are at hand, as in a file: no lag, and no guess at what comes.
+"""Smoothing of landmarks with the frames before and after, as in a file: no lag.
 
-Each landmark's path through the frames before and after is fitted by a polynomial in time, near frames
-weighing more, and takes the polynomial's place (Savitzky and Golay, 1964; Cleveland, 1979). A curve of the
-fourth degree follows a head that turns round within a few frames; what jumps to and fro from frame to frame
-averages out. A camera's newest frame has none after it: see `pipnet.video.causal_smoother` for that.
+A polynomial in time is fitted to each landmark's path through the frames before and after, with larger
+weights for closer frames, and its value replaces the landmark (Savitzky and Golay, 1964; Cleveland, 1979). A
+polynomial of degree 4 follows a head that changes direction within a few frames, while noise from frame to
+frame averages out. For a camera, where the next frames are unknown, see `pipnet.video.causal_smoother`.
 """
 
 from __future__ import annotations
@@ -18,48 +18,51 @@ from pipnet.errors import PipnetError
 
 @dataclass(frozen=True)
 class SavgolSmoother:
-    """Settings of the fit."""
+    """A Savitzky-Golay filter for frames at any times."""
 
     width: float = 0.12
-    """Standard deviation of the frames' weights, in seconds: more is steadier and rounds quick moves off."""
+    """Standard deviation of the frames' Gaussian weights, in seconds. Larger values smooth more, and flatten
+    fast movements."""
     degree: int = 4
-    """Of the polynomial; less where there are fewer than twice as many frames."""
-    farthest: float = 0.04
-    """Smoothed landmarks are never farther on the mean from those found than this, in face sizes: where a cut
-    or a leap lies between frames, there is no path."""
+    """Degree of the polynomial; lower if there are fewer than twice as many frames."""
+    max_shift: float = 0.04
+    """Maximum mean shift of the smoothed landmarks from the predicted ones, in face sizes: across a cut in
+    the video, a path would be wrong."""
 
     def __post_init__(self) -> None:
-        if not (self.width > 0 and self.degree >= 0 and self.farthest >= 0):
-            raise PipnetError("looking ahead needs a width above 0, a degree and a farthest of at least 0")
+        if not (self.width > 0 and self.degree >= 0 and self.max_shift >= 0):
+            raise PipnetError(
+                "SavgolSmoother needs a width above 0, and a degree and max_shift of at least 0"
+            )
 
     @property
     def reach(self) -> float:
-        """Seconds before and after a frame within which others have a say in it."""
+        """Seconds before and after a frame within which other frames influence it."""
         return 2 * self.width
 
     def __call__(
         self,
-        found: Float32[np.ndarray, "landmarks 2"],
-        near: Float32[np.ndarray, "frames landmarks 2"],
+        points: Float32[np.ndarray, "landmarks 2"],
+        path: Float32[np.ndarray, "frames landmarks 2"],
         times: Float[np.ndarray, " frames"],
     ) -> Float32[np.ndarray, "landmarks 2"]:
-        """A face's landmarks in one frame, smoothed.
+        """Return the smoothed landmarks of a face in one frame.
 
         Args:
-            found: what was found in it, in pixels of the frame.
-            near: what was found in it and in the frames around it, within `reach`.
-            times: of these, in seconds from it.
+            points: its landmarks in this frame, in pixels.
+            path: its landmarks in this frame and those around it, within `reach`, in pixels.
+            times: the times of the frames of the path, in seconds relative to this frame.
         """
-        away = np.tensordot(self.weights(times), near, 1) - found
-        most = self.farthest * float(np.ptp(found, axis=0).max())
-        share = min(1.0, most / max(float(np.linalg.norm(away, axis=1).mean()), 1e-9))
-        return np.asarray(found + away * share, dtype=np.float32)
+        shift = np.tensordot(self.weights(times), path, 1) - points
+        max_shift = self.max_shift * float(np.ptp(points, axis=0).max())
+        factor = min(1.0, max_shift / max(float(np.linalg.norm(shift, axis=1).mean()), 1e-9))
+        return np.asarray(points + shift * factor, dtype=np.float32)
 
     def weights(self, times: Float[np.ndarray, " frames"]) -> Float64[np.ndarray, " frames"]:
-        """What each frame adds to the polynomial's value at time 0; together 1.
+        """Return the weight of each frame in the polynomial's value at time 0; their sum is 1.
 
         Args:
-            times: of the frames, in seconds from the one that is smoothed.
+            times: the times of the frames, in seconds relative to the smoothed frame.
         """
         scaled = times / self.width
         degree = min(self.degree, (len(np.unique(times)) - 1) // 2)

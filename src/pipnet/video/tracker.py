@@ -1,8 +1,8 @@
-"""Faces that keep their identity from frame to frame.
+"""Tracking of faces through a video.
 
-The next crop of a face is cut around its landmarks in the last frame. The detector runs only when a face was lost,
-and now and then for new ones. That is faster than detecting in every frame, and steadier, since detectors' boxes
-jump and landmarks do not.
+The next crop of a face is cut around its landmarks in the last frame. The detector runs only when a face is
+lost, and at a fixed interval for new faces. That is faster than detection in every frame, and more stable,
+because the boxes of detectors are noisier than landmarks.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from pipnet.inference.tta import Prediction
 from pipnet.video.causal_smoother import CausalSmoother, FaceSmoother
 
 DETECT_EVERY = 25
-"""Frames between two searches for new faces, unless told otherwise."""
+"""Default number of frames between two runs of the detector."""
 _MIN_SCORE = 0.2
-"""Mean score below which a face is lost."""
+"""Minimum mean score of a face; below it the face is lost."""
 _MIN_SIDE = 8
 """Minimum side of a face in pixels."""
 _MIN_IOU_NEW = 0.3
-"""Minimum intersection over union of a tracked face and a detected one that are the same."""
+"""Minimum intersection over union of a detection and a tracked face to be the same face."""
 _MIN_IOU_NEXT = 0.2
-"""Minimum intersection over union of a face's boxes in two frames; beyond, it is another face, or none."""
+"""Minimum intersection over union of a face's boxes in two frames; below it the face is lost."""
 _MIN_IOU_MERGED = 0.6
-"""Minimum intersection over union of two tracks that have become one face."""
+"""Minimum intersection over union of two tracks to be the same face; the later one is dropped."""
 
 
 class TrackedFaces(NamedTuple):
     """The faces of one frame."""
 
     faces: FaceLandmarks
-    """Their landmarks. ``boxes`` are those that the detector would draw around the landmarks; ``detection_score``
-    is the detector's when it last found the face."""
+    """Their landmarks. ``boxes`` are in the detector's format, computed from the landmarks;
+    ``detection_score`` is that of the last detection of the face."""
     track_ids: list[int]
-    """Each face's number, the same in all frames; never given twice."""
+    """ID of each face, the same in all frames: 1, 2, 3, ... in order of appearance; never reused."""
     detected: bool
     """Whether the detector ran on this frame."""
 
 
 @dataclass
 class _Track:
-    """One face over time."""
+    """One tracked face."""
 
     track_id: int
-    """0 until its first landmarks say that it is a face."""
+    """0 until its first landmarks confirm that it is a face."""
     crop_box: Box
     """The box that its next crop is cut around."""
     detection_score: float
-    """The detector's, when it last found the face."""
+    """The score of its last detection."""
     smoother: FaceSmoother | None
 
 
 class FaceTracker:
-    """Follows faces through a video; one tracker a video."""
+    """Tracks the faces of one video."""
 
     def __init__(
         self,
@@ -71,9 +71,9 @@ class FaceTracker:
         """Start without faces.
 
         Args:
-            pipeline: finds them.
-            detect_every: search for new faces every so many frames; 1 detects in every frame.
-            smoother: how points are smoothed as they come; None leaves them as predicted.
+            pipeline: detects faces and predicts their landmarks.
+            detect_every: number of frames between two runs of the detector; 1 detects in every frame.
+            smoother: settings of the smoothing; None for no smoothing.
 
         Raises:
             PipnetError: ``detect_every`` is less than 1.
@@ -96,7 +96,8 @@ class FaceTracker:
         if detect:
             self._add_detections(image)
         prediction, next_boxes, kept = self._predict(image)
-        # A new detection that is no face is not one that was lost: the detector may rest.
+        # After a detection in this frame, only new detections are dropped here, so the detector need not run
+        # again.
         if not detect and len(kept) < len(self._tracks):
             detect = True
             self._tracks = [self._tracks[i] for i in kept]
@@ -111,29 +112,28 @@ class FaceTracker:
         return TrackedFaces(faces, [track.track_id for track in self._tracks], detect)
 
     def _predict(self, image: Image) -> tuple[Prediction, Float32[np.ndarray, "faces 4"], list[int]]:
-        """Return the landmarks of all tracks, the boxes of their next crops, and the tracks to keep."""
-        boxes = np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
+        """Return the landmarks of all tracks, the boxes of their next crops, and which tracks to keep."""
+        boxes = self._crop_boxes()
         prediction = self.pipeline.predict([image], [boxes])
         next_boxes = self.pipeline.around(prediction.points)
         return prediction, next_boxes, self._kept(boxes, next_boxes, prediction.scores)
 
     def _add_detections(self, image: Image) -> None:
-        """Start a track for each detected face that has none."""
+        """Start a track for each detected face that has none, and update the scores of the others."""
         self._since_detection = 0
-        found = self.pipeline.detect(image)
-        boxes = self.pipeline.adapt(found.boxes, self.pipeline.detector.box_format)
-        for box, score in zip(boxes, found.scores, strict=True):
-            tracked = np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
-            overlap = box_iou(tracked, box)
+        detections = self.pipeline.detect(image)
+        boxes = self.pipeline.adapt(detections.boxes, self.pipeline.detector.box_format)
+        mean_face = self.pipeline.model.metadata.mean_face
+        for box, score in zip(boxes, detections.scores, strict=True):
+            overlap = box_iou(self._crop_boxes(), box)
             if len(overlap) and overlap.max() >= _MIN_IOU_NEW:
                 self._tracks[int(overlap.argmax())].detection_score = float(score)
                 continue
-            self._tracks.append(_Track(0, box, float(score), self._new_smoother()))
+            smoother = FaceSmoother(self.smoother, mean_face) if self.smoother else None
+            self._tracks.append(_Track(0, box, float(score), smoother))
 
-    def _new_smoother(self) -> FaceSmoother | None:
-        if self.smoother is None:
-            return None
-        return FaceSmoother(self.smoother, self.pipeline.model.metadata.mean_face)
+    def _crop_boxes(self) -> Float32[np.ndarray, "faces 4"]:
+        return np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
 
     def _kept(
         self,
@@ -141,7 +141,7 @@ class FaceTracker:
         after: Float32[np.ndarray, "faces 4"],
         scores: Float32[np.ndarray, "faces landmarks"],
     ) -> list[int]:
-        """Return the indices of tracks that are still faces, each once: of two on one face the older one stays."""
+        """Return the indices of tracks that are still faces; of two tracks on one face, the older one."""
         kept: list[int] = []
         for i in range(len(after)):
             width, height = (after[i, 2:] - after[i, :2]).tolist()
@@ -157,7 +157,6 @@ class FaceTracker:
             if track.smoother is not None:
                 points[i] = track.smoother(points[i], time)
         scores = np.array([track.detection_score for track in self._tracks], np.float32)
-        landmark_boxes = np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
         adapter = self.pipeline.model.metadata.box_adapter(self.pipeline.detector.box_format)
-        boxes = adapter.inverse(landmark_boxes)
+        boxes = adapter.inverse(self._crop_boxes())
         return self.pipeline.build(image, prediction._replace(points=points), boxes, scores)

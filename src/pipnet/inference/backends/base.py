@@ -1,4 +1,4 @@
-"""What runs a network: the interface, and the checks that all backends share."""
+"""The interface of backends, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipnet.errors import ModelError
+from pipnet.errors import ModelError, one_line
 from pipnet.metadata import ModelMetadata
 
 _BATCH_SIZE = 64
-"""Crops a run; more only costs memory."""
+"""Crops a batch; more only costs memory."""
 OUTPUTS = ("landmarks", "scores", "vote_std")
 """Outputs of every exported graph."""
 OUTPUTS_FORMAT_1 = ("landmarks", "scores", "spread")
@@ -21,37 +21,37 @@ OUTPUTS_FORMAT_1 = ("landmarks", "scores", "spread")
 
 
 class CropLandmarks(NamedTuple):
-    """What the model says of each crop."""
+    """The landmarks that a model predicts in each crop."""
 
     points: Float32[np.ndarray, "faces landmarks 2"]
     """Fractions of the crop."""
     scores: Float32[np.ndarray, "faces landmarks"]
     """Peak of each landmark's score map, in [0, 1]."""
     vote_std: Float32[np.ndarray, "faces landmarks"]
-    """Disagreement of the votes, as a fraction of the crop."""
+    """Standard deviation of the neighbors' votes, as a fraction of the crop."""
 
 
 @runtime_checkable
 class CropModel(Protocol):
-    """Anything that finds landmarks on crops."""
+    """A model that predicts landmarks in crops."""
 
     metadata: ModelMetadata
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
-        """RGB crops at the model's size -> landmarks."""
+        """Return the landmarks of RGB crops at the model's input size."""
         ...
 
 
 def check_graph(
     path: Path, metadata: ModelMetadata, inputs: dict[str, list[int]], outputs: dict[str, list[int]]
 ) -> tuple[str, ...]:
-    """Refuse a graph whose inputs and outputs are not what its metadata says.
+    """Refuse a graph whose inputs and outputs differ from its metadata.
 
     Args:
         path: the file, for the message.
         metadata: its metadata.
-        inputs: shapes by name, without the batch.
-        outputs: the same.
+        inputs: shapes by name, without the batch dimension.
+        outputs: shapes by name, without the batch dimension.
 
     Returns:
         The names of the outputs, in the order of `CropLandmarks`.
@@ -64,7 +64,7 @@ def check_graph(
     expected = dict(zip(names, ([landmarks, 2], [landmarks], [landmarks]), strict=True))
     if inputs != {"image": [size, size, 3]} or outputs != expected:
         raise ModelError(
-            f"{path}: its graph has inputs {inputs} and outputs {outputs}, its metadata say otherwise:"
+            f"{path}: the graph has inputs {inputs} and outputs {outputs}, which differ from its metadata:"
             f" {size} px, {landmarks} landmarks"
         )
     return names
@@ -76,33 +76,32 @@ def in_batches(
     run: Callable[[UInt8[np.ndarray, "faces s s 3"]], Sequence[np.ndarray]],
     crops: UInt8[np.ndarray, "faces s s 3"],
 ) -> CropLandmarks:
-    """What a model says of any number of crops.
+    """Run a model on any number of crops, and check its outputs.
 
     Args:
-        path: its file, for the message.
-        metadata: its description.
-        run: gives landmarks, scores and spread of a batch.
-        crops: RGB, at the model's size.
+        path: the model's file, for messages.
+        metadata: the model's metadata.
+        run: returns landmarks, scores and vote standard deviations of one batch.
+        crops: RGB crops at the model's input size.
 
     Raises:
-        ModelError: it cannot be run.
+        ModelError: the model fails, or its outputs have other shapes or are not finite.
     """
     landmarks = metadata.scheme.landmarks
-    each = np.zeros((0, landmarks), np.float32)
-    parts: list[Sequence[np.ndarray]] = [(np.zeros((0, landmarks, 2), np.float32), each, each)]
+    empty = np.zeros((0, landmarks), np.float32)
+    parts: list[Sequence[np.ndarray]] = [(np.zeros((0, landmarks, 2), np.float32), empty, empty)]
     try:
         parts += [run(crops[i : i + _BATCH_SIZE]) for i in range(0, len(crops), _BATCH_SIZE)]
-    except MemoryError:
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # both backends have unrelated exceptions for each cause
-        raise ModelError(f"{path}: cannot be run: {' '.join(str(error).split()):.160}") from None
-    shapes = [(len(crops), landmarks, 2), (len(crops), landmarks), (len(crops), landmarks)]
+        raise ModelError(f"{path}: cannot be run: {one_line(error)}") from None
     try:
         points, scores, vote_std = (np.concatenate(part) for part in zip(*parts, strict=True))
     except ValueError as error:
-        raise ModelError(f"{path}: gives other shapes than its graph says: {error}") from None
-    if [points.shape, scores.shape, vote_std.shape] != shapes:
-        raise ModelError(f"{path}: gives {points.shape[0]} answers for {len(crops)} crops")
+        raise ModelError(f"{path}: returned other shapes than its graph declares: {error}") from None
+    if not len(points) == len(scores) == len(vote_std) == len(crops):
+        raise ModelError(f"{path}: returned {len(points)} predictions for {len(crops)} crops")
     if not all(np.isfinite(part).all() for part in (points, scores, vote_std)):
-        raise ModelError(f"{path}: gives landmarks that are no numbers: its weights are damaged")
+        raise ModelError(f"{path}: returned landmarks that are not finite: its weights are corrupt")
     return CropLandmarks(points, scores, vote_std)

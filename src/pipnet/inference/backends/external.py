@@ -1,95 +1,86 @@
-"""Landmark networks of other projects: an ONNX file, and a TOML file that describes it.
+"""Landmark networks of other projects: an ONNX file and a TOML file that describes it.
 
 ::
 
     model = "PFLD_GhostOne.onnx"        # relative to this file
-    scheme = "wflw"                     # what its points are
+    scheme = "wflw"                     # landmark scheme
     input_size = 112
     mean = [0.5, 0.5, 0.5]              # RGB; input is (image / 255 - mean) / std, (batch, 3, size, size)
     std = [0.5, 0.5, 0.5]
-    crop_scale = 1.2                    # side of the square crop over the longer side of the landmark box
-    crop_shift_up = 0.07                # of that side; the crop's center lies so far above the box's
+    crop_scale = 1.2                    # side of the square crop / longer side of the landmark box
+    crop_shift_up = 0.07                # how far its center lies above the box's / longer side of the box
     license = "Apache-2.0"
     source = "github.com/AnthonyF333/PFLD_GhostOne at 7061b564"
 
-The output is the one with two numbers a landmark: x and y as fractions of the crop. Such a network serves as
-a model wherever one is taken: ``pipnet evaluate peer.toml``, ``pipnet teach --teacher teacher.toml``.
+The output with two numbers a landmark is read as x and y, as fractions of the crop. Every command that takes
+a model takes such a TOML file: ``pipnet evaluate peer.toml``, ``pipnet teach --teacher teacher.toml``.
 """
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from jaxtyping import UInt8
 
-from pipnet.errors import DataError, ModelError
+from pipnet.config import split_options
+from pipnet.errors import DataError, ModelError, one_line
 from pipnet.geometry import CropConfig
-from pipnet.inference.backends.base import CropLandmarks
+from pipnet.inference.backends.base import CropLandmarks, in_batches
+from pipnet.inference.backends.onnxruntime import start_session
 from pipnet.metadata import ModelMetadata
 from pipnet.scheme import LandmarkScheme
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
 class ExternalModelConfig:
-    """What a network of another project takes and gives."""
+    """Inputs and outputs of a network of another project."""
 
     model: Path
     """Its ONNX file."""
     scheme: str
-    """What its points are: a scheme's name, or the path of its TOML file."""
+    """Landmark scheme: its name, or the path of its TOML file."""
     input_size: int
     """Side of the crop in pixels."""
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Subtracted from the RGB image in [0, 1]."""
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    """Divides the result."""
+    """Divides the result of the subtraction."""
     crop_scale: float = 1.2
     """Side of the square crop over the longer side of the landmark box."""
     crop_shift_up: float = 0.0
     """How far the crop's center lies above the box's, in longer sides of the box."""
     license: str = "unknown"
-    """What it may be used for."""
+    """License of the weights."""
     source: str = "unknown"
-    """Where it is from."""
+    """Where the weights come from."""
     teacher_weight: float = 1.0
-    """How much it counts among teachers."""
+    """Weight of its predictions among several teachers."""
     adapter: Path | None = None
     """File of a `ShapeAdapter` to the teachers' common scheme."""
 
     @classmethod
     def load(cls, path: Path) -> ExternalModelConfig:
-        """Read a TOML file. Paths in it are relative to it.
+        """Read a TOML file. Paths in it are relative to its folder.
 
         Raises:
-            ModelError: missing, no TOML, an unknown or missing key, or a value out of range.
+            ModelError: missing, malformed, an unknown or missing key, or a value out of range.
         """
         try:
             table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ModelError(f"{path}: not a readable TOML file: {error!s:.160}") from None
-        known = [field.name for field in fields(cls)]
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-                raise ModelError(f"{path}: unknown key {key!r:.80}; {hint}")
+            raise ModelError(f"{path}: not a readable TOML file: {one_line(error)}") from None
         try:
             values = {**table, "model": path.parent / table["model"]}
             if "adapter" in table:
                 values["adapter"] = path.parent / table["adapter"]
-            for key in ("mean", "std"):
-                if key in table:
-                    values[key] = tuple(float(value) for value in table[key])
-            config = cls(**values)
-            sound = (
+            for key in {"mean", "std"} & table.keys():
+                values[key] = tuple(float(value) for value in table[key])
+            config: ExternalModelConfig = split_options(values, cls)[0]
+            in_range = (
                 type(config.input_size) is int
                 and 0 < config.input_size <= 4096
                 and len(config.mean) == len(config.std) == 3
@@ -100,36 +91,31 @@ class ExternalModelConfig:
                 and 0 < config.teacher_weight < 1e6
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{path}: missing or wrong value: {error!s:.160}") from None
-        if not sound:
+            raise ModelError(f"{path}: missing or wrong value: {one_line(error)}") from None
+        if not in_range:
             raise ModelError(f"{path}: a value is out of range")
         return config
 
 
 class ExternalModel:
-    """A network of another project as a `CropModel`. It gives no scores: all are 1."""
+    """A network of another project as a `CropModel`. It has no scores: all are 1."""
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the network that a TOML file describes.
 
         Raises:
-            ModelError: the description or the network is missing, damaged, or they do not fit each other.
+            ModelError: the TOML file or the network is missing or malformed.
         """
         self.path, self.config = path, ExternalModelConfig.load(path)
         config = self.config
         if not config.model.is_file():
             raise ModelError(f"{path}: its model is missing: {config.model}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
             scheme = LandmarkScheme.load(config.scheme)
-            self._session = onnxruntime.InferenceSession(str(config.model), options, ["CPUExecutionProvider"])
         except DataError as error:
             raise ModelError(f"{path}: {error}") from None
-        except Exception as error:  # onnxruntime has its own unrelated exception for each cause
-            raise ModelError(f"{config.model}: not a usable ONNX model: {error!s:.160}") from None
+        self._session = start_session(config.model, "cpu", threads)
+        self._input_name = self._session.get_inputs()[0].name
         self.metadata = ModelMetadata(
             name=path.stem,
             scheme=scheme,
@@ -142,30 +128,19 @@ class ExternalModel:
         )
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
-        """Return the landmarks of RGB crops at the network's size, as fractions of the crop.
+        """Return the landmarks of RGB crops at the network's input size, as fractions of the crop.
 
         Raises:
-            ModelError: the network cannot be run, or gives something else.
+            ModelError: the network fails, or has no output with this number of landmarks.
         """
-        landmarks = self.metadata.scheme.landmarks
-        parts = [np.zeros((0, landmarks, 2), np.float32)]
-        parts += [self._run(crops[i : i + _BATCH]) for i in range(0, len(crops), _BATCH)]
-        points = np.concatenate(parts)
-        if not np.isfinite(points).all():
-            raise ModelError(f"{self.config.model}: gives landmarks that are not finite")
-        scores = np.ones(points.shape[:2], np.float32)
-        return CropLandmarks(points, scores, np.zeros_like(scores))
+        return in_batches(self.config.model, self.metadata, self._run, crops)
 
-    def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> np.ndarray:
+    def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mean, std = (np.array(value, np.float32) for value in (self.config.mean, self.config.std))
         images = ((crops.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2)
-        name = self._session.get_inputs()[0].name
-        try:
-            outputs = self._session.run(None, {name: np.ascontiguousarray(images)})
-        except Exception as error:  # as above
-            raise ModelError(f"{self.config.model}: cannot be run: {error!s:.160}") from None
         shape = (len(crops), self.metadata.scheme.landmarks, 2)
-        for output in outputs:
+        for output in self._session.run(None, {self._input_name: np.ascontiguousarray(images)}):
             if output.size == np.prod(shape):
-                return np.asarray(output, np.float32).reshape(shape)
+                points = np.asarray(output, np.float32).reshape(shape)
+                return points, np.ones(shape[:2], np.float32), np.zeros(shape[:2], np.float32)
         raise ModelError(f"{self.config.model}: no output with {shape[1]} points a crop")

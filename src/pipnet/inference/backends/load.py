@@ -1,4 +1,4 @@
-"""Model files, ready to run."""
+"""Loading of model files."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def load_model(path: Path, runtime: RuntimeConfig | None = None) -> CropModel:
     Args:
         path: an ``.onnx`` file exported by pipnet, or the ``.toml`` file of another project's network, see
             `pipnet.inference.backends.external`, which runs in ONNX Runtime on the CPU.
-        runtime: what runs it.
+        runtime: device, backend, precision and threads.
 
     Raises:
-        ModelError: missing, damaged, or not exported by pipnet.
-        MissingExtraError: OpenVINO is asked for and not installed.
-        PipnetError: device, backend and precision do not go together.
+        ModelError: missing, corrupt, or not exported by pipnet.
+        MissingExtraError: OpenVINO is requested and not installed.
+        PipnetError: device, backend and precision do not fit together.
     """
     runtime = runtime or RuntimeConfig()
     if path.suffix == ".toml":
@@ -33,8 +33,8 @@ def load_model(path: Path, runtime: RuntimeConfig | None = None) -> CropModel:
         backend = "openvino" if runtime.precision == "bf16" else "onnxruntime"
     if backend == "onnxruntime":
         if runtime.precision != "f32":
-            raise PipnetError("ONNX Runtime computes in f32 here; for bf16 take the backend openvino")
+            raise PipnetError("ONNX Runtime computes in f32 only: for bf16, use the backend openvino")
         return OnnxModel(path, runtime.device, runtime.threads)
     if runtime.device not in ("auto", "cpu"):
-        raise PipnetError(f"OpenVINO runs on the cpu here, not on {runtime.device}")
+        raise PipnetError(f"OpenVINO runs on the CPU only, not on {runtime.device}")
     return OpenVinoModel(path, runtime.precision, runtime.threads)

@@ -1,25 +1,25 @@
-"""The protocol of face detectors, and what they have in common."""
+"""The protocol of face detectors, and detection on a reduced copy of the image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.geometry import Box, Image
+from pipnet.geometry import Image, xywh_to_xyxy
 
-MIN_SIZE = 8
+_MIN_SIDE = 8
 """Images with a shorter side, in pixels, are not searched."""
 
 
 class Detections(NamedTuple):
-    """The faces found in an image, by descending score."""
+    """The faces detected in an image, by descending score."""
 
     boxes: Float32[np.ndarray, "faces 4"]
-    """xyxy in pixels of the image; may reach beyond it."""
+    """xyxy in pixels of the image; may extend beyond it."""
     scores: Float32[np.ndarray, " faces"]
     """The detector's confidence in [0, 1]."""
 
@@ -36,21 +36,27 @@ class FaceDetector(Protocol):
         ...
 
 
-def reduce_image(image: Image, size: int) -> tuple[Image, float]:
-    """Return the image at a longest side of at most ``size`` pixels, and original pixels per reduced pixel."""
-    height, width = image.shape[:2]
-    factor = max(height, width) / size
-    if factor <= 1:
-        return np.ascontiguousarray(image), 1.0
-    shape = (max(round(width / factor), 1), max(round(height / factor), 1))
-    small = cv2.resize(image, shape, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(small, dtype=np.uint8), factor
+def detect_reduced(
+    image: Image, size: int, detect: Callable[[Image], list[tuple[Sequence[float], float]]]
+) -> Detections:
+    """Run a detector on a reduced copy of an image.
 
+    Args:
+        image: RGB.
+        size: maximum length of the copy's longer side, in pixels.
+        detect: returns the box of each face, x, y, width and height in pixels of the copy, and its score.
 
-def to_detections(boxes: Sequence[Box], scores: Sequence[float], factor: float) -> Detections:
-    """Bring boxes of a reduced image into the original, by descending score."""
-    array, sure = np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32)
-    order = np.argsort(-sure, kind="stable")
-    # A reduced pixel k covers the original pixels from k * factor - 0.5 on.
-    scaled = (array + 0.5) * factor - 0.5
-    return Detections(scaled[order].astype(np.float32), sure[order])
+    Returns:
+        The faces, in pixels of the image.
+    """
+    factor = max(max(image.shape[:2]) / size, 1.0)
+    if factor > 1:
+        width, height = (max(round(side / factor), 1) for side in image.shape[1::-1])
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    faces = detect(np.ascontiguousarray(image)) if min(image.shape[:2]) >= _MIN_SIDE else []
+    boxes = np.array([xywh_to_xyxy(box) for box, _ in faces], np.float32).reshape(-1, 4)
+    scores = np.array([score for _, score in faces], np.float32)
+    order = np.argsort(-scores, kind="stable")
+    # Pixel k of the copy covers the pixels of the image from k * factor - 0.5 on.
+    scaled = (boxes + 0.5) * factor - 0.5
+    return Detections(scaled[order].astype(np.float32), scores[order])

