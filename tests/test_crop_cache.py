@@ -120,5 +120,5 @@ def test_face_crops_name_all_unreadable_images(small_300w, tmp_path):
     samples, _, _ = load_samples(root, "afw")
     for sample in samples[:2]:
         sample.image.write_bytes(b"no picture")
-    with pytest.raises(PipnetError, match=r"2 pictures.*image_0_1.*image_1_1"):
+    with pytest.raises(PipnetError, match=r"2 images.*image_0_1.*image_1_1"):
         FaceCrops(samples, 1.5, 200)

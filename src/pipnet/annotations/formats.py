@@ -48,7 +48,7 @@ _WRITERS: dict[str, _Writer] = {
     "pts": _Writer(write_pts_folder),
     "csv": _Writer(write_csv, subsets=True, boxes=True, names=True),
 }
-_BY_SUFFIX: dict[str, FileFormat] = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
+_BY_SUFFIX = {".json": "coco", ".xml": "cvat", ".csv": "csv", "": "pts"}
 
 
 def read_annotations(path: Path, images: Path | None = None) -> Annotations:

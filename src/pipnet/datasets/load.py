@@ -156,7 +156,7 @@ def _read_description(path: Path) -> tuple[str, dict[str, int]]:
     """Return the name of the dataset in a prepared folder, and the number of faces of each subset."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        name = table["dataset"] if "dataset" in table else table["collection"]  # until 0.1
+        name = table["dataset"] if "dataset" in table else table["collection"]  # format 1
         faces = dict(table["faces"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: not written by pipnet data prepare: {error!r}") from None

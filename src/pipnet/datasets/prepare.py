@@ -72,7 +72,8 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[SubsetReport]:
         raise DataError(f"{source}: no such folder")
     if target.is_dir() and any(target.iterdir()) and not (target / PREPARED).is_file():
         raise PipnetError(f"{target}: holds other files: choose a new or empty folder")
-    if name != "celeba" and name not in DATASETS:
+    spec = DATASETS.get(name)
+    if name != "celeba" and spec is None:
         raise DataError(f"no dataset {name[:80]!r}; there are {', '.join([*DATASETS, 'celeba'])}")
     present = find_markers(source)
     if present and name not in present:
@@ -81,11 +82,10 @@ def prepare(name: str, source: Path, target: Path) -> Iterator[SubsetReport]:
         target.mkdir(parents=True, exist_ok=True)
         counts: dict[str, int] = {}
         _write_description(target, name, source, counts)  # invalidates what an earlier run prepared
-        for subset in DATASETS[name].subsets if name in DATASETS else ("unlabeled",):
-            if name in DATASETS:
-                report = _prepare_subset(DATASETS[name], source, subset, target)
-            else:
-                report = _prepare_celeba(source, target)
+        for subset in spec.subsets if spec else ("unlabeled",):
+            report = (
+                _prepare_subset(spec, source, subset, target) if spec else _prepare_celeba(source, target)
+            )
             counts[subset] = report.faces
             _write_description(target, name, source, counts)
             yield report

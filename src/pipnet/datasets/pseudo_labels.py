@@ -106,4 +106,6 @@ def _read_row(path: Path, row: list[str], where: str, width: int, landmarks: int
         raise DataError(f"{where}: a weight is not in (0, 1]")
     points = coordinates.reshape(-1, 2).astype(np.float32)
     sample = FaceSample(path.parent / row[0], points, row[1], row[0])
-    return PseudoLabel(sample, *quality.tolist(), weights.astype(np.float32) if len(weights) else None)
+    mean_score, vote_std, label_std = quality.tolist()
+    loss_weights = weights.astype(np.float32) if len(weights) else None
+    return PseudoLabel(sample, mean_score, vote_std, label_std, loss_weights)

@@ -81,16 +81,10 @@ def _read_folder(root: Path, folder: str) -> list[FaceSample]:
         raise MissingDataError(f"{root / folder}: no .pts files")
     samples = []
     for path in annotations:
+        name = f"{folder}/{path.stem}"
         # AFW cuts several faces from one photo: NAME_1, NAME_2, ...
-        photo = re.sub(r"_\d+$", "", path.stem) if folder == "afw" else path.stem
-        samples.append(
-            FaceSample(
-                image=image_beside(path),
-                points=read_pts(path, 68),
-                name=f"{folder}/{path.stem}",
-                group=f"{folder}/{photo}",
-            )
-        )
+        photo = re.sub(r"_\d+$", "", name) if folder == "afw" else name
+        samples.append(FaceSample(image_beside(path), read_pts(path, 68), name, photo))
     return samples
 
 
