@@ -1,22 +1,21 @@
-"""How the weights that learnt from unlabeled faces were made.
+"""Make the weights that are trained on unlabeled faces.
 
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640         (resumes)
     python benchmarks/weights.py recipes/wild_mbv2.yaml --run RUN --last-width 640 --made CHECKPOINT
     python benchmarks/weights.py recipes/tiny.yaml --run RUN
 
-The second makes the lean weights from wide ones that are there.
+The second command only prunes existing wide weights.
 
-Unlabeled are all WIDER faces, whose boxes are people's, and some of LFW's pictures, whose one constant
-box is only a place to look.
+The unlabeled faces are those of WIDER, with hand-drawn boxes, and some of LFW's images, whose constant box is
+only a region to search.
 
-After the rounds the net trains on the labeled faces alone for a while: profile views are fitted by a
-model, and pseudo-labels err, so that faces like those of 300-W lose a little by them. Weights that
-began from others are then averaged with them (Wortsman et al., 2022: what was learnt anew and what was
-known before are both kept), by the share that is best on profile views of photos that nothing was
-trained on, and no worse on the validation split than the weights before. Then the last layer is made
-narrower (`pipnet.training.prune`), which costs next to nothing. On both together confidence is
-calibrated. Leaves ``NAME.safetensors`` in the run folder, which stays outside the checkout, and
-`benchmarks/weights/NAME.json`.
+After the rounds, the network is trained on the labeled faces alone for some epochs: the labels of profile
+views come from a fitted 3D model, and pseudo-labels have errors, so that faces like those of 300-W get
+slightly worse. If the training started from other weights, old and new weights are then averaged (Wortsman et
+al., 2022), with the share that is best on profile views of held-out photos and no worse on the validation
+split than the weights before. Then the last layer is pruned (`pipnet.training.prune`), at almost no loss.
+Confidence is calibrated on the validation split and the held-out profile views. Writes ``NAME.safetensors``
+into the run folder, which stays outside the checkout, and `benchmarks/weights/NAME.json`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from unlabeled import photo_of
 
 from pipnet.annotations.samples import FaceSample, split_by_group
 from pipnet.datasets.load import load_samples
@@ -45,38 +43,41 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.model.predictor import TorchModel
 from pipnet.training.calibrate import calibrate
 from pipnet.training.dataset import FaceDataset
-from pipnet.training.prune import pruned_metadata, slim
+from pipnet.training.prune import prune, pruned_metadata
 from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import round_recipe, self_train
 from pipnet.training.split import load_split
 from pipnet.training.trainer import train
+from unlabeled import photo_of
 
 HERE = Path(__file__).parent
 TUNING_EPOCHS, TUNING_RATE = 8, 0.4
-"""Of the training on labeled faces at the end; its rate is of that of the rounds."""
+"""The final training on labeled faces; its learning rate is relative to that of the rounds."""
 SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""How much of the new weights is tried."""
+"""Shares of the new weights that are tried in the average."""
 LICENSE = (
-    "research use only: trained on 300-W and 300W-LP's views of it, and on pseudo-labeled pictures of"
+    "research use only: trained on 300-W and 300W-LP's views of it, and on pseudo-labeled images of"
     " WIDER FACE and LFW, all of which are for research"
 )
 
 
 def main() -> None:
-    """Prepare what is not there yet, train, choose, calibrate, measure."""
+    """Prepare the data, train, choose, calibrate, measure; a rerun resumes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
     parser.add_argument("--run", type=Path, required=True, help="folder outside the checkout")
-    parser.add_argument("--lfw", type=int, default=1500, help="how many of LFW's pictures")
-    parser.add_argument("--last-width", type=int, help="channels to be left of the last layer")
-    parser.add_argument("--made", type=Path, help="wide weights: nothing is trained")
+    parser.add_argument("--lfw", type=int, default=1500, help="how many of LFW's images")
+    parser.add_argument("--last-width", type=int, help="channels of the pruned last layer")
+    parser.add_argument("--made", type=Path, help="wide weights to prune, without training")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
     data, run = arguments.shared / "data", arguments.run
     run.mkdir(parents=True, exist_ok=True)
     flags = ["--data.root", str(data / "300w"), *arguments.flags]
-    kept_out = link_profiles(data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags))
+    held_out_photos = link_profiles(
+        data / "300w_lp_afw", run / "profiles", load_recipe(arguments.recipe, flags)
+    )
     boxes = run / "boxes.csv"
     if not boxes.is_file():
         write_unlabeled(data / "unlabelled", boxes, arguments.lfw)
@@ -86,28 +87,30 @@ def main() -> None:
     network, metadata = load_checkpoint(wide)
     faces, _, spec = load_samples(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
-    views, _, other = load_samples(data / "300w_lp_afw", None, metadata.scheme)
-    unseen = [view for view in views if photo_of(view.image.stem) in kept_out]
-    tried = {}
+    views, _, views_spec = load_samples(data / "300w_lp_afw", None, metadata.scheme)
+    held_out_views = [view for view in views if photo_of(view.image.stem) in held_out_photos]
+    averages = {}
     if recipe.initial.checkpoint is not None and arguments.made is None:
-        tried = average(network, metadata, recipe.initial.checkpoint, (held_out, spec), (unseen, other))
+        averages = average(
+            network, metadata, recipe.initial.checkpoint, (held_out, spec), (held_out_views, views_spec)
+        )
     before = measure(network, metadata, data, held_out) | {
-        "profile views": nme(network, metadata, unseen, other)
+        "profile views": nme(network, metadata, held_out_views, views_spec)
     }
     if arguments.last_width is not None:
         training = load_split(recipe).training
-        varied = FaceDataset(training, metadata.scheme, recipe.crop, metadata.input_size, recipe.augment)
-        network = slim(network, arguments.last_width, recipe.model.neighbors, varied)
+        augmented = FaceDataset(training, metadata.scheme, recipe.crop, metadata.input_size, recipe.augment)
+        network = prune(network, arguments.last_width, recipe.model.neighbors, augmented)
         metadata = pruned_metadata(metadata, network)
-    calibration = calibrate(TorchModel(network, metadata), [*held_out, *unseen])
+    calibration = calibrate(TorchModel(network, metadata), [*held_out, *held_out_views])
     metadata = replace(metadata, name=recipe.name, license=LICENSE, calibration=calibration)
     weights = run / f"{recipe.name}.safetensors"
     save_checkpoint(weights, network, metadata)
     result = {
-        "validation and profile views by share of the new weights": tried,
+        "validation and profile views by share of the new weights": averages,
         "nme, wide": before,
         "nme": measure(network, metadata, data, held_out)
-        | {"profile views": nme(network, metadata, unseen, other)},
+        | {"profile views": nme(network, metadata, held_out_views, views_spec)},
         "training": metadata.training,
         "commit": _commit(),
         "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
@@ -138,7 +141,7 @@ Faces = tuple[Sequence[FaceSample], DatasetSpec]
 def average(
     network: PIPNet, metadata: ModelMetadata, before: Path, held_out: Faces, views: Faces
 ) -> dict[str, tuple[float, float]]:
-    """Put the best mean of the weights before and after into the network; NMEs in % of all tried."""
+    """Load the best average of old and new weights into the network; return the NMEs in % of all averages."""
     new = {key: value.clone() for key, value in network.state_dict().items()}
     old = load_checkpoint(before)[0].state_dict()
     mixed = {
@@ -149,49 +152,49 @@ def average(
     for share, state in mixed.items():
         network.load_state_dict(state)
         tried[share] = (nme(network, metadata, *held_out), nme(network, metadata, *views))
-    sound = [share for share, (validation, _) in tried.items() if validation <= tried[0.0][0]]
-    network.load_state_dict(mixed[min(sound, key=lambda share: tried[share][1])])
+    no_worse = [share for share, (validation, _) in tried.items() if validation <= tried[0.0][0]]
+    network.load_state_dict(mixed[min(no_worse, key=lambda share: tried[share][1])])
     return {str(share): errors for share, errors in tried.items()}
 
 
 def measure(
     network: PIPNet, metadata: ModelMetadata, data: Path, held_out: Sequence[FaceSample]
 ) -> dict[str, float]:
-    """NME in percent from true boxes, on 300-W's validation split, Common, and WFLW as 68 points."""
+    """Return NMEs in percent with true boxes on 300-W's validation split, Common, and WFLW as 68 points."""
     common, _, spec = load_samples(data / "300w", "common")
-    wflw, _, other = load_samples(data / "wflw", None, metadata.scheme, for_evaluation=True)
+    wflw, _, wflw_spec = load_samples(data / "wflw", None, metadata.scheme, for_evaluation=True)
     return {
         "validation": nme(network, metadata, held_out, spec),
         "common": nme(network, metadata, common, spec),
-        "wflw": nme(network, metadata, wflw, other),
+        "wflw": nme(network, metadata, wflw, wflw_spec),
     }
 
 
 def nme(network: PIPNet, metadata: ModelMetadata, samples: Sequence[FaceSample], spec: DatasetSpec) -> float:
-    """In percent, from true boxes."""
+    """Return the NME in percent with true boxes."""
     landmarker = FaceLandmarker(TorchModel(network, metadata))
     return round(100 * float(evaluate(landmarker, decoded(samples), spec).nmes.mean()), 4)
 
 
 def link_profiles(source: Path, target: Path, recipe: Recipe) -> set[str]:
-    """A folder of the views of photos that are not validated on; the numbers of those that are."""
-    own = load_split(recipe)
-    kept_out = {photo_of(s.image.stem) for s in own.validation if s.name.startswith("afw/")}
+    """Link the views of training photos into a folder; return the numbers of the validation photos."""
+    validation = load_split(recipe).validation
+    held_out_photos = {photo_of(s.image.stem) for s in validation if s.name.startswith("afw/")}
     target.mkdir(exist_ok=True)
     for label in sorted(source.glob("*.pts")):
         for file in (label, label.with_suffix(".jpg")):
-            if photo_of(label.stem) not in kept_out and not (target / file.name).is_symlink():
+            if photo_of(label.stem) not in held_out_photos and not (target / file.name).is_symlink():
                 (target / file.name).symlink_to(file.resolve())
-    return kept_out
+    return held_out_photos
 
 
-def write_unlabeled(source: Path, table: Path, of_lfw: int) -> None:
-    """One table of both collections, which says what their boxes are."""
-    nowhere = table.parent / "frames"
-    wider = [replace(face, kind="face") for face in load_unlabeled(source / "wider", nowhere)]
-    lfw = load_unlabeled(source / "lfw", nowhere)
-    chosen = np.random.default_rng(0).permutation(len(lfw))[:of_lfw]
-    write_boxes(table, [*wider, *(replace(lfw[i], kind="rough") for i in sorted(chosen.tolist()))])
+def write_unlabeled(source: Path, table: Path, lfw_count: int) -> None:
+    """Write one table of both datasets, with their box formats."""
+    frames = table.parent / "frames"  # not used: there are no videos
+    wider = [replace(face, box_format="face") for face in load_unlabeled(source / "wider", frames)]
+    lfw = load_unlabeled(source / "lfw", frames)
+    chosen = sorted(np.random.default_rng(0).permutation(len(lfw))[:lfw_count].tolist())
+    write_boxes(table, [*wider, *(replace(lfw[i], box_format="region") for i in chosen)])
 
 
 def _commit() -> str:

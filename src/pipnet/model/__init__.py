@@ -1,1 +1,1 @@
-"""The network: backbone -> neck -> head, and the neighbors it votes with. Needs torch."""
+"""The network: backbone -> neck -> head. Needs torch, all but `pipnet.model.config`."""

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors, with what the model is in the metadata. Nothing is ever unpickled."""
+"""Checkpoints: weights as safetensors, with `ModelMetadata` in the file's metadata. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from torch import Tensor
 from pipnet.errors import ModelError, PipnetError
 from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
-from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model.config import ModelConfig
+from pipnet.model.pipnet import PIPNet
 
 
 def save_checkpoint(path: Path, model: PIPNet, metadata: ModelMetadata) -> None:
-    """Write weights and description; the file appears whole or not at all.
+    """Write weights and metadata to a file, atomically.
 
     Raises:
-        WriteError: it cannot be written.
+        WriteError: the file cannot be written.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with atomic_write(path) as partial:
         try:
             safetensors.torch.save_file(tensors, partial, {"pipnet": metadata.to_json()})
-        except safetensors.SafetensorError as error:  # what it makes of a full disk
+        except safetensors.SafetensorError as error:  # such as on a full disk
             raise OSError(str(error)) from None
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
-    """Weights by name, and the description.
+    """Return the weights by name, and the metadata.
 
     Raises:
-        ModelError: missing, damaged, or no checkpoint of pipnet.
+        ModelError: the file is missing, damaged, or not a checkpoint of pipnet.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint")
@@ -44,15 +45,15 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
     if "pipnet" not in metadata:
-        raise ModelError(f"{path}: weights of something else, not a checkpoint of pipnet")
+        raise ModelError(f"{path}: a safetensors file without metadata of pipnet, not one of its checkpoints")
     return tensors, ModelMetadata.from_json(metadata["pipnet"], str(path))
 
 
 def load_checkpoint(path: Path) -> tuple[PIPNet, ModelMetadata]:
-    """The model of a checkpoint, ready to predict.
+    """Return the network of a checkpoint, in evaluation mode, and its metadata.
 
     Raises:
-        ModelError: missing, damaged, or weights that do not fit their own description.
+        ModelError: the file is missing or damaged, or its weights do not fit its metadata.
     """
     tensors, metadata = read_checkpoint(path)
     try:
@@ -60,31 +61,31 @@ def load_checkpoint(path: Path) -> tuple[PIPNet, ModelMetadata]:
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError, AttributeError, PipnetError) as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: weights and description disagree: {reason:.200}") from None
+        raise ModelError(f"{path}: weights and metadata disagree: {reason:.200}") from None
     return model.eval(), metadata
 
 
 def start_from(model: PIPNet, path: Path) -> list[str]:
-    """Take over from a checkpoint what fits; a head for other landmarks starts anew.
+    """Load the weights of a checkpoint that fit; a head for other landmarks keeps its initial weights.
 
     Returns:
-        The names of the weights that were not taken over.
+        The names of the weights that were not loaded.
 
     Raises:
-        ModelError: the backbone is another one.
+        ModelError: the backbone is a different one.
     """
     tensors, metadata = read_checkpoint(path)
-    own = model.state_dict()
-    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    state = model.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in state and state[k].shape == v.shape}
     if not np.array_equal(model.mean_face, metadata.mean_face):
-        # Channels of the same number mean other landmarks, or votes for other neighbors.
+        # The same channels stand for different landmarks, or for votes for different neighbors.
         fitting = {k: v for k, v in fitting.items() if not k.startswith("head.")}
-    backbone = [k for k in own if k.startswith("backbone.")]
+    backbone = [k for k in state if k.startswith("backbone.")]
     if any(k not in fitting for k in backbone):
-        given, wanted = (
+        theirs, expected = (
             f"{config.get('backbone')}, last_width {config.get('last_width')}"
             for config in (metadata.config, vars(model.config))
         )
-        raise ModelError(f"{path}: its backbone is {given}, not {wanted}")
+        raise ModelError(f"{path}: its backbone is {theirs}, not {expected}")
     model.load_state_dict(fitting, strict=False)
-    return [k for k in own if k not in fitting]
+    return [k for k in state if k not in fitting]

@@ -1,4 +1,4 @@
-"""A network in torch behind the same small interface as an exported one: crops in, landmarks out."""
+"""A torch network with the interface of an exported model: crops in, landmarks out."""
 
 from __future__ import annotations
 
@@ -10,34 +10,32 @@ from pipnet.inference.backends.base import CropLandmarks
 from pipnet.metadata import ModelMetadata
 from pipnet.model.pipnet import PIPNet
 
-_BATCH = 64
+_BATCH_SIZE = 64
 
 
 class TorchModel:
-    """A network that finds landmarks on crops; see `pipnet.inference.tta.CropModel`."""
+    """A `pipnet.inference.backends.base.CropModel` that runs in torch, on the CPU."""
 
     def __init__(self, network: PIPNet, metadata: ModelMetadata, bf16: bool = False) -> None:
         """Wrap a network.
 
         Args:
             network: the network; it is put into evaluation mode.
-            metadata: what it is.
-            bf16: compute in bf16, several times faster where the machine does.
+            metadata: its metadata.
+            bf16: compute in bf16, several times faster on a CPU that has instructions for it.
         """
         self.network = network.eval().to(memory_format=torch.channels_last)
         self.metadata, self.bf16 = metadata, bf16
 
     @torch.no_grad()
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
-        """RGB crops at the model's size -> landmarks, in batches."""
+        """Return the landmarks of RGB crops of the model's input size, computed in batches."""
         landmarks = self.metadata.scheme.landmarks
-        parts = [(np.zeros((0, landmarks, 2)), np.zeros((0, landmarks)), np.zeros((0, landmarks)))]
-        for start in range(0, len(crops), _BATCH):
-            batch = torch.from_numpy(crops[start : start + _BATCH])
+        empty = np.zeros((0, landmarks))
+        parts: list[tuple[np.ndarray, ...]] = [(np.zeros((0, landmarks, 2)), empty, empty)]
+        for start in range(0, len(crops), _BATCH_SIZE):
+            batch = torch.from_numpy(crops[start : start + _BATCH_SIZE])
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-                found = self.network.predict(batch)
-            parts.append((found.points.numpy(), found.scores.numpy(), found.vote_std.numpy()))
-        points, scores, vote_std = (
-            np.concatenate(part).astype(np.float32) for part in zip(*parts, strict=True)
-        )
-        return CropLandmarks(points, scores, vote_std)
+                output = self.network.predict(batch)
+            parts.append(tuple(part.numpy() for part in output))
+        return CropLandmarks(*(np.concatenate(part).astype(np.float32) for part in zip(*parts, strict=True)))

@@ -1,67 +1,71 @@
-"""Augmentation: one composed warp a face, then the colors.
+"""Augmentation of training faces: one composed warp a face, then the colors.
 
-Differences from the papers' released training, each for a reason: shifts, turns and flips are
-one affine map from the picture, so that real surroundings come in instead of black; landmarks keep
-their true places, and the loss leaves out those which left the crop (the original clamps them, or trains
-on wrong cells); scale and light are added, because a detector's boxes and the world's light vary.
+Differences from the papers' released training, and their reasons: shifts, rotations and flips are one affine
+map from the image, so that real surroundings fill the crop instead of black; landmarks keep their true
+positions, and the loss leaves out those outside of the crop (the original clamps them, or trains wrong
+cells); scale and color are varied too, because detectors' boxes and lighting vary.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 from jaxtyping import Float32
 
 from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose, warp
+from pipnet.model.config import Range
 from pipnet.scheme import LandmarkScheme
+
+_Fraction = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How training faces are varied. Probabilities are per face; ``Augmentation.none()`` varies nothing."""
+    """Random changes of training faces. Probabilities are per face."""
 
-    translate: float = 0.5
+    translate: _Fraction = 0.5
     """Probability of a shift."""
-    translate_by: float = 29 / 256
-    """Largest shift along each axis, as a fraction of the crop (the papers: 29 of 256 pixels)."""
-    scale: float = 0.0
+    translate_by: _Fraction = 29 / 256
+    """Maximum shift along each axis, as a fraction of the crop (the papers: 29 of 256 pixels)."""
+    scale: _Fraction = 0.0
     """Probability of a change of size (the papers: none)."""
-    scale_by: float = 0.15
-    """Largest change of size, as a fraction of the face."""
-    rotate: float = 0.5
-    """Probability of a turn about the center of the crop."""
-    rotate_by: float = 30.0
-    """Largest turn in degrees."""
-    stretch: float = 0.0
-    """Probability of unequal changes of width and height, as of a face turned away (the papers: none)."""
-    stretch_by: float = 0.25
-    """Largest such change, as a fraction of the face; as much as one side grows, the other shrinks."""
-    flip: float = 0.5
+    scale_by: _Fraction = 0.15
+    """Maximum change of size, as a fraction of the face."""
+    rotate: _Fraction = 0.5
+    """Probability of a rotation about the center of the crop."""
+    rotate_by: Annotated[float, Range(0, 180)] = 30.0
+    """Maximum rotation in degrees."""
+    stretch: _Fraction = 0.0
+    """Probability of unequal changes of width and height, as of a face in profile (the papers: none)."""
+    stretch_by: _Fraction = 0.25
+    """Maximum such change, as a fraction of the face; one side grows as much as the other shrinks."""
+    flip: _Fraction = 0.5
     """Probability of a mirror image."""
-    occlude: float = 0.5
+    occlude: _Fraction = 0.5
     """Probability of one rectangle of one random color."""
-    occlude_by: float = 102 / 256
-    """Longest side of that rectangle, as a fraction of the crop."""
-    blur: float = 0.3
+    occlude_by: _Fraction = 102 / 256
+    """Maximum side of that rectangle, as a fraction of the crop."""
+    blur: _Fraction = 0.3
     """Probability of a Gaussian blur."""
-    blur_by: float = 5 / 256
-    """Largest standard deviation of the blur, as a fraction of the crop."""
-    grayscale: float = 0.2
-    """Probability of losing all color (not in v1)."""
-    color_jitter: float = 0.0
-    """Probability of other brightness, contrast and color balance (the papers: none)."""
-    downscale: float = 0.0
+    blur_by: _Fraction = 5 / 256
+    """Maximum standard deviation of the blur, as a fraction of the crop."""
+    grayscale: _Fraction = 0.2
+    """Probability of a grayscale image (not in arXiv v1)."""
+    color_jitter: _Fraction = 0.0
+    """Probability of a change of brightness, contrast and color balance (the papers: none)."""
+    downscale: _Fraction = 0.0
     """Probability of fewer pixels, as of a small or distant face (the papers: none)."""
-    downscale_by: float = 4.0
-    """Largest factor by which the crop is shrunk for that, before it is enlarged again."""
+    downscale_by: Annotated[float, Range(1, 100)] = 4.0
+    """Maximum factor by which the crop is shrunk for that, before it is enlarged again."""
     blank: bool = False
-    """Plain black pictures with the true labels, whatever else is set: v1's probe of the position prior."""
+    """Replace every image by black, with the true labels: v1's probe of the position prior."""
 
     @classmethod
     def none(cls) -> Augmentation:
-        """The face as it is: for validation."""
+        """Return the augmentation that changes nothing, for validation."""
         return cls(translate=0, rotate=0, flip=0, occlude=0, blur=0, grayscale=0)
 
 
@@ -74,24 +78,23 @@ def training_crop(
     augmentation: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[Image, Float32[np.ndarray, "landmarks 2"], bool]:
-    """A face as the model is trained on it.
+    """Return an augmented crop of a face.
 
     Args:
-        image: a picture, or the part of it around the face.
+        image: an image, or the part of it around the face.
         points: its landmarks in pixels of ``image``; NaN where unknown.
-        box: the crop if nothing is varied.
+        box: the crop without augmentation, xyxy in pixels of ``image``.
         size: side of the crop in pixels, S.
-        scheme: tells which landmarks change places in a mirror image.
-        augmentation: what to vary, and how much.
-        rng: all chance comes from here.
+        scheme: says which landmarks change places in a mirror image.
+        augmentation: the random changes.
+        rng: the source of all random numbers.
 
     Returns:
-        The S x S crop, the landmarks as fractions of it, also those that lie outside, and whether it is
-        mirrored.
+        The S x S crop, the landmarks as fractions of it, including those outside, and whether it is mirrored.
     """
-    (more,) = rng.spawn(1)  # for what was added later: the chances of the rest stay what they were
-    varied, mirrored = _random_affine(augmentation, size, rng, more)
-    matrix = compose(box_to_crop(box, size), varied)
+    (later,) = rng.spawn(1)  # for augmentations that were added later: older ones keep their random numbers
+    matrix, mirrored = _random_affine(augmentation, size, rng, later)
+    matrix = compose(box_to_crop(box, size), matrix)
     crop = warp(image, matrix, size)
     moved = affine(points, matrix)
     if mirrored:
@@ -99,23 +102,23 @@ def training_crop(
     if augmentation.blank:
         crop = np.zeros_like(crop)
     else:
-        crop = _random_colors(_random_downscale(crop, augmentation, more), augmentation, rng)
+        crop = _random_colors(_random_downscale(crop, augmentation, later), augmentation, rng)
     return crop, ((moved + 0.5) / size).astype(np.float32), mirrored
 
 
 def _random_affine(
-    a: Augmentation, size: int, rng: np.random.Generator, more: np.random.Generator
+    a: Augmentation, size: int, rng: np.random.Generator, later: np.random.Generator
 ) -> tuple[Affine, bool]:
-    """A random map from crop pixels to crop pixels, and whether it mirrors."""
-    # Every chance is drawn whether it is used or not: faces do not change with another face's luck.
+    """Return a random map from crop pixels to crop pixels, and whether it mirrors."""
+    # All random numbers are drawn whether they are used or not, so that the later ones do not depend on it.
     chances, amounts = rng.random(4), rng.uniform(-1, 1, 4)
     shift = amounts[:2] * a.translate_by * size * (chances[0] < a.translate)
     factor = (1 + a.scale_by) ** (amounts[2] * (chances[1] < a.scale))
     angle = np.deg2rad(a.rotate_by * amounts[3] * (chances[2] < a.rotate))
     mirrored = bool(chances[3] < a.flip)
     cos, sin = factor * np.cos(angle), factor * np.sin(angle)
-    longer = (1 + a.stretch_by) ** (more.uniform(-1, 1) * (more.random() < a.stretch))
-    linear = np.array([[cos, -sin], [sin, cos]]) * [longer, 1 / longer]
+    stretch = (1 + a.stretch_by) ** (later.uniform(-1, 1) * (later.random() < a.stretch))
+    linear = np.array([[cos, -sin], [sin, cos]]) * [stretch, 1 / stretch]
     if mirrored:
         linear = np.array([[-1.0, 0], [0, 1]]) @ linear
     center = np.full(2, (size - 1) / 2)
@@ -123,7 +126,7 @@ def _random_affine(
 
 
 def _random_downscale(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
-    """The crop as if it had been taken from farther away."""
+    """Shrink the crop and enlarge it again, as if it had been taken from farther away."""
     chance, amount = rng.random(2)
     if chance >= a.downscale:
         return crop
@@ -134,7 +137,7 @@ def _random_downscale(crop: Image, a: Augmentation, rng: np.random.Generator) ->
 
 
 def _random_colors(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
-    """Occluder, blur, light and gray, in this order, each by its chance."""
+    """Apply occluder, blur, color jitter and grayscale, in this order, each with its probability."""
     size = len(crop)
     chances = rng.random(4)
     if chances[0] < a.occlude:

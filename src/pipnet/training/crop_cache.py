@@ -1,10 +1,10 @@
-"""Decoded faces, kept on disk so that no epoch waits for JPEG.
+"""A cache of decoded faces on disk, so that no epoch waits for JPEG decoding.
 
-The cache is invisible: it holds what the pictures hold, is rebuilt when it is missing or when a picture
-or label changes, stays below a limit (the sets not used for longest go first), and may be deleted at any
-time. Where it cannot be kept, because the set is larger than the limit or the disk is full, faces are
-decoded each time. Parts of pictures are cut at whole pixels and shrunk only by whole factors, so that what
-the model sees is one bilinear warp away from the photo, with or without the cache.
+The cache never changes results: it is rebuilt when it is missing or when an image or label changes, stays
+below a size limit (the least recently used sets of faces are deleted first), and may be deleted at any time.
+Where it cannot be written, because the set is larger than the limit or the disk is full, faces are decoded
+each time. Parts of images are cut at whole pixels and reduced only by whole factors, so that the model's
+input is one bilinear warp away from the photo, with or without the cache.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -34,37 +34,38 @@ from pipnet.io.image import read_image
 _VERSION = 1
 _LIMIT_GB = 8.0
 _STALE = 3600
-"""Seconds after which a build that nobody finished is deleted."""
-_AT_ONCE = 256
-"""Faces decoded ahead of being written."""
+"""Seconds after which an unfinished build is deleted."""
+_BATCH_SIZE = 256
+"""Faces decoded before they are written."""
+_log = logging.getLogger(__name__)
 
 
 class Part(NamedTuple):
-    """The surroundings of a face: a part of its picture, perhaps shrunk by a whole factor."""
+    """A part of an image around a face, perhaps reduced by a whole factor."""
 
     image: Image
     left: int
     top: int
-    shrink: int
+    reduction: int
 
 
 class FaceCrop(NamedTuple):
-    """The surroundings of a labeled face, with its labels in pixels of it."""
+    """A part of an image around a labeled face, with the labels in pixels of the part."""
 
     image: Image
     points: Points
     face_box: Box
-    """Of the face, which crops are cut around, see `CropConfig.face_box`."""
+    """The box that crops are cut around, see `CropConfig.face_box`."""
 
 
 class FaceCrops:
-    """The surroundings of each labeled face, decoded.
+    """The decoded part of the image around each labeled face.
 
-    ``crops[i]`` is the part of picture i within ``reach`` times its face's box (see `CropConfig.box`). A part
-    much larger than ``resolution`` pixels a box is shrunk by a whole factor.
+    ``crops[i]`` is the part of image i within ``reach`` times its face's box (see `CropConfig.box`). A part
+    much larger than ``resolution`` pixels a box is reduced by a whole factor.
 
     Raises:
-        DataError: a picture cannot be read. All such pictures are named at once.
+        DataError: images cannot be read. All of them are named in one message.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class FaceCrops:
         box: Literal["landmarks", "dataset"] = "landmarks",
     ) -> None:
         self.samples = list(samples)
-        self.around = CropConfig(box=box)
+        self._box_config = CropConfig(box=box)
         self.reach = reach
         self.resolution = resolution
         self._folder = cache_folder() / "crops" / self._key()
@@ -87,25 +88,25 @@ class FaceCrops:
     def __getitem__(self, i: int) -> FaceCrop:
         return self._labeled(i, self._part(i))
 
-    def crop_box(self, i: int, rule: CropConfig) -> Box:
-        """The crop of face i in pixels of its picture, cut at the picture's border where the rule says so.
+    def crop_box(self, i: int, crop_config: CropConfig) -> Box:
+        """Return the crop of face i, xyxy in pixels of its image, clipped to the image if configured so.
 
-        The part reaches beyond every crop, so that only the picture's border can cut it.
+        The part reaches beyond every crop, so only the border of the image can clip it.
         """
         part = self._part(i)
         height, width = part.image.shape[:2]
-        box = rule(self._labeled(i, part).face_box, width, height)
+        box = crop_config(self._labeled(i, part).face_box, width, height)
         corner = np.tile([part.left, part.top], 2).astype(np.float32)
-        return box * part.shrink + (part.shrink - 1) / 2 + corner
+        return box * part.reduction + (part.reduction - 1) / 2 + corner
 
     def _labeled(self, i: int, part: Part) -> FaceCrop:
-        """A part with the labels of its face."""
-        points, given = _in_part(part, self.samples[i].points), self.samples[i].box
-        given = None if given is None else _in_part(part, given.reshape(2, 2)).ravel()
-        return FaceCrop(part.image, points, self.around.face_box(points, given))
+        """Return a part with the labels of its face."""
+        points, box = _in_part(part, self.samples[i].points), self.samples[i].box
+        box = None if box is None else _in_part(part, box.reshape(2, 2)).ravel()
+        return FaceCrop(part.image, points, self._box_config.face_box(points, box))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the pixels: a worker process opens them itself instead of getting a copy."""
+        """Leave out the pixels: a worker process opens the file itself instead of receiving a copy."""
         return {**self.__dict__, "_pixels": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -116,45 +117,45 @@ class FaceCrops:
     def _part(self, i: int) -> Part:
         if self._index is None or self._pixels is None:
             return self._cut(i)
-        start, height, width, left, top, shrink = self._index[i]
+        start, height, width, left, top, reduction = self._index[i]
         flat = self._pixels[start : start + height * width * 3]
-        return Part(np.asarray(flat).reshape(height, width, 3), left, top, shrink)
+        return Part(np.asarray(flat).reshape(height, width, 3), left, top, reduction)
 
     def _cut(self, i: int) -> Part:
         sample = self.samples[i]
         image = read_image(sample.image)
-        box = self.around.face_box(sample.points, sample.box)
+        box = self._box_config.face_box(sample.points, sample.box)
         center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
         low = np.floor(center - side * self.reach / 2).astype(int).clip(0)
         high = (np.ceil(center + side * self.reach / 2).astype(int) + 1).clip(0)
         part = image[low[1] : high[1], low[0] : high[0]]
         if not part.size:
-            raise DataError(f"{sample.name}: the landmarks lie outside {sample.image}")
-        shrink = min(max(int(side / self.resolution), 1), *part.shape[:2])
-        if shrink > 1:
-            height, width = (n - n % shrink for n in part.shape[:2])
-            small = (width // shrink, height // shrink)
+            raise DataError(f"{sample.name}: the landmarks are outside of {sample.image}")
+        reduction = min(max(int(side / self.resolution), 1), *part.shape[:2])
+        if reduction > 1:
+            height, width = (n - n % reduction for n in part.shape[:2])
+            small = (width // reduction, height // reduction)
             part = cv2.resize(part[:height, :width], small, interpolation=cv2.INTER_AREA)
-        return Part(np.ascontiguousarray(part, dtype=np.uint8), int(low[0]), int(low[1]), shrink)
+        return Part(np.ascontiguousarray(part, dtype=np.uint8), int(low[0]), int(low[1]), reduction)
 
     # -- the cache ---------------------------------------------------------------------------------
 
     def _key(self) -> str:
-        """A digest of all that the cached pixels depend on."""
+        """Return a digest of everything that the cached pixels depend on."""
         digest = hashlib.sha256(f"{_VERSION} {self.reach} {self.resolution}".encode())
         for s in self.samples:
             try:
                 stat = s.image.stat()
             except OSError:
-                continue  # named by `_build`, which reads every picture
+                continue  # `_build` reads every image and names this one
             name = f"{s.image.resolve()} {stat.st_size} {stat.st_mtime_ns}"
             digest.update(name.encode("utf-8", "surrogateescape"))
-            digest.update(self.around.face_box(s.points, s.box).tobytes() + s.points.tobytes())
+            digest.update(self._box_config.face_box(s.points, s.box).tobytes() + s.points.tobytes())
         return digest.hexdigest()[:24]
 
     def _open(self) -> tuple[list[list[int]] | None, np.memmap | None]:
-        """Index and pixels, built where they are missing or damaged; None twice where they cannot be kept."""
-        reason = "it is damaged as soon as it is written"
+        """Return index and pixels, built if missing or damaged; None twice if they cannot be kept."""
+        reason = "it is damaged right after it was written"
         for _ in range(2):
             try:
                 if not self._folder.exists():
@@ -172,46 +173,42 @@ class FaceCrops:
             except (OSError, ValueError, LookupError):
                 pass
             shutil.rmtree(self._folder, ignore_errors=True)
-        text = f"faces are decoded anew each time: nothing can be kept in {cache_folder()}: {reason}"
-        print(text, file=sys.stderr)  # noqa: T201
+        _log.warning(
+            "faces are decoded each time: the cache in %s cannot be written: %s", cache_folder(), reason
+        )
         return None, None
 
     def _build(self) -> None:
-        """Decode all faces into the folder, which appears whole or not at all.
-
-        Raises:
-            DataError: a picture cannot be read.
-            OSError: it cannot be kept.
-        """
+        """Decode all faces into the folder, atomically; an OSError means that they cannot be kept."""
         parent = self._folder.parent
         parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix="building-", dir=parent))
         try:
             index = self._write_pixels(building / "pixels.bin")
             (building / "index.json").write_text(json.dumps(index))
-            with contextlib.suppress(OSError):  # another process deletes sets too
+            with contextlib.suppress(OSError):  # another process may delete sets too
                 _evict(parent, keep=building)
-            with contextlib.suppress(OSError):  # another process was faster: its folder is as good
+            with contextlib.suppress(OSError):  # another process finished first: its folder is the same
                 building.rename(self._folder)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
     def _write_pixels(self, path: Path) -> list[list[int]]:
-        index, bad, start = [], [], 0
+        index, errors, start = [], [], 0
         with path.open("wb") as file, ThreadPoolExecutor(2) as pool:
-            for first in range(0, len(self), _AT_ONCE):
-                for part in pool.map(self._try_cut, range(first, min(first + _AT_ONCE, len(self)))):
+            for first in range(0, len(self), _BATCH_SIZE):
+                for part in pool.map(self._try_cut, range(first, min(first + _BATCH_SIZE, len(self)))):
                     if isinstance(part, PipnetError):
-                        bad.append(str(part))
+                        errors.append(str(part))
                         continue
                     height, width = part.image.shape[:2]
-                    index.append([start, height, width, part.left, part.top, part.shrink])
+                    index.append([start, height, width, part.left, part.top, part.reduction])
                     file.write(part.image.data)
                     start += part.image.size
                     if start > _limit():
-                        raise OSError(f"larger than the limit of the cache, {_limit()} bytes")
-        if bad:
-            raise DataError(f"{len(bad)} pictures cannot be used: {'; '.join(bad)}")
+                        raise OSError(f"the faces exceed the limit of {_limit():.0f} bytes")
+        if errors:
+            raise DataError(f"{len(errors)} images cannot be used: {'; '.join(errors)}")
         return index
 
     def _try_cut(self, i: int) -> Part | PipnetError:
@@ -222,13 +219,13 @@ class FaceCrops:
 
 
 def _in_part(part: Part, points: Points) -> Points:
-    """Pixels of the picture -> pixels of a part of it."""
+    """Return points in pixels of a part, of points in pixels of its image."""
     corner = np.array([part.left, part.top])
-    return np.asarray((points - corner - (part.shrink - 1) / 2) / part.shrink, dtype=np.float32)
+    return np.asarray((points - corner - (part.reduction - 1) / 2) / part.reduction, dtype=np.float32)
 
 
 def _evict(parent: Path, keep: Path) -> None:
-    """Delete what kills left behind, then the sets not used for longest until the rest fits the limit."""
+    """Delete unfinished builds, then the least recently used sets, until the others fit the limit."""
     old = time.time() - _STALE
     for folder in parent.glob("building-*"):
         if folder != keep and folder.stat().st_mtime < old:
@@ -241,9 +238,9 @@ def _evict(parent: Path, keep: Path) -> None:
 
 
 def _limit() -> float:
-    """Bytes; ``$PIPNET_CACHE_GB`` sets another number of gigabytes."""
-    given = os.environ.get("PIPNET_CACHE_GB", str(_LIMIT_GB))
+    """Return the size limit in bytes; ``$PIPNET_CACHE_GB`` sets it in gigabytes."""
+    gigabytes = os.environ.get("PIPNET_CACHE_GB", str(_LIMIT_GB))
     try:
-        return float(given) * 2**30
+        return float(gigabytes) * 2**30
     except ValueError:
-        raise PipnetError(f"PIPNET_CACHE_GB is a number of gigabytes, not {given!r}") from None
+        raise PipnetError(f"PIPNET_CACHE_GB must be a number of gigabytes, not {gigabytes!r:.80}") from None

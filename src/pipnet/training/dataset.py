@@ -17,19 +17,19 @@ from pipnet.training.crop_cache import FaceCrops
 
 
 class Example(NamedTuple):
-    """One face of a batch."""
+    """One training or validation example."""
 
     crop: UInt8[np.ndarray, "s s 3"]
     points: Float32[np.ndarray, "landmarks 2"]
     """Fractions of the crop."""
     task: int
-    """Number of what it is trained on, see `pipnet.model.heads.curriculum.TASKS`."""
+    """Number of the training task, see `pipnet.model.config.TASKS`."""
     weight: Float32[np.ndarray, " landmarks"]
     """Loss weight of each landmark; 1 for a labeled face."""
 
 
 class FaceSupervision(NamedTuple):
-    """How a face is trained on."""
+    """Training task and loss weight of a face."""
 
     task: int = 0
     """See `Example.task`."""
@@ -37,44 +37,48 @@ class FaceSupervision(NamedTuple):
     """Loss weight, of the face or of each of its landmarks."""
 
 
-class FaceDataset(Dataset[Example]):
-    """Faces as examples, varied anew in each epoch.
+FULL_SUPERVISION = FaceSupervision()
+"""The supervision of a labeled face."""
 
-    An example depends on the seed, the face and the epoch alone, never on which process makes it or on
-    what came before: that is what makes resuming exact. An index is ``epoch * len(faces) + face``.
+
+class FaceDataset(Dataset[Example]):
+    """Faces as examples, with new random augmentation in each epoch.
+
+    An example depends on the seed, the face and the epoch alone, not on the process that makes it or on
+    earlier examples, so that resuming is exact. An index is ``epoch * len(faces) + face``.
     """
 
     def __init__(
         self,
         samples: Sequence[FaceSample],
         scheme: LandmarkScheme,
-        rule: CropConfig,
+        crop_config: CropConfig,
         size: int,
         augmentation: Augmentation,
         seed: int = 0,
         supervision: Sequence[FaceSupervision] | None = None,
     ) -> None:
-        """Take the faces.
+        """Open the crop cache of the faces.
 
         Args:
             samples: the faces.
-            scheme: what their landmarks are.
-            rule: from a face's box to its crop.
+            scheme: the scheme of their landmarks.
+            crop_config: from a face's box to its crop.
             size: side of the crop in pixels.
-            augmentation: what to vary.
-            seed: all chance comes from it.
-            supervision: of each face; the full task and weight 1 if None.
+            augmentation: the random changes.
+            seed: the seed of all random numbers.
+            supervision: supervision of each face; the full task and weight 1 if None.
         """
-        self.supervision = supervision
-        self.rule, self.size, self.scheme = rule, size, scheme
+        self.supervision = [FULL_SUPERVISION] * len(samples) if supervision is None else list(supervision)
+        self.crop_config, self.size, self.scheme = crop_config, size, scheme
         self.augmentation, self.seed = augmentation, seed
-        # Room for the crop to be scaled, stretched, turned and shifted, all but never with a black corner.
+        # The margin for scale, stretch, rotation and shift, so that crops almost never have black corners.
         angle = np.deg2rad(min(augmentation.rotate_by, 45))
         stretch = 1 + (augmentation.stretch_by if augmentation.stretch else 0)
-        turned = stretch * (np.cos(angle) + np.sin(angle))
-        room = (1 + augmentation.scale_by) * (turned + 2 * augmentation.translate_by)
-        reach = round(rule.scale * float(room), 3)
-        self.crops = FaceCrops(samples, reach, max(int(size / rule.scale), 1), rule.box)
+        rotated = stretch * (np.cos(angle) + np.sin(angle))
+        margin = (1 + augmentation.scale_by) * (rotated + 2 * augmentation.translate_by)
+        reach = round(crop_config.scale * float(margin), 3)
+        self.crops = FaceCrops(samples, reach, max(int(size / crop_config.scale), 1), crop_config.box)
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -82,20 +86,19 @@ class FaceDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         epoch, face = divmod(index, len(self.crops))
         image, points, face_box = self.crops[face]
-        plain = self.rule(face_box, image.shape[1], image.shape[0])
+        box = self.crop_config(face_box, image.shape[1], image.shape[0])
         rng = np.random.default_rng([self.seed, epoch, face])
         crop, points, mirrored = training_crop(
-            image, points, plain, self.size, self.scheme, self.augmentation, rng
+            image, points, box, self.size, self.scheme, self.augmentation, rng
         )
-        task, weight = FaceSupervision() if self.supervision is None else self.supervision[face]
+        task, weight = self.supervision[face]
         weights = np.broadcast_to(np.float32(weight), len(points))
-        return Example(
-            crop, points, task, weights[self.scheme.flip_permutation] if mirrored else weights.copy()
-        )
+        order = self.scheme.flip_permutation if mirrored else slice(None)
+        return Example(crop, points, task, weights[order].copy())
 
 
 class ShuffledEpochs(Sampler[int]):
-    """All faces once an epoch, in an order that depends on the seed and the epoch alone."""
+    """Each face once in an epoch, in an order that depends on the seed and the epoch alone."""
 
     def __init__(self, faces: int, seed: int) -> None:
         self.faces, self.seed, self.epoch = faces, seed, 0

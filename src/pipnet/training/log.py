@@ -1,4 +1,4 @@
-"""What a training says while it runs: a bar on a terminal, lines elsewhere, rows and a picture on disk."""
+"""The log of a training: a progress bar on a terminal, a line an epoch, and metrics and curves on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipnet.io.atomic import write_text
 
 
 class TrainingLog:
-    """``metrics.jsonl``, one row an epoch, and the progress of the epoch that runs."""
+    """``metrics.jsonl``, one row an epoch, and the progress of the current epoch."""
 
     def __init__(self, run: Path, epochs: int, quiet: bool = False) -> None:
         require_figures()
@@ -45,7 +45,7 @@ class TrainingLog:
         self.progress.stop()
 
     def track(self, batches: Iterable[Any], total: int, epoch: int) -> Iterator[Any]:
-        """The batches of an epoch, counted on the bar."""
+        """Yield the batches of an epoch and advance the progress bar."""
         task = self.progress.add_task(f"epoch {epoch}/{self.epochs}", total=total)
         for batch in batches:
             yield batch
@@ -53,22 +53,22 @@ class TrainingLog:
         self.progress.remove_task(task)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All epochs written so far."""
+        """Return the rows of all epochs so far."""
         if not self.path.is_file():
             return []
         rows = []
         for line in self.path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a full disk or a kill
+            with contextlib.suppress(ValueError):  # a line cut off by a full disk or a kill
                 rows.append(json.loads(line))
         return rows
 
     def keep(self, epochs: int) -> None:
-        """Forget rows beyond an epoch: they were written, but their state was not."""
+        """Delete the rows of later epochs: they were written, but their state was not."""
         rows = [row for row in self.rows() if row["epoch"] <= epochs]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add an epoch's row, say it, and draw the curves anew."""
+        """Add an epoch's row, print it, and redraw the curves."""
         self.keep(row["epoch"] - 1)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -81,7 +81,7 @@ class TrainingLog:
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Loss terms and validation NME over epochs, as a picture."""
+    """Draw loss terms and validation NME over epochs."""
     epochs = [row["epoch"] for row in rows]
     figure = new_figure(9, 3.5)
     left, right = figure.subplots(1, 2)

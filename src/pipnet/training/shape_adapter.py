@@ -1,6 +1,6 @@
-"""From one labeler's meaning of the landmarks to another's: a linear map in the face's own frame.
+"""Shape adapters: from one annotator's definition of the landmarks to another's, linear in the face's shape.
 
-Datasets place the "same" point in different places: WFLW's jaw line is not 300-W's. Given faces that both
+Datasets place the "same" landmark differently: WFLW's jaw line is not 300-W's. On faces that both have
 labeled, the difference is a smooth function of the face's shape, and ridge regression on a few principal
 components of the shape predicts most of it.
 """
@@ -24,7 +24,7 @@ _RIDGE = 1.0
 
 @dataclass(frozen=True, eq=False)
 class ShapeAdapter:
-    """A fitted map between two meanings of the same landmarks."""
+    """A fitted map between two definitions of the same landmarks."""
 
     scheme: str
     """Name of the landmark scheme of both."""
@@ -35,10 +35,10 @@ class ShapeAdapter:
     deviations: Float64[np.ndarray, " components"]
     """Standard deviation of each component."""
     weights: Float64[np.ndarray, "features coordinates"]
-    """From a constant and the standardized components to the difference of the two meanings."""
+    """From a constant and the standardized components to the difference of the two definitions."""
 
     def __call__(self, points: Float[np.ndarray, "landmarks 2"]) -> Float32[np.ndarray, "landmarks 2"]:
-        """Return the points, in any frame, with the other meaning in the same frame."""
+        """Return the points by the other definition, in the same frame, of points in any frame."""
         to_mean = similarity(points.astype(np.float64), self.mean_shape)
         shape = affine(points, to_mean)
         coefficients = (shape - self.mean_shape).ravel() @ self.components / self.deviations
@@ -63,17 +63,17 @@ class ShapeAdapter:
         """
         if len(source) < components:
             raise DataError(f"{len(source)} faces are too few to fit an adapter of {components} components")
-        both = [
+        pair = [
             np.concatenate([points, (points * [-1, 1])[:, scheme.flip_permutation]]).astype(np.float64)
             for points in (source, target)
         ]
-        mean = _mean_shape(both[0])
-        maps = [similarity(points, mean) for points in both[0]]
+        mean = _mean_shape(pair[0])
+        maps = [similarity(points, mean) for points in pair[0]]
         shapes, goals = (
             np.stack([affine(points, to_mean) for points, to_mean in zip(part, maps, strict=True)]).reshape(
                 len(maps), -1
             )
-            for part in both
+            for part in pair
         )
         centered = shapes - mean.ravel()
         _, singular, directions = np.linalg.svd(centered, full_matrices=False)
@@ -89,17 +89,17 @@ class ShapeAdapter:
         """Write the map as an ``.npz`` file, atomically.
 
         Raises:
-            WriteError: it cannot be written.
+            WriteError: the file cannot be written.
         """
         with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> ShapeAdapter:
-        """Read what `save` wrote.
+        """Read a file of `save`.
 
         Raises:
-            DataError: missing, or not such a file.
+            DataError: the file is missing or not an adapter.
         """
         try:
             with np.load(path, allow_pickle=False) as file:

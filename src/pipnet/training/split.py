@@ -1,4 +1,4 @@
-"""The faces that a recipe trains on: labeled ones, split, and pseudo-labeled ones that are good enough."""
+"""The faces of a recipe: labeled faces, split, and pseudo-labeled faces that pass its limits."""
 
 from __future__ import annotations
 
@@ -16,106 +16,107 @@ from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import DataError, RecipeError
 from pipnet.geometry import tight_box
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.labeling import is_absurd
+from pipnet.training.labeling import is_implausible
 from pipnet.training.recipe import PseudoConfig, Recipe
 
-FEWEST_COMPLETE = 50
+MIN_COMPLETE = 50
+"""Minimum number of faces with all landmarks for the mean face to rest on them alone."""
 
 
 @dataclass
-class Faces:
+class Split:
     """The faces of a recipe."""
 
     training: list[FaceSample]
     validation: list[FaceSample]
     scheme: LandmarkScheme
     specs: list[DatasetSpec]
-    """The collections they are from; the first one is the recipe's own."""
+    """The datasets of the labeled faces; the first one is ``data.root``."""
     pseudo: list[PseudoLabel] = field(default_factory=list)
-    """Faces with pseudo-labels; trained on, but no part of the mean face or the detectors' fits."""
+    """Faces with pseudo-labels; they are trained on, but not used for the mean face or the box adapters."""
 
     @property
     def complete_indices(self) -> list[int]:
-        """Indices of the training faces that mean face, neighbors and detectors' fits rest on.
+        """Indices of the training faces for the mean face and the box adapters.
 
-        Those with all landmarks, so that half-labeled profile faces do not move them; all faces where fewer
-        than `FEWEST_COMPLETE` are complete.
+        These are the faces with all landmarks, so that half-labeled profile faces do not shift the mean; all
+        faces if fewer than `MIN_COMPLETE` have all landmarks.
         """
         complete = [i for i, sample in enumerate(self.training) if sample.is_complete]
-        return complete if len(complete) >= FEWEST_COMPLETE else list(range(len(self.training)))
+        return complete if len(complete) >= MIN_COMPLETE else list(range(len(self.training)))
+
+    @property
+    def complete_samples(self) -> list[FaceSample]:
+        """The training faces of `complete_indices`."""
+        return [self.training[i] for i in self.complete_indices]
 
 
-def load_split(recipe: Recipe) -> Faces:
-    """The recipe's faces, limited and split as it says.
+def load_split(recipe: Recipe) -> Split:
+    """Return the recipe's faces, with its limit and split.
 
     Raises:
-        RecipeError: no data folder given.
-        DataError: see `load_samples`.
+        RecipeError: the recipe has no data, or fewer faces than a batch.
+        DataError: see `load_samples`, or the pseudo-labels are not usable.
+        MissingExtraError: pyarrow is not installed, which reads the output of ``pipnet annotate``.
     """
     data = recipe.data
     if data.root is None:
-        raise RecipeError("no data: give --data FOLDER, or data.root in the recipe")
+        raise RecipeError("no data: use --data FOLDER, or data.root in the recipe")
     samples, scheme, spec = load_samples(
         data.root, data.subset, data.scheme, images=data.images, label_offset=data.label_offset
     )
-    specs, own = [spec], len(samples)
+    specs, first_count = [spec], len(samples)
     for path in data.also:
         as_filed = (0.0, 0.0) if data.label_offset == (0, 0) else None
         more, _, other = load_samples(path, None, scheme, label_offset=as_filed)
-        prefix = f"{other.title}/"  # names and photos of two collections are never the same
+        prefix = f"{other.title}/"  # the same name in two datasets is not the same photo
         samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
         specs.append(other)
     samples = [without_label_offset(sample) for sample in samples]
     if data.limit is not None:
-        if data.limit < 1:
-            raise RecipeError(f"data.limit must be at least 1, not {data.limit}")
         order = sorted(np.random.default_rng(recipe.seed).permutation(len(samples))[: data.limit].tolist())
-        samples, own = [samples[i] for i in order], sum(i < own for i in order)
-    # What is trained on also may be views or copies of one another, which only its own folder knows of.
-    training, validation = split_by_group(samples[:own], data.validation, seed=0)
-    training += samples[own:]
+        samples, first_count = [samples[i] for i in order], sum(i < first_count for i in order)
+    # Only the first dataset is split: the groups of further ones may not be known, and faces of one photo
+    # must not be on both sides.
+    training, validation = split_by_group(samples[:first_count], data.validation, seed=0)
+    training += samples[first_count:]
     pseudo = _pseudo_labeled(recipe.pseudo, scheme)
     count = len(training) + len(pseudo)
     if count < recipe.optim.batch_size:
         raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Faces(training, validation, scheme, specs, pseudo)
+    return Split(training, validation, scheme, specs, pseudo)
 
 
 def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
-    """The pseudo-labels of a recipe that are good enough.
-
-    Raises:
-        DataError: no such labels, unfinished ones, ones of other landmarks, or none that is good enough.
-        MissingExtraError: pyarrow is not installed, which reads what ``pipnet annotate`` wrote.
-    """
+    """Return the pseudo-labels of a recipe that pass its limits."""
     if config.labels is None:
         return []
-    limit = float("inf") if config.max_std is None else config.max_std
-    good = [
+    max_std = float("inf") if config.max_std is None else config.max_std
+    accepted = [
         label
-        for label in _all_labels(config.labels, scheme)
-        if label.mean_score >= config.min_score and max(label.vote_std, label.label_std) <= limit
+        for label in _read_labels(config.labels, scheme)
+        if label.mean_score >= config.min_score and max(label.vote_std, label.label_std) <= max_std
     ]
-    if not good:
-        raise DataError(f"{config.labels}: no face in it is good enough")
-    return good
+    if not accepted:
+        raise DataError(f"{config.labels}: no face passes pseudo.min_score and pseudo.max_std")
+    return accepted
 
 
-def _all_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
-    """Those of a table, or of a bulk job, whose detector may have found what cannot be a face."""
+def _read_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
+    """Return the labels of a table, or of a bulk job without the false detections that cannot be faces."""
     if not is_annotated(path):
         labels = read_pseudo_labels(path)
         _check_landmarks(path, len(labels[0].sample.points), scheme)
         return labels
-    found = AnnotatedFaces(path)
-    if not found.finished:
-        raise DataError(f"{path}: not finished: run its pipnet annotate again, with the same words")
-    _check_landmarks(path, found.scheme.landmarks, scheme)
-    if found.scheme.landmark_names != scheme.landmark_names:
-        raise DataError(f"{path}: its landmarks are called as those of {found.scheme.name!r}")
-    return (label for label, _ in found.read() if not is_absurd(tight_box(label.sample.points)))
+    job = AnnotatedFaces(path)
+    if not job.finished:
+        raise DataError(f"{path}: not finished: rerun its pipnet annotate with the same arguments")
+    _check_landmarks(path, job.scheme.landmarks, scheme)
+    if job.scheme.landmark_names != scheme.landmark_names:
+        raise DataError(f"{path}: its landmark names are those of scheme {job.scheme.name!r:.80}")
+    return (label for label, _ in job.read() if not is_implausible(tight_box(label.sample.points)))
 
 
-def _check_landmarks(path: Path, found: int, scheme: LandmarkScheme) -> None:
-    if found != scheme.landmarks:
-        raise DataError(f"{path}: {found} landmarks a face, the labels have {scheme.landmarks}")
+def _check_landmarks(path: Path, count: int, scheme: LandmarkScheme) -> None:
+    if count != scheme.landmarks:
+        raise DataError(f"{path}: {count} landmarks a face, but the labeled faces have {scheme.landmarks}")

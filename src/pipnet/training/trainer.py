@@ -1,23 +1,23 @@
-"""The training loop: set up, then for each epoch train, validate, save. Read it from the top.
+"""The training loop: set up, then train, validate and save each epoch. Read it from the top.
 
-Killed at any moment and resumed, a training ends with the same weights as if it had never stopped, on the
-same machine: every example depends only on (seed, epoch, face), and the state is written whole after each
-epoch.
+A training that is killed at any moment and resumed ends with the same weights as an uninterrupted one on the
+same machine: every example depends on (seed, epoch, face) alone, and the state is written atomically after
+each epoch.
 
 Started by torchrun, any number of processes train one model together. Each takes its part of every batch, so
-that the batch is the recipe's whatever their number; means and batch norm are over all of them
-(`pipnet.model.distributed`); each validates its part of the faces; the main one writes. They need the same run
-folder. What differs from one process is the order of sums, and what a network draws by chance itself, such
-as dropout.
+the batch size is the recipe's; means and batch norm are over all ranks (`pipnet.model.distributed`); each
+rank validates its part of the faces; rank zero writes. They need the same run folder. Only the order of sums
+differs from one process, and the random numbers that a network draws itself, such as for dropout.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import logging
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,161 +29,105 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import pipnet
 from pipnet.annotations.samples import FaceSample
-from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, WriteError
-from pipnet.geometry import to_fraction
+from pipnet.box_adapter import BoxAdapter
+from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError
 from pipnet.io.atomic import atomic_write, write_text
-from pipnet.metadata import ModelMetadata
-from pipnet.model.checkpoint import read_checkpoint, save_checkpoint, start_from
-from pipnet.model.distributed import (
-    mean_over_processes,
-    peer_process_failed,
-    synchronized_batch_norm,
-)
-from pipnet.model.heads.curriculum import TASKS, Supervision
-from pipnet.model.neighbors import mean_face
+from pipnet.model.checkpoint import save_checkpoint
+from pipnet.model.config import TASKS
+from pipnet.model.distributed import all_reduce_mean, is_peer_failure, sync_batch_norm
+from pipnet.model.heads.base import Supervision
 from pipnet.model.pipnet import PIPNet
 from pipnet.training.augment import Augmentation
 from pipnet.training.box_adapters import fit_box_adapters
-from pipnet.training.cpu import FastDepthwise, keep_freed_memory
-from pipnet.training.dataset import FaceDataset, FaceSupervision, ShuffledEpochs
+from pipnet.training.cpu import FastDepthwise
+from pipnet.training.dataset import FULL_SUPERVISION, FaceDataset, FaceSupervision, ShuffledEpochs
+from pipnet.training.initial_model import build_model, trained_metadata
 from pipnet.training.log import TrainingLog
 from pipnet.training.optim import build_optimizer, build_scheduler
-from pipnet.training.recipe import Recipe, differences
-from pipnet.training.runtime import build_accelerator, environment
+from pipnet.training.recipe import FORMAT, Recipe, differences
+from pipnet.training.runtime import build_accelerator, environment, training_settings
 from pipnet.training.split import load_split
 from pipnet.training.validation import face_errors
 
 STATE = "last.pt"
-"""The file in a run folder from which it resumes."""
+"""The file in a run folder from which a training resumes."""
+_log = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None = None) -> Path:
-    """Train a model and leave everything about it in the run folder.
+    """Train a model and write everything about it to the run folder.
 
     Args:
-        recipe: what to do.
-        run: its folder: merged recipe, environment, ``metrics.jsonl``, curves, last and best weights.
-        resume: go on with what the folder holds; without it the folder must hold no training.
-        max_steps: stop after this many steps, for trying things out.
+        recipe: the settings.
+        run: the folder for the merged recipe, environment, ``metrics.jsonl``, curves, last and best weights.
+        resume: continue the training in the folder; otherwise the folder must hold none.
+        max_steps: stop after this many steps, to try things out.
 
     Returns:
-        The path of the best weights (the last ones where nothing is validated).
+        The path of the best weights (the last ones if there are no validation faces).
 
     Raises:
-        RecipeError, DataError, ModelError: see there, or ``max_steps`` is below 1; nothing is lost.
-        PipnetError: the run folder cannot be written, such as on a full disk; what it held remains.
+        RecipeError: the settings do not fit the data, the run folder or the processes, or ``max_steps`` is
+            below 1.
+        DataError, ModelError: the data or the initial weights are missing or not usable.
+        PipnetError: the run folder cannot be written, such as on a full disk; its previous content remains.
     """
     if max_steps is not None and max_steps < 1:
-        raise RecipeError(f"a training has at least one step, not {max_steps}")
+        raise RecipeError(f"max_steps must be at least 1, not {max_steps}")
     try:
-        return Trainer(recipe, run, resume).fit(max_steps)
+        with training_settings():
+            return Trainer(recipe, run, resume).fit(max_steps)
     except WriteError as error:
-        raise WriteError(f"{error}; what was saved remains: --resume") from None
+        raise WriteError(f"{error}; saved files remain: continue with --resume") from None
     except OSError as error:
         reason = error.strerror or error
-        raise PipnetError(f"{error.filename or run}: {reason}; what was saved remains: --resume") from None
+        raise PipnetError(
+            f"{error.filename or run}: {reason}; saved files remain: continue with --resume"
+        ) from None
     except RuntimeError as error:
-        if not peer_process_failed(error):
+        if not is_peer_failure(error):
             raise
-        raise PipnetError("another process of this training ended, and said why; then: --resume") from None
+        raise PipnetError(
+            "another process of this training failed, see its message; then continue with --resume"
+        ) from None
 
 
 class Trainer:
     """One training: data, model and optimizer, and the loop over them."""
 
     def __init__(self, recipe: Recipe, run: Path, resume: bool = False) -> None:
-        there = [name for name in (STATE, "best.safetensors", "last.safetensors") if (run / name).exists()]
-        if there and not resume:
-            raise RecipeError(f"{run} holds a training ({there[0]}): --resume it, or choose another folder")
-        keep_freed_memory()
-        torch.manual_seed(recipe.seed)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        # Nothing here reads what was not written.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        files = [name for name in (STATE, "best.safetensors", "last.safetensors") if (run / name).exists()]
+        if files and not resume:
+            raise RecipeError(f"{run} holds a training ({files[0]}): use --resume, or choose another folder")
         self.recipe, self.run = recipe, run
         self.accelerator = build_accelerator(recipe)
-        self.faces = load_split(recipe)
+        self.split = load_split(recipe)
         run.mkdir(parents=True, exist_ok=True)
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
-        with self.accelerator.local_main_process_first():  # the others find the faces decoded
+        with self.accelerator.local_main_process_first():  # the others find the decoded faces in the cache
             self.dataset = self._training_set()
-            held_out = self.faces.validation
+            held_out = self.split.validation
             self.validation = self._dataset(held_out, Augmentation.none()) if held_out else None
-        self.model, self.metadata = self._build_model()
+        self.model, self.metadata = build_model(recipe, self.split, self.dataset)
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.sampler = ShuffledEpochs(len(self.dataset), recipe.seed)
         self.model_on_device, self.optimizer, self.loader = self.accelerator.prepare(
             self.model, self.optimizer, self._training_loader()
         )
         self.scheduler = build_scheduler(recipe.optim, self.optimizer, len(self.loader))
-        self.average = self._moving_average()
+        decay = recipe.optim.ema
+        # With warm-up, so that the weight of the random initial weights vanishes quickly.
+        self.ema = None if decay is None else ModelEmaV3(self.model, decay, use_warmup=True)
         self.epoch, self.step, self.best = 0, 0, float("inf")
         if resume:
             self._resume()
             if len(set(gather_object([self.epoch]))) > 1:
                 raise RecipeError(f"{run} is not the same folder for all processes")
-        self._write_setup()
+        if self.accelerator.is_main_process:
+            self._write_setup()
 
     # -- set up ----------------------------------------------------------------------------------
-
-    def _build_model(self) -> tuple[PIPNet, ModelMetadata]:
-        recipe, faces = self.recipe, self.faces
-        initial, config = recipe.initial, recipe.model
-        unknown = np.flatnonzero(np.isnan([s.points for s in faces.training]).any(axis=2).all(axis=0))
-        if len(unknown):
-            names = ", ".join(faces.scheme.landmark_names[i] for i in unknown)
-            raise DataError(f"no training face has the landmarks {names:.160}: leave them out of the scheme")
-        shaped = faces.complete_indices
-        boxes = [self.dataset.crops.crop_box(i, recipe.crop) for i in shaped]
-        samples = [faces.training[i] for i in shaped]
-        face = mean_face([to_fraction(s.points, box) for s, box in zip(samples, boxes, strict=True)])
-        weights = initial.folder and initial.folder / f"{config.backbone}.safetensors"
-        weights = weights if weights and weights.is_file() else None
-        pretrained = initial.pretrained and initial.checkpoint is None
-        before = [] if initial.checkpoint is None else [read_checkpoint(initial.checkpoint)[1]]
-        for metadata in before:
-            if metadata.scheme.to_dict() == faces.scheme.to_dict():
-                face = metadata.mean_face  # its head's channels are votes for the neighbors on this face
-        model = PIPNet(config, face, pretrained, weights if pretrained else None)
-        if initial.checkpoint is not None:
-            fresh = start_from(model, initial.checkpoint)
-            self._say(f"new, not from {initial.checkpoint}: {fresh or 'nothing'}")
-        metadata = ModelMetadata(
-            name=recipe.name,
-            scheme=faces.scheme,
-            crop=recipe.crop,
-            input_size=config.input_size,
-            mean_face=face,
-            config=asdict(config),
-            box_adapters=fit_box_adapters(samples, recipe.crop, self._say),
-            license="; ".join(
-                [*(spec.license for spec in faces.specs), *(f"begun from: {i.license}" for i in before)]
-            ),
-            training="; ".join(f"begun from {i.name}: {i.training}" for i in before),
-        )
-        return model.to(memory_format=torch.channels_last), metadata
-
-    def _say(self, text: str) -> None:
-        """One line on standard error, of one process."""
-        self.accelerator.print(text, file=sys.stderr)
-
-    def _described(self) -> ModelMetadata:
-        """The model's description, with what it is trained on by now, in one line."""
-        recipe, faces = self.recipe, self.faces
-        own, *others = faces.specs
-        part = recipe.data.subset or ("train" if "train" in own.subsets else "all")
-        titles = " and ".join([f"{own.title} {part}", *(other.title for other in others)])
-        pseudo = f"{len(faces.pseudo):,} with pseudo-labels, " if faces.pseudo else ""
-        length = f"{recipe.optim.epochs} epochs"
-        if self.step < recipe.optim.epochs * len(self.loader):
-            length = f"{self.step} steps of {length}"
-        line = (
-            f"{titles}: {len(faces.training):,} faces, {pseudo}"
-            f"{length}, seed {recipe.seed}, pipnet {pipnet.__version__}"
-        )
-        return replace(self.metadata, training="; ".join(filter(None, [line, self.metadata.training])))
 
     def _training_loader(self) -> DataLoader[Any]:
         recipe = self.recipe
@@ -197,14 +141,19 @@ class Trainer:
         )
 
     def _training_set(self) -> FaceDataset:
-        """The labeled faces, then those with pseudo-labels."""
-        faces, pseudo = self.faces, self.recipe.pseudo
-        supervision = [FaceSupervision()] * len(faces.training)
-        for label in faces.pseudo:
-            weights = np.ones(len(label.sample.points), np.float32) if label.weights is None else label.weights
+        """Return the labeled faces, then those with pseudo-labels."""
+        split, pseudo = self.split, self.recipe.pseudo
+        supervision = [FULL_SUPERVISION] * len(split.training)
+        for label in split.pseudo:
+            if pseudo.task == "full" and label.weights is None and not pseudo.weight_by_score:
+                supervision.append(FULL_SUPERVISION)
+                continue
+            weights = (
+                np.ones(len(label.sample.points), np.float32) if label.weights is None else label.weights
+            )
             factor = np.float32(label.mean_score if pseudo.weight_by_score else 1)
             supervision.append(FaceSupervision(TASKS.index(pseudo.task), weights * factor))
-        samples = [*faces.training, *(label.sample for label in faces.pseudo)]
+        samples = [*split.training, *(label.sample for label in split.pseudo)]
         return self._dataset(samples, self.recipe.augment, supervision)
 
     def _dataset(
@@ -213,34 +162,21 @@ class Trainer:
         augmentation: Augmentation,
         supervision: list[FaceSupervision] | None = None,
     ) -> FaceDataset:
-        recipe, scheme = self.recipe, self.faces.scheme
+        recipe, scheme = self.recipe, self.split.scheme
         size = recipe.model.input_size
         return FaceDataset(samples, scheme, recipe.crop, size, augmentation, recipe.seed, supervision)
 
-    def _moving_average(self) -> ModelEmaV3 | None:
-        decay = self.recipe.optim.ema
-        # Warmed up, so that the first weights, which know nothing, are soon forgotten.
-        return None if decay is None else ModelEmaV3(self.model, decay, use_warmup=True)
-
     def _write_setup(self) -> None:
-        if self.accelerator.is_main_process:
-            write_text(self.run / "recipe.yaml", yaml.safe_dump(self._plain_recipe(), sort_keys=False))
-            here = {**environment(), "precision": self.accelerator.mixed_precision}
-            here |= {"processes": self.accelerator.num_processes, "from epoch": self.epoch}
-            with (self.run / "environment.jsonl").open("a") as file:
-                file.write(json.dumps(here) + "\n")
-
-    @property
-    def uneven(self) -> bool:
-        """Whether faces are trained on in different ways."""
-        pseudo = self.recipe.pseudo
-        weighted = pseudo.weight_by_score or any(label.weights is not None for label in self.faces.pseudo)
-        return bool(self.faces.pseudo) and (pseudo.task != "full" or weighted)
+        write_text(self.run / "recipe.yaml", yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
+        setup = {**environment(), "precision": self.accelerator.mixed_precision}
+        setup |= {"world_size": self.accelerator.num_processes, "from_epoch": self.epoch}
+        with (self.run / "environment.jsonl").open("a") as file:
+            file.write(json.dumps(setup) + "\n")
 
     # -- fit -------------------------------------------------------------------------------------
 
     def fit(self, max_steps: int | None = None) -> Path:
-        """Train what is left to train."""
+        """Train the remaining epochs and return the path of the best weights."""
         with self.log:
             while self.epoch < self.recipe.optim.epochs and (max_steps is None or self.step < max_steps):
                 started = time.perf_counter()
@@ -251,120 +187,135 @@ class Trainer:
                 row["seconds"] = round(time.perf_counter() - started, 1)
                 self.epoch += 1
                 self._save(row)
-        self.accelerator.wait_for_everyone()  # for what the main process writes
-        # Without validation faces, or where none of them has the landmarks of the norm, none is the best.
+        self.accelerator.wait_for_everyone()  # until rank zero has written its files
+        # Without validation faces, or where none of them has the landmarks of the norm, there are no best
+        # weights.
         best = self.run / "best.safetensors"
         return best if best.exists() else self.run / "last.safetensors"
 
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
+        """Train one epoch, or until ``max_steps``, and return the mean of each term of the loss."""
         self.model_on_device.train()
         self.sampler.epoch = self.epoch
         totals: dict[str, Tensor] = {}
         batches = 0
-        for image, points, *how in self.log.track(self.loader, len(self.loader), self.epoch + 1):
-            # For dropout: the same after a resume, and not the same in each process.
-            torch.manual_seed(self.recipe.seed + 1_000_003 * self.step + self.accelerator.process_index)
-            with synchronized_batch_norm(), FastDepthwise():
-                output = self.model_on_device(image)
-            terms = self.model.loss(output, points, Supervision(*how) if self.uneven else None)
-            loss = torch.stack(list(terms.values())).sum()
-            self.accelerator.backward(loss)
-            if self.recipe.optim.clip is not None:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip)
-            self.optimizer.step()
-            self.scheduler.step()
-            self.optimizer.zero_grad()
-            if self.average is not None:
-                self.average.update(self.model, self.step)
-            self.step += 1
-            batches += 1
-            for name, term in {"loss": loss, **terms}.items():
+        for batch in self.log.track(self.loader, len(self.loader), self.epoch + 1):
+            for name, term in self._train_step(*batch).items():
                 totals[name] = totals.get(name, torch.zeros(())) + term.detach().cpu()
+            batches += 1
             if max_steps is not None and self.step >= max_steps:
                 break
         device = self.accelerator.device
-        means = {
-            name: float(mean_over_processes(total.to(device))) / batches for name, total in totals.items()
-        }
+        means = {name: float(all_reduce_mean(total.to(device))) / batches for name, total in totals.items()}
         if not np.isfinite(means["loss"]):
             raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
         return means
 
+    def _train_step(self, image: Tensor, points: Tensor, task: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Train on one batch and return the loss and its terms."""
+        # The random numbers of dropout are the same after a resume, and differ between ranks.
+        torch.manual_seed(self.recipe.seed + 1_000_003 * self.step + self.accelerator.process_index)
+        with sync_batch_norm(), FastDepthwise():
+            output = self.model_on_device(image)
+        terms = self.model.loss(output, points, Supervision(task, weight))
+        loss = torch.stack(list(terms.values())).sum()
+        self.accelerator.backward(loss)
+        if self.recipe.optim.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model, self.step)
+        self.step += 1
+        return {"loss": loss, **terms}
+
     @property
     def result(self) -> PIPNet:
-        """The weights that count: the moving average where there is one."""
-        if self.average is None:
+        """The network with the weights that are saved: the EMA weights where the recipe has them."""
+        if self.ema is None:
             return self.model
-        averaged: nn.Module = self.average.module
+        averaged: nn.Module = self.ema.module
         assert isinstance(averaged, PIPNet)
         return averaged
 
     def _validate(self) -> float | None:
-        """Mean NME of the validation faces in percent, measured as in `pipnet.evaluation`."""
+        """Return the mean NME of the validation faces in percent, measured as in `pipnet.evaluation`."""
         if self.validation is None:
             return None
-        dataset = self.validation
-        model, together = self.result.eval(), self.recipe.optim.batch_size // self.accelerator.num_processes
-        with self.accelerator.split_between_processes(list(range(len(dataset)))) as part:
+        dataset, world_size = self.validation, self.accelerator.num_processes
+        model, batch_size = self.result.eval(), self.recipe.optim.batch_size // world_size
+        with self.accelerator.split_between_processes(list(range(len(dataset)))) as indices:
             with self.accelerator.autocast():
-                own = face_errors(model, dataset, part, together, self.accelerator.device)
-            errors: list[float] = gather_object(own)
+                errors = face_errors(model, dataset, indices, batch_size, self.accelerator.device)
+            all_errors: list[float] = gather_object(errors)
         model.train()
-        measured = [error for error in errors if np.isfinite(error)]  # others lack a landmark of the norm
+        measured = [error for error in all_errors if np.isfinite(error)]  # NaN: no landmarks of the norm
         return 100 * float(np.mean(measured)) if measured else None
 
     # -- save and resume ---------------------------------------------------------------------------
 
+    @cached_property
+    def box_adapters(self) -> dict[str, BoxAdapter]:
+        """The adapters of the available detectors, fitted when weights are saved for the first time."""
+        return fit_box_adapters(self.split.complete_samples, self.recipe.crop)
+
     def _save(self, row: dict[str, Any]) -> None:
-        """Leave a whole state behind; what a kill can cut short is never what is resumed from."""
+        """Save weights, metrics and state; a resume never reads a file that a kill can cut short."""
         if not self.accelerator.is_main_process:
             return
-        whole = self.step == self.epoch * len(self.loader)
-        # Where max_steps stops within an epoch nothing goes on: it may leave weights, and spoil none.
-        counts = whole or not (self.run / STATE).exists()
-        if counts and row["nme"] is not None and row["nme"] < self.best:
+        steps = self.recipe.optim.epochs * len(self.loader)
+        metadata = trained_metadata(self.metadata, self.recipe, self.split, self.step, steps)
+        metadata = replace(metadata, box_adapters=self.box_adapters)
+        complete = self.step == self.epoch * len(self.loader)
+        # If max_steps ends a training within an epoch, no resume starts there: best weights that belong to an
+        # earlier state are kept.
+        is_candidate = complete or not (self.run / STATE).exists()
+        if is_candidate and row["nme"] is not None and row["nme"] < self.best:
             self.best = row["nme"]
-            save_checkpoint(self.run / "best.safetensors", self.result, self._described())
-        save_checkpoint(self.run / "last.safetensors", self.result, self._described())
+            save_checkpoint(self.run / "best.safetensors", self.result, metadata)
+        save_checkpoint(self.run / "last.safetensors", self.result, metadata)
         self.log.write(row)
-        if not whole:
-            return
+        if complete:
+            self._save_state()
+
+    def _save_state(self) -> None:
         state = {
             "model": self.model.state_dict(),
-            "average": self.average and self.average.module.state_dict(),
+            "average": self.ema and self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
-            "recipe": json.dumps(self._plain_recipe()),
+            "recipe": json.dumps({"format": FORMAT, **self.recipe.to_dict()}),
             "faces": self._fingerprint(),
             "mean face": self.metadata.mean_face.tolist(),
         }
         with atomic_write(self.run / STATE) as partial:
             try:
                 torch.save(state, partial)
-            except RuntimeError as error:  # what it makes of a full disk
+            except RuntimeError as error:  # such as on a full disk
                 raise OSError(f"is the disk full? {' '.join(str(error).split()):.120}") from None
 
     def _resume(self) -> None:
         path = self.run / STATE
         if not path.is_file():
-            if (self.run / "last.safetensors").exists():  # else it was killed before its first epoch ended
-                self._say(f"{path}: not there, so the training starts anew")
+            if (self.run / "last.safetensors").exists() and self.accelerator.is_main_process:
+                _log.warning("%s is missing: the training starts from the beginning", path)
             return
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            changed = differences(json.loads(state["recipe"]), self._plain_recipe())
-            if state["faces"] != self._fingerprint():
-                changed.append("its faces or their scheme")
-            elif state.get("mean face", self.metadata.mean_face.tolist()) != self.metadata.mean_face.tolist():
-                changed.append("initial.checkpoint, whose mean face it began with")
-            if not changed:
-                self._take_over(state)
+            recipe = json.loads(state["recipe"])
+            is_current = recipe.pop("format", 1) == FORMAT
+            changed = self._changes(state, recipe) if is_current else []
+            if is_current and not changed:
+                self._load_state(state)
         except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ModelError(f"{path}: cannot be resumed from: {reason:.160}") from None
+        if not is_current:
+            raise RecipeError(f"{path} is of an earlier format, convert it: pipnet migrate {self.run}")
         if changed:
             raise RecipeError(
                 f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
@@ -372,24 +323,31 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.log.keep(self.epoch)
 
-    def _take_over(self, state: dict[str, Any]) -> None:
+    def _changes(self, state: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
+        """Return what decides the result and differs from the training that a state is of."""
+        changed = differences(recipe, self.recipe.to_dict())
+        face = self.metadata.mean_face.tolist()
+        if state["faces"] != self._fingerprint():
+            changed.append("its faces or their scheme")
+        elif state.get("mean face", face) != face:
+            changed.append("initial.checkpoint, whose mean face it started with")
+        return changed
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
-        if self.average is not None:
-            self.average.module.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
 
     def _fingerprint(self) -> str:
-        """A digest of what is trained on: names, labels and scheme, but not where the pictures lie."""
-        digest = hashlib.sha256(json.dumps(self.faces.scheme.to_dict()).encode())
-        for sample in (*self.dataset.crops.samples, *self.faces.validation):
+        """Return a digest of the faces' names, labels, supervision and scheme, but not of their paths."""
+        digest = hashlib.sha256(json.dumps(self.split.scheme.to_dict()).encode())
+        for sample in (*self.dataset.crops.samples, *self.split.validation):
             digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
             digest.update(b"" if sample.box is None else sample.box.tobytes())
-        supervision = self.dataset.supervision if self.uneven else None
+        all_full = all(s is FULL_SUPERVISION for s in self.dataset.supervision)
+        supervision = None if all_full else self.dataset.supervision
         digest.update(json.dumps(supervision, default=np.ndarray.tolist).encode())
         return digest.hexdigest()
-
-    def _plain_recipe(self) -> dict[str, Any]:
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self.recipe), default=str))
-        return plain

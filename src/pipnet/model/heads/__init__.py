@@ -1,1 +1,1 @@
-"""Heads: each owns its layers, targets, loss and decode."""
+"""Heads: the representations of landmarks, each with its layers, encode, loss and decode."""

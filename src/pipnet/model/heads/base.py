@@ -1,15 +1,16 @@
-"""What every head offers, so that trainer, evaluation and export never ask which head it is."""
+"""The interface of every head, so that trainer, evaluation, pruning and export never ask which head it is."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from pipnet.model.distributed import shared_count
-from pipnet.model.heads.curriculum import Supervision
+from pipnet.errors import ModelError, RecipeError
+from pipnet.model.distributed import count_per_rank
 
 
 class Landmarks(NamedTuple):
@@ -18,44 +19,82 @@ class Landmarks(NamedTuple):
     points: Float[Tensor, "b landmarks 2"]
     """x, y as fractions of the crop."""
     scores: Float[Tensor, "b landmarks"]
-    """In [0, 1]: the peak of each landmark's score map; 1 where a head has none."""
+    """In [0, 1]: the peak of each landmark's score map; 1 for a head without score maps."""
     vote_std: Float[Tensor, "b landmarks"]
-    """How far the votes lie apart, as a fraction of the crop; 0 where there is no vote."""
+    """Spread of the neighbors' votes, as a fraction of the crop; 0 where there is no vote."""
+
+
+class Supervision(NamedTuple):
+    """The training task and the loss weights of each face of a batch."""
+
+    task: Int64[Tensor, " b"]
+    """Number of the task, see `pipnet.model.config.TASKS`."""
+    weight: Float[Tensor, "b n"]
+    """Loss weight of each landmark; 1 for a labeled face."""
+
+    @classmethod
+    def full(cls, batch: int, landmarks: int, device: torch.device | None = None) -> Supervision:
+        """Return the supervision of labeled faces: the full task and weight 1."""
+        task = torch.zeros(batch, dtype=torch.int64, device=device)
+        return cls(task, torch.ones(batch, landmarks, device=device))
 
 
 class Head(nn.Module, ABC):
     """Layers, encode, loss and decode of one representation of landmarks."""
 
     @abstractmethod
-    def forward(self, features: Float[Tensor, "b f h w"]) -> Tensor | tuple[Any, ...]:
-        """Features -> raw output, whatever it is for this head."""
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Any:
+        """Return the raw output for a map of features; each head has its own type of output."""
 
     @abstractmethod
     def encode(self, points: Float[Tensor, "b landmarks 2"], known: Bool[Tensor, "b landmarks"]) -> Any:
-        """Points as fractions of the crop -> targets; unknown points have no say in the loss."""
+        """Return the targets of points as fractions of the crop; unknown points are left out of the loss."""
 
     @abstractmethod
-    def loss(
-        self, output: Any, targets: Any, supervision: Supervision | None = None
-    ) -> dict[str, Float[Tensor, ""]]:
-        """The weighted terms of the loss, by name. Their sum is what is minimized.
+    def loss(self, output: Any, targets: Any, supervision: Supervision) -> dict[str, Float[Tensor, ""]]:
+        """Return the weighted terms of the loss by name. Their sum is minimized.
 
         Args:
-            output: of the forward pass.
-            targets: what `encode` made of the labels.
-            supervision: how each face is trained on; all faces in full and alike if None.
+            output: the raw output of the forward pass.
+            targets: the targets of `encode`.
+            supervision: task and loss weights of each face.
         """
 
     @abstractmethod
     def decode(self, output: Any) -> Landmarks:
-        """Raw output -> landmarks."""
+        """Return the landmarks of a raw output."""
+
+    def score_maps(self, output: Any) -> Float[Tensor, "b landmarks h w"]:  # noqa: ARG002
+        """Return the score map of each landmark, whose peak is its score.
+
+        Raises:
+            ModelError: this head has no score maps.
+        """
+        raise ModelError(f"a {type(self).__name__} without score maps: only pip and map heads have them")
+
+    def unmerged_points(self, output: Any) -> Float[Tensor, "b landmarks 2"]:
+        """Return the landmarks before any neighbors' votes are merged in, as fractions of the crop."""
+        return self.decode(output).points
+
+    def linear_layer(
+        self,
+        neighbors: int,  # noqa: ARG002
+    ) -> tuple[Float[Tensor, "maps f"], Float[Tensor, " maps"]]:
+        """Return weight and bias of the linear layer that this head applies to the features of each cell.
+
+        Args:
+            neighbors: leave out the outputs of all but this many neighbors, the nearest ones.
+
+        Raises:
+            RecipeError: this head is not one linear layer, or has fewer neighbors.
+        """
+        raise RecipeError("only a pip head without reduction and curriculum can be pruned")
+
+    def set_linear_layer(self, weight: Float[Tensor, "maps f"], bias: Float[Tensor, " maps"]) -> None:
+        """Set the linear layer to what `linear_layer` returned, of a head of this size."""
+        raise NotImplementedError
 
 
-def shares(valid: Bool[Tensor, "b n"], supervision: Supervision | None) -> Float[Tensor, "b n"]:
-    """How much each landmark counts in a mean: 0 where it is not valid, else its loss weight."""
-    return valid.float() if supervision is None else valid * supervision.weight
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Float[Tensor, ""]:
-    """The mean of the values that count, over all processes that train together; 0 if none does."""
-    return (values * mask).sum() / shared_count(mask.sum())
+def masked_mean(values: Tensor, weight: Tensor) -> Float[Tensor, ""]:
+    """Return the weighted mean over the processes of a distributed training; 0 if all weights are 0."""
+    return (values * weight).sum() / count_per_rank(weight.sum())

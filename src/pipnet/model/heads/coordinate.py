@@ -8,8 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pipnet.model.heads.base import Head, Landmarks, masked_mean, shares
-from pipnet.model.heads.curriculum import Supervision
+from pipnet.model.heads.base import Head, Landmarks, Supervision, masked_mean
 
 _WIDTH = 512
 
@@ -18,7 +17,7 @@ class CoordTargets(NamedTuple):
     """The labels themselves."""
 
     points: Float[Tensor, "b n 2"]
-    """Fractions of the crop; anything where unknown."""
+    """Fractions of the crop; any value where unknown."""
     known: Bool[Tensor, "b n"]
 
 
@@ -39,28 +38,24 @@ class CoordinateHead(Head):
             nn.Linear(_WIDTH, 2 * landmarks),
         )
 
-    def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b k"]:
-        """Features -> x and y of each landmark in turn, as fractions of the crop."""
+    def forward(self, features: Float[Tensor, "b f h w"]) -> Float[Tensor, "b n 2"]:
+        """Return x and y of each landmark, as fractions of the crop."""
         coordinates: Tensor = self.layers(features)
-        return coordinates
+        return coordinates.reshape(coordinates.shape[0], self.landmarks, 2)
 
     def encode(self, points: Float[Tensor, "b n 2"], known: Bool[Tensor, "b n"]) -> CoordTargets:
-        """The points as they are; those outside the crop can be regressed too."""
+        """Return the points unchanged; those outside of the crop can be regressed too."""
         return CoordTargets(torch.where(known[..., None], points, 0), known)
 
     def loss(
-        self, output: Tensor, targets: CoordTargets, supervision: Supervision | None = None
+        self, output: Float[Tensor, "b n 2"], targets: CoordTargets, supervision: Supervision
     ) -> dict[str, Float[Tensor, ""]]:
-        """L1 on the fractions, a mean over the known points."""
-        absolute = (self._points(output) - targets.points).abs()
-        counts = shares(targets.known, supervision)
-        return {"x": masked_mean(absolute[..., 0], counts), "y": masked_mean(absolute[..., 1], counts)}
+        """Return the L1 loss on the fractions, a mean over the known points."""
+        errors = (output.float() - targets.points).abs()
+        weight = targets.known * supervision.weight
+        return {"x": masked_mean(errors[..., 0], weight), "y": masked_mean(errors[..., 1], weight)}
 
-    def decode(self, output: Tensor) -> Landmarks:
-        """The coordinates. There is nothing to tell how sure they are: every score is 1."""
-        points = self._points(output)
-        sure = torch.ones_like(points[..., 0])
-        return Landmarks(points, sure, torch.zeros_like(sure))
-
-    def _points(self, output: Tensor) -> Float[Tensor, "b n 2"]:
-        return output.float().reshape(output.shape[0], self.landmarks, 2)
+    def decode(self, output: Float[Tensor, "b n 2"]) -> Landmarks:
+        """Return the coordinates. This head has no measure of confidence: every score is 1."""
+        points = output.float()
+        return Landmarks(points, torch.ones_like(points[..., 0]), torch.zeros_like(points[..., 0]))

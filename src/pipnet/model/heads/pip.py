@@ -1,12 +1,12 @@
 """The Pixel-in-Pixel head (v1 and IJCV 2021): score, offsets and neighbor offsets on one small grid.
 
-For every landmark the head says in which cell it lies (score map), where in that cell (offsets), and
-where its C neighbors lie from there (neighbor offsets). One 1 x 1 convolution does all of it; its
-output channels are, in this order, N scores, N x, N y, C N neighbor x and C N neighbor y, a neighbor's
-channel being C i + j.
+For every landmark the head predicts its cell (score map), its position in that cell (offsets), and the
+positions of its C neighbors relative to the same cell (neighbor offsets). One 1 x 1 convolution makes all of
+it; its output channels are, in this order, N scores, N x, N y, C N neighbor x and C N neighbor y, where the
+channel of a neighbor is C i + j.
 
-Only score maps are needed whole. Offsets are trained in the true cells and read in the best ones, so that
-is where they are computed: whole maps of them, nine tenths of the channels and more, would be thrown away.
+Only score maps are computed for all cells. Offsets are trained in the true cells and read in the best ones,
+and computed only there: complete maps of them, nine tenths of the channels and more, would be thrown away.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,16 +23,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
-from pipnet.model.heads.base import Head, Landmarks, masked_mean, shares
-from pipnet.model.heads.curriculum import Supervision, Weighting, coarse_scores, score_loss
-from pipnet.model.neighbors import Merge, merge_matrix, nearest_neighbors
+from pipnet.model.config import Merge, OffsetLoss, Reduction, ScoreLoss, Weighting
+from pipnet.model.heads.base import Head, Landmarks, Supervision, masked_mean
+from pipnet.model.heads.curriculum import coarse_scores, score_loss
+from pipnet.model.neighbors import merge_matrix, nearest_neighbors
 
 SCORE_WEIGHT = {16: 50.0, 8: 10.0, 4: 8.0, 2: 4.0}
 """The papers' weight of the score loss, by the side of the grid in cells."""
 
 
 class PipTargets(NamedTuple):
-    """Where each landmark lies on the grid, in cells."""
+    """The true position of each landmark on the grid, in cells."""
 
     cell: Int64[Tensor, "b n"]
     """Index of the true cell, row by row."""
@@ -41,36 +42,26 @@ class PipTargets(NamedTuple):
     neighbor_offset: Float[Tensor, "b n c 2"]
     """Neighbors of a landmark relative to the top-left corner of the landmark's cell."""
     valid: Bool[Tensor, "b n"]
-    """The landmark is known and lies in the crop: its maps are trained."""
+    """The landmark is known and inside the crop: its maps are trained."""
     neighbor_valid: Bool[Tensor, "b n c"]
     """The landmark is valid and its neighbor is known, inside the crop or not."""
 
 
-class ScoredFeatures(NamedTuple):
-    """The score maps, and what offsets are made of in the one cell of each landmark where they count."""
+class PipOutput(NamedTuple):
+    """The score maps, and the features from which offsets are computed in one cell of each landmark."""
 
     score: Float[Tensor, "b n h w"]
     features: Float[Tensor, "b f h w"]
     coarse: tuple[Float[Tensor, "b n _g _g"], ...] = ()
-    """Score maps of the half and the quarter grid, in a curriculum's training."""
-
-
-PipOutput = Float[Tensor, "b k h w"] | ScoredFeatures
-"""All maps, as one cell has them and as the original code makes them; or the scores alone."""
+    """Score maps of the half and the quarter grid, in the training of a curriculum."""
 
 
 @dataclass(frozen=True)
 class PipLosses:
     """Kinds of loss. The released system and the defaults: L2 on scores, L1 on offsets; v1 ablates both."""
 
-    score: Literal["l2", "l1", "focal"] = "l2"
-    """``focal`` is CornerNet's (alpha 2, beta 4) on the sigmoid of the map; scores are then sigmoids too."""
-    offset: Literal["l1", "l2"] = "l1"
-    """On the offsets of the landmark and of its neighbors alike."""
-
-
-Reduction = Literal["none", "coordinates", "heatmap"]
-"""v1 3.1: one cell without scores is coordinate regression; cells without offsets are a heat map."""
+    score: ScoreLoss = "l2"
+    offset: OffsetLoss = "l1"
 
 
 class PipHead(Head):
@@ -98,7 +89,7 @@ class PipHead(Head):
             merge: how votes are merged, see `merge_matrix`.
             score_weight: weight of the score loss; the papers' for this grid if None.
             losses: kinds of loss; the papers' if None.
-            reduction: what the head is reduced to (v1 3.1), see `Reduction`.
+            reduction: reduction of the head (v1 3.1), see `Reduction`.
             curriculum: train score maps on coarser grids too, with this weighting of tasks.
 
         Raises:
@@ -107,7 +98,7 @@ class PipHead(Head):
         super().__init__()
         if curriculum and (reduction != "none" or grid != 8):
             raise RecipeError(
-                f"a curriculum is one of scores on 2 x 2, 4 x 4 and 8 x 8 cells: {grid} a side do not fit"
+                f"a curriculum needs grids of 2 x 2, 4 x 4 and 8 x 8 cells: {grid} x {grid} do not fit"
             )
         if reduction == "coordinates" and grid != 1:
             raise RecipeError(f"reduction 'coordinates' needs one cell (stride = input size), not {grid}")
@@ -115,10 +106,12 @@ class PipHead(Head):
             raise RecipeError("reduction 'heatmap' has no offsets, so neighbors must be 0")
         self.losses, self.reduction, self.curriculum = losses or PipLosses(), reduction, curriculum
         self.grid = grid
-        self.landmarks = len(mean_face)
+        self.landmarks = n = len(mean_face)
         self.score_weight = SCORE_WEIGHT.get(grid, 10.0) if score_weight is None else score_weight
         nbr = nearest_neighbors(np.asarray(mean_face, dtype=np.float64), neighbors)
-        self.conv = nn.Conv2d(in_channels, sum(self._channels(neighbors)), 1)
+        self.score_channels = 0 if reduction == "coordinates" else n
+        offset_channels = 0 if reduction == "heatmap" else 2 * n * (1 + neighbors)
+        self.conv = nn.Conv2d(in_channels, self.score_channels + offset_channels, 1)
         nn.init.normal_(self.conv.weight, std=0.001)
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
         self.neighbors: Tensor
@@ -126,69 +119,63 @@ class PipHead(Head):
         self.vote_std_weights: Tensor
         self.voted: Tensor
         self.offset_channels: Tensor
-        every = torch.arange(self.landmarks)
         constants = {
             "neighbors": torch.from_numpy(nbr),
             "merge_weights": torch.from_numpy(merge_matrix(nbr, merge)).float(),
             "vote_std_weights": torch.from_numpy(merge_matrix(nbr, "mean")).float(),
-            # which landmark each prediction is for: the own ones, then the votes
-            "voted": torch.cat([every, torch.from_numpy(nbr).flatten()]),
+            # the landmark of each prediction: the direct ones, then the votes
+            "voted": torch.cat([torch.arange(n), torch.from_numpy(nbr).flatten()]),
             "offset_channels": self._offset_channels(neighbors),
         }
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
+    def _offset_channels(self, neighbors: int) -> Int64[Tensor, "n one_and_neighbors 2"]:
+        """Return the channels of x and y of each landmark, then of its neighbors."""
+        n = self.landmarks
+        direct = self.score_channels + torch.arange(2 * n).reshape(2, n, 1)
+        votes = self.score_channels + 2 * n + torch.arange(2 * n * neighbors).reshape(2, n, neighbors)
+        return torch.cat([direct, votes], dim=2).permute(1, 2, 0)
+
     def forward(self, features: Float[Tensor, "b f h w"]) -> PipOutput:
-        """Features -> score maps, and what the offsets are made of; all maps where there is but one cell."""
-        if self.grid == 1:
-            maps: Tensor = self.conv(features)
-            return maps
+        """Return the score maps, and the features for the offsets."""
+        if self.reduction == "coordinates":  # the only cell is the best one
+            ones = features.new_ones(features.shape[0], self.landmarks, 1, 1)
+            return PipOutput(ones, features)
         assert self.conv.bias is not None
         weight, bias = self.conv.weight[: self.landmarks], self.conv.bias[: self.landmarks]
         coarse = coarse_scores(weight, bias, features) if self.curriculum and self.training else ()
-        return ScoredFeatures(F.conv2d(features, weight, bias), features, coarse)
+        return PipOutput(F.conv2d(features, weight, bias), features, coarse)
 
-    def _channels(self, neighbors: int) -> tuple[int, int, int]:
-        """Channels of score, offset and neighbor maps."""
-        n = self.landmarks
-        scores, offsets = self.reduction != "coordinates", self.reduction != "heatmap"
-        return scores * n, offsets * 2 * n, offsets * 2 * n * neighbors
+    def score_maps(self, output: PipOutput) -> Float[Tensor, "b n h w"]:
+        """Return the score maps."""
+        if self.reduction == "coordinates":
+            super().score_maps(output)
+        maps = output.score.float()
+        return maps.sigmoid() if self.losses.score == "focal" else maps
 
-    def _offset_channels(self, neighbors: int) -> Int64[Tensor, "n own_and_votes 2"]:
-        """Which channels say x and y of each landmark, and then of its neighbors."""
-        n, (scores, *_) = self.landmarks, self._channels(neighbors)
-        own = scores + torch.arange(2 * n).reshape(2, n, 1)
-        votes = scores + 2 * n + torch.arange(2 * n * neighbors).reshape(2, n, neighbors)
-        return torch.cat([own, votes], dim=2).permute(1, 2, 0)
+    def unmerged_points(self, output: PipOutput) -> Float[Tensor, "b n 2"]:
+        """Return the landmarks before the neighbors' votes are merged in."""
+        return self.predictions(output)[0][:, : self.landmarks]
 
-    def score_maps(self, output: PipOutput) -> Float[Tensor, "b n cells"]:
-        """The score map of each landmark."""
-        maps = output.score if isinstance(output, ScoredFeatures) else output
-        if self.reduction == "coordinates":  # the only cell is the best one
-            return maps.new_ones(maps.shape[0], self.landmarks, self.grid**2, dtype=torch.float32)
-        return maps[:, : self.landmarks].float().flatten(2)
+    def linear_layer(self, neighbors: int) -> tuple[Float[Tensor, "maps f"], Float[Tensor, " maps"]]:
+        """Return weight and bias of the convolution, with the votes for the nearest neighbors only."""
+        n, available = self.neighbors.shape
+        if self.reduction != "none" or self.curriculum:
+            return super().linear_layer(neighbors)
+        if neighbors > available:
+            raise RecipeError(f"the head has {available} neighbors, fewer than {neighbors}")
+        votes = 3 * n + torch.arange(2 * n * available).reshape(2, n, available)[:, :, :neighbors]
+        maps = torch.cat([torch.arange(3 * n), votes.flatten()])
+        state = self.conv.state_dict()
+        return state["weight"][maps, :, 0, 0], state["bias"][maps]
 
-    def offsets_at(
-        self, output: PipOutput, cell: Int64[Tensor, "b n"]
-    ) -> Float[Tensor, "b n own_and_votes 2"]:
-        """The offsets in one cell of each landmark: its own, then those of its neighbors."""
-        if self.reduction == "heatmap":  # the middle of the cell
-            return torch.full((*cell.shape, 1, 2), 0.5, device=cell.device)
-        channels, cells = self.offset_channels, self.grid**2
-        if isinstance(output, ScoredFeatures):
-            assert self.conv.bias is not None
-            every_cell = output.features.float().flatten(2).transpose(1, 2)
-            at = cell[..., None].expand(-1, -1, every_cell.shape[2])
-            seen = every_cell.gather(1, at).transpose(0, 1)
-            weight = self.conv.weight.flatten(1).index_select(0, channels.flatten())
-            weight = weight.reshape(channels.shape[0], -1, weight.shape[1]).transpose(1, 2)
-            offsets = torch.bmm(seen, weight).transpose(0, 1).reshape(*cell.shape, *channels.shape[1:])
-            return offsets + self.conv.bias[channels]
-        index = channels * cells + cell[:, :, None, None]
-        return output.float().flatten(1).gather(1, index.flatten(1)).reshape(index.shape)
+    def set_linear_layer(self, weight: Float[Tensor, "maps f"], bias: Float[Tensor, " maps"]) -> None:
+        """Set weight and bias of the convolution."""
+        self.conv.load_state_dict({"weight": weight[:, :, None, None], "bias": bias})
 
     def encode(self, points: Float[Tensor, "b n 2"], known: Bool[Tensor, "b n"]) -> PipTargets:
-        """Points as fractions of the crop -> targets. A point outside takes the nearest cell."""
+        """Return the targets of points as fractions of the crop. A point outside takes the nearest cell."""
         scaled = torch.where(known[..., None], points, 0).double() * self.grid
         corner = scaled.floor().clamp(0, self.grid - 1)
         inside = ((points >= 0) & (points < 1)).all(dim=2)
@@ -202,74 +189,74 @@ class PipHead(Head):
         )
 
     def loss(
-        self, output: PipOutput, targets: PipTargets, supervision: Supervision | None = None
+        self, output: PipOutput, targets: PipTargets, supervision: Supervision
     ) -> dict[str, Float[Tensor, ""]]:
-        """The score loss on whole maps, the offset loss at the true cells; means over what is valid.
+        """Return the score loss on complete maps and the offset loss at the true cells.
 
-        Faces whose task is not the full one have a say in the score of their grid only.
+        Faces with another task than the full one count only in the score loss of their grid.
         """
-        scored = own = shares(targets.valid, supervision)
-        votes = targets.neighbor_valid.float()
-        if supervision is not None:
-            full = (supervision.task == 0)[:, None]
-            own = scored * full
-            # A vote is worth as much as the label of the landmark that it is for.
-            votes = targets.neighbor_valid * (supervision.weight * full)[:, self.neighbors]
         terms = {}
         if self.reduction != "coordinates":
-            score = self._score_loss(output, targets.cell, scored, supervision)
+            scores = [maps.float() for maps in (output.score, *output.coarse)]
+            weight = targets.valid * supervision.weight
+            cell_loss, weighting = _SCORE_LOSS[self.losses.score], self.curriculum or "equal"
+            score = score_loss(cell_loss, scores, targets.cell, weight, supervision.task, weighting)
             terms["score"] = self.score_weight * score
         if self.reduction != "heatmap":
-            kind, offsets = _OFFSET_LOSS[self.losses.offset], self.offsets_at(output, targets.cell)
-            errors = kind(offsets[:, :, 0], targets.offset)
-            terms["x"] = masked_mean(errors[..., 0], own)
-            terms["y"] = masked_mean(errors[..., 1], own)
+            weight = supervision.weight * (supervision.task == 0)[:, None]
+            errors = _OFFSET_LOSS[self.losses.offset](
+                self.offsets_at(output, targets.cell),
+                torch.cat([targets.offset[:, :, None], targets.neighbor_offset], dim=2),
+            )
+            terms["x"], terms["y"] = (
+                masked_mean(e, targets.valid * weight) for e in errors[:, :, 0].unbind(2)
+            )
             if self.neighbors.shape[1]:
-                errors = kind(offsets[:, :, 1:], targets.neighbor_offset)
-                terms["nb_x"] = masked_mean(errors[..., 0], votes)
-                terms["nb_y"] = masked_mean(errors[..., 1], votes)
+                # A vote weighs as much as the label of the landmark that it is for.
+                votes = targets.neighbor_valid * weight[:, self.neighbors]
+                terms["nb_x"], terms["nb_y"] = (
+                    masked_mean(axis, votes) for axis in errors[:, :, 1:].unbind(3)
+                )
         return terms
 
-    def _score_loss(
-        self,
-        output: PipOutput,
-        cell: Int64[Tensor, "b n"],
-        scored: Float[Tensor, "b n"],
-        supervision: Supervision | None,
-    ) -> Float[Tensor, ""]:
-        kind = _SCORE_LOSS[self.losses.score]
-        if supervision is not None and self.curriculum:
-            assert isinstance(output, ScoredFeatures)
-            grids = [maps.float() for maps in (output.score, *output.coarse)]
-            return score_loss(kind, grids, cell, scored, supervision.task, self.curriculum)
-        score = self.score_maps(output)
-        target = torch.zeros_like(score).scatter_(2, cell[..., None], 1.0)
-        return masked_mean(kind(score, target).mean(dim=2), scored)
+    def offsets_at(
+        self, output: PipOutput, cell: Int64[Tensor, "b n"]
+    ) -> Float[Tensor, "b n one_and_neighbors 2"]:
+        """Return the offsets in one cell of each landmark: its own, then those of its neighbors."""
+        if self.reduction == "heatmap":  # the center of the cell
+            return torch.full((*cell.shape, 1, 2), 0.5, device=cell.device)
+        assert self.conv.bias is not None
+        channels = self.offset_channels
+        features = output.features.float().flatten(2).transpose(1, 2)
+        index = cell[..., None].expand(-1, -1, features.shape[2])
+        gathered = features.gather(1, index).transpose(0, 1)
+        weight = self.conv.weight.flatten(1).index_select(0, channels.flatten())
+        weight = weight.reshape(channels.shape[0], -1, weight.shape[1]).transpose(1, 2)
+        offsets = torch.bmm(gathered, weight).transpose(0, 1).reshape(*cell.shape, *channels.shape[1:])
+        return offsets + self.conv.bias[channels]
 
     def decode(self, output: PipOutput) -> Landmarks:
-        """The best cell of each landmark, its offsets, and the neighbors' votes merged in."""
+        """Return the position in the best cell of each landmark, with the neighbors' votes merged in."""
         predictions, peak = self.predictions(output)
         points = torch.einsum("np,bpd->bnd", self.merge_weights, predictions)
-        away = (predictions - points[:, self.voted]).square().sum(dim=2)
-        vote_std = (away @ self.vote_std_weights.T).sqrt()
+        squared = (predictions - points[:, self.voted]).square().sum(dim=2)
+        vote_std = (squared @ self.vote_std_weights.T).sqrt()
         focal = self.losses.score == "focal" and self.reduction != "coordinates"
-        sure = peak.sigmoid() if focal else peak.clamp(0, 1)
-        return Landmarks(points, sure, vote_std)
+        return Landmarks(points, peak.sigmoid() if focal else peak.clamp(0, 1), vote_std)
 
     def predictions(self, output: PipOutput) -> tuple[Float[Tensor, "b predictions 2"], Float[Tensor, "b n"]]:
-        """All predictions as fractions of the crop (N own, then N C votes), and the peak scores."""
-        peak, cell = self.score_maps(output).max(dim=2)
+        """Return N direct predictions and N C votes, as fractions of the crop, and the peak scores."""
+        peak, cell = output.score.float().flatten(2).max(dim=2)
         corner = torch.stack([cell % self.grid, cell // self.grid], dim=2).to(peak.dtype)
-        there = corner[:, :, None] + self.offsets_at(output, cell)
-        own, votes = there[:, :, 0], there[:, :, 1:].flatten(1, 2)
-        return torch.cat([own, votes], dim=1) / self.grid, peak
+        points = corner[:, :, None] + self.offsets_at(output, cell)
+        return torch.cat([points[:, :, 0], points[:, :, 1:].flatten(1, 2)], dim=1) / self.grid, peak
 
 
 def _focal(score: Tensor, target: Tensor) -> Tensor:
-    """CornerNet's focal loss for a single hot cell; there beta plays no part, as no cell is near it."""
+    """CornerNet's focal loss for a single positive cell; beta plays no part, as no other cell is near it."""
     p = score.sigmoid().clamp(1e-4, 1 - 1e-4)
-    hot, cold = (1 - p) ** 2 * p.log(), p**2 * (1 - p).log()
-    return -torch.where(target > 0.5, hot, cold)
+    positive, negative = (1 - p) ** 2 * p.log(), p**2 * (1 - p).log()
+    return -torch.where(target > 0.5, positive, negative)
 
 
 _SCORE_LOSS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
