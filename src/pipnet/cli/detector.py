@@ -194,11 +194,11 @@ def _open(model: str) -> _ModelFile:
             TorchModel(network, metadata), lambda target, new: save_checkpoint(target, network, new)
         )
     try:
-        from pipnet.export.metadata import rewrite_description
+        from pipnet.export.metadata import rewrite_metadata
     except ImportError:
         raise MissingExtraError("onnx", "onnx") from None
     file = find_model(model)
-    return _ModelFile(OnnxModel(file), lambda target, new: rewrite_description(file, target, new))
+    return _ModelFile(OnnxModel(file), lambda target, new: rewrite_metadata(file, target, new))
 
 
 def _target(model: str, output: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""``pipnet teach`` and ``pipnet teacher fit``: labels by the consensus of several networks."""
+"""``pipnet teach``: pseudo-labels by the consensus of several networks."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def teach(
 ) -> None:
     """Label unlabeled faces by the consensus of several teachers.
 
-    Writes pseudo_labels.csv, to be trained on with pseudo.labels of a recipe, and a contact sheet of the best
-    and worst.
+    Writes pseudo_labels.csv, for pseudo.labels of a recipe, and a contact sheet of the highest and lowest
+    scores.
 
     Parameters
     ----------
     unlabeled
-        Folders, boxes.csv tables, .txt lists or videos, of which a frame a second is taken.
+        Folders, boxes.csv tables, .txt lists or videos, of which one frame a second is taken.
     output
         The folder to write.
     teacher
         A model's name, an .onnx file, a checkpoint, or the .toml file that describes another project's
         network; give it several times.
     scheme
-        The landmarks of the labels: 300w, wflw, ... or FILE.toml.
+        The landmark scheme of the labels: 300w, wflw, ... or FILE.toml.
     locator
-        The model that finds where the landmarks are, which the teachers' crops are cut around at first.
+        The model that predicts the landmarks which the teachers' first crops are cut around.
     box_format
-        What boxes in tables are where the table does not say: face, landmarks, rough, or one that the locator
-        was fitted to.
+        Format of the boxes of tables that do not say it: face, landmarks, region, or one that the locator was
+        fitted to.
     """
     try:
         from pipnet.training.self_training import teach as label

@@ -1,4 +1,4 @@
-"""``pipnet teacher fit``: fit a teacher's landmarks to the labels of a dataset."""
+"""``pipnet teacher fit``: fit a shape adapter from a teacher's landmarks to those of a dataset."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def fit(
     subset: str | None = None,
     scheme: str | None = None,
 ) -> None:
-    """Fit the map from a teacher's meaning of the landmarks to that of a dataset's labels.
+    """Fit the shape adapter from a teacher's definition of the landmarks to that of a dataset.
 
-    The file serves as ``adapter`` in the teacher's .toml file.
+    The file is for ``adapter`` in the teacher's .toml file.
 
     Parameters
     ----------
     teacher
-        A model's name, an .onnx file, a checkpoint, or a .toml file; an adapter in it is not used.
+        A model's name, an .onnx file, a checkpoint, or a .toml file, whose adapter is not used.
     data
-        The labeled faces: a dataset, or your own annotations.
+        The labeled faces: a dataset, or your own annotations (a folder or file).
     output
         The .npz file to write.
     subset
-        Part of the dataset; its training part if not given.
+        Subset of the dataset; the training subset if not given.
     scheme
-        The landmarks: the dataset's own if not given.
+        The landmark scheme; the dataset's if not given.
     """
     try:
         from pipnet.training.teachers import Teacher, fit_adapter
@@ -49,4 +49,6 @@ def fit(
     adapter.save(output)
     moved = np.linalg.norm(adapter(adapter.mean_shape) - adapter.mean_shape, axis=1).mean()
     share = 100 * moved / np.ptp(adapter.mean_shape[:, 0])
-    say(f"{output}: fitted on {len(samples):,} faces; moves the mean face by {share:.1f} % of its width")
+    say(
+        f"{output}: fitted on {len(samples):,} faces; moves landmarks of the mean face by {share:.1f} % of its width"
+    )

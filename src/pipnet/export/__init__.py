@@ -1,1 +1,1 @@
-"""From a checkpoint to files that run without torch."""
+"""Export of checkpoints to files that run without torch."""

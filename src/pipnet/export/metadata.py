@@ -1,4 +1,4 @@
-"""A model's description in an ONNX file, written with the graph or anew beside it. No torch here."""
+"""The metadata of a model in an ONNX file. No torch here."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
 
 
-def describe(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
-    """Put a description into the metadata of an ONNX model, in the place of an older one."""
+def set_metadata(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
+    """Set the metadata of an ONNX model, in place of any previous one."""
     kept = {entry.key: entry.value for entry in proto.metadata_props}
     onnx.helper.set_model_props(proto, {**kept, "pipnet": metadata.to_json(), "license": metadata.license})
 
 
-def rewrite_description(source: Path, target: Path, metadata: ModelMetadata) -> None:
-    """Write an exported model with another description; its graph and weights are what they were.
+def rewrite_metadata(source: Path, target: Path, metadata: ModelMetadata) -> None:
+    """Write a copy of an exported model with other metadata; its graph and weights stay the same.
 
     Args:
         source: an .onnx file exported by pipnet.
-        target: the file to write, whole or not at all; may be the same.
-        metadata: the new description.
+        target: the file to write, atomically; may be the same.
+        metadata: the new metadata.
 
     Raises:
-        WriteError: it cannot be written; what was there remains.
+        WriteError: the file cannot be written; its previous content remains.
     """
     proto = onnx.load_from_string(source.read_bytes())
-    describe(proto, metadata)
+    set_metadata(proto, metadata)
     with atomic_write(target) as partial:
         partial.write_bytes(proto.SerializeToString())

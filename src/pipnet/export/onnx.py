@@ -1,13 +1,15 @@
-"""ONNX with everything inside: uint8 crops in, landmarks, scores and spread out, any batch.
+"""Export to ONNX: uint8 crops in; landmarks, scores and ``vote_std`` out; any batch size.
 
-Normalization, arg-max, offsets and the neighbor merge are part of the graph, so that whoever runs it
-needs no code of ours. What the model is stands in the metadata, under ``pipnet``.
+Normalization, arg-max, offsets and the neighbor merge are part of the graph, so running it needs no code of
+pipnet. The file's metadata holds the `ModelMetadata` under ``pipnet``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipnet.errors import MissingExtraError
-from pipnet.export.metadata import describe
+from pipnet.export.metadata import set_metadata
 from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
 from pipnet.model.heads.base import Landmarks
@@ -27,13 +29,14 @@ from pipnet.model.pipnet import PIPNet
 
 OPSET = 18
 _FOLDED = 2**28
-"""Constants that follow from constants are computed on export up to this many bytes."""
-_HALF_FROM = 1024
-"""Smaller tensors stay in float32: they weigh nothing, and the decode's constants must be exact."""
+"""Maximum size in bytes of constants that are computed from others at export."""
+_MIN_HALF_SIZE = 1024
+"""Tensors with fewer values stay in float32: they take little space, and the decode's constants must be
+exact."""
 
 
 class _Decoded(nn.Module):
-    """The model with decode as its forward pass."""
+    """The network including its decode, as one module."""
 
     def __init__(self, model: PIPNet) -> None:
         super().__init__()
@@ -41,7 +44,8 @@ class _Decoded(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "b h w 3"]) -> Landmarks:
         model = self.model
-        # One operation: the two of `PIPNet.normalize` cost ONNX Runtime a third of an int8 graph's time.
+        # One operation, because the two of `PIPNet.normalize` take a third of an int8 graph's time in ONNX
+        # Runtime.
         normalized = F.batch_norm(
             image.permute(0, 3, 1, 2).float(), model.mean.flatten(), model.std.flatten().square(), eps=0
         )
@@ -49,13 +53,13 @@ class _Decoded(nn.Module):
 
 
 def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool = False) -> None:
-    """Write the model as one ONNX file.
+    """Write the network as one ONNX file.
 
     Args:
-        model: the network; its weights are folded with batch norm by the runtime, not here.
-        metadata: what is written into the metadata.
-        path: the file, written whole or not at all.
-        half: store the weights in half precision. They are widened again when the file is loaded:
+        model: the network; the runtime folds batch norm into its weights.
+        metadata: its metadata.
+        path: the file to write, atomically.
+        half: store the weights in half precision. They are converted to float32 when the file is loaded:
             half the size, the same speed.
 
     Raises:
@@ -63,14 +67,13 @@ def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool =
         WriteError: the file cannot be written.
     """
     try:
-        from onnxscript.optimizer import optimize  # of what torch exports through
+        from onnxscript.optimizer import optimize
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
     size = model.config.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     plain = model.to(memory_format=torch.contiguous_format).eval()
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), log_level("torch.onnx", logging.ERROR), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             _Decoded(plain),
@@ -83,23 +86,35 @@ def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool =
             verbose=False,
         )
     assert program is not None
-    # The head's weights, put into the order in which offsets are made.
+    # Such as the head's weights, which are reordered for the offsets.
     optimize(program.model, input_size_limit=_FOLDED, output_size_limit=_FOLDED)
     proto = program.model_proto
     if half:
         store_in_half(proto.graph)
-    describe(proto, metadata)
+    set_metadata(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with atomic_write(path) as partial:
         partial.write_bytes(proto.SerializeToString())
 
 
+@contextlib.contextmanager
+def log_level(name: str, level: int) -> Iterator[None]:
+    """Set the level of a logger until the end of the block."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def store_in_half(graph: onnx.GraphProto) -> None:
-    """Replace each large float32 constant by a float16 one and a Cast, which the runtime folds away."""
+    """Replace each large float32 constant by a float16 one and a Cast, which the runtime folds."""
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < _HALF_FROM:
+        if tensor.data_type != TensorProto.FLOAT or values.size < _MIN_HALF_SIZE:
             continue
         if np.abs(values).max() > np.finfo(np.float16).max:
             continue

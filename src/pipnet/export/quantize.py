@@ -1,14 +1,13 @@
-"""An exported model in 8-bit integers: smaller, and faster where the processor computes in them.
+"""Quantization of an exported model to 8-bit integers: smaller, and faster on processors that support them.
 
-NNCF observes the ranges that activations take on real faces, and puts right what rounding shifts on the
-mean (its accurate bias correction: with the fast one landmarks suffer a little, by ONNX Runtime's own
-quantization a lot). All is quantized but the head: its scores are compared with each other and its offsets
-read as places within a cell, so that its errors would be errors of landmarks.
+NNCF measures the ranges of activations on real faces, and corrects the mean error of rounding (its accurate
+bias correction: the fast one costs a little accuracy, ONNX Runtime's own quantization a lot). Everything but
+the head is quantized: rounding errors of its scores and offsets would directly be errors of landmarks.
 
-What NNCF leaves is then put into the one form that ONNX Runtime computes in integers, without changing a
-value: see `_in_integers_everywhere`. Weights keep to 7 bits: processors without AVX-512 VNNI add products
-two by two in 16 bits, which 8 would overflow. Those of depthwise layers have 8: their products are added in
-32 bits everywhere.
+The result is then brought to the form that ONNX Runtime computes in integers, without changing a value: see
+`_use_unsigned_activations`. Weights have 7 bits, because processors without AVX-512 VNNI add pairs of
+products in 16 bits, which 8 bits would overflow. Those of depthwise layers have 8: their products are always
+added in 32 bits.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from jaxtyping import UInt8
 from onnx import TensorProto, numpy_helper
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.errors import DataError, MissingExtraError, ModelError
-from pipnet.export.metadata import describe
-from pipnet.export.onnx import store_in_half
+from pipnet.errors import DataError, MissingExtraError, ModelError, one_line
+from pipnet.export.metadata import set_metadata
+from pipnet.export.onnx import log_level, store_in_half
 from pipnet.geometry import crop
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
@@ -35,24 +34,24 @@ from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
 
 FACES = 200
-"""How many faces activations are observed on, unless there are fewer."""
+"""Maximum number of faces that activations are measured on."""
 
 
 def calibration_crops(
     metadata: ModelMetadata, samples: Sequence[FaceSample], seed: int = 0
 ) -> UInt8[np.ndarray, "faces s s 3"]:
-    """The crops of some labeled faces, as the model is shown them.
+    """Return the crops of some labeled faces, as the model's input.
 
     Args:
-        metadata: the model's description.
-        samples: faces, of which at most `FACES` are taken.
-        seed: of the choice.
+        metadata: the model's metadata.
+        samples: labeled faces, of which at most `FACES` are used.
+        seed: seed of the choice.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no faces.
     """
     if not samples:
-        raise DataError("there are no faces to observe activations on")
+        raise DataError("there are no faces to measure activations on")
     chosen = np.random.default_rng(seed).permutation(len(samples))[:FACES]
     crops = []
     for i in track(chosen.tolist(), len(chosen), "calibration faces"):
@@ -63,15 +62,15 @@ def calibration_crops(
 
 
 def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s s 3"]) -> None:
-    """Write an exported model in 8-bit integers, with the same inputs and outputs, as NAME-int8.
+    """Write a quantized copy of an exported model, called NAME-int8, with the same inputs and outputs.
 
     Args:
         source: an .onnx file of `export_onnx`, in full precision.
-        target: the file to write, whole or not at all.
-        crops: what activations are observed on, see `calibration_crops`.
+        target: the file to write, atomically.
+        crops: crops to measure activations on, see `calibration_crops`.
 
     Raises:
-        ModelError: the source is no exported model.
+        ModelError: the source is not an exported model.
         MissingExtraError: NNCF is not installed.
         WriteError: the file cannot be written.
     """
@@ -83,65 +82,63 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
     try:
         model = onnx.load(source)
     except Exception as error:  # protobuf has its own unrelated exceptions
-        raise ModelError(f"{source}: not an ONNX model: {' '.join(str(error).split()):.120}") from None
-    described = {entry.key: entry.value for entry in model.metadata_props}.get("pipnet")
-    if described is None:
+        raise ModelError(f"{source}: not an ONNX model: {one_line(error, 120)}") from None
+    text = {entry.key: entry.value for entry in model.metadata_props}.get("pipnet")
+    if text is None:
         raise ModelError(f"{source}: an ONNX model, but not one exported by pipnet")
-    metadata = ModelMetadata.from_json(described, str(source))
-    nncf.set_log_level(logging.ERROR)
-    quantized = nncf.quantize(
-        model,
-        nncf.Dataset([{"image": crops[i : i + 1]} for i in range(len(crops))]),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(crops),
-        fast_bias_correction=False,
-        ignored_scope=nncf.IgnoredScope(names=_in_full_precision(model.graph)),
-        # A scale for each channel of a depthwise layer's input is something that only OpenVINO knows.
-        advanced_parameters=nncf.AdvancedQuantizationParameters(
-            overflow_fix=nncf.OverflowFix.ENABLE,
-            activations_quantization_params=QuantizationParameters(per_channel=False),
-        ),
-    )
-    _in_integers_everywhere(quantized.graph)
+    metadata = ModelMetadata.from_json(text, str(source))
+    with log_level("nncf", logging.ERROR):
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset([{"image": crops[i : i + 1]} for i in range(len(crops))]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(crops),
+            fast_bias_correction=False,
+            ignored_scope=nncf.IgnoredScope(names=_unquantized_nodes(model.graph)),
+            # Only OpenVINO supports a scale for each channel of a depthwise layer's input.
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE,
+                activations_quantization_params=QuantizationParameters(per_channel=False),
+            ),
+        )
+    _use_unsigned_activations(quantized.graph)
     store_in_half(quantized.graph)
     onnx.checker.check_model(quantized)
-    as_integers = replace(
-        metadata, name=f"{metadata.name}-int8", training=f"{metadata.training}; in 8-bit integers"
-    )
-    describe(quantized, as_integers)
+    name, training = f"{metadata.name}-int8", f"{metadata.training}; quantized to 8-bit integers"
+    set_metadata(quantized, replace(metadata, name=name, training=training))
     with atomic_write(target) as partial:
         partial.write_bytes(quantized.SerializeToString())
 
 
-def _in_full_precision(graph: onnx.GraphProto) -> list[str]:
-    """What prepares the picture, the last convolution, which makes the score maps, and what comes after."""
+def _unquantized_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Return the nodes before the first convolution, which normalize, and from the last one on, the head."""
     names = [node.name for node in graph.node]
     layers = [i for i, node in enumerate(graph.node) if node.op_type == "Conv"]
     return [*names[: layers[0]], *names[layers[-1] :]]
 
 
-def _in_integers_everywhere(graph: onnx.GraphProto) -> None:
-    """Make all activations unsigned, and drop each clip that the rounding after it does anyway.
+def _use_unsigned_activations(graph: onnx.GraphProto) -> None:
+    """Make all activations unsigned, and remove each Clip that is implied by the quantization after it.
 
-    ONNX Runtime computes a convolution in integers only if its input and its output are of one type, and
-    nothing stands between it and the rounding of its output.
+    ONNX Runtime computes a convolution in integers only if its input and its output have the same type, and
+    its output is quantized directly.
     """
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    roundings = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
-    for zero in {node.input[2] for node in roundings.values()}:
+    quantizers = {node.input[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    for zero in {node.input[2] for node in quantizers.values()}:
         if tensors[zero].data_type == TensorProto.INT8:
             shifted = numpy_helper.to_array(tensors[zero]).astype(np.int16) + 128
             tensors[zero].CopyFrom(numpy_helper.from_array(shifted.astype(np.uint8), zero))
     readers = Counter(name for node in graph.node for name in node.input)
     for clip in [node for node in graph.node if node.op_type == "Clip"]:
-        rounding = roundings.get(clip.output[0])
-        if rounding is None or readers[clip.output[0]] > 1:
+        quantizer = quantizers.get(clip.output[0])
+        if quantizer is None or readers[clip.output[0]] > 1:
             continue
-        scale, zero, least, most = (
+        scale, zero, low, high = (
             numpy_helper.to_array(tensors[name]).astype(np.float64)
-            for name in (*rounding.input[1:], *clip.input[1:])
+            for name in (*quantizer.input[1:], *clip.input[1:])
         )
-        if least <= -zero * scale and (255 - zero) * scale <= most * (1 + 1e-6):
-            rounding.input[0] = clip.input[0]
+        if low <= -zero * scale and (255 - zero) * scale <= high * (1 + 1e-6):
+            quantizer.input[0] = clip.input[0]
             graph.node.remove(clip)
-    del graph.value_info[:]  # types of what changed
+    del graph.value_info[:]  # the types of tensors that changed

@@ -17,7 +17,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
-from pipnet.errors import ModelError, RecipeError
+from pipnet.errors import ModelError, RecipeError, one_line
 
 
 class Backbone(nn.Module):
@@ -67,9 +67,10 @@ class Backbone(nn.Module):
             reason = dilation if dilated else "has no feature map"
             raise RecipeError(f"backbone {name!r} {reason}") from None
         except (RuntimeError, OSError, ValueError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
             hint = "" if weights else f"; offline, put {name}.safetensors into initial.folder"
-            raise ModelError(f"backbone {name!r}: weights cannot be loaded: {reason:.200}{hint}") from None
+            raise ModelError(
+                f"backbone {name!r}: weights cannot be loaded: {one_line(error, 200)}{hint}"
+            ) from None
         config: dict[str, Any] = self.net.pretrained_cfg  # type: ignore[assignment]
         self.mean: tuple[float, ...] = tuple(config["mean"])
         self.std: tuple[float, ...] = tuple(config["std"])
@@ -88,7 +89,9 @@ class Backbone(nn.Module):
             raise RecipeError(f"last_width must be at least 1, not {width}")
         conv, norm = getattr(self.net, "conv_head", None), getattr(self.net, "bn2", None)
         if not (isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNormAct2d)):
-            raise RecipeError(f"backbone {name!r} has no last layer of variable width: leave model.last_width out")
+            raise RecipeError(
+                f"backbone {name!r} has no last layer whose width can be set (model.last_width)"
+            )
         self.net.conv_head = nn.Conv2d(conv.in_channels, width, 1, bias=False)
         self.net.bn2 = BatchNormAct2d(width, norm.eps, norm.momentum or 0.1, act_layer=type(norm.act))
 

@@ -9,7 +9,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from pipnet.errors import ModelError, PipnetError
+from pipnet.errors import ModelError, PipnetError, one_line
 from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
 from pipnet.model.config import ModelConfig
@@ -43,7 +43,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-        raise ModelError(f"{path}: not a readable safetensors file: {error}") from None
+        raise ModelError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
     if "pipnet" not in metadata:
         raise ModelError(f"{path}: a safetensors file without metadata of pipnet, not one of its checkpoints")
     return tensors, ModelMetadata.from_json(metadata["pipnet"], str(path))
@@ -60,8 +60,7 @@ def load_checkpoint(path: Path) -> tuple[PIPNet, ModelMetadata]:
         model = PIPNet(ModelConfig(**metadata.config), metadata.mean_face)
         model.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError, AttributeError, PipnetError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path}: weights and metadata disagree: {reason:.200}") from None
+        raise ModelError(f"{path}: weights and metadata disagree: {one_line(error, 200)}") from None
     return model.eval(), metadata
 
 

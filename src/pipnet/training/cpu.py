@@ -52,8 +52,9 @@ def keep_freed_memory() -> Iterator[None]:
 
 
 def _set_malloc_options(mallopt: Callable[[int, int], int] | None, options: dict[int, int]) -> None:
-    for option, value in options.items() if mallopt else ():
-        mallopt(option, value)
+    if mallopt is not None:
+        for option, value in options.items():
+            mallopt(option, value)
 
 
 class FastDepthwise(TorchFunctionMode):

@@ -200,7 +200,7 @@ def with_recipe_file(_: Any, __: tuple[str, ...], arguments: ArgumentCollection)
         return  # cyclopts reports it
     path = Path(arguments[0].tokens[0].value)
     first = next(i for i, argument in enumerate(arguments) if argument.name == "*")
-    fields = ArgumentCollection(arguments[first:])
+    fields = ArgumentCollection(arguments[first:])  # type: ignore[no-untyped-call]
     from_file = cyclopts.config.Dict(read_recipe(path), source=str(path), use_commands_as_keys=False)
     try:
         from_file(cyclopts.App(), (), fields)

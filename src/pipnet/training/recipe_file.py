@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipnet.errors import MissingExtraError, RecipeError
+from pipnet.errors import MissingExtraError, RecipeError, one_line
 
 BASE = "base"
 """The key of the file that a recipe inherits from."""
@@ -81,7 +81,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: recipe cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{path}: not YAML: {one_line(error, 300)}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a table of keys, not a {type(content).__name__}")
     for table in (content, *content.values()):

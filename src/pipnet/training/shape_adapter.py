@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.geometry import affine, similarity
 from pipnet.io.atomic import atomic_write
 from pipnet.scheme import LandmarkScheme
@@ -107,7 +107,7 @@ class ShapeAdapter:
                 names = [f.name for f in fields(cls) if f.name != "scheme"]
                 arrays = {name: np.asarray(file[name], np.float64) for name in names}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a readable adapter: {error!s:.160}") from None
+            raise DataError(f"{path}: not a readable adapter: {one_line(error)}") from None
         mean, basis, deviations, weights = arrays.values()
         count, size = deviations.size, mean.size
         if mean.shape != (size // 2, 2) or basis.shape != (size, count) or weights.shape != (count + 1, size):

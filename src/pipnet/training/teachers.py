@@ -64,7 +64,8 @@ class Teacher:
         path = Path(name)
         if path.suffix == ".toml":
             model = ExternalModel(path)
-            adapter = model.config.adapter and ShapeAdapter.load(model.config.adapter)
+            file = model.config.adapter
+            adapter = None if file is None else ShapeAdapter.load(file)
             return cls(model, model.config.teacher_weight, adapter)
         if path.suffix == ".safetensors":
             from pipnet.model.checkpoint import load_checkpoint

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.box_adapter import BoxAdapter
-from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError
+from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError, one_line
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.config import TASKS
@@ -296,7 +296,7 @@ class Trainer:
             try:
                 torch.save(state, partial)
             except RuntimeError as error:  # such as on a full disk
-                raise OSError(f"is the disk full? {' '.join(str(error).split()):.120}") from None
+                raise OSError(f"is the disk full? {one_line(error, 120)}") from None
 
     def _resume(self) -> None:
         path = self.run / STATE
@@ -312,8 +312,7 @@ class Trainer:
             if is_current and not changed:
                 self._load_state(state)
         except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ModelError(f"{path}: cannot be resumed from: {reason:.160}") from None
+            raise ModelError(f"{path}: cannot be resumed from: {one_line(error)}") from None
         if not is_current:
             raise RecipeError(f"{path} is of an earlier format, convert it: pipnet migrate {self.run}")
         if changed:
