@@ -1,4 +1,4 @@
-"""The benchmark: what is timed, in turns, and that its numbers are what they say. No time is asserted."""
+"""The benchmark: candidates, interleaved timing, and the reported numbers. No duration is asserted."""
 
 import json
 import time
@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from pipnet import FaceLandmarker
-from pipnet.benchmark.contenders import Contender, contenders, memory_of
+from pipnet.benchmark.candidates import Candidate, list_candidates, measure_memory
 from pipnet.benchmark.peers import installed_peers
 from pipnet.benchmark.reference import Reference
 from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark, peer_error
-from pipnet.benchmark.stages import DETECTOR, MAPS, WHOLE, stages
-from pipnet.benchmark.timing import Timing, time_in_turns
+from pipnet.benchmark.stages import DETECTOR, MAPS, TOTAL, stages
+from pipnet.benchmark.timing import Timing, time_interleaved
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, ModelError, PipnetError
@@ -26,31 +26,36 @@ from pipnet.model.heads.pip import PipHead
 from pipnet.model.neighbors import merge_matrix
 
 
-def test_everyone_has_a_turn_in_every_round():
+def test_time_interleaved_runs_every_function_in_every_round():
     order = []
-    ways = {name: lambda name=name: order.append(name) for name in "ab"}
-    timings = time_in_turns(ways, rounds=3, seconds=0)
+    runs = {name: lambda name=name: order.append(name) for name in "ab"}
+    timings = time_interleaved(runs, rounds=3, seconds=0)
     turns = [a for a, b in zip(order, order[1:] + [""], strict=True) if a != b]
     assert turns[-6:] == ["a", "b"] * 3
     assert all(t.runs == 9 and len(t.rounds) == 3 for t in timings.values())
-    with pytest.raises(PipnetError, match="at least 1 round"):
-        time_in_turns(ways, rounds=0)
+    with pytest.raises(PipnetError, match="rounds must be at least 1"):
+        time_interleaved(runs, rounds=0)
 
 
-def test_times_are_milliseconds():
-    timing = time_in_turns({"nap": lambda: time.sleep(0.01)}, rounds=2, seconds=0)["nap"]
+def test_time_interleaved_returns_milliseconds():
+    timing = time_interleaved({"nap": lambda: time.sleep(0.01)}, rounds=2, seconds=0)["nap"]
     assert 10 <= timing.median <= timing.p95
 
 
-def test_a_ratio_is_of_rounds_side_by_side():
-    """A disturbance of one whole round changes no ratio."""
+def test_times_faster_compares_round_by_round():
+    """A disturbance of a whole round does not change the ratio."""
     slow, fast = Timing(0, 0, [10.0, 30.0, 10.0], 3), Timing(0, 0, [2.0, 6.0, 2.0], 3)
     assert fast.times_faster(slow) == 5
 
 
-def test_what_goes_together():
-    given = ([DEFAULT_MODEL, "a.safetensors"], ["onnxruntime", "openvino", "torch"], ["f32", "bf16"], [1, 2])
-    names = [(one.model, one.backend, one.precision) for one in contenders(*given) if one.threads == 1]
+def test_list_candidates_returns_possible_combinations():
+    arguments = (
+        [DEFAULT_MODEL, "a.safetensors"],
+        ["onnxruntime", "openvino", "torch"],
+        ["f32", "bf16"],
+        [1, 2],
+    )
+    names = [(c.model, c.backend, c.precision) for c in list_candidates(*arguments) if c.threads == 1]
     assert names == [
         (DEFAULT_MODEL, "onnxruntime", "f32"),
         (DEFAULT_MODEL, "openvino", "f32"),
@@ -58,41 +63,45 @@ def test_what_goes_together():
         ("a.safetensors", "torch", "f32"),
         ("a.safetensors", "torch", "bf16"),
     ]
-    with pytest.raises(PipnetError, match="no backend 'tensorrt'"):
-        contenders([DEFAULT_MODEL], ["tensorrt"], ["f32"], [1])
+    with pytest.raises(PipnetError, match="unknown backend 'tensorrt'"):
+        list_candidates([DEFAULT_MODEL], ["tensorrt"], ["f32"], [1])
 
 
-def test_the_reference_decodes_as_the_original():
-    """The same votes through our own head, merged by the authors' weights: the same points."""
+def test_reference_decodes_like_our_head():
+    """Our own head, merged with the official weights, gives the same points for the same votes."""
     reference = Reference(1)
     chosen = np.full((68, 10), -1)
-    for landmark, (who, vote) in enumerate(zip(reference.who.numpy(), reference.vote.numpy(), strict=True)):
-        chosen[who, vote] = landmark
+    for landmark, pair in enumerate(zip(reference.voter.numpy(), reference.vote.numpy(), strict=True)):
+        chosen[pair] = landmark
     assert (chosen >= 0).all()
-    with torch.no_grad():
-        maps = torch.cat(reference.net(reference.image), dim=1)
-    head = PipHead(512, 8, np.random.default_rng(0).uniform(0.1, 0.9, (68, 2)))
+    net = reference.net
+    layers = (net.score, net.x, net.y, net.neighbor_x, net.neighbor_y)
+    head = PipHead(512, 8, np.random.default_rng(0).uniform(0.1, 0.9, (68, 2))).eval()
+    head.conv.weight.data = torch.cat([layer.weight for layer in layers])
+    head.conv.bias.data = torch.cat([layer.bias for layer in layers])
     head.merge_weights = torch.from_numpy(merge_matrix(chosen, "official")).float()
     head.neighbors = torch.from_numpy(chosen)
-    torch.testing.assert_close(reference(), head.decode(maps).points[0])
+    with torch.no_grad():
+        landmarks = head.decode(head(net.backbone(reference.image)))
+    torch.testing.assert_close(reference(), landmarks.points[0])
 
 
-def test_stages_of_a_picture(portrait, landmarker, tmp_path):
-    ways = stages(landmarker, portrait, 1)
-    assert {DETECTOR, MAPS, WHOLE} <= set(ways)
-    assert ways[MAPS]()[0].shape == (1, 68, 8, 8)
-    np.testing.assert_array_equal(ways[WHOLE]().points, landmarker(portrait).points)
+def test_stages_of_an_image(portrait, landmarker, tmp_path):
+    runs = stages(landmarker, portrait, 1)
+    assert {DETECTOR, MAPS, TOTAL} <= set(runs)
+    assert runs[MAPS]()[0].shape == (1, 68, 8, 8)
+    np.testing.assert_array_equal(runs[TOTAL]().points, landmarker(portrait).points)
     write_image(tmp_path / "gray.png", np.full((90, 90, 3), 128, np.uint8))
-    with pytest.raises(ImageError, match="no face in it"):
+    with pytest.raises(ImageError, match="no face in this image"):
         stages(landmarker, tmp_path / "gray.png", 1)
 
 
-def test_a_whole_run(portrait, small_300w):
-    way = Contender(DEFAULT_MODEL, "onnxruntime", "f32", 1)
-    report = benchmark([way], 1, portrait, small_300w)
+def test_benchmark_reports_all_measures(portrait, small_300w):
+    candidate = Candidate(DEFAULT_MODEL, "onnxruntime", "f32", 1)
+    report = benchmark([candidate], 1, portrait, small_300w)
     rows = {row.name: row for row in report.rows}
     assert REFERENCE.format(1) in rows
-    row = rows[way.name]
+    row = rows[candidate.name]
     assert row.ratio == pytest.approx(
         rows[REFERENCE.format(1)].latency.rounds[0] / row.latency.rounds[0], 0.01
     )
@@ -100,51 +109,51 @@ def test_a_whole_run(portrait, small_300w):
     assert row.file_megabytes == pytest.approx(find_model(DEFAULT_MODEL).stat().st_size / 1e6, abs=0.01)
     assert 20 < row.megabytes < 1000
     samples, _, spec = load_samples(small_300w, None, "300w", for_evaluation=True)
-    errors = evaluate(FaceLandmarker(way.load()), decoded(samples), spec)
+    errors = evaluate(FaceLandmarker(candidate.load()), decoded(samples), spec)
     assert row.nme == pytest.approx(100 * errors.nmes.mean(), abs=1e-3)
     facts = json.loads(report.to_json())
     assert facts["data"]["faces"] == len(samples)
-    assert facts["stages"][way.name][WHOLE]["runs"] >= 3
+    assert facts["stages"][candidate.name][TOTAL]["runs"] >= 3
 
 
-def test_on_the_command_line(tmp_path, monkeypatch, capsys):
+def test_benchmark_command_prints_and_writes_the_report(tmp_path, monkeypatch, capsys):
     timing = Timing(2.0, 3.0, [2.0], 3)
     row = Row("a model", timing, 5.0, {1: 2.0, 4: 1.5}, 30.0, 9.0, 3.3)
     monkeypatch.setattr(
-        "pipnet.cli.benchmark.time_all", lambda *_: Report([row], {"a model": {WHOLE: timing}}, {})
+        "pipnet.cli.benchmark.run_benchmark", lambda *_: Report([row], {"a model": {TOTAL: timing}}, {})
     )
     assert main(["benchmark", "--data", "x", "-o", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().err
-    for words in ("a model", "1.50 (4)", "3.300", WHOLE):
-        assert words in said
+    err = capsys.readouterr().err
+    for text in ("a model", "1.50 (4)", "3.300", TOTAL):
+        assert text in err
     assert json.loads((tmp_path / "out" / "benchmark.json").read_text())["rows"][0]["ratio"] == 5.0
     assert (tmp_path / "out" / "speed.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (["none.onnx"], "no such model"),
         (["--backend", "torch"], "none of torch runs it in f32"),
-        (["a/model.onnx", "b/model.onnx"], "have the same: a/model.onnx, b/model.onnx"),
+        (["a/model.onnx", "b/model.onnx"], "two are equal: a/model.onnx, b/model.onnx"),
         (["--threads", "0"], "threads must be at least 1"),
         (["--data", "none", "--rounds", "1"], "no such file or folder"),
-        (["--backend", "gpu"], "no backend 'gpu'"),
-        (["--rounds", "0"], "at least 1 round"),
+        (["--backend", "gpu"], "unknown backend 'gpu'"),
+        (["--rounds", "0"], "rounds must be at least 1"),
     ],
 )
-def test_impossible_wishes_are_one_line(words, message, capsys):
-    assert main(["benchmark", *words]) == 1
+def test_benchmark_command_refuses_invalid_options_in_one_line(options, message, capsys):
+    assert main(["benchmark", *options]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_memory_is_measured_in_a_process_of_its_own():
+def test_measure_memory_raises_the_error_of_its_process():
     with pytest.raises(ModelError, match="no such model"):
-        memory_of(Contender("none.onnx", "onnxruntime", "f32", 1))
+        measure_memory(Candidate("none.onnx", "onnxruntime", "f32", 1))
 
 
-def test_a_peer_is_measured_as_models_are(small_300w):
-    """Unknown landmarks and faces without a norm do not count, faces that it misses are told."""
+def test_peer_error_counts_like_evaluate(small_300w):
+    """Unknown landmarks and faces without a norm are left out, and missed faces are counted."""
     samples, _, spec = load_samples(small_300w, "train")
     first, second, third = (replace(sample, points=sample.points.copy()) for sample in samples[:3])
     first.points[5] = np.nan
@@ -153,11 +162,11 @@ def test_a_peer_is_measured_as_models_are(small_300w):
     class OffByATenth:
         name = "off by a tenth"
 
-        def place(self, image, box):
+        def adapt(self, image, box):
             return box
 
-        def __call__(self, image, place):
-            sample = first if np.array_equal(place, tight_box(first.points)) else None
+        def __call__(self, image, box):
+            sample = first if np.array_equal(box, tight_box(first.points)) else None
             if sample is None:
                 return None
             unit = np.linalg.norm(first.points[36] - first.points[45])
@@ -167,14 +176,14 @@ def test_a_peer_is_measured_as_models_are(small_300w):
     assert peer_error(OffByATenth(), [second, third], spec) == (None, 1)
 
 
-def test_peers_find_real_faces(portrait, landmarker):
-    """Those that are installed; none is asked for."""
+def test_installed_peers_predict_landmarks(portrait, landmarker):
+    """Peers are optional."""
     image, faces = read_image(portrait), landmarker(portrait)
     box = np.concatenate([faces[0].points.min(axis=0), faces[0].points.max(axis=0)])
     peers = installed_peers()
     if not peers:
-        pytest.skip("neither dlib nor MediaPipe is installed here")
+        pytest.skip("neither dlib nor MediaPipe is installed")
     for peer in peers:
-        found = peer(image, peer.place(image, box))
-        away = np.linalg.norm(found - faces[0].points, axis=1).mean()
-        assert away < 0.06 * np.ptp(faces[0].points[:, 0]), peer.name
+        points = peer(image, peer.adapt(image, box))
+        distance = np.linalg.norm(points - faces[0].points, axis=1).mean()
+        assert distance < 0.06 * np.ptp(faces[0].points[:, 0]), peer.name

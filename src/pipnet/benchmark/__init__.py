@@ -1,1 +1,1 @@
-"""How fast it is: side by side in one run, so that ratios hold on a noisy machine."""
+"""Benchmark of speed, memory and accuracy. Candidates are interleaved in one run, so that ratios hold."""

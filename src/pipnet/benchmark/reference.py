@@ -1,9 +1,10 @@
-"""The yardstick: a ResNet-18 PIP net in plain float32 PyTorch, run as the original code runs it.
+"""The reference: a ResNet-18 PIPNet in plain float32 PyTorch, run as the original code runs it.
 
-Five separate 1x1 convolutions (scores, x, y, and both of the neighbors), no folding of anything into
-anything, channels first, one face at a time, and a decode of many small tensor operations: arg-max of each
-score map, the offsets there, each landmark's own point and the votes of those whose neighbor it is, in
-rows of equal length, and their mean. The weights are random, which takes the same time.
+It has five separate 1x1 convolutions (scores, x, y, and x and y of the neighbors), nothing is fused, the
+memory layout is channels first, and there is one face at a time. Decoding consists of many small tensor
+operations: the arg-max of each score map, the offsets there, for each landmark its own point and the votes of
+the landmarks that have it as a neighbor, in rows of equal length, and their mean. The weights are random, and
+take the same time.
 """
 
 from __future__ import annotations
@@ -32,43 +33,44 @@ class ReferenceNet(nn.Module):
         self.neighbor_y = nn.Conv2d(width, _LANDMARKS * _NEIGHBORS, 1)
 
     def forward(self, image: Float[Tensor, "1 3 256 256"]) -> tuple[Tensor, ...]:
-        """A normalized picture -> the five maps."""
+        """Return the five maps of a normalized image."""
         features = self.backbone(image)
-        parts = (self.score, self.x, self.y, self.neighbor_x, self.neighbor_y)
-        return tuple(part(features) for part in parts)
+        layers = (self.score, self.x, self.y, self.neighbor_x, self.neighbor_y)
+        return tuple(layer(features) for layer in layers)
 
 
 class Reference:
-    """Network and decode of one face."""
+    """The network and the decoding of one face."""
 
     def __init__(self, threads: int) -> None:
         torch.manual_seed(0)
         self.net = ReferenceNet().eval()
         self.threads = threads
         self.image = torch.rand(1, 3, _SIZE, _SIZE)
-        # Who votes for whom, each row filled up to the longest: which landmark, and which of its votes.
-        chosen = np.random.default_rng(0).permuted(np.tile(np.arange(_LANDMARKS), (_LANDMARKS, 1)), axis=1)
-        voters = [np.argwhere(chosen[:, :_NEIGHBORS] == i) for i in range(_LANDMARKS)]
-        longest = max(len(who) for who in voters)
-        filled = np.stack([np.resize(who, (longest, 2)) for who in voters])
-        self.who, self.vote = torch.from_numpy(filled[..., 0]), torch.from_numpy(filled[..., 1])
+        # For each landmark the landmarks that vote for it, and which of their votes it is. Rows are padded by
+        # repetition to the longest one.
+        order = np.random.default_rng(0).permuted(np.tile(np.arange(_LANDMARKS), (_LANDMARKS, 1)), axis=1)
+        votes = [np.argwhere(order[:, :_NEIGHBORS] == i) for i in range(_LANDMARKS)]
+        longest = max(map(len, votes))
+        padded = np.stack([np.resize(indices, (longest, 2)) for indices in votes])
+        self.voter, self.vote = torch.from_numpy(padded[..., 0]), torch.from_numpy(padded[..., 1])
 
     @torch.no_grad()
     def __call__(self) -> Float[Tensor, "68 2"]:
-        """One run: the landmarks as fractions of the picture."""
+        """Run the reference once, and return the landmarks as fractions of the image."""
         torch.set_num_threads(self.threads)
         score, x, y, neighbor_x, neighbor_y = self.net(self.image)
         side = score.shape[3]
         cell = score.view(_LANDMARKS, -1).argmax(dim=1, keepdim=True)
         column, row = (cell % side).float(), torch.div(cell, side, rounding_mode="floor").float()
-        own_x = column + x.view(_LANDMARKS, -1).gather(1, cell)
-        own_y = row + y.view(_LANDMARKS, -1).gather(1, cell)
-        at = cell.repeat_interleave(_NEIGHBORS, dim=0)
-        votes_x = neighbor_x.view(_LANDMARKS * _NEIGHBORS, -1).gather(1, at).view(_LANDMARKS, _NEIGHBORS)
-        votes_y = neighbor_y.view(_LANDMARKS * _NEIGHBORS, -1).gather(1, at).view(_LANDMARKS, _NEIGHBORS)
+        point_x = column + x.view(_LANDMARKS, -1).gather(1, cell)
+        point_y = row + y.view(_LANDMARKS, -1).gather(1, cell)
+        cells = cell.repeat_interleave(_NEIGHBORS, dim=0)
+        votes_x = neighbor_x.view(_LANDMARKS * _NEIGHBORS, -1).gather(1, cells).view(_LANDMARKS, _NEIGHBORS)
+        votes_y = neighbor_y.view(_LANDMARKS * _NEIGHBORS, -1).gather(1, cells).view(_LANDMARKS, _NEIGHBORS)
         merged = [
-            torch.cat([own, (place + votes)[self.who, self.vote]], dim=1).mean(dim=1)
-            for own, place, votes in ((own_x, column, votes_x), (own_y, row, votes_y))
+            torch.cat([point, (origin + votes)[self.voter, self.vote]], dim=1).mean(dim=1)
+            for point, origin, votes in ((point_x, column, votes_x), (point_y, row, votes_y))
         ]
         points: Tensor = torch.stack(merged, dim=1) / side
         return points

@@ -1,4 +1,4 @@
-"""A benchmark as people look at it: a table, and speed against accuracy."""
+"""Reports of the benchmark: a table, and a figure of speed and accuracy."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ from pipnet.benchmark.run import Report
 from pipnet.evaluation.figure import new_figure, save_figure
 
 _MARKERS = "osD^"
-"""One for each ten rows, as there are ten colors."""
+"""Markers of the figure. Each is used for ten rows, because there are ten colors."""
+_COLUMNS = ("", "ms", "95 %", "times the reference", "best ms a face (batch)", "MB", "file MB", "NME %")
 
 
 def to_table(report: Report) -> Table:
-    """The rows, for the terminal."""
-    table = Table(title="one crop to landmarks, in turns in one run")
-    for title in (
-        "",
-        "ms",
-        "95 %",
-        "times the reference",
-        "best ms a face (batch)",
-        "MB",
-        "file MB",
-        "NME %",
-    ):
+    """Return the rows as a table for the terminal."""
+    table = Table(title="one crop to landmarks, interleaved in one run")
+    for title in _COLUMNS:
         table.add_column(title, justify="right" if title else "left", overflow="fold")
     for line in table_lines(report):
         table.add_row(*line)
@@ -33,7 +25,7 @@ def to_table(report: Report) -> Table:
 
 
 def table_lines(report: Report) -> list[list[str]]:
-    """The rows as text, cell by cell."""
+    """Return the cells of the rows as text."""
     lines = []
     for row in report.rows:
         best = min(row.per_face.items(), key=lambda item: item[1]) if row.per_face else None
@@ -54,22 +46,22 @@ def table_lines(report: Report) -> list[list[str]]:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Speed against accuracy; rows without an NME are left out.
+    """Draw the NME over the latency of the rows that have an NME.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        WriteError: the figure cannot be written.
     """
-    rows = [row for row in report.rows if row.nme is not None]
     figure = new_figure(10, 4.5)
     axes = figure.subplots()
-    for number, row in enumerate(rows):
-        axes.plot(row.latency.median, row.nme, _MARKERS[number // 10 % len(_MARKERS)], label=row.name)
+    for i, row in enumerate(row for row in report.rows if row.nme is not None):
+        axes.plot(row.latency.median, row.nme, _MARKERS[i // 10 % len(_MARKERS)], label=row.name)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     data = report.facts.get("data", {})
     axes.set(
         xscale="log",
         xlabel="milliseconds a face, batch 1",
-        ylabel=f"NME, % ({data.get('collection', '')} {data.get('subset', '')})",
+        ylabel=f"NME, % ({data.get('dataset', '')} {data.get('subset', '')})",
     )
     axes.grid(alpha=0.3, which="both")
     save_figure(figure, path, dpi=110)

@@ -1,4 +1,4 @@
-"""The whole benchmark: everything timed in turns, then measured and weighed."""
+"""The benchmark: all candidates timed interleaved, then their memory and accuracy measured."""
 
 from __future__ import annotations
 
@@ -15,167 +15,160 @@ import numpy as np
 
 import pipnet
 from pipnet.annotations.samples import FaceSample
-from pipnet.benchmark.contenders import Contender, memory_of, run_on, with_threads
+from pipnet.benchmark.candidates import Candidate, measure_memory, run_on_noise, with_threads
 from pipnet.benchmark.peers import Peer, installed_peers
 from pipnet.benchmark.stages import stages
-from pipnet.benchmark.timing import Timing, time_in_turns
+from pipnet.benchmark.timing import Timing, time_interleaved
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import tight_box
-from pipnet.hub import find_model
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
 
-BATCHES = (1, 4, 16, 64, 256)
-"""Faces at once, for the throughput."""
+BATCH_SIZES = (1, 4, 16, 64, 256)
+"""Batch sizes of the throughput."""
 REFERENCE = "reference: ResNet-18, plain float32 PyTorch, {} threads"
 
 
 @dataclass
 class Row:
-    """One way to find landmarks on a crop."""
+    """The results of a candidate, the reference or a peer."""
 
     name: str
     latency: Timing
     """Of one face."""
     ratio: float | None = None
-    """How many times faster than the reference of as many threads, in the same run."""
+    """How many times faster it is than the reference with as many threads."""
     per_face: dict[int, float] = field(default_factory=dict)
-    """Milliseconds a face, by batch."""
+    """Milliseconds a face, by batch size."""
     megabytes: float | None = None
     """Memory of a process that loads and runs it, Python and libraries included."""
     file_megabytes: float | None = None
     nme: float | None = None
-    """On the faces at hand in percent, from true boxes."""
+    """NME in percent on the labeled faces, from true boxes."""
     missed: int = 0
-    """Faces that a peer's own detector did not find; no part of its NME."""
+    """Number of faces that a peer's own detector missed. They are not part of its NME."""
 
 
 @dataclass
 class Report:
-    """All that one run found out."""
+    """The results of a benchmark."""
 
     rows: list[Row]
     stages: dict[str, dict[str, Timing]]
-    """By contender and stage."""
+    """By candidate and stage."""
     facts: dict[str, Any]
-    """Machine, versions, data."""
+    """Machine, versions, dataset."""
     unreadable: list[str] = field(default_factory=list)
-    """What was wrong with labeled pictures that could not be read."""
+    """Errors of labeled images that cannot be read."""
 
     def to_json(self) -> str:
-        """All of it as JSON."""
-        return json.dumps(
-            {
-                **self.facts,
-                "rows": [_plain(row) for row in self.rows],
-                "stages": {
-                    name: {stage: _timing(timing) for stage, timing in of_one.items()}
-                    for name, of_one in self.stages.items()
-                },
-            },
-            indent=1,
-        )
+        """Return the report as JSON."""
+        rows = [{**asdict(row), "latency": _timing_dict(row.latency)} for row in self.rows]
+        by_stage = {
+            name: {stage: _timing_dict(timing) for stage, timing in timings.items()}
+            for name, timings in self.stages.items()
+        }
+        return json.dumps({**self.facts, "rows": rows, "stages": by_stage}, indent=1)
 
 
 def benchmark(
-    ways: Sequence[Contender],
+    candidates: Sequence[Candidate],
     rounds: int,
-    picture: Path | None = None,
+    image: Path | None = None,
     data: Path | None = None,
     subset: str | None = None,
 ) -> Report:
-    """Time everything in turns, then measure and weigh it.
+    """Time all candidates interleaved, then measure their throughput, memory and accuracy.
 
     Args:
-        ways: the models, on backends.
-        rounds: how many turns each gets.
-        picture: a photo with a face, for the stages and for peers.
+        candidates: the models and what runs them.
+        rounds: number of rounds in which each candidate is timed.
+        image: an image with a face, for the stages and the peers.
         data: labeled faces, for the accuracy.
-        subset: which of them; the test part if None.
+        subset: the subset of the labeled faces; the default test subset if None.
 
     Raises:
-        PipnetError: there is nothing to time, a model cannot be loaded, or as `stages`.
+        PipnetError: no candidates, fewer than 1 round, a model that cannot be loaded, or see `stages`.
     """
-    if not ways:
-        raise PipnetError("nothing to time: no backend goes with these models and precisions")
+    if not candidates:
+        raise PipnetError("no candidates: no backend runs these models in these precisions")
     if rounds < 1:
-        raise PipnetError(f"at least 1 round, not {rounds}")
+        raise PipnetError(f"--rounds must be at least 1, not {rounds}")
     peers = installed_peers()
-    models = {way.name: way.load() for way in ways}
-    # What may be wrong with pictures and faces is found before anything takes long.
-    of_stages = {way.name: _stages(way, models[way.name], picture) for way in ways if picture is not None}
+    models = {candidate.name: candidate.load() for candidate in candidates}
+    # Errors in the image and the labeled faces are found before anything takes long.
+    stage_runs = {c.name: _stage_runs(c, models[c.name], image) for c in candidates if image is not None}
     for model in models.values():
         if data is not None:
             load_samples(data, subset, model.metadata.scheme, for_evaluation=True)
-    turns = _references(ways) | {way.name: run_on(way, models[way.name]) for way in ways}
-    turns |= _peer_runs(peers, models[ways[0].name], picture)
-    timings = time_in_turns(turns, rounds)
-    rows = [Row(name, timing) for name, timing in timings.items()]
-    by_name = {row.name: row for row in rows}
-    for way in ways:
-        row, reference = by_name[way.name], timings.get(REFERENCE.format(way.threads))
+    runs = _reference_runs(candidates) | {c.name: run_on_noise(c, models[c.name]) for c in candidates}
+    runs |= _peer_runs(peers, models[candidates[0].name], image)
+    timings = time_interleaved(runs, rounds)
+    rows = {name: Row(name, timing) for name, timing in timings.items()}
+    for candidate in candidates:
+        row, reference = rows[candidate.name], timings.get(REFERENCE.format(candidate.threads))
         row.ratio = reference and round(row.latency.times_faster(reference), 2)
-        row.per_face = throughput(way, models[way.name], rounds)
-        row.megabytes = memory_of(way)
-        row.file_megabytes = round(_file(way).stat().st_size / 1e6, 2)
-    unreadable: list[ImageError] = []
+        row.per_face = throughput(candidate, models[candidate.name], rounds)
+        row.megabytes = measure_memory(candidate)
+        row.file_megabytes = round(candidate.file.stat().st_size / 1e6, 2)
     facts: dict[str, Any] = {
         "pipnet": pipnet.__version__,
         "machine": _processor(),
         "python": platform.python_version(),
         "rounds": rounds,
     }
+    unreadable: list[ImageError] = []
     if data is not None:
-        facts["data"] = _measure(by_name, models, peers, data, subset, unreadable)
-    if picture is not None:
-        facts["picture"] = "{1} x {0} pixels".format(*read_image(picture).shape)
-    timed = {name: time_in_turns(of_one, rounds) for name, of_one in of_stages.items()}
-    return Report(rows, timed, facts, list(dict.fromkeys(map(str, unreadable))))
+        facts["data"] = _measure_accuracy(rows, models, peers, data, subset, unreadable)
+    if image is not None:
+        facts["image"] = "{1} x {0} pixels".format(*read_image(image).shape)
+    stage_timings = {name: time_interleaved(stage, rounds) for name, stage in stage_runs.items()}
+    return Report(list(rows.values()), stage_timings, facts, list(dict.fromkeys(map(str, unreadable))))
 
 
-def _stages(way: Contender, model: CropModel, picture: Path) -> dict[str, Callable[[], object]]:
-    runs = stages(FaceLandmarker(model), picture, way.threads)
-    return {stage: with_threads(way, run) for stage, run in runs.items()}
+def _stage_runs(candidate: Candidate, model: CropModel, image: Path) -> dict[str, Callable[[], object]]:
+    runs = stages(FaceLandmarker(model), image, candidate.threads)
+    return {stage: with_threads(candidate, run) for stage, run in runs.items()}
 
 
-def throughput(way: Contender, model: CropModel, rounds: int) -> dict[int, float]:
-    """Milliseconds a face, by batch."""
-    turns = {str(batch): run_on(way, model, batch) for batch in BATCHES}
-    timings = time_in_turns(turns, max(rounds // 3, 1), 0.1)
-    return {batch: round(timings[str(batch)].median / batch, 4) for batch in BATCHES}
+def throughput(candidate: Candidate, model: CropModel, rounds: int) -> dict[int, float]:
+    """Return the milliseconds a face by batch size."""
+    runs = {str(batch): run_on_noise(candidate, model, batch) for batch in BATCH_SIZES}
+    timings = time_interleaved(runs, max(rounds // 3, 1), 0.1)
+    return {batch: round(timings[str(batch)].median / batch, 4) for batch in BATCH_SIZES}
 
 
-def _references(ways: Sequence[Contender]) -> dict[str, Callable[[], object]]:
-    """The yardstick, for each number of threads; none without torch."""
+def _reference_runs(candidates: Sequence[Candidate]) -> dict[str, Callable[[], object]]:
+    """Return the reference for each number of threads; nothing without torch."""
     try:
         from pipnet.benchmark.reference import Reference
     except ImportError:
         return {}
-    return {REFERENCE.format(threads): Reference(threads) for threads in sorted({w.threads for w in ways})}
+    return {REFERENCE.format(n): Reference(n) for n in sorted({c.threads for c in candidates})}
 
 
 def _peer_runs(
-    peers: Sequence[Peer], model: CropModel, picture: Path | None
+    peers: Sequence[Peer], model: CropModel, image_path: Path | None
 ) -> dict[str, Callable[[], object]]:
-    """Peers on the surest face of a picture."""
-    if picture is None or not peers:
+    """Return the peers on the face with the highest detection score in an image."""
+    if image_path is None or not peers:
         return {}
-    image = read_image(picture)
+    image = read_image(image_path)
     faces = FaceLandmarker(model)(image)
     if not len(faces):
         return {}
     box = tight_box(faces[0].points)
-    return {peer.name: partial(peer, image, peer.place(image, box)) for peer in peers}
+    return {peer.name: partial(peer, image, peer.adapt(image, box)) for peer in peers}
 
 
-def _measure(
+def _measure_accuracy(
     rows: dict[str, Row],
     models: dict[str, CropModel],
     peers: Sequence[Peer],
@@ -183,50 +176,41 @@ def _measure(
     subset: str | None,
     unreadable: list[ImageError],
 ) -> dict[str, Any]:
-    """NME of everything on the same faces, and what these are; pictures that cannot be read are left out."""
+    """Set the NME of all rows on the same faces, and return what the faces are."""
     for name, model in models.items():
         samples, scheme, spec = load_samples(data, subset, model.metadata.scheme, for_evaluation=True)
-        pictures = track(decoded(samples, unreadable), len(samples), name)
-        summary = evaluate(FaceLandmarker(model), pictures, spec).summary(scheme)
+        images = track(decoded(samples, unreadable), len(samples), name)
+        summary = evaluate(FaceLandmarker(model), images, spec).summary(scheme)
         rows[name].nme = summary["pixels"]["nme"]
     timed = [peer for peer in peers if peer.name in rows]
     if timed and any(model.metadata.scheme.name == "300w" for model in models.values()):
         samples, _, spec = load_samples(data, subset, "300w", for_evaluation=True)
         for peer in timed:
             rows[peer.name].nme, rows[peer.name].missed = peer_error(peer, samples, spec)
-    return {"collection": spec.title, "subset": subset or spec.default_test, "faces": summary["faces"]}
+    return {"dataset": spec.title, "subset": subset or spec.default_test, "faces": summary["faces"]}
 
 
 def peer_error(peer: Peer, samples: Sequence[FaceSample], spec: DatasetSpec) -> tuple[float | None, int]:
-    """A peer's NME in percent on the faces that it found, None without any; how many it missed."""
+    """Return a peer's NME in percent, None if it missed all faces, and the number of faces that it missed."""
     scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
     for image, sample in track(decoded(samples, []), len(samples), f"{peer.name} on {spec.title}"):
         unit = norm_distance(sample.points, scheme)
         if not unit > 0:  # as in `evaluate`
             continue
-        found = peer(image, peer.place(image, tight_box(sample.points)))
-        if found is None:
+        points = peer(image, peer.adapt(image, tight_box(sample.points)))
+        if points is None:
             missed += 1
-            continue
-        errors.append(np.nanmean(point_errors(found, sample.points, unit)))
+        else:
+            errors.append(np.nanmean(point_errors(points, sample.points, unit)))
     return round(100 * float(np.mean(errors)), 4) if errors else None, missed
 
 
-def _file(way: Contender) -> Path:
-    path = Path(way.model)
-    return path if path.suffix == ".safetensors" else find_model(way.model)
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "latency": _timing(row.latency)}
-
-
-def _timing(timing: Timing) -> dict[str, Any]:
+def _timing_dict(timing: Timing) -> dict[str, Any]:
     return {"median": round(timing.median, 4), "p95": round(timing.p95, 4), "runs": timing.runs}
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, and how many threads there are."""
+    """Return the name of the processor, if the system tells it, and the number of its threads."""
     name = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

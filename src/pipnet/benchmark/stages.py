@@ -1,4 +1,4 @@
-"""From file to points, stage by stage."""
+"""The stages from an image file to landmarks, to be timed one by one."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 
-DECODE, DETECTOR, CROP, NETWORK, MAPS, WHOLE = (
-    "picture decoded",
+DECODE, DETECTOR, CROP, NETWORK, MAPS, TOTAL = (
+    "image decoding",
     "detector",
     "crop",
-    "network, with its decode",
-    "network, up to the score maps",
-    "whole: file to points",
+    "network with decoding",
+    "network up to the score maps",
+    "total: file to landmarks",
 )
 
 
-def stages(landmarker: FaceLandmarker, picture: Path, threads: int) -> dict[str, Callable[[], object]]:
-    """Each stage of finding the surest face's landmarks in a picture, and all of it.
+def stages(landmarker: FaceLandmarker, image_path: Path, threads: int) -> dict[str, Callable[[], object]]:
+    """Return a function for each stage of finding one face's landmarks, and for all of them together.
 
     Args:
-        landmarker: what finds them.
-        picture: a picture with a face.
-        threads: how many the network uses.
+        landmarker: the model and the detector.
+        image_path: an image with a face.
+        threads: number of threads of the network.
 
     Raises:
-        ImageError: the picture cannot be read, or there is no face in it.
+        ImageError: the image cannot be read, or contains no face.
     """
-    metadata = landmarker.model.metadata
-    image = read_image(picture)
-    found = landmarker.detector(image)
-    if not len(found.boxes):
-        raise ImageError(f"{picture}: no face in it")
-    face = landmarker.pipeline.adapt(found.boxes[:1], landmarker.detector.box_format)[0]
-    box = metadata.crop(face, image.shape[1], image.shape[0])
-    cut = crop(image, box, metadata.input_size)[None]
-    ways: dict[str, Callable[[], object]] = {
-        DECODE: lambda: read_image(picture),
+    metadata = landmarker.metadata
+    image = read_image(image_path)
+    detections = landmarker.detector(image)
+    if not len(detections.boxes):
+        raise ImageError(f"{image_path}: no face in this image")
+    face_box = landmarker.pipeline.adapt(detections.boxes[:1], landmarker.detector.box_format)[0]
+    box = metadata.crop(face_box, image.shape[1], image.shape[0])
+    crops = crop(image, box, metadata.input_size)[None]
+    runs: dict[str, Callable[[], object]] = {
+        DECODE: lambda: read_image(image_path),
         DETECTOR: lambda: landmarker.detector(image),
         CROP: lambda: crop(image, box, metadata.input_size),
-        NETWORK: lambda: landmarker.model(cut),
-        WHOLE: lambda: landmarker(picture),
+        NETWORK: lambda: landmarker.model(crops),
+        TOTAL: lambda: landmarker(image_path),
     }
     if isinstance(landmarker.model, OnnxModel):
-        maps = _up_to_the_maps(landmarker.model, threads)
-        if maps is not None:
-            ways[MAPS] = lambda: maps.run(None, {"image": cut})
-    return ways
+        session = _score_map_session(landmarker.model, threads)
+        if session is not None:
+            runs[MAPS] = lambda: session.run(None, {"image": crops})
+    return runs
 
 
-def _up_to_the_maps(model: OnnxModel, threads: int) -> onnxruntime.InferenceSession | None:
-    """The graph without decode and merge, which begin behind its last convolution, that of the scores."""
+def _score_map_session(model: OnnxModel, threads: int) -> onnxruntime.InferenceSession | None:
+    """Return the graph up to its last convolution, the score maps; None without the onnx package."""
     try:
         import onnx
         from onnx.utils import extract_model

@@ -1,4 +1,4 @@
-"""Timing several ways to do the same, in turns: what disturbs one round disturbs all of them."""
+"""Interleaved timing: all candidates are timed in each round, so that a disturbance affects all of them."""
 
 from __future__ import annotations
 
@@ -12,64 +12,64 @@ from pipnet.errors import PipnetError
 from pipnet.progress import track
 
 _WARM_UP = 0.5
-"""Seconds that each way runs before anything is counted."""
-_FEWEST = 3
-"""Runs of each way in a round."""
+"""Seconds that each function runs before it is timed."""
+_MIN_RUNS = 3
+"""Minimum number of runs of each function in a round."""
 
 
 class Timing(NamedTuple):
-    """How long one run took."""
+    """Durations of the runs of a function."""
 
     median: float
-    """Milliseconds; over all runs of all rounds."""
+    """Median over all runs of all rounds, in milliseconds."""
     p95: float
-    """Milliseconds; 95 of 100 runs took no longer."""
+    """95th percentile over all runs of all rounds, in milliseconds."""
     rounds: list[float]
-    """Median of each round in milliseconds."""
+    """Median of each round, in milliseconds."""
     runs: int
-    """How many were counted."""
+    """Number of timed runs."""
 
     def times_faster(self, reference: Timing) -> float:
-        """How many times as long the reference took: the median over rounds of the ratio in each."""
+        """Return the median over rounds of the reference's duration over this one."""
         return float(np.median(np.divide(reference.rounds, self.rounds)))
 
 
-def time_in_turns(
-    ways: Mapping[str, Callable[[], object]], rounds: int = 10, seconds: float = 0.3
+def time_interleaved(
+    runs: Mapping[str, Callable[[], object]], rounds: int = 10, seconds: float = 0.3
 ) -> dict[str, Timing]:
-    """Time several ways, round by round, each for a moment in every round.
+    """Time several functions, each of them in every round.
 
     Args:
-        ways: what to run, by name.
-        rounds: how many turns everyone gets.
-        seconds: how long each turn is, at least; never fewer than 3 runs.
+        runs: the functions by name.
+        rounds: number of rounds.
+        seconds: minimum duration of a function's runs in a round; there are at least 3 runs.
 
     Raises:
         PipnetError: fewer than 1 round.
     """
     if rounds < 1:
-        raise PipnetError(f"at least 1 round, not {rounds}")
-    for run in ways.values():
-        _turn(run, _WARM_UP)
-    taken: dict[str, list[list[float]]] = {name: [] for name in ways}
+        raise PipnetError(f"--rounds must be at least 1, not {rounds}")
+    for run in runs.values():
+        _time_round(run, _WARM_UP)
+    durations: dict[str, list[list[float]]] = {name: [] for name in runs}
     for _ in track(range(rounds), rounds, "rounds"):
-        for name, run in ways.items():
-            taken[name].append(_turn(run, seconds))
-    return {name: _timing(turns) for name, turns in taken.items()}
+        for name, run in runs.items():
+            durations[name].append(_time_round(run, seconds))
+    return {name: _timing(by_round) for name, by_round in durations.items()}
 
 
-def _turn(run: Callable[[], object], seconds: float) -> list[float]:
-    """Milliseconds of each run of one turn."""
-    taken: list[float] = []
-    until = time.perf_counter() + seconds
-    while len(taken) < _FEWEST or time.perf_counter() < until:
+def _time_round(run: Callable[[], object], seconds: float) -> list[float]:
+    """Return the duration of each run of one round in milliseconds."""
+    durations: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(durations) < _MIN_RUNS or time.perf_counter() < end:
         started = time.perf_counter()
         run()
-        taken.append(1000 * (time.perf_counter() - started))
-    return taken
+        durations.append(1000 * (time.perf_counter() - started))
+    return durations
 
 
-def _timing(turns: list[list[float]]) -> Timing:
-    every = np.concatenate(turns)
-    medians = [round(float(np.median(turn)), 4) for turn in turns]
-    return Timing(float(np.median(every)), float(np.percentile(every, 95)), medians, len(every))
+def _timing(by_round: list[list[float]]) -> Timing:
+    durations = np.concatenate(by_round)
+    medians = [round(float(np.median(values)), 4) for values in by_round]
+    return Timing(float(np.median(durations)), float(np.percentile(durations, 95)), medians, len(durations))

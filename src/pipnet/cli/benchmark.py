@@ -1,4 +1,4 @@
-"""``pipnet benchmark``: how fast models are here, side by side."""
+"""``pipnet benchmark``: speed, memory and accuracy of models on this machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 
-from pipnet.benchmark.contenders import contenders
+from pipnet.benchmark.candidates import list_candidates
 from pipnet.benchmark.report import draw, to_table
-from pipnet.benchmark.run import benchmark as time_all
+from pipnet.benchmark.run import benchmark as run_benchmark
 from pipnet.cli import say
 from pipnet.config import Precision
 from pipnet.evaluation.figure import require_figures
@@ -26,50 +26,50 @@ def benchmark(
     precision: list[Precision] | None = None,
     threads: list[int] | None = None,
     rounds: int = 10,
-    picture: Path | None = None,
+    image: Path | None = None,
     data: Path | None = None,
     subset: str | None = None,
     output: Annotated[Path | None, Parameter(alias="-o")] = None,
 ) -> int:
-    """Time models on this machine: latency, throughput, memory; with labeled faces also their accuracy.
+    """Measure latency, throughput and memory of models on this machine; with labeled faces also the NME.
 
-    Everything is timed in turns in one run, so that ratios hold while other work disturbs it; with torch
-    installed there is a reference in the same run: the original's ResNet-18 in plain float32 PyTorch.
-    Other landmark software (dlib, MediaPipe) is timed too where it is installed and a picture is given.
+    All candidates are timed interleaved in one run, so that ratios hold while other processes disturb it. If
+    torch is installed, a reference is timed too: the original's ResNet-18 in plain float32 PyTorch. Other
+    landmark software (dlib, MediaPipe) is timed too if it is installed and an image is given.
 
     Parameters
     ----------
     models
-        Models by name, .onnx files; .safetensors checkpoints for the backend torch.
+        Models by name or .onnx file; for the backend torch, .safetensors checkpoints.
     backend
         onnxruntime, openvino, torch, or "torch compiled"; may be given several times.
     precision
         f32 or bf16; may be given several times.
     threads
-        How many threads a network may use; may be given several times.
+        Number of threads of the network; may be given several times.
     rounds
-        How many turns each gets.
-    picture
-        A photo with a face: times each stage from file to points.
+        Number of rounds in which each candidate is timed.
+    image
+        An image with a face: times each stage from file to landmarks.
     data
-        A collection, or your own annotations, to measure accuracy on.
+        A dataset, or your own annotations, to measure the NME on.
     subset
-        Part of it; its test part if not given.
+        Subset of the dataset; its test subset if not given.
     output
         Folder for benchmark.json and the figure.
     """
-    ways = contenders(
+    candidates = list_candidates(
         models or [DEFAULT_MODEL], backend or ["onnxruntime"], precision or ["f32"], threads or [1]
     )
     if output is not None:
         make_folder(output)
         if data is not None:
             require_figures()
-    report = time_all(ways, rounds, picture, data, subset)
+    report = run_benchmark(candidates, rounds, image, data, subset)
     console = Console(stderr=True)
     console.print(to_table(report), width=max(console.width, 150))
-    for name, of_one in report.stages.items():
-        parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in of_one.items())
+    for name, timings in report.stages.items():
+        parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in timings.items())
         console.print(f"{name}, ms: {parts}", soft_wrap=True, highlight=False)
     if output is not None:
         write_text(output / "benchmark.json", report.to_json() + "\n")
