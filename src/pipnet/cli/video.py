@@ -55,8 +55,8 @@ def video(
 ) -> int:
     """Find and track the faces of a video.
 
-    Of a corrupt video all readable frames are processed, one line says what is missing, and the exit code is
-    1. Audio is copied. Ctrl-C, SIGTERM and a closed terminal leave a playable file.
+    All readable frames of a corrupt video are processed; one line reports what is missing, and the exit
+    code is 1. Audio is copied. Ctrl-C, SIGTERM and a closed terminal leave a playable file.
 
     Parameters
     ----------

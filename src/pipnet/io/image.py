@@ -7,10 +7,11 @@ warnings calls `ignore_pillow_warnings`.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -23,8 +24,7 @@ from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
 
 MAX_PIXELS = 100_000_000
-"""Images with more pixels are refused before they are decoded, unless told otherwise."""
-
+"""Default maximum number of pixels; larger images are refused before they are decoded."""
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "TGA")
 """Formats that are decoded. Pillow would pass others to interpreters such as Ghostscript, or decode them
 before their size is known (icons). JPEG includes MPO, which is not a separate format in Pillow 13."""
@@ -65,14 +65,8 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     Raises:
         ImageError: missing, empty, truncated, not an image, or more than ``max_pixels``.
     """
-    path = Path(path)
-    try:
-        with path.open("rb") as file:
-            return _read(file, str(path), max_pixels)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: cannot be read: {one_line(error)}") from None
+    with _named_errors(str(path)), Path(path).open("rb") as file:
+        return _read(file, max_pixels)
 
 
 def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Image:
@@ -81,7 +75,8 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Ima
     Raises:
         ImageError: empty, truncated, not an image, or more than ``max_pixels``.
     """
-    return _read(io.BytesIO(content), name, max_pixels)
+    with _named_errors(name):
+        return _read(io.BytesIO(content), max_pixels)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -90,14 +85,9 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: missing, or not an image.
     """
-    try:
-        with PIL.Image.open(path, formats=_FORMATS) as image:
-            width, height = image.size  # Pillow applies the orientation of TIFF itself
-            swap = image.format != "TIFF" and _orientation(partial(_header_exif, image)) in {5, 6, 7, 8}
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except Exception as error:  # decoders raise any exception on corrupt files
-        raise ImageError(f"{path}: not an image: {one_line(error)}") from None
+    with _named_errors(str(path)), PIL.Image.open(path, formats=_FORMATS) as image:
+        width, height = image.size  # Pillow applies the orientation of TIFF itself
+        swap = image.format != "TIFF" and _orientation(partial(_header_exif, image)) in {5, 6, 7, 8}
     return (height, width) if swap else (width, height)
 
 
@@ -113,12 +103,8 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
     if isinstance(source, (str, os.PathLike)):
         return read_image(source, max_pixels)
     if isinstance(source, PIL.Image.Image):
-        try:
+        with _named_errors("the PIL image"):  # it may be decoded only now
             return _decode(source, max_pixels)
-        except (ImageError, MemoryError):
-            raise
-        except Exception as error:  # it may be decoded only now
-            raise ImageError(f"the PIL image cannot be read: {one_line(error)}") from None
     if not isinstance(source, np.ndarray):
         raise ImageError(f"an image is a path, a PIL image or an RGB array, not {type(source).__name__}")
     image = _array_to_rgb(source)
@@ -150,22 +136,31 @@ def write_image(path: str | os.PathLike[str], image: Image) -> None:
         temporary.write_bytes(content.getbuffer())
 
 
-def _read(file: BinaryIO, name: str, max_pixels: int) -> Image:
+@contextlib.contextmanager
+def _named_errors(name: str) -> Iterator[None]:
+    """Turn all errors of reading an image into `ImageError` with the name of the image."""
     try:
-        with PIL.Image.open(file, formats=_FORMATS) as image:
-            return _decode(image, max_pixels)
+        yield
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
     except PIL.UnidentifiedImageError:
-        is_empty = file.seek(0, os.SEEK_END) == 0
-        reason = "empty file" if is_empty else f"not an image of a supported format: {', '.join(_FORMATS)}"
-        raise ImageError(f"{name}: {reason}") from None
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+        raise ImageError(f"{name}: not an image of a supported format: {', '.join(_FORMATS)}") from None
     except PIL.Image.DecompressionBombError:
         raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
-    except MemoryError:  # not an error of the file
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except MemoryError:  # not an error of the image
         raise
     except Exception as error:  # decoders raise any exception on corrupt files
         raise ImageError(f"{name}: cannot be read: {one_line(error)}") from None
+
+
+def _read(file: BinaryIO, max_pixels: int) -> Image:
+    if not file.read(1):
+        raise ImageError("empty file")
+    file.seek(0)
+    with PIL.Image.open(file, formats=_FORMATS) as image:
+        return _decode(image, max_pixels)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

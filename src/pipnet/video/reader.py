@@ -185,7 +185,7 @@ class _Clock:
         """The timestamp that corresponds to 0 seconds."""
 
     def __call__(self, timestamp: float | None) -> float:
-        """Return the next frame's time: a step after the last one if its timestamp is missing or too small."""
+        """Return the next frame's time: one step later if its timestamp is missing or does not increase."""
         expected = self._time + self._step
         if timestamp is not None and (
             self._start is None or timestamp - self._start < self._time - _CLOCK_RESET
