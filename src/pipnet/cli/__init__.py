@@ -17,6 +17,7 @@ from rich.console import Console
 
 import pipnet
 from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.io.image import ignore_pillow_warnings
 
 # Name, module and function, and the line of help in the list of commands. A command is imported when it is
 # run.
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     errors = Console(stderr=True)
     _print_notes()
+    ignore_pillow_warnings()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = _build(given[0] if given else None)(given, exit_on_error=False, error_console=errors)
