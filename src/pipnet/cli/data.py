@@ -22,7 +22,7 @@ from pipnet.datasets.registry import DATASETS
 from pipnet.datasets.scheme_inference import Proposal, check_mirror_pairs, propose_scheme
 from pipnet.errors import DataError, PipnetError
 from pipnet.evaluation.gallery.faces import read_faces
-from pipnet.evaluation.gallery.page import INDEX, Heading, write_sheet
+from pipnet.evaluation.gallery.page import INDEX, Heading, write_gallery
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
 from pipnet.io.image import write_image
@@ -196,7 +196,7 @@ def view(
             if message:
                 say(f"check: {message}")
     heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), faces.total, faces.unreadable)
-    errors = write_sheet(output, faces.faces, faces.scheme, heading, landmarker)
+    errors = write_gallery(output, faces.faces, faces.scheme, heading, landmarker)
     for error in errors:
         say(f"error: {error}")
     unreadable = f"; {faces.unreadable:,} images were annotated with an error" if faces.unreadable else ""

@@ -1,1 +1,1 @@
-"""Contact sheets of labeled faces as a page."""
+"""The gallery: labeled faces as a page to open in a browser."""

@@ -1,7 +1,6 @@
-"""The faces of a contact sheet: those of any labeled set, and what a model finds on them.
+"""The faces of the gallery: those of any labeled dataset, and what a model predicts for them.
 
-`read_faces` is the only place that knows where faces come from. Another kind of set is one more branch in it
-that gives `ShownFace`s.
+`read_faces` is the only place that knows the kinds of datasets. A new kind is one more branch in it.
 """
 
 from __future__ import annotations
@@ -16,42 +15,41 @@ from pipnet.annotations.formats import read_annotations
 from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.bulk.annotated_faces import AnnotatedFaces, is_annotated
 from pipnet.datasets.load import load_samples, recognize_dataset
-from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels
+from pipnet.datasets.pseudo_labels import PseudoLabel, is_pseudo_labels, read_pseudo_labels
 from pipnet.errors import DataError
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.geometry import Image, Points
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.scheme import LandmarkScheme
 
-Value = Literal["nme", "confidence", "score", "vote_std", "tta_std"]
-"""What is known of a face: the error of the model's points against the labels, in percent of the scheme's
-norm; mean confidence and mean score of the landmarks, in [0, 1]; mean spread of the votes and mean
-disagreement of the views, in percent of the crop."""
+Value = Literal["nme", "quality", "mean_score", "vote_std", "label_std"]
+"""A value of a face: the error of the model's points against the labels, in percent of the norm; mean
+confidence and mean score of the landmarks, in [0, 1]; mean standard deviation of the votes, and of the
+predictions that the label is a mean of, in percent of the crop."""
 
 
 @dataclass(frozen=True, eq=False)
-class ShownFace:
-    """A face of the sheet."""
+class GalleryFace:
+    """A face of the gallery."""
 
     sample: FaceSample
     values: dict[Value, float] = field(default_factory=dict)
-    """What the page sorts by; what is not known is not there."""
-    found: Points | None = None
-    """The model's landmarks in pixels of the picture."""
+    """The known values, by which the page sorts."""
+    predicted: Points | None = None
+    """The model's landmarks in pixels of the image."""
 
 
 @dataclass(frozen=True)
 class FaceSet:
-    """What is to be shown of a set."""
+    """The faces of a dataset that the gallery shows."""
 
-    faces: list[ShownFace]
-    """Some of its faces, evenly spread."""
+    faces: list[GalleryFace]
+    """Some faces of the dataset, evenly spaced."""
     total: int
-    """How many it has."""
+    """Number of faces of the dataset."""
     scheme: LandmarkScheme
-    """What their landmarks are."""
     unreadable: int = 0
-    """Pictures that could not be read when the set was annotated."""
+    """Number of images that could not be read when the dataset was annotated."""
 
 
 def read_faces(
@@ -61,118 +59,101 @@ def read_faces(
     scheme: str | LandmarkScheme | None = None,
     images: Path | None = None,
 ) -> FaceSet:
-    """The labeled faces of a collection, of one's own annotations or pseudo-labels, or of a bulk job.
+    """Return the labeled faces of a dataset, of own annotations or pseudo-labels, or of a bulk job.
 
     Args:
-        path: the set. Of a job of ``pipnet annotate``, its folder or one of its shards.
-        limit: give at most this many faces.
-        subset: which part of it, see `load_samples`.
-        scheme: what the landmarks are. One's own annotations and pseudo-labels do not say it; without it
-            they are points that no line joins.
-        images: the folder of the pictures of one's own annotations, where they do not lie beside them, or
-            of a job's, where they were moved.
+        path: the dataset. Of a job of ``pipnet annotate``, its folder or one of its shards.
+        limit: the maximum number of faces to return.
+        subset: the subset of the dataset, see `load_samples`.
+        scheme: the scheme of the landmarks. Own annotations and pseudo-labels do not state it; without it,
+            the gallery shows points without edges.
+        images: the image folder of own annotations, if it is not beside them, or of a job, if it was moved.
 
     Raises:
         DataError: see `load_samples`, `read_pseudo_labels` and `AnnotatedFaces`.
         MissingExtraError: pyarrow is not installed, for a job.
     """
     if is_annotated(path):
-        return _annotated(path, limit, subset, scheme, images)
-    faces, loaded = _labeled(path, subset, scheme, images)
+        return _read_job(path, limit, subset, scheme, images)
+    if is_pseudo_labels(path):
+        if subset or images:
+            raise DataError(f"{path}: a table of pseudo-labels has no subsets, and names its images itself")
+        labels = read_pseudo_labels(path)
+        loaded = _load_scheme(path, scheme, len(labels[0].sample.points))
+        faces = [GalleryFace(label.sample, _label_values(label)) for label in labels]
+    else:
+        if scheme is None and recognize_dataset(path) is None:
+            scheme = _unknown_scheme(path, len(read_annotations(path, images).samples[0].points))
+        samples, loaded, _ = load_samples(path, subset, scheme, images=images)
+        faces = [GalleryFace(sample) for sample in samples]
     return FaceSet(evenly_spaced(faces, limit), len(faces), loaded)
 
 
-def _annotated(
+def _read_job(
     path: Path,
     limit: int,
     subset: str | None,
     scheme: str | LandmarkScheme | None,
     images: Path | None,
 ) -> FaceSet:
-    """Those of a job, of which only the faces that are shown are held."""
+    """Return faces of a job. Only those that are shown are kept in memory."""
     if subset:
-        raise DataError(f"{path}: what pipnet annotate wrote has no subsets; its shards can be opened alone")
-    found = AnnotatedFaces(path, images)
-    loaded = found.scheme if scheme is None else _scheme_of(path, scheme, found.scheme.landmarks)
-    if loaded.landmark_names != found.scheme.landmark_names:
-        raise DataError(f"{path}: its landmarks are those of {found.scheme.name!r}, not of {loaded.name!r}")
+        raise DataError(f"{path}: a job of pipnet annotate has no subsets; open one of its shards instead")
+    job = AnnotatedFaces(path, images)
+    loaded = job.scheme if scheme is None else _load_scheme(path, scheme, job.scheme.landmarks)
+    if loaded.landmark_names != job.scheme.landmark_names:
+        raise DataError(f"{path}: has the landmarks of scheme {job.scheme.name!r}, not of {loaded.name!r}")
     faces = [
-        ShownFace(
-            label.sample,
-            {
-                **({} if quality is None else {"confidence": quality}),
-                "score": label.mean_score,
-                "vote_std": label.vote_std,
-                **({"tta_std": label.label_std} if label.label_std else {}),
-            },
-        )
-        for label, quality in found.read(evenly_spaced(range(len(found)), limit))
+        GalleryFace(label.sample, _label_values(label, quality))
+        for label, quality in job.read(evenly_spaced(range(len(job)), limit))
     ]
-    return FaceSet(faces, len(found), loaded, found.unreadable)
+    return FaceSet(faces, len(job), loaded, job.unreadable)
 
 
-def _labeled(
-    path: Path, subset: str | None, scheme: str | LandmarkScheme | None, images: Path | None
-) -> tuple[list[ShownFace], LandmarkScheme]:
-    """Those of any other set."""
-    if is_pseudo_labels(path):
-        if subset or images:
-            raise DataError(
-                f"{path}: a table of pseudo-labels has no subsets, and says where its pictures are"
-            )
-        labels = read_pseudo_labels(path)
-        faces = [
-            ShownFace(
-                label.sample,
-                {"score": label.mean_score, "vote_std": label.vote_std, "tta_std": label.label_std},
-            )
-            for label in labels
-        ]
-        return faces, _scheme_of(path, scheme, len(labels[0].sample.points))
-    if scheme is None and recognize_dataset(path) is None:
-        count = len(read_annotations(path, images).samples[0].points)
-        scheme = _unknown_scheme(path, count)
-    samples, loaded, _ = load_samples(path, subset, scheme, images=images)
-    return [ShownFace(sample) for sample in samples], loaded
+def _label_values(label: PseudoLabel, quality: float | None = None) -> dict[Value, float]:
+    values: dict[Value, float] = {} if quality is None else {"quality": quality}
+    values |= {"mean_score": label.mean_score, "vote_std": label.vote_std}
+    if label.label_std:  # 0 for a single prediction
+        values["label_std"] = label.label_std
+    return values
 
 
-def with_model(face: ShownFace, image: Image, landmarker: FaceLandmarker) -> ShownFace:
-    """The face with the model's landmarks, found in the labels' own box, and what they are worth.
+def with_prediction(face: GalleryFace, image: Image, landmarker: FaceLandmarker) -> GalleryFace:
+    """Return the face with the model's landmarks, predicted from the label's own box, and their values.
 
-    The model's score and spread take the place of those that a pseudo-label came with.
+    The values of the prediction replace those of a pseudo-label.
 
     Raises:
-        BoxError: the model's crops are cut around the collection's boxes, and there are none.
+        BoxError: the model's crops are cut around the dataset's boxes, and there are none.
     """
-    sample, metadata = face.sample, landmarker.model.metadata
+    sample, metadata = face.sample, landmarker.metadata
     box = metadata.crop.face_box(sample.points, sample.box)
-    seen = landmarker(image, boxes=box, box_format="model")[0]
-    norm = norm_distance(sample.points, metadata.scheme, sample.box)
-    measured: dict[Value, float] = {
-        "nme": 100 * float(np.nanmean(point_errors(seen.points, sample.points, norm)))
-        if norm > 0
-        else np.nan,
-        "confidence": float(seen.confidence.mean()),
-        "score": float(seen.scores.mean()),
-        "vote_std": 100 * float(seen.vote_std.mean()),
+    prediction = landmarker(image, boxes=box, box_format="model")[0]
+    values: dict[Value, float] = {
+        "quality": prediction.quality,
+        "mean_score": float(prediction.scores.mean()),
+        "vote_std": 100 * float(prediction.vote_std.mean()),
     }
-    known = {key: value for key, value in measured.items() if np.isfinite(value)}
-    return replace(face, values={**face.values, **known}, found=seen.points)
+    norm = norm_distance(sample.points, metadata.scheme, sample.box)
+    if norm > 0:
+        values["nme"] = 100 * float(np.nanmean(point_errors(prediction.points, sample.points, norm)))
+    known = {key: value for key, value in values.items() if np.isfinite(value)}
+    return replace(face, values={**face.values, **known}, predicted=prediction.points)
 
 
-def _scheme_of(path: Path, scheme: str | LandmarkScheme | None, landmarks: int) -> LandmarkScheme:
+def _load_scheme(path: Path, scheme: str | LandmarkScheme | None, landmarks: int) -> LandmarkScheme:
     if scheme is None:
         return _unknown_scheme(path, landmarks)
     loaded = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
     if loaded.landmarks != landmarks:
         raise DataError(
-            f"{path}: {landmarks} landmarks a face, scheme {loaded.name!r} has {loaded.landmarks}"
+            f"{path}: {landmarks} landmarks per face, but scheme {loaded.name!r} has {loaded.landmarks}"
         )
     return loaded
 
 
 def _unknown_scheme(path: Path, landmarks: int) -> LandmarkScheme:
-    """Points of which nothing is known but their number."""
+    """Return a scheme of which only the number of landmarks is known."""
     return LandmarkScheme(
         name=path.stem, title=path.stem, landmarks=landmarks, norm="box", flip=(), edges=(), regions={}
     )
