@@ -1,4 +1,4 @@
-"""v1's protocols with labels taken away: who is labeled, who is not, and what is written."""
+"""v1's protocols with removed labels: which faces stay labeled, and what is written."""
 
 import csv
 import json
@@ -14,8 +14,8 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.errors import RecipeError
-from pipnet.model.pipnet import ModelConfig
-from pipnet.papers.protocols import HeldOut, tmd, tsd
+from pipnet.model.config import ModelConfig
+from pipnet.papers.protocols import EvaluationSet, tmd, tsd
 from pipnet.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ model: {{backbone: lcnet_050, input_size: 64, stride: 64, neighbors: 0, reductio
 optim: {{batch_size: 2, epochs: 1, lr: 0.002, ema: null}}
 self_training: {{tasks: [full]}}
 """
-"""Networks learn nothing but one answer for all faces, so that their pseudo-labels are always usable."""
+"""Networks that learn one prediction for all faces, so that their pseudo-labels are always usable."""
 
 
 @pytest.fixture
@@ -40,16 +40,26 @@ def recipe_file(tmp_path, blind_checkpoint):
     return path
 
 
-def test_tsd_labels_faces_without_labels(recipe_file, small_300w, tmp_path):
+def test_tsd_command_labels_the_unlabeled_faces(recipe_file, small_300w, tmp_path):
     run = tmp_path / "run"
-    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5", "-o", str(run)]
-    assert main([*words, "--test", f"{small_300w}:challenging", "--test", str(small_300w)]) == 0
+    command = [
+        "protocol",
+        "tsd",
+        str(recipe_file),
+        "--data",
+        str(small_300w),
+        "--share",
+        "0.5",
+        "-o",
+        str(run),
+    ]
+    assert main([*command, "--test", f"{small_300w}:challenging", "--test", str(small_300w)]) == 0
     table = (run / "results.md").read_text()
     assert re.search(r"\| 50% of the labels \| round1 \| [\d.]+ \| [\d.]+ \|", table)
     assert "| | round | 300-W challenging | 300-W common |" in table
     assert (run / "results.png").stat().st_size > 1000
-    facts = json.loads((run / "share0.5" / "results.json").read_text())
-    assert (facts["labeled"], facts["unlabelled"]) == (6, 6)
+    summary = json.loads((run / "share0.5" / "results.json").read_text())
+    assert (summary["labeled"], summary["unlabeled"]) == (6, 6)
     with (run / "share0.5" / "boxes.csv").open() as file:
         unlabeled = {row["image"].split("/", 1)[1] for row in csv.DictReader(file)}
     assert len(unlabeled) == 6
@@ -61,42 +71,44 @@ def test_tsd_chooses_labels_by_seed(recipe_file, small_300w, tmp_path):
     texts = []
     for number, seed in enumerate(("0", "0", "1")):
         recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--seed", seed])
-        tsd(recipe, 0.5, tmp_path / str(number), [HeldOut(small_300w, None)], max_steps=1)
+        tsd(recipe, 0.5, tmp_path / str(number), [EvaluationSet(small_300w, None)], max_steps=1)
         texts.append((tmp_path / str(number) / "boxes.csv").read_text())
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_tsd_takes_share_of_limited_faces(recipe_file, small_300w, tmp_path):
+def test_tsd_share_is_of_the_limited_faces(recipe_file, small_300w, tmp_path):
     recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--data.limit", "8"])
-    tsd(recipe, 0.5, tmp_path, [HeldOut(small_300w, None)], max_steps=1)
-    facts = json.loads((tmp_path / "results.json").read_text())
-    assert (facts["labeled"], facts["unlabelled"]) == (4, 4)
+    tsd(recipe, 0.5, tmp_path, [EvaluationSet(small_300w, None)], max_steps=1)
+    summary = json.loads((tmp_path / "results.json").read_text())
+    assert (summary["labeled"], summary["unlabeled"]) == (4, 4)
 
 
-def test_impossible_shares_are_refused_before_anything_is_trained(recipe_file, small_300w, tmp_path, capsys):
-    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "-o", str(tmp_path / "run")]
-    assert main([*words, "--share", "0.5", "--share", "1.5"]) == 1
+def test_tsd_refuses_impossible_shares_before_training(recipe_file, small_300w, tmp_path, capsys):
+    command = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "-o", str(tmp_path / "run")]
+    assert main([*command, "--share", "0.5", "--share", "1.5"]) == 1
     assert "between 0 and 1, not 1.5" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_tmd_measures_in_widths_of_crops(recipe_file, small_300w, blind_checkpoint, tmp_path):
+def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkpoint, tmp_path):
     flags = ["--data.root", str(small_300w), "--data.scheme", "aflw"]
     flags += ["--initial.checkpoint", str(blind_checkpoint(CONFIG, "aflw"))]
     results = tmd(
-        load_recipe(recipe_file, flags), [small_300w], tmp_path / "run", [HeldOut(small_300w, "common")]
+        load_recipe(recipe_file, flags), [small_300w], tmp_path / "run", [EvaluationSet(small_300w, "common")]
     )
     assert list(results) == ["round0", "round1"]
-    facts = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert (facts["norm"], facts["unlabelled"]) == ("width", len(load_samples(small_300w, "train")[0]))
+    summary = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (summary["norm"], summary["unlabeled"]) == ("width", len(load_samples(small_300w, "train")[0]))
     assert all(np.isfinite(row["300-W common"]) for row in results.values())
     labels = (tmp_path / "run" / "round1" / "pseudo_labels.csv").read_text()
-    assert len(labels.splitlines()) == 1 + facts["unlabelled"]
-    # What lost its labels comes with its landmark boxes; a table of boxes needs no labels.
+    assert len(labels.splitlines()) == 1 + summary["unlabeled"]
+    # Faces that lost their labels have their landmark boxes; a table of boxes needs no labels.
     table = tmp_path / "run" / "boxes.csv"
     with table.open() as file:
-        assert {row["kind"] for row in csv.DictReader(file)} == {"landmarks"}
-    again = tmd(load_recipe(recipe_file, flags), [table], tmp_path / "again", [HeldOut(small_300w, "common")])
+        assert {row["box_format"] for row in csv.DictReader(file)} == {"landmarks"}
+    again = tmd(
+        load_recipe(recipe_file, flags), [table], tmp_path / "again", [EvaluationSet(small_300w, "common")]
+    )
     assert again == results
     lines = table.read_text().splitlines(keepends=True)
     (tmp_path / "fewer").mkdir()
@@ -105,12 +117,12 @@ def test_tmd_measures_in_widths_of_crops(recipe_file, small_300w, blind_checkpoi
         tmd(load_recipe(recipe_file, flags), [tmp_path / "fewer"], tmp_path / "again", [])
 
 
-def test_tmd_takes_pictures_to_search_and_a_teacher(recipe_file, small_300w, portrait, tmp_path):
+def test_tmd_searches_images_without_boxes_and_takes_a_teacher(recipe_file, small_300w, portrait, tmp_path):
     (tmp_path / "list.txt").write_text(f"{portrait}\n")
     checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
     flags = ["--data.root", str(small_300w), "--self-training.teacher", str(checkpoint)]
     recipe = load_recipe(recipe_file, flags)
-    results = tmd(recipe, [tmp_path / "list.txt"], tmp_path / "run", [HeldOut(small_300w, "common")])
+    results = tmd(recipe, [tmp_path / "list.txt"], tmp_path / "run", [EvaluationSet(small_300w, "common")])
     assert list(results) == ["teacher", "round1"]
     assert results["teacher"]["300-W common"] < 3  # in widths of the crop
     labels = (tmp_path / "run" / "round1" / "pseudo_labels.csv").read_text()
@@ -120,36 +132,38 @@ def test_tmd_takes_pictures_to_search_and_a_teacher(recipe_file, small_300w, por
 def test_tsd_tests_on_own_annotations(recipe_file, small_300w, tmp_path):
     samples, scheme, _ = load_samples(small_300w, "full")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     moved = []
     for number, sample in enumerate(samples):
-        image = tmp_path / "pictures" / f"{number}{sample.image.suffix}"
+        image = tmp_path / "images" / f"{number}{sample.image.suffix}"
         shutil.copy(sample.image, image)
-        name = f"pictures/{image.name}"
-        marks = frozenset({"test"}) if number < 3 else frozenset()
-        moved.append(FaceSample(image, sample.points, name, name, attributes=marks))
+        name = f"images/{image.name}"
+        attributes = frozenset({"test"}) if number < 3 else frozenset()
+        moved.append(FaceSample(image, sample.points, name, name, attributes=attributes))
     table = tmp_path / "labels" / "labels.csv"
     write_annotations(table, Annotations(moved, scheme.landmark_names))
     flags = ["--data.root", str(table), "--data.images", str(tmp_path), "--data.scheme", "300w"]
-    results = tsd(load_recipe(recipe_file, flags), 0.5, tmp_path / "run", [HeldOut(table, None)], max_steps=1)
+    results = tsd(
+        load_recipe(recipe_file, flags), 0.5, tmp_path / "run", [EvaluationSet(table, None)], max_steps=1
+    )
     assert list(results) == ["round0", "round1"]
 
 
-def test_a_teacher_is_not_called_labels_only(recipe_file, small_300w, tmp_path):
+def test_tsd_names_the_teacher_in_the_results(recipe_file, small_300w, tmp_path):
     checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
-    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5"]
+    command = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5"]
     more = ["--self-training.teacher", str(checkpoint), "--max-steps", "1", "-o", str(tmp_path / "run")]
-    assert main([*words, *more]) == 0
+    assert main([*command, *more]) == 0
     table = (tmp_path / "run" / "results.md").read_text()
     assert "| teacher |" in table
     assert "| round1 |" in table
 
 
-def test_wrong_words(recipe_file, small_300w, tmp_path, capsys):
-    words = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "-o", str(tmp_path / "run")]
-    assert main([*words, "--share", "0"]) == 1
-    assert "a share of the labels is between 0 and 1" in capsys.readouterr().err
+def test_protocol_refuses_wrong_arguments(recipe_file, small_300w, tmp_path, capsys):
+    command = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "-o", str(tmp_path / "run")]
+    assert main([*command, "--share", "0"]) == 1
+    assert "share of the labels must be between 0 and 1" in capsys.readouterr().err
     assert main(["protocol", "tmd", str(recipe_file), "--data", str(small_300w), "-o", "x"]) == 2
-    words += ["--share", "0.5", "--self-training.unlabeled", str(tmp_path)]
-    assert main(words) == 1
-    assert "a protocol takes its unlabeled faces elsewhere" in capsys.readouterr().err
+    command += ["--share", "0.5", "--self-training.unlabeled", str(tmp_path)]
+    assert main(command) == 1
+    assert "a protocol chooses its unlabeled faces itself" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``pipnet protocol``: v1's TSD and TMD, learning with labels taken away."""
+"""``pipnet protocol``: v1's TSD and TMD, which learn from faces whose labels are removed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
+from pipnet.evaluation.report import plot_rounds
 from pipnet.io.atomic import write_text
 
 if TYPE_CHECKING:
-    from pipnet.papers.protocols import HeldOut, Results
+    from pipnet.papers.protocols import EvaluationSet, Results
     from pipnet.training.recipe import Recipe
 
 
@@ -27,33 +28,35 @@ def tsd(
     test: list[str] | None = None,
     max_steps: int | None = None,
 ) -> None:
-    """Keep a share of the labels, learn from the rest as unlabeled faces (v1's TSD).
+    """Keep a share of the labels, learn from the other faces as unlabeled ones (v1's TSD).
 
-    Writes results.md and results.png into the run folder. Run again, it goes on where it stopped.
+    Writes results.md and results.png into the run folder. A rerun with the same arguments resumes.
 
     Parameters
     ----------
     recipe
         A YAML file with a self_training section; see recipes/tsd_300w.yaml. Its seed chooses the faces.
     data
-        The collection.
+        The dataset.
     run
         Folder for all trainings and results.
     share
         Share of the labels to keep; may be given several times. 0.1, 0.2 and 0.5 if not given.
     test
-        What to measure on, ROOT or ROOT:SUBSET; the collection's test part if not given.
+        Faces to evaluate on, ROOT or ROOT:SUBSET; the dataset's test subset if not given.
     max_steps
-        Stop each round after this many steps, to try things out.
+        Stop each round after this many steps, for trial runs.
     """
     protocols, loaded = _load(recipe, data, settings)
-    tests, shares = _tests(test or [str(data)]), share or [0.1, 0.2, 0.5]
-    for part in shares:  # before the first of them takes long
-        protocols.check_share(part)
-    results = {}
-    for part in shares:
-        name = f"{100 * part:g}% of the labels"
-        results[name] = protocols.tsd(loaded, part, run / f"share{part:g}", tests, max_steps)
+    tests, shares = _evaluation_sets(protocols, test or [str(data)]), share or [0.1, 0.2, 0.5]
+    for value in shares:
+        protocols.check_share(value)
+    results = {
+        f"{100 * value:g}% of the labels": protocols.tsd(
+            loaded, value, run / f"share{value:g}", tests, max_steps
+        )
+        for value in shares
+    }
     _write(results, run, "TSD")
 
 
@@ -67,34 +70,35 @@ def tmd(
     test: list[str] | None = None,
     max_steps: int | None = None,
 ) -> None:
-    """Learn from other collections with their labels taken away, on the same points (v1's TMD).
+    """Learn from other datasets without their labels, on the same landmarks (v1's TMD).
 
-    Errors are in widths of each collection's crop. Writes results.md and results.png into the run folder.
-    Run again, it goes on where it stopped.
+    Errors are in widths of each dataset's crop. Writes results.md and results.png into the run folder. A
+    rerun with the same arguments resumes.
 
     Parameters
     ----------
     recipe
         A YAML file with data.scheme and a self_training section; see recipes/tmd_300w.yaml.
     data
-        The labeled collection; further ones with --data.also.
+        The labeled dataset; further ones with --data.also.
     unlabeled
-        A collection, whose training part is used without its labels, a boxes.csv, a folder with one, a
-        .txt list of pictures, or a video; may be given several times.
+        A dataset, whose training subset is used without its labels, a boxes.csv, a folder with one, a
+        .txt list of images, or a video; may be given several times.
     run
         Folder for all trainings and results.
     test
-        What to measure on, ROOT or ROOT:SUBSET; the labeled collection's test part if not given.
+        Faces to evaluate on, ROOT or ROOT:SUBSET; the labeled dataset's test subset if not given.
     max_steps
-        Stop each round after this many steps, to try things out.
+        Stop each round after this many steps, for trial runs.
     """
     protocols, loaded = _load(recipe, data, settings)
-    results = protocols.tmd(loaded, unlabeled, run, _tests(test or [str(data)]), max_steps)
+    tests = _evaluation_sets(protocols, test or [str(data)])
+    results = protocols.tmd(loaded, unlabeled, run, tests, max_steps)
     _write({f"from {data.name}": results}, run, "TMD")
 
 
 def _load(recipe: Path, data: Path, settings: Sequence[str]) -> tuple[ModuleType, Recipe]:
-    """The protocols, which need the training packages, and the recipe."""
+    """Return the module of the protocols, which imports torch, and the recipe."""
     try:
         from pipnet.papers import protocols
         from pipnet.training.recipe import load_recipe
@@ -103,32 +107,34 @@ def _load(recipe: Path, data: Path, settings: Sequence[str]) -> tuple[ModuleType
     return protocols, load_recipe(recipe, ["--data.root", str(data), *settings])
 
 
-def _tests(texts: list[str]) -> list[HeldOut]:
-    from pipnet.papers.protocols import HeldOut
-
-    parts = [text.rpartition(":") for text in texts]
-    # A path may hold a colon itself.
-    return [
-        HeldOut(Path(root), subset) if root and not Path(text).exists() else HeldOut(Path(text), None)
-        for text, (root, _, subset) in zip(texts, parts, strict=True)
-    ]
+def _evaluation_sets(protocols: ModuleType, texts: list[str]) -> list[EvaluationSet]:
+    """Parse ROOT or ROOT:SUBSET; an existing path may contain a colon itself."""
+    sets = []
+    for text in texts:
+        root, _, subset = text.rpartition(":")
+        named = root and not Path(text).exists()
+        sets.append(
+            protocols.EvaluationSet(Path(root), subset)
+            if named
+            else protocols.EvaluationSet(Path(text), None)
+        )
+    return sets
 
 
 def _write(results: Mapping[str, Results], run: Path, title: str) -> None:
-    """The results as a table and a figure."""
-    from pipnet.evaluation.report import plot_rounds
-
-    tests = list(
-        dict.fromkeys(test for rounds in results.values() for row in rounds.values() for test in row)
-    )
-    lines = [f"# {title}", "", "NME in %, true boxes. round0 has labels only.", ""]
+    """Write the results as a table and a figure."""
+    rounds = next(iter(results.values()))
+    tests = list(next(iter(rounds.values())))
+    lines = [f"# {title}", "", "NME in %, with true boxes. round0 is trained on labels only.", ""]
     lines += [f"| | round | {' | '.join(tests)} |", "|---" * (len(tests) + 2) + "|"]
-    for name, rounds in results.items():
-        for number, row in rounds.items():
+    for name, rows in results.items():
+        for number, row in rows.items():
             lines.append(f"| {name} | {number} | {' | '.join(f'{row[test]:.3f}' for test in tests)} |")
     write_text(run / "results.md", "\n".join(lines) + "\n")
     curves = {
-        f"{name}, {test}": [row[test] for row in r.values()] for name, r in results.items() for test in tests
+        f"{name}, {test}": [row[test] for row in rows.values()]
+        for name, rows in results.items()
+        for test in tests
     }
-    plot_rounds(curves, list(next(iter(results.values()))), run / "results.png")
+    plot_rounds(curves, list(rounds), run / "results.png")
     say(f"{run / 'results.md'}\n{run / 'results.png'}")

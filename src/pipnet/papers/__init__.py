@@ -1,1 +1,1 @@
-"""What only the papers need."""
+"""What only the two papers (arXiv v1, 2020, and IJCV 2021) need."""

@@ -1,4 +1,4 @@
-"""Parts of photos without a face: real texture to show a model that has only ever seen faces."""
+"""Square parts of photos without a face: real texture to show to a model that was trained on faces only."""
 
 from __future__ import annotations
 
@@ -11,99 +11,102 @@ from jaxtyping import Bool, Float32
 
 from pipnet.geometry import Box, Image, crop
 
-_TRIES = 200
-"""Squares drawn in each picture."""
-_SIDES = (0.1, 0.5)
-"""Least and largest side of a square, over the shorter side of the picture."""
-_SMALLEST = 32
-"""Least side in pixels: CIFAR-10's pictures, which v1 took."""
-_DARK = 24
-"""Gray level up to which rows and columns at a picture's border count as black padding."""
-_PLAIN = 2.0
-"""Standard deviation in gray levels below which a part is plain: sky, a wall, deep shadow."""
+_CANDIDATES = 200
+"""Random squares tried in each image."""
+_SIDE_RANGE = (0.1, 0.5)
+"""Minimum and maximum side of a square, over the shorter side of the image."""
+_MIN_SIDE = 32
+"""Minimum side of a square in pixels: that of CIFAR-10's images, which v1 uses."""
+_MAX_PADDING_LEVEL = 24
+"""Gray level up to which rows and columns at an image's border count as black padding."""
+_MIN_TEXTURE = 2.0
+"""Texture (see `texture`) below which a square is plain: sky, a wall, deep shadow."""
 
 Photo = tuple[str, Image, Float32[np.ndarray, "faces 4"]]
-"""Name, picture, and the boxes of all faces in it, of landmarks or of a detector."""
+"""Name, image, and the boxes of all faces in it, of landmarks or of a detector."""
 
 
 class Background(NamedTuple):
-    """A square part of a picture without a face."""
+    """A square part of an image without a face."""
 
-    picture: str
-    """The picture's name."""
+    image_name: str
     box: Box
-    """Where it lies, in pixels of the picture."""
+    """Its place, in pixels of the image."""
     texture: float
     """See `texture`."""
     crop: Image
-    """The part at the size the model takes."""
+    """The square, resized to the model's input."""
 
 
-def find_backgrounds(photos: Iterable[Photo], size: int, each: int, seed: int = 0) -> list[Background]:
-    """The parts with the most texture, those with the most of it first.
+def find_backgrounds(
+    photos: Iterable[Photo], size: int, max_per_image: int, seed: int = 0
+) -> list[Background]:
+    """Return the squares without a face that have the most texture, in descending order.
 
     Args:
-        photos: where to look.
+        photos: the images to search.
         size: side of the crops in pixels.
-        each: how many parts of one photo at most; they do not overlap each other.
-        seed: all chance comes from it and from the photo's place.
+        max_per_image: maximum number of squares of one image; they do not overlap.
+        seed: the result depends on it, on the images and on their order alone.
     """
-    found = []
+    backgrounds = []
     for number, (name, image, faces) in enumerate(photos):
-        squares = _squares(image, np.random.default_rng([seed, number]))
-        clear = squares[~_touching(squares, head_boxes(faces))]
-        textures = np.array([texture(_part(image, box)) for box in clear])
-        taken: list[int] = []
+        squares = _random_squares(image, np.random.default_rng([seed, number]))
+        squares = squares[~_overlapping(squares, head_boxes(faces))]
+        textures = np.array([texture(_cut(image, box)) for box in squares])
+        chosen: list[int] = []
         for i in np.argsort(-textures, kind="stable").tolist():
-            apart = not _touching(clear[i : i + 1], clear[taken])[0]
-            if textures[i] >= _PLAIN and apart and len(taken) < each:
-                taken.append(i)
-        found += [Background(name, clear[i], float(textures[i]), crop(image, clear[i], size)) for i in taken]
-    return sorted(found, key=lambda part: -part.texture)
+            if textures[i] < _MIN_TEXTURE or len(chosen) == max_per_image:
+                break
+            if not _overlapping(squares[i : i + 1], squares[chosen])[0]:
+                chosen.append(i)
+        backgrounds += [
+            Background(name, squares[i], float(textures[i]), crop(image, squares[i], size)) for i in chosen
+        ]
+    return sorted(backgrounds, key=lambda background: -background.texture)
 
 
 def head_boxes(faces: Float32[np.ndarray, "faces 4"]) -> Float32[np.ndarray, "faces 4"]:
-    """Boxes of faces -> boxes with hair, ears and neck."""
+    """Extend boxes of faces to hair, ears and neck."""
     side = np.tile(faces[:, 2:] - faces[:, :2], 2)
     return np.asarray(faces + side * np.array([-0.15, -0.4, 0.15, 0.15]), dtype=np.float32)
 
 
-def texture(part: Image) -> float:
-    """Standard deviation of gray levels in the plainest of 4 x 4 tiles: some contrast everywhere.
+def texture(image: Image) -> float:
+    """Return the standard deviation of gray levels in the plainest of 4 x 4 tiles.
 
-    One strong edge, such as that of a shoulder before a wall, does not make a texture.
+    The minimum asks for some contrast everywhere: one strong edge, such as a shoulder before a wall, is no
+    texture.
     """
-    gray = np.asarray(cv2.cvtColor(part, cv2.COLOR_RGB2GRAY))
+    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     return min(
         float(tile.std()) for row in np.array_split(gray, 4) for tile in np.array_split(row, 4, axis=1)
     )
 
 
-def _squares(image: Image, rng: np.random.Generator) -> Float32[np.ndarray, "squares 4"]:
-    """Random squares at whole pixels inside a picture, clear of black padding."""
-    bright = image.max(axis=2) > _DARK
+def _random_squares(image: Image, rng: np.random.Generator) -> Float32[np.ndarray, "squares 4"]:
+    """Return random squares at whole pixels inside an image, without its black padding."""
+    bright = image.max(axis=2) > _MAX_PADDING_LEVEL
     columns, rows = (np.flatnonzero(bright.mean(axis=axis) > 0.1) for axis in (0, 1))
-    if not len(columns) or not len(rows):
-        return np.zeros((0, 4), np.float32)
-    width, height = np.ptp(columns) + 1, np.ptp(rows) + 1
+    width, height = (int(np.ptp(indices)) + 1 if len(indices) else 0 for indices in (columns, rows))
     shorter = min(width, height)
-    if shorter < _SMALLEST:
+    if shorter < _MIN_SIDE:
         return np.zeros((0, 4), np.float32)
-    side = (rng.uniform(*_SIDES, _TRIES) * shorter).clip(_SMALLEST, shorter).astype(int)
-    left = columns[0] + (rng.random(_TRIES) * (width - side + 1)).astype(int)
-    top = rows[0] + (rng.random(_TRIES) * (height - side + 1)).astype(int)
+    side = (rng.uniform(*_SIDE_RANGE, _CANDIDATES) * shorter).clip(_MIN_SIDE, shorter).astype(int)
+    left = columns[0] + (rng.random(_CANDIDATES) * (width - side + 1)).astype(int)
+    top = rows[0] + (rng.random(_CANDIDATES) * (height - side + 1)).astype(int)
     return (np.stack([left, top, left + side, top + side], axis=1) - 0.5).astype(np.float32)
 
 
-def _part(image: Image, box: Box) -> Image:
+def _cut(image: Image, box: Box) -> Image:
     x0, y0, x1, y1 = (box + 0.5).astype(int)
     return image[y0:y1, x0:x1]
 
 
-def _touching(
+def _overlapping(
     boxes: Float32[np.ndarray, "boxes 4"], others: Float32[np.ndarray, "others 4"]
 ) -> Bool[np.ndarray, " boxes"]:
-    """Which boxes share some area with any of the others."""
+    """Return which boxes share some area with any of the others."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     return np.asarray((low < high).all(axis=2).any(axis=1))

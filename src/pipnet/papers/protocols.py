@@ -1,10 +1,10 @@
-"""v1's two protocols for learning from unlabeled faces: TSD, on one collection, and TMD, on several.
+"""v1's two protocols for learning from unlabeled faces: TSD, on one dataset, and TMD, on several.
 
-* TSD: of one collection a share of the faces keeps its labels, the rest has none.
-* TMD: all collections are brought to the same points; some are labeled, the training parts of others are
-  not, and all are tested on, in widths of their crops.
+* TSD: a share of one dataset's faces keeps its labels, the other faces lose them.
+* TMD: all datasets are mapped to the same landmarks. Some are labeled, the training subsets of others lose
+  their labels, and each is tested on. Errors are in widths of the crops.
 
-Faces whose labels are taken away come with their landmark boxes, as in v1.
+A face that loses its labels keeps its landmark box, as in v1.
 """
 
 from __future__ import annotations
@@ -32,150 +32,153 @@ from pipnet.training.split import load_split
 from pipnet.video.reader import VIDEO_SUFFIXES
 
 Results = dict[str, dict[str, float]]
-"""NME in percent, by round and then by test."""
+"""NME in percent, by round and then by evaluation set."""
 
 
-class HeldOut(NamedTuple):
-    """Faces to measure on."""
+class EvaluationSet(NamedTuple):
+    """Labeled faces to evaluate on."""
 
     root: Path
-    """A collection, or users' own annotations."""
+    """A dataset, or the user's own annotations."""
     subset: str | None
-    """Its part; the test part if None."""
+    """Its subset; the test subset if None."""
     images: Path | None = None
-    """The folder of its pictures, where they do not lie beside users' own annotations."""
+    """The folder of the images of own annotations, if the images are not beside them."""
 
 
 def tsd(
-    recipe: Recipe, share: float, run: Path, tests: Sequence[HeldOut], max_steps: int | None = None
+    recipe: Recipe, share: float, run: Path, tests: Sequence[EvaluationSet], max_steps: int | None = None
 ) -> Results:
-    """Train with a share of the labels, then with the rest as unlabeled faces, and measure each round.
+    """Train with a share of the labels, then with the other faces as unlabeled ones, and evaluate each round.
 
     Args:
-        recipe: the training; which faces keep their labels follows from its seed.
-        share: of the labels, in (0, 1).
-        run: folder for all of it.
-        tests: what to measure each round on.
-        max_steps: stop each round after this many steps, for trying things out.
+        recipe: the training; its seed chooses the faces that keep their labels.
+        share: share of the labels to keep, between 0 and 1.
+        run: folder for all trainings and results.
+        tests: the faces to evaluate each round on.
+        max_steps: stop each round after this many steps, for trial runs.
 
     Returns:
-        NME in percent by test, for each round; also written to ``results.json``.
+        NME in percent by evaluation set, for each round; also written to ``results.json``.
 
     Raises:
-        RecipeError: an impossible share, or as `self_train`.
+        RecipeError: the share is out of range, or as `self_train`.
     """
     check_share(share)
-    everything = load_split(recipe)
-    count = round(share * (len(everything.training) + len(everything.validation)))
+    complete = load_split(recipe)
+    count = round(share * (len(complete.training) + len(complete.validation)))
     limited = replace(recipe, data=replace(recipe.data, limit=count))
     labeled = load_split(limited)
-    kept = {s.name for s in (*labeled.training, *labeled.validation)}
-    rest = [_without_label(s) for s in everything.training if s.name not in kept]
-    return _rounds(limited, rest, run, tests, "scheme", max_steps)
+    names = {sample.name for sample in (*labeled.training, *labeled.validation)}
+    unlabeled = [_remove_label(sample) for sample in complete.training if sample.name not in names]
+    return _run_rounds(limited, unlabeled, run, tests, "scheme", max_steps)
 
 
 def check_share(share: float) -> None:
-    """See whether a share of the labels can be kept.
+    """Refuse a share of the labels that is not between 0 and 1.
 
     Raises:
-        RecipeError: it is not between 0 and 1.
+        RecipeError: it is not.
     """
     if not 0 < share < 1:
-        raise RecipeError(f"a share of the labels is between 0 and 1, not {share}")
+        raise RecipeError(f"the share of the labels must be between 0 and 1, not {share}")
 
 
 def tmd(
     recipe: Recipe,
     unlabeled: Sequence[Path],
     run: Path,
-    tests: Sequence[HeldOut],
+    tests: Sequence[EvaluationSet],
     max_steps: int | None = None,
 ) -> Results:
-    """Train on the recipe's collections, then with other collections as unlabeled faces, and measure.
+    """Train on the recipe's datasets, then with other datasets as unlabeled faces, and evaluate each round.
 
     Args:
-        recipe: the training; its ``data.scheme`` brings all collections to the same points.
-        unlabeled: collections, whose training parts have their labels taken away; ``boxes.csv`` tables,
-            folders with one, ``.txt`` lists and videos (see `load_unlabeled`), which have none.
-        run: folder for all of it.
-        tests: what to measure each round on, in widths of the collections' crops.
-        max_steps: stop each round after this many steps, for trying things out.
+        recipe: the training; its ``data.scheme`` maps all datasets to the same landmarks.
+        unlabeled: datasets, whose training subsets lose their labels; or, without labels, ``boxes.csv``
+            tables, folders with one, ``.txt`` lists and videos (see `load_unlabeled`).
+        run: folder for all trainings and results.
+        tests: the faces to evaluate each round on, in widths of the datasets' crops.
+        max_steps: stop each round after this many steps, for trial runs.
 
     Returns:
-        NME in percent of the crop's width by test, for each round; also written to ``results.json``.
+        NME in percent of the crop's width by evaluation set, for each round; also written to
+        ``results.json``.
 
     Raises:
         RecipeError: as `self_train`.
     """
-    rest = [face for path in unlabeled for face in _without_labels(path, recipe.data.scheme, run)]
-    return _rounds(recipe, rest, run, tests, "width", max_steps)
+    faces = [face for path in unlabeled for face in _without_labels(path, recipe.data.scheme, run)]
+    return _run_rounds(recipe, faces, run, tests, "width", max_steps)
 
 
 def _without_labels(path: Path, scheme: str | None, run: Path) -> list[UnlabeledFace]:
     if path.name == BOXES or (path / BOXES).is_file() or path.suffix.lower() in {".txt", *VIDEO_SUFFIXES}:
         return load_unlabeled(path, run / FRAMES)
-    return [_without_label(sample) for sample in load_samples(path, None, scheme)[0]]
+    return [_remove_label(sample) for sample in load_samples(path, None, scheme)[0]]
 
 
-def _without_label(sample: FaceSample) -> UnlabeledFace:
+def _remove_label(sample: FaceSample) -> UnlabeledFace:
     return UnlabeledFace(sample.image, tight_box(sample.points), sample.name, "landmarks")
 
 
-def _rounds(
+def _run_rounds(
     recipe: Recipe,
-    rest: Sequence[UnlabeledFace],
+    unlabeled: Sequence[UnlabeledFace],
     run: Path,
-    tests: Sequence[HeldOut],
+    tests: Sequence[EvaluationSet],
     norm: Norm,
     max_steps: int | None,
 ) -> Results:
-    tests = [
-        test._replace(images=recipe.data.images if test.root == recipe.data.root else None) for test in tests
-    ]
-    if recipe.self_training.unlabeled:
-        raise RecipeError("a protocol takes its unlabeled faces elsewhere: no self_training.unlabeled")
-    titles = [_title(test, recipe.data.scheme) for test in tests]
+    """Self-train on a table of the unlabeled faces, evaluate every round and write the results."""
+    data, settings = recipe.data, recipe.self_training
+    if settings.unlabeled:
+        raise RecipeError("a protocol chooses its unlabeled faces itself: remove self_training.unlabeled")
+    tests = [test._replace(images=data.images if test.root == data.root else None) for test in tests]
+    titles = [_title(test, data.scheme) for test in tests]
     if len(set(titles)) < len(titles):
-        raise RecipeError(f"two tests are called the same, {max(titles, key=titles.count)}: rename a folder")
-    table, again = run / BOXES, run / f"again_{BOXES}"
-    run.mkdir(parents=True, exist_ok=True)
-    write_boxes(again, rest)
-    if table.is_file() and table.read_bytes() != again.read_bytes():
-        again.unlink()
-        raise RecipeError(f"{run} was begun with other unlabeled faces: choose another folder")
-    again.replace(table)
-    config = replace(recipe.self_training, unlabeled=(table,))
-    self_train(replace(recipe, self_training=config), run, max_steps)
-
-    def measured(weights: Path) -> dict[str, float]:
-        return {title: _measure(weights, test, norm) for title, test in zip(titles, tests, strict=True)}
-
-    results = {}
-    if config.teacher is not None:
-        results["teacher"] = measured(config.teacher)
-    first = 0 if config.teacher is None else 1
-    for number in range(first, len(config.tasks) + 1):
+        duplicate = max(titles, key=titles.count)
+        raise RecipeError(f"two evaluation sets have the same title, {duplicate:.80}: rename a folder")
+    table = _write_table(unlabeled, run)
+    self_train(replace(recipe, self_training=replace(settings, unlabeled=(table,))), run, max_steps)
+    checkpoints = {} if settings.teacher is None else {"teacher": settings.teacher}
+    for number in range(len(checkpoints), len(settings.tasks) + 1):
         folder = run / f"round{number}"
         best = folder / "best.safetensors"
-        weights = best if best.is_file() else folder / "last.safetensors"
-        results[folder.name] = measured(weights)
-    facts = {"labeled": recipe.data.limit, "unlabelled": len(rest), "norm": norm, "rounds": results}
-    write_text(run / "results.json", json.dumps(facts, indent=1) + "\n")
+        checkpoints[folder.name] = best if best.is_file() else folder / "last.safetensors"
+    results = {
+        name: {title: _nme(path, test, norm) for title, test in zip(titles, tests, strict=True)}
+        for name, path in checkpoints.items()
+    }
+    summary = {"labeled": data.limit, "unlabeled": len(unlabeled), "norm": norm, "rounds": results}
+    write_text(run / "results.json", json.dumps(summary, indent=1) + "\n")
     return results
 
 
-def _title(test: HeldOut, scheme: str | None) -> str:
-    """What a test is called in the results; it is read before anything is trained."""
+def _write_table(unlabeled: Sequence[UnlabeledFace], run: Path) -> Path:
+    """Write the table of the unlabeled faces, or check that a resumed run has the same one."""
+    table, rerun = run / BOXES, run / f"rerun_{BOXES}"
+    run.mkdir(parents=True, exist_ok=True)
+    write_boxes(rerun, unlabeled)
+    if table.is_file() and table.read_bytes() != rerun.read_bytes():
+        rerun.unlink()
+        raise RecipeError(f"{run} holds a run with other unlabeled faces: choose another folder")
+    rerun.replace(table)
+    return table
+
+
+def _title(test: EvaluationSet, scheme: str | None) -> str:
+    """Return the title of an evaluation set; its labels are read, so that errors come before the training."""
     _, _, spec = load_samples(test.root, test.subset, scheme, for_evaluation=True, images=test.images)
     return f"{spec.title} {test.subset or spec.default_test}"
 
 
-def _measure(weights: Path, test: HeldOut, norm: Norm) -> float:
-    """NME on a test in percent, from true boxes."""
-    network, metadata = load_checkpoint(weights)
+def _nme(checkpoint: Path, test: EvaluationSet, norm: Norm) -> float:
+    """Return the NME on an evaluation set in percent, with true boxes."""
+    network, metadata = load_checkpoint(checkpoint)
     samples, _, spec = load_samples(
         test.root, test.subset, metadata.scheme, for_evaluation=True, images=test.images
     )
-    pictures = track(decoded(samples), len(samples), spec.title)
-    errors = evaluate(FaceLandmarker(TorchModel(network, metadata)), pictures, spec, norm=norm)
+    images = track(decoded(samples), len(samples), spec.title)
+    errors = evaluate(FaceLandmarker(TorchModel(network, metadata)), images, spec, norm=norm)
     return float(errors.summary(metadata.scheme)["pixels"]["nme"])

@@ -1,4 +1,4 @@
-"""A file with the original's key names and shapes gives the same points through both paths."""
+"""Checkpoints with the authors' key names and shapes give the same points as the authors' network."""
 
 from collections import OrderedDict
 
@@ -17,8 +17,8 @@ N, C = 29, 10
 HEADS = {"cls_layer": N, "x_layer": N, "y_layer": N, "nb_x_layer": N * C, "nb_y_layer": N * C}
 
 
-class Original(torch.nn.Module):
-    """The released network's structure: a torchvision backbone and five separate convolutions."""
+class AuthorsNetwork(torch.nn.Module):
+    """The authors' network: a torchvision backbone and five separate convolutions."""
 
     def __init__(self, backbone: str) -> None:
         super().__init__()
@@ -40,22 +40,25 @@ class Original(torch.nn.Module):
         return [getattr(self, name)(image) for name in HEADS]
 
 
-def points_of_the_original(maps: list[torch.Tensor], mean_face: np.ndarray) -> np.ndarray:
+def authors_points(maps: list[torch.Tensor], mean_face: np.ndarray) -> np.ndarray:
     """Decode and merge one face in plain loops, as the papers describe."""
     score, x, y, nb_x, nb_y = (m[0].detach().numpy() for m in maps)
     distance = np.linalg.norm(mean_face[:, None] - mean_face[None], axis=2)
     neighbors = np.argsort(distance, axis=1)[:, 1 : C + 1]
     votes: list[list[np.ndarray]] = [[] for _ in range(N)]
-    own = []
+    points = []
     for i in range(N):
         row, column = divmod(int(score[i].argmax()), 8)
-        own.append(np.array([column + x[i, row, column], row + y[i, row, column]]) / 8)
+        points.append(np.array([column + x[i, row, column], row + y[i, row, column]]) / 8)
         for j, target in enumerate(neighbors[i]):
             at = np.array([column + nb_x[C * i + j, row, column], row + nb_y[C * i + j, row, column]])
             votes[target].append(at / 8)
     longest = max(map(len, votes))
     return np.stack(
-        [np.mean([own[n], *(votes[n][k % len(votes[n])] for k in range(longest))], axis=0) for n in range(N)]
+        [
+            np.mean([points[n], *(votes[n][k % len(votes[n])] for k in range(longest))], axis=0)
+            for n in range(N)
+        ]
     )
 
 
@@ -63,9 +66,9 @@ def points_of_the_original(maps: list[torch.Tensor], mean_face: np.ndarray) -> n
 def original(request, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("official")
-    network = Original(request.param).eval()
+    network = AuthorsNetwork(request.param).eval()
     with torch.no_grad():
-        for module in network.modules():  # running statistics that are not those of a new network
+        for module in network.modules():  # other statistics than those of a new network
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.7, 1.3)
@@ -75,20 +78,20 @@ def original(request, tmp_path_factory):
     return request.param, network, folder
 
 
-def test_the_same_points_through_both_paths(original):
+def test_load_official_gives_the_authors_points(original):
     backbone, network, folder = original
     model, metadata = load_official(folder / "epoch59.pth", folder / "meanface.txt", "cofw", backbone)
     image = torch.randint(0, 256, (1, 256, 256, 3), dtype=torch.uint8)
     mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).reshape(1, 3, 1, 1)
     maps = network((image.permute(0, 3, 1, 2) / 255 - mean) / std)
-    expected = points_of_the_original(maps, np.loadtxt(folder / "meanface.txt").reshape(N, 2))
+    expected = authors_points(maps, np.loadtxt(folder / "meanface.txt").reshape(N, 2))
     np.testing.assert_allclose(model.predict(image).points[0], expected, atol=1e-4)
     assert (metadata.crop.square, metadata.crop.clip, metadata.crop.scale) == (False, True, 1.0)
     assert metadata.config["merge"] == "official"
 
 
-def test_the_command_makes_a_checkpoint_that_exports(original, tmp_path):
+def test_import_command_writes_a_checkpoint_that_exports(original, tmp_path):
     backbone, _, folder = original
     target = tmp_path / "official.safetensors"
     arguments = ["--mean-face", str(folder / "meanface.txt"), "--scheme", "cofw", "--backbone", backbone]
@@ -97,13 +100,13 @@ def test_the_command_makes_a_checkpoint_that_exports(original, tmp_path):
     assert OnnxModel(target.with_suffix(".onnx")).metadata.scheme.landmarks == N
 
 
-def test_what_does_not_fit_is_refused_politely(original, tmp_path):
+def test_load_official_refuses_other_files(original, tmp_path):
     backbone, network, folder = original
     good, mean_face = folder / "epoch59.pth", folder / "meanface.txt"
     other = "resnet50" if backbone == "resnet18" else "resnet18"
-    with pytest.raises(ModelError, match="another backbone"):
+    with pytest.raises(ModelError, match="not the backbone"):
         load_official(good, mean_face, "cofw", other)
-    with pytest.raises(ModelError, match="only resnet18"):
+    with pytest.raises(ModelError, match="supported are resnet18"):
         load_official(good, mean_face, "cofw", "mobilenetv3_large_100")
     with pytest.raises(DataError, match="58 numbers, expected 136"):
         load_official(good, mean_face, "300w", backbone)
@@ -121,7 +124,7 @@ def test_what_does_not_fit_is_refused_politely(original, tmp_path):
         load_official(tmp_path / "none.pth", mean_face, "cofw", backbone)
 
 
-def test_a_pickle_that_runs_code_does_not_run(tmp_path):
+def test_load_official_does_not_run_code_in_pickles(tmp_path):
     witness = tmp_path / "witness"
 
     class Hostile:

@@ -1,4 +1,4 @@
-"""``pipnet views``: score maps of a face before and after the mean over views."""
+"""``pipnet tta-maps``: score maps of a face before and after test-time augmentation."""
 
 from __future__ import annotations
 
@@ -13,44 +13,46 @@ from pipnet.errors import ImageError, PipnetError
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 
+_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
-def views(
+
+def tta_maps(
     checkpoint: Path,
-    picture: Path,
+    image: Path,
     /,
     *,
     output: Annotated[Path, Parameter(alias="-o")],
-    kind: Annotated[TTA, Parameter(name="--tta")] = "translation",
+    tta: TTA = "translation",
 ) -> None:
-    """Show the score maps of a face before and after the mean over views: v1's figure 4.
+    """Show a face's score maps on the plain crop and their mean over augmented crops: v1's figure 4.
 
     Parameters
     ----------
     checkpoint
         A .safetensors file of a model with a pip head.
-    picture
-        A picture; its surest face is shown.
+    image
+        An image; the face with the highest detection score is shown.
     output
         The figure to write, such as maps.png.
-    kind
-        The views to take the mean over: flip, rotation, translation (v1), translation+flip, all.
+    tta
+        The test-time augmentation: flip, rotation, translation (v1), translation+flip, all.
     """
-    if output.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
-        raise PipnetError(f"-o {output}: a figure's name ends in .png, .jpg, .pdf or .svg")
+    if output.suffix.lower() not in _SUFFIXES:
+        raise PipnetError(f"-o {output}: a figure's name must end in one of {', '.join(_SUFFIXES)}")
     try:
         from pipnet.model.checkpoint import load_checkpoint
         from pipnet.model.predictor import TorchModel
+        from pipnet.papers import tta_maps as maps
         from pipnet.papers.position_prior import probed_landmarks
-        from pipnet.papers.tta_maps import plot_view_maps, view_maps
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     model, metadata = load_checkpoint(checkpoint)
-    image = read_image(picture)
+    pixels = read_image(image)
     landmarker = FaceLandmarker(TorchModel(model, metadata))
-    boxes = landmarker.pipeline.adapt(landmarker.detector(image).boxes, landmarker.detector.box_format)
+    boxes = landmarker.pipeline.adapt(landmarker.detector(pixels).boxes, landmarker.detector.box_format)
     if not len(boxes):
-        raise ImageError(f"{picture}: no face found")
+        raise ImageError(f"{image}: no face found")
     landmarks = probed_landmarks(metadata.scheme, metadata.mean_face)
-    crop, shown = view_maps(model, metadata, image, boxes[0], kind, landmarks)
-    plot_view_maps(crop, shown, kind, output)
+    crop, landmark_maps = maps.tta_maps(model, metadata, pixels, boxes[0], tta, landmarks)
+    maps.plot_tta_maps(crop, landmark_maps, tta, output)
     say(str(output))
