@@ -1,11 +1,11 @@
-"""What the confidence of the shipped weights is worth: `benchmarks/confidence.md`.
+"""The quality of the confidence of the shipped weights: `benchmarks/confidence.md`.
 
     python benchmarks/confidence.py --shared ../shared
 
-The calibration was fitted when the weights were made (`benchmarks/weights.py`), on faces kept out of
-training. Here it meets 300-W Common, WFLW and its occlusion part, faces with a part hidden or beyond
-the picture's border, and crops without a face. True boxes throughout; wrong is what is off by more than
-5 % of the face.
+The calibration was fitted when the weights were made (`benchmarks/weights.py`), on faces held out of
+training. Here it is evaluated on 300-W Common, WFLW and its occlusion subset, faces with a part hidden or
+outside the image, and crops without a face. All boxes are true boxes. A landmark is wrong if its error is
+more than 5 % of the face.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.confidence import MAX_ERROR
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.reliability import (
-    Judged,
+    ReliabilityData,
     auroc,
+    bootstrap_interval,
     calibration_error,
     draw_reliability,
     gain_of_dropping,
-    interval,
 )
 from pipnet.geometry import Image, tight_box
 from pipnet.hub import DEFAULT_MODEL
@@ -39,9 +39,9 @@ from pipnet.papers.backgrounds import find_backgrounds
 from pipnet.progress import track
 
 HERE = Path(__file__).parent
-HIDDEN = 0.4
-"""Side of the rectangle that hides a part of a face, over the face's."""
-MEASURES: dict[str, Callable[[Judged], float]] = {
+HIDDEN_SIDE = 0.4
+"""Side of the rectangle that hides a part of a face, over that of the face."""
+MEASURES: dict[str, Callable[[ReliabilityData], float]] = {
     "AUROC": auroc,
     "ECE": calibration_error,
     "gain": gain_of_dropping,
@@ -60,17 +60,17 @@ def main() -> None:
     wflw, _, _ = load_samples(data / "wflw", "test", "300w")
     occlusion, _, _ = load_samples(data / "wflw", "occlusion", "300w")
     sets = {
-        "300-W Common": judge(landmarker, common),
-        "WFLW-68": judge(landmarker, wflw),
-        "WFLW-68, occlusion": judge(landmarker, occlusion),
+        "300-W Common": observe(landmarker, common),
+        "WFLW-68": observe(landmarker, wflw),
+        "WFLW-68, occlusion": observe(landmarker, occlusion),
     }
     draw_reliability(sets, HERE / "confidence.png")
     result = {
         "model": landmarker.model.metadata.name,
         "file": arguments.model if arguments.model == DEFAULT_MODEL else Path(arguments.model).name,
-        "sets": {name: summary(judged) for name, judged in sets.items()},
-        "hidden": covered(landmarker, common, hide),
-        "beyond the border": covered(landmarker, common, cut_off),
+        "sets": {name: summary(reliability) for name, reliability in sets.items()},
+        "hidden": without_visibility(landmarker, common, hide),
+        "beyond the border": without_visibility(landmarker, common, cut_off),
         "no face": without_face(landmarker, common),
         "commit": _git(),
         "machine": platform.processor() or platform.machine(),
@@ -79,33 +79,33 @@ def main() -> None:
     report(result)
 
 
-def judge(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> Judged:
-    """What the model says of faces, and what is true."""
+def observe(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> ReliabilityData:
+    """Return the predicted and true errors of faces."""
     rows = []
     for sample in track(samples, len(samples), "faces"):
         box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
         faces = landmarker(read_image(sample.image), boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > MAX_ERROR))
-    return Judged(*(np.array(part) for part in zip(*rows, strict=True)))
+    return ReliabilityData(*(np.array(part) for part in zip(*rows, strict=True)))
 
 
-def summary(judged: Judged) -> dict[str, Any]:
-    """All measures with their intervals over faces."""
+def summary(reliability: ReliabilityData) -> dict[str, Any]:
+    """Return all measures with their intervals over faces."""
     result: dict[str, Any] = {
-        "faces": len(judged.errors),
-        "wrong": float(judged.wrong.mean()),
-        "said": float(judged.chance.mean()),
+        "faces": len(reliability.errors),
+        "wrong": float(reliability.wrong.mean()),
+        "predicted": float(reliability.error_probability.mean()),
     }
     for name, measure in MEASURES.items():
-        result[name] = [measure(judged), *interval(judged, measure)]
+        result[name] = [measure(reliability), *bootstrap_interval(reliability, measure)]
     return result
 
 
 def hide(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Image, np.ndarray]:
-    """The picture with a rectangle of one color on the face, and which landmarks it hides."""
+    """Return the image with a rectangle of one color on the face, and which landmarks it hides."""
     x0, y0, x1, y1 = tight_box(sample.points)
-    side = np.array([x1 - x0, y1 - y0]) * HIDDEN
+    side = np.array([x1 - x0, y1 - y0]) * HIDDEN_SIDE
     low = np.array([x0, y0]) + rng.random(2) * (np.array([x1 - x0, y1 - y0]) - side)
     a, b = low.round().astype(int).clip(0), (low + side).round().astype(int)
     image = image.copy()
@@ -114,7 +114,7 @@ def hide(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Im
 
 
 def cut_off(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Image, np.ndarray]:
-    """The picture without the lower or the left part of the face, and which landmarks lie beyond it."""
+    """Return the image without the lower or the left part of the face, and which landmarks are lost."""
     x0, y0, x1, y1 = tight_box(sample.points)
     image = image.copy()
     if rng.random() < 0.5:
@@ -126,50 +126,53 @@ def cut_off(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple
     return image, sample.points[:, 0] < border
 
 
-def covered(
+def without_visibility(
     landmarker: FaceLandmarker,
     samples: Sequence[FaceSample],
     change: Callable[[Image, FaceSample, np.random.Generator], tuple[Image, np.ndarray]],
 ) -> dict[str, float]:
-    """Mean confidence of landmarks that cannot be seen and of the others, and what became of both."""
+    """Return mean confidence and share of right landmarks, for invisible and for other landmarks."""
     rng = np.random.default_rng(0)
-    sure: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    confidence: dict[bool, list[np.ndarray]] = {True: [], False: []}
     right: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for sample in track(samples, len(samples), change.__name__):
-        image, gone = change(read_image(sample.image), sample, rng)
+        image, invisible = change(read_image(sample.image), sample, rng)
         box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
         faces = landmarker(image, boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
-        for kind in (True, False):
-            sure[kind].append(faces.confidence[0][gone == kind])
-            right[kind].append(errors[gone == kind] <= MAX_ERROR)
+        for hidden in (True, False):
+            confidence[hidden].append(faces.confidence[0][invisible == hidden])
+            right[hidden].append(errors[invisible == hidden] <= MAX_ERROR)
     return {
-        f"{what}, {word}": float(np.concatenate(values[kind]).mean())
-        for what, values in (("confidence", sure), ("right", right))
-        for kind, word in ((True, "not to be seen"), (False, "others"))
+        f"{name}, {group}": float(np.concatenate(values[hidden]).mean())
+        for name, values in (("confidence", confidence), ("right", right))
+        for hidden, group in ((True, "not visible"), (False, "others"))
     }
 
 
 def without_face(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> dict[str, float]:
-    """Quality of faces and of background crops of the same photos."""
+    """Return statistics of the quality of faces and of background crops of the same photos."""
     metadata = landmarker.model.metadata
     photos = ((s.name, read_image(s.image), tight_box(s.points)[None]) for s in samples)
-    parts = find_backgrounds(track(photos, len(samples), "backgrounds"), metadata.input_size, 1)
-    whole = np.array([[0, 0, metadata.input_size, metadata.input_size]], np.float32) - 0.5
-    nothing = [landmarker(part.crop, boxes=whole, box_format="whole").quality[0] for part in parts]
+    backgrounds = find_backgrounds(track(photos, len(samples), "backgrounds"), metadata.input_size, 1)
+    crop_box = np.array([[0, 0, metadata.input_size, metadata.input_size]], np.float32) - 0.5
+    without = [
+        landmarker(background.crop, boxes=crop_box, box_format="full_image").quality[0]
+        for background in backgrounds
+    ]
     faces = []
     for sample in track(samples, len(samples), "faces"):
         box = metadata.crop.face_box(sample.points, sample.box)
         faces.append(landmarker(read_image(sample.image), boxes=box, box_format="model").quality[0])
     low = float(np.percentile(faces, 1))
-    ranks = np.searchsorted(np.sort(nothing), faces) / len(nothing)
+    ranks = np.searchsorted(np.sort(without), faces) / len(without)
     return {
-        "backgrounds": len(nothing),
+        "backgrounds": len(without),
         "AUROC": float(ranks.mean()),
         "quality that 99 % of the faces have": low,
-        "backgrounds below it": float((np.array(nothing) < low).mean()),
+        "backgrounds below it": float((np.array(without) < low).mean()),
         "median quality of faces": float(np.median(faces)),
-        "median quality of backgrounds": float(np.median(nothing)),
+        "median quality of backgrounds": float(np.median(without)),
     }
 
 
@@ -180,49 +183,49 @@ def report(result: dict[str, Any]) -> None:
         "",
         f"`{result['model']}`, `python benchmarks/confidence.py --model {result['file']}`,"
         f" commit {result['commit']}.",
-        "Wrong: off by more than 5 % of the face. Intervals of 95 % over faces. Gain: by how much the mean",
-        "error falls when the fifth of the landmarks with the largest expected error is left out. Chances",
-        "lie half way between those in the own collection and those in another ([measured](calibration.md)).",
+        "Wrong: error of more than 5 % of the face. Intervals: 95 % over faces. Gain: decrease of the mean",
+        "error if the fifth of the landmarks with the largest expected error is left out. Probabilities",
+        "are half way between those on the training dataset and on another ([measured](calibration.md)).",
         "",
-        "| faces | n | wrong % | said % | AUROC | ECE | gain % |",
+        "| faces | n | wrong % | predicted % | AUROC | ECE | gain % |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in result["sets"].items():
         cells = [
             f"{row[key][0]:.3f} ({row[key][1]:.3f} to {row[key][2]:.3f})" for key in ("AUROC", "ECE")
         ] + ["{:.1f} ({:.1f} to {:.1f})".format(*(100 * v for v in row["gain"]))]
-        shares = f"{100 * row['wrong']:.1f} | {100 * row['said']:.1f}"
-        lines.append(f"| {name} | {row['faces']} | {shares} | {' | '.join(cells)} |")
+        percents = f"{100 * row['wrong']:.1f} | {100 * row['predicted']:.1f}"
+        lines.append(f"| {name} | {row['faces']} | {percents} | {' | '.join(cells)} |")
     lines += [
         "",
         "![reliability and risk-coverage](confidence.png)",
         "",
-        "## What cannot be seen (300-W Common)",
+        "## Landmarks that are not visible (300-W Common)",
         "",
-        "| | confidence: not to be seen | others | right: not to be seen | others |",
+        "| | confidence: not visible | others | right: not visible | others |",
         "|---|---|---|---|---|",
     ]
-    for name, what in (
-        ("hidden", "a rectangle of 0.4 face sides"),
-        ("beyond the border", "the picture ends"),
+    for name, title in (
+        ("hidden", "hidden by a rectangle of 0.4 face sides"),
+        ("beyond the border", "outside the image"),
     ):
         values = " | ".join(f"{value:.3f}" for value in result[name].values())
-        lines.append(f"| {what} | {values} |")
+        lines.append(f"| {title} | {values} |")
     lines += [
         "",
-        "Confidence is the chance of being right, not of being seen: where the rest of a face tells a hidden",
-        "landmark's place, it stays high.",
+        "Confidence is the probability that a landmark is right, not that it is visible: it stays high where",
+        "the visible part of a face determines the hidden landmark.",
     ]
-    nothing = result["no face"]
+    no_face = result["no face"]
     lines += [
         "",
-        "## Where there is no face",
+        "## Without a face",
         "",
-        f"A face's `quality` against that of {nothing['backgrounds']} background crops of the same photos:",
-        f"AUROC {nothing['AUROC']:.3f}; median {nothing['median quality of faces']:.2f} and"
-        f" {nothing['median quality of backgrounds']:.2f}. 99 % of the faces have at least"
-        f" {nothing['quality that 99 % of the faces have']:.2f};",
-        f"{100 * nothing['backgrounds below it']:.1f} % of the backgrounds have less.",
+        f"A face's `quality` against that of {no_face['backgrounds']} background crops of the same photos:",
+        f"AUROC {no_face['AUROC']:.3f}; median {no_face['median quality of faces']:.2f} and"
+        f" {no_face['median quality of backgrounds']:.2f}. 99 % of the faces have at least"
+        f" {no_face['quality that 99 % of the faces have']:.2f};",
+        f"{100 * no_face['backgrounds below it']:.1f} % of the backgrounds have less.",
     ]
     (HERE / "confidence.md").write_text("\n".join(lines) + "\n")
 

@@ -1,10 +1,10 @@
-"""What each head costs: parameters, multiply-adds and CPU time, beside the papers' CPU figures.
+"""The cost of each head: parameters, multiply-adds and CPU time, and the papers' CPU figures.
 
     python benchmarks/cost.py            (about five minutes; nothing else should run)
 
 Every head at 256 px and full width, 98 landmarks as on WFLW, untrained: cost does not depend on weights.
-Times are of plain float32 PyTorch at batch 1, as the papers measured; rounds are interleaved, medians are
-given, and only ratios to PIP at stride 32 in the same run mean something on another machine.
+Times are medians of plain float32 PyTorch at batch 1, as in the papers, in interleaved rounds. Only the
+ratios to PIP at stride 32 in the same run are comparable with other machines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model.config import ModelConfig
+from pipnet.model.pipnet import PIPNet
 
 HERE = Path(__file__).parent
 LANDMARKS = 98
@@ -33,9 +34,9 @@ class Row(NamedTuple):
     name: str
     config: dict[str, Any]
     v1: float | None = None
-    """CPU frames a second in v1, table 8 (ResNet-18 and ResNet-50)."""
+    """CPU frames per second in v1, table 8 (ResNet-18 and ResNet-50)."""
     ijcv: float | None = None
-    """CPU frames a second in IJCV's speed chart (WFLW)."""
+    """CPU frames per second in IJCV's speed chart (WFLW)."""
 
 
 MAP = {"head": "map"}
@@ -57,7 +58,7 @@ ROWS = (
 
 
 def main() -> None:
-    """Build all, time them in turns, write the page."""
+    """Build all networks, time them interleaved, write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
@@ -66,14 +67,14 @@ def main() -> None:
     models = {row.name: PIPNet(ModelConfig(**{"backbone": "resnet18"} | row.config), face) for row in ROWS}
     seconds: dict[str, list[float]] = {row.name: [] for row in ROWS}
     with torch.inference_mode():
-        for turn in range(arguments.rounds + 1):
+        for round_number in range(arguments.rounds + 1):
             for name, model in models.items():
                 model.eval()
                 started = time.perf_counter()
                 model.predict(image)
-                if turn:  # the first turn warms up
+                if round_number:  # the first round warms up
                     seconds[name].append(time.perf_counter() - started)
-            print(f"round {turn} of {arguments.rounds}", flush=True)
+            print(f"round {round_number} of {arguments.rounds}", flush=True)
     base = float(np.median(seconds[ROWS[0].name]))
     results = []
     for row in ROWS:
@@ -93,31 +94,32 @@ def main() -> None:
 
 
 def multiply_adds(model: PIPNet, image: torch.Tensor) -> int:
-    """Multiply-adds of one crop through the network and its decode, as they are timed."""
+    """Return the multiply-adds of one crop in network and decode, as they are timed."""
     with FlopCounterMode(display=False) as counter:
         model.predict(image)
     return int(counter.get_total_flops() // 2)
 
 
 def write(results: list[dict[str, Any]], rounds: int) -> None:
-    """The JSON and the page."""
+    """Write the JSON and the page."""
     commit = ["git", "rev-parse", "--short", "HEAD"]
-    facts = {
+    provenance = {
         "commit": subprocess.check_output(commit, cwd=HERE, text=True).strip(),
         "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rounds": rounds,
     }
-    (HERE / "cost.json").write_text(json.dumps({**facts, "rows": results}, indent=1) + "\n")
+    (HERE / "cost.json").write_text(json.dumps({**provenance, "rows": results}, indent=1) + "\n")
     lines = [
-        "# What each head costs",
+        "# The cost of each head",
         "",
-        "256 px, full width, 98 landmarks, batch 1, plain float32 PyTorch with decode; backbone ResNet-18",
-        f"where none is named. {facts['machine']}, {facts['threads']} threads, torch {facts['torch']},",
-        f"medians of {rounds} interleaved rounds, commit {facts['commit']}: `python benchmarks/cost.py`.",
-        "Ratios are times over that of PIP at stride 32; the papers' are from their CPU frames a second.",
-        "IJCV's chart has a Map too, 10.5 times PIP, at a stride that it does not name.",
+        "256 px, full width, 98 landmarks, batch 1, plain float32 PyTorch with decode; the backbone is",
+        f"ResNet-18 unless the row names one. {provenance['machine']}, {provenance['threads']} threads,",
+        f"torch {provenance['torch']}, medians of {rounds} interleaved rounds, commit",
+        f"{provenance['commit']}: `python benchmarks/cost.py`.",
+        "Ratios are over the time of PIP at stride 32; the papers' are from their CPU frames per second.",
+        "IJCV's chart also has a Map, 10.5 times PIP, at a stride that it does not name.",
         "**The GPU column is not measured: there is no GPU here.**",
         "",
         "| network | parameters | multiply-adds | CPU ms | ratio | v1's ratio | IJCV's ratio | GPU |",

@@ -1,10 +1,10 @@
-"""Whether several processes train as one does: the curves of both, and how far they lie apart.
+"""Training by several processes compared with one: the curves of both, and their difference.
 
     python benchmarks/distributed.py --data ../shared/data/300w [--processes 2] [--epochs 4]
 
-Both train the same small network on the same faces with the same batch, on the CPU and in float32. They
-differ in the order of sums alone, which an untrained network makes more of with each step; in float64 they
-are the same (tests/test_distributed.py). Not a measurement of speed: processes on one machine share it.
+Both runs train the same small network on the same faces with the same batch, on the CPU and in float32. They
+differ only in the order of sums, and this difference grows with each step of an untrained network; in float64
+they are the same (tests/test_distributed.py). This does not measure speed: processes on one machine share it.
 """
 
 from __future__ import annotations
@@ -64,22 +64,22 @@ def main() -> None:
 
 
 def train(count: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """The rows of a training's metrics, without its times."""
+    """Return the rows of a training's metrics, without its times."""
     with tempfile.TemporaryDirectory() as folder:
         recipe, run = Path(folder, "recipe.yaml"), Path(folder, "run")
         recipe.write_text(RECIPE)
-        start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-        command = [sys.executable, *(start if count > 1 else []), "-m", "pipnet", "train", str(recipe)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+        command = [sys.executable, *(launcher if count > 1 else []), "-m", "pipnet", "train", str(recipe)]
         command += ["--data", str(arguments.data), "-o", str(run), "--data.limit", str(arguments.faces)]
         command += ["--optim.epochs", str(arguments.epochs)]
-        # As many threads for each process here and there: the order of sums depends on it too.
+        # The same number of threads for every process: the order of sums depends on it too.
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 def draw(curves: dict[str, list[dict[str, Any]]]) -> None:
-    """Loss and validation NME over epochs, one curve a number of processes."""
+    """Draw loss and validation NME over epochs, one curve for each number of processes."""
     figure = new_figure(8, 3.2)
     titles = {"loss": "training loss", "nme": "validation NME, %"}
     for axes, (key, title) in zip(figure.subplots(1, 2), titles.items(), strict=True):

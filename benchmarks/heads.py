@@ -1,10 +1,10 @@
-"""The papers' ablations on the data at hand: every head and grid, neighbors, losses, seeds.
+"""The papers' ablations on the available data: heads and grids, neighbors, losses, seeds.
 
     python benchmarks/heads.py --data ../shared/data/300w --runs RUNS        (resumes; Ctrl-C at any time)
 
-Works through the rows in order, skips those whose JSON stands in `benchmarks/heads/`, resumes inside a row,
-and writes `benchmarks/heads.md` and its figure after each. Runs stay outside the checkout. After the
-ablations at 128 px come the light networks at 256 px, measured on faces from elsewhere too.
+The rows run in order. A row whose JSON is in `benchmarks/heads/` is skipped, an interrupted row is resumed,
+and `benchmarks/heads.md` and its figure are written after each row. Runs stay outside the checkout. The
+ablations at 128 px are followed by light networks at 256 px, which are also measured on another dataset.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from pipnet.geometry import crop, from_fraction, tight_box
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.heads.pip import PipHead
 from pipnet.model.pipnet import PIPNet
 from pipnet.model.predictor import TorchModel
 from pipnet.training.recipe import load_recipe
@@ -43,9 +42,9 @@ class Row(NamedTuple):
 
     name: str
     flags: str
-    """What it changes in the recipe."""
+    """Changes to the recipe."""
     paper: str
-    """What the papers say of the like, with ResNet-18 at 256 px."""
+    """The papers' result of a similar training, with ResNet-18 at 256 px."""
     recipe: Path = RECIPES / "ablation_128.yaml"
 
 
@@ -70,11 +69,11 @@ ROWS = (
     Row(
         "PIP 8x8, dilated backbone",
         "--model.stride 16 --model.backbone-stride 16",
-        "stride 32 (8x8): 3.52, where 8x8 is the backbone's own",
+        "stride 32 (8x8): 3.52, where 8x8 is the backbone's grid",
     ),
     Row("PIP 4x4, seed 1", f"{PIP4} --seed 1", ""),
     Row("PIP 4x4, C = 0, seed 1", f"{PIP4} --model.neighbors 0 --seed 1", ""),
-    Row("PIP 4x4, the papers' crop and augmentation", f"{PIP4} {PAPERS_CROP}", "as theirs"),
+    Row("PIP 4x4, the papers' crop and augmentation", f"{PIP4} {PAPERS_CROP}", "the papers' settings"),
     Row("PIP 8x8, seed 1", f"{PIP8} --seed 1", ""),
     Row("PIP 4x4, seed 2", f"{PIP4} --seed 2", ""),
     Row("PIP 4x4, C = 0, seed 2", f"{PIP4} --model.neighbors 0 --seed 2", ""),
@@ -104,43 +103,45 @@ BACKBONES = (
 
 
 NOTES = """
-## Against the papers' tables
+## Comparison with the papers' tables
 
-* **PIP < Map < Coord**, as in v1's table 2 (3.52, 4.52, 5.31): 4.02 on 4x4 and 4.14 on 8x8 cells, Map 4.35.
-  The gap to Coord is far wider here: the papers give it 120 epochs, these rows have 16. Map's is narrower:
-  the original's targets peak half a cell further left and up than the landmark, and a net learns that; ours
-  do not. With its targets this row had 6.61 (commit 33db39b).
-* **Grids: not the papers' order, where the grid is made by transposed convolutions.** v1 has 8x8 best (3.52),
-  4x4 and 16x16 alike (3.82), 2x2 last (4.90). Here 4x4, the backbone's own features at 128 px, is ahead of
-  8x8 and 16x16 (4.14, 4.62; 2x2 4.36), which come out of one and two transposed convolutions: we think
-  because those begin from noise, and 16 epochs on 2,012 faces do not finish training them. Three seeds
-  agree: 4x4 4.02, 3.98, 3.95, 8x8 4.14, 4.11, 4.09. 8x8 of a dilated backbone, without such layers, has
-  3.94, as good as the best seed of 4x4: one seed of it cannot tell that from the papers' order.
-* **Own points suffer most on fine grids** (8x8 4.48, merged 4.14; 16x16 5.32, merged 4.62; 2x2 4.44, merged
-  4.36): the neighbors' votes repair wrong cells, and a fine grid has more of them, as IJCV argues for NRM.
+* **PIP < Map < Coord**, as in v1's table 2 (3.52, 4.52, 5.31): 4.02 on 4x4 and 4.14 on 8x8 cells, Map
+  4.35. The difference to Coord is much larger here: the papers train it for 120 epochs, these rows for
+  16. That to Map is smaller: the original's targets peak half a cell further left and up than the
+  landmark, and a network learns that offset; our targets have no such offset. With the original's targets
+  this row has 6.61 (commit 33db39b).
+* **Grids are not in the papers' order where transposed convolutions make the grid.** In v1 8x8 is best
+  (3.52), 4x4 and 16x16 are equal (3.82), 2x2 is last (4.90). Here 4x4, the backbone's grid at 128 px, is
+  ahead of 8x8 and 16x16 (4.14, 4.62; 2x2 4.36), which need one and two transposed convolutions. A likely
+  reason is that these start from noise, and 16 epochs on 2,012 faces do not finish their training. Three
+  seeds agree: 4x4 4.02, 3.98, 3.95, 8x8 4.14, 4.11, 4.09. 8x8 of a dilated backbone, without such layers,
+  has 3.94, as good as the best seed of 4x4: one seed cannot distinguish that from the papers' order.
+* **Unmerged points are worst on fine grids** (8x8 4.48, merged 4.14; 16x16 5.32, merged 4.62; 2x2 4.44,
+  merged 4.36): the neighbors' votes correct wrong cells, and a fine grid has more of them, as IJCV argues
+  for NRM.
 * **NRM helps, through the merge**: with three seeds C = 10 has 4.02, 3.98, 3.95 (mean 3.98), C = 0 4.15,
-  4.12, 4.12 (mean 4.13), 3.7 % more, and their ranges are apart; how many neighbors does not matter (5 4.00,
-  20 3.99). The own points of the nets with 10 (4.16, 4.13, 4.10) are no better than those of the nets
-  without. IJCV has 3.36 where v1, without, has 3.52, 4.5 % less.
-* **The papers' crop and augmentation are worth 5.6 %**: 3.79 against 4.02, one seed, and not told apart. We
-  think of the crop: its four sides are those of the landmarks' own box, so that a test face's crop tells the
-  net where its brows, chin and cheeks end. No detector tells it, which is why our weights learn from squares
-  that are shifted and scaled, and are not to be compared with the papers.
+  4.12, 4.12 (mean 4.13), 3.7 % more, and the ranges do not overlap. The number of neighbors does not
+  matter (5 4.00, 20 3.99). The unmerged points of networks with C = 10 (4.16, 4.13, 4.10) are no better
+  than those of networks with C = 0. IJCV has 3.36 where v1, without NRM, has 3.52; that is 4.5 % less.
+* **The papers' crop and augmentation reduce the error by 5.6 %**: 3.79 against 4.02, one seed, not
+  measured separately. A likely reason is the crop: its four sides are those of the landmarks' own box, so
+  a test face's crop shows the network where brows, chin and cheeks end. No detector provides that, so our
+  weights are trained on squares that are shifted and scaled, and cannot be compared with the papers.
 * **Offsets**: L2 4.15, L1 4.02 on 4x4 cells, one seed each; the papers publish no numbers.
-* **Merges**: mean and official differ by less than 0.02, which is nothing at these intervals; by 0.05 with
-  ResNet-18 from random weights, whose votes are worse: there the mean is ahead.
-* **At 256 px** the order is that of the start, not of the network: ResNet-18 from random weights (4.58) is a
-  third behind MobileNetV2 from ImageNet (3.60), where IJCV has the two alike (3.36, 3.40), and on faces from
-  elsewhere too (11.6, 9.4). Between MobileNetV2 and EfficientNet-lite0 the two tests do not agree.
+* **Merges**: mean and official differ by less than 0.02, far less than these intervals; by 0.05 with
+  ResNet-18 from random weights, whose votes are worse: there the mean is better.
+* **At 256 px** the initial weights decide the order, not the network: ResNet-18 from random weights
+  (4.58) is a third worse than MobileNetV2 from ImageNet (3.60), where IJCV has equal results (3.36,
+  3.40); on WFLW as well (11.6, 9.4). For MobileNetV2 and EfficientNet-lite0 the two tests disagree.
 """
 
 
 def main() -> None:
-    """Train and measure what is missing."""
+    """Train and measure the missing rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data" / "300w")
     parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
-    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--only", default="", help="run only rows whose name contains this")
     arguments = parser.parse_args()
     for row in (*ROWS, *BACKBONES):
         target = HERE / "heads" / f"{_slug(row.name)}.json"
@@ -163,7 +164,7 @@ def main() -> None:
             **measure(weights, arguments.data),
         }
         if row in BACKBONES:
-            result["nme_wflw"] = round(100 * elsewhere(weights, arguments.data.parent / "wflw"), 4)
+            result["nme_wflw"] = round(100 * nme_on_wflw(weights, arguments.data.parent / "wflw"), 4)
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(result, indent=1) + "\n")
         report()
@@ -171,7 +172,7 @@ def main() -> None:
 
 
 def measure(weights: Path, data: Path) -> dict[str, Any]:
-    """NME on 300-W Common from true boxes, for each way to merge; and the network's size."""
+    """Return the NME on 300-W Common with true boxes, for each merge of votes, and the network's size."""
     model, metadata = load_checkpoint(weights)
     samples, scheme, _ = load_samples(data, "common")
     boxes, crops = [], []
@@ -182,16 +183,15 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
     with torch.no_grad():
         batches = np.array_split(np.stack(crops), 16)
         output = model.head(torch.cat([model.features(torch.from_numpy(batch)) for batch in batches]))
-        ways = {"nme": model.head.decode(output).points}
-        if isinstance(model.head, PipHead):
-            own, _ = model.head.predictions(output)
-            ways["nme_own"] = own[:, : scheme.landmarks]
-            if model.config.neighbors >= 3:  # the authors' code needs as many
+        predictions = {"nme": model.head.decode(output).points}
+        if model.config.head == "pip":
+            predictions["nme_unmerged"] = model.head.unmerged_points(output)
+            if model.config.neighbors >= 3:  # the minimum of the authors' code
                 official = PIPNet(replace(model.config, merge="official"), metadata.mean_face).head
                 official.load_state_dict(model.head.state_dict())
-                ways["nme_official_merge"] = official.decode(output).points
-    facts: dict[str, Any] = dict(model.describe())
-    for name, fractions in ways.items():
+                predictions["nme_official_merge"] = official.decode(output).points
+    result: dict[str, Any] = dict(model.describe())
+    for name, fractions in predictions.items():
         points = from_fraction(fractions.numpy(), np.stack(boxes)[:, None])
         nmes = np.array(
             [
@@ -199,14 +199,14 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
                 for p, s in zip(points, samples, strict=True)
             ]
         )
-        facts[name] = round(100 * float(nmes.mean()), 4)
+        result[name] = round(100 * float(nmes.mean()), 4)
         if name == "nme":
-            facts["nme_ci"] = [round(100 * end, 4) for end in bootstrap_mean(nmes)]
-    return facts
+            result["nme_ci"] = [round(100 * end, 4) for end in bootstrap_mean(nmes)]
+    return result
 
 
-def elsewhere(weights: Path, data: Path) -> float:
-    """NME on the faces of WFLW as 68 points, from true boxes."""
+def nme_on_wflw(weights: Path, data: Path) -> float:
+    """Return the NME on the faces of WFLW as 68 points, with true boxes."""
     model, metadata = load_checkpoint(weights)
     samples, _, spec = load_samples(data, "test", metadata.scheme, for_evaluation=True)
     errors = evaluate(FaceLandmarker(TorchModel(model, metadata)), decoded(samples), spec)
@@ -214,7 +214,7 @@ def elsewhere(weights: Path, data: Path) -> float:
 
 
 def report() -> None:
-    """Write the page and the figure from the rows that are done."""
+    """Write the page and the figure from the finished rows."""
     results = [_read(row) for row in ROWS]
     lines = [
         "# Heads, grids, neighbors, losses",
@@ -222,13 +222,14 @@ def report() -> None:
         "MobileNetV2 (ImageNet) at **128 px**, trained on 2,012 of 3,148 300-W training faces for 16",
         "epochs (`recipes/ablation_128.yaml`), last weights; NME in % of the inter-ocular distance on the",
         "554 faces of 300-W Common, true boxes. `python benchmarks/heads.py --runs RUNS`; commit and machine",
-        "of each row in `benchmarks/heads/*.json`. Grids are those of the papers; at 128 px other strides",
-        "lead to them (8x8 by one transposed convolution, 4x4 the backbone's own: rows on C and the losses",
-        "are of it, as it is half the price). Map heads are narrower than the papers' 512 channels, which",
-        "would take an hour a row and more here. The papers' numbers are of ResNet-18 at 256 px",
-        "on 300W full, trained on all faces: compare orders only.",
+        "of each row are in `benchmarks/heads/*.json`. Grids are those of the papers; at 128 px they need",
+        "other strides: 8x8 has one transposed convolution, 4x4 is the backbone's grid. Rows on C and the",
+        "losses use 4x4, which takes half the time. Map heads are narrower than the papers' 512 channels,",
+        "which would take more than an hour per row here. Unmerged: before the neighbors' votes are merged.",
+        "The papers' numbers are of ResNet-18 at 256 px on 300W full, trained on all faces: compare orders",
+        "only.",
         "",
-        "| row | NME | interval | own points | official merge | parameters | minutes (not alone) | papers |",
+        "| row | NME | interval | unmerged | official merge | parameters | minutes (shared CPU) | papers |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row, result in zip(ROWS, results, strict=True):
@@ -236,9 +237,9 @@ def report() -> None:
             lines.append(f"| {row.name} | not run yet | | | | | | {row.paper} |")
             continue
         low, high = result["nme_ci"]
-        own, official = result.get("nme_own"), result.get("nme_official_merge")
+        unmerged, official = result.get("nme_unmerged"), result.get("nme_official_merge")
         lines.append(
-            f"| {row.name} | {result['nme']:.3f} | {low:.2f} to {high:.2f} | {_number(own)} "
+            f"| {row.name} | {result['nme']:.3f} | {low:.2f} to {high:.2f} | {_number(unmerged)} "
             f"| {_number(official)} | {result['parameters'] / 1e6:.2f} M | {result['minutes']} "
             f"| {row.paper} |"
         )
@@ -258,15 +259,15 @@ def report() -> None:
 
 
 def _backbones() -> list[str]:
-    """The light networks at 256 px."""
+    """Return the lines on the light networks at 256 px."""
     lines = [
         "## At 256 px",
         "",
         "PIP, stride 32, C = 10, 12 epochs on the same 2,012 faces, augmented as for the shipped weights,",
-        "last weights; 12 epochs are too few for a network that starts from random weights, and ImageNet",
-        "weights of ResNet-18 were not to be had. WFLW-68: its 114 faces at hand, true boxes.",
+        "last weights. 12 epochs are too few for a network that starts from random weights; ImageNet",
+        "weights of ResNet-18 were not available. WFLW-68: its 114 available faces, true boxes.",
         "",
-        "| backbone | Common NME | interval | own points | WFLW-68 NME | parameters | papers |",
+        "| backbone | Common NME | interval | unmerged | WFLW-68 NME | parameters | papers |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in BACKBONES:
@@ -275,8 +276,9 @@ def _backbones() -> list[str]:
             lines.append(f"| {row.name} | not run yet | | | | | {row.paper} |")
             continue
         low, high = result["nme_ci"]
+        unmerged = _number(result["nme_unmerged"])
         lines.append(
-            f"| {row.name} | {result['nme']:.3f} | {low:.2f} to {high:.2f} | {_number(result['nme_own'])} "
+            f"| {row.name} | {result['nme']:.3f} | {low:.2f} to {high:.2f} | {unmerged} "
             f"| {result['nme_wflw']:.2f} | {result['parameters'] / 1e6:.2f} M | {row.paper} |"
         )
     return lines

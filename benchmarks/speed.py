@@ -1,13 +1,13 @@
-"""How fast it is: inference, training, memory. The page is `benchmarks/speed.md`; nothing else should run.
+"""Speed and memory of inference and training: `benchmarks/speed.md`. Nothing else should run on the machine.
 
     python benchmarks/speed.py network --work WORK      (about ten minutes)
     python benchmarks/speed.py training --work WORK     (about ten minutes)
     python benchmarks/speed.py memory --work WORK
     python benchmarks/speed.py peers --work WORK        (where dlib or MediaPipe is installed)
 
-Everything that is compared is timed in turns in one run, so that ratios hold. Each part leaves its numbers
-in `benchmarks/speed/`, those of a processor without bf16 units apart, and writes the page from all that is
-there. WORK is a folder outside the checkout for what is made on the way.
+Everything that is compared is timed in one run, interleaved, so that ratios are reliable. Each part writes
+its numbers into `benchmarks/speed/`, those of a processor without bf16 units into a separate file, and writes
+the page from all available files. WORK is a folder outside the checkout for intermediate files.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 
 from pipnet import FaceLandmarker
-from pipnet.benchmark.contenders import Contender
+from pipnet.benchmark.candidates import Candidate
 from pipnet.benchmark.report import draw, table_lines
 from pipnet.benchmark.run import benchmark
 from pipnet.datasets.load import load_samples
@@ -38,9 +38,9 @@ from speed_training import training
 HERE = Path(__file__).parent
 CHECKPOINT = HERE.parent / "checkpoints" / f"{DEFAULT_MODEL}.safetensors"
 INT8, TINY = f"{DEFAULT_MODEL}-int8", "pipnet-tiny"
-PICTURES = 2000
+IMAGES = 2000
 ROUNDS = 15
-WITHOUT = "_without_bf16"
+WITHOUT_BF16 = "_without_bf16"
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
         result = {**parts[arguments.part](), "commit": _commit(), "processor": _processor()}
         result["rounds"] = arguments.rounds
         (HERE / "speed").mkdir(exist_ok=True)
-        name = arguments.part if _has_bf16() else f"{arguments.part}{WITHOUT}"
+        name = arguments.part if _has_bf16() else f"{arguments.part}{WITHOUT_BF16}"
         (HERE / "speed" / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     report()
 
@@ -72,9 +72,9 @@ def main() -> None:
 
 
 def network(data: Path, work: Path, rounds: int) -> dict[str, Any]:
-    """Our models on every backend, in every precision, beside the reference; stages of a 1080p photo."""
-    ways = [
-        Contender(model, backend, precision, threads)
+    """Time our models on every backend in every precision, the reference, and the stages of a 1080p photo."""
+    contenders = [
+        Candidate(model, backend, precision, threads)
         for threads, model, backend, precision in (
             (2, DEFAULT_MODEL, "onnxruntime", "f32"),
             (2, DEFAULT_MODEL, "openvino", "f32"),
@@ -96,28 +96,29 @@ def network(data: Path, work: Path, rounds: int) -> dict[str, Any]:
         )
         if precision == "f32" or _has_bf16()
     ]
-    found = benchmark(ways, rounds, None, data / "300w", "common")
-    figure = "speed.png" if _has_bf16() else f"speed{WITHOUT}.png"
-    draw(found, HERE / figure)
-    plain = [Contender(model, "onnxruntime", "f32", 2) for model in (DEFAULT_MODEL, INT8, TINY)]
-    photographed = benchmark(plain, rounds, photo(work))
-    of_stages = json.loads(photographed.to_json())
-    facts = {key: of_stages[key] for key in ("stages", "picture")}
-    return {"table": table_lines(found), **json.loads(found.to_json()), **facts, "figure": figure}
+    result = benchmark(contenders, rounds, None, data / "300w", "common")
+    figure = "speed.png" if _has_bf16() else f"speed{WITHOUT_BF16}.png"
+    draw(result, HERE / figure)
+    plain = [Candidate(model, "onnxruntime", "f32", 2) for model in (DEFAULT_MODEL, INT8, TINY)]
+    on_photo = json.loads(benchmark(plain, rounds, photo(work)).to_json())
+    stages = {key: on_photo[key] for key in ("stages", "image")}
+    return {"table": table_lines(result), **json.loads(result.to_json()), **stages, "figure": figure}
 
 
 def peers(data: Path, work: Path, rounds: int) -> dict[str, Any]:
-    """Our models beside other landmark software, on one thread each."""
-    ways = [Contender(model, "onnxruntime", "f32", 1) for model in (DEFAULT_MODEL, INT8, TINY)]
-    found = [benchmark(ways, rounds, photo(work), data / name, part) for name, part in COLLECTIONS]
-    return {name: table_lines(one) for (name, _), one in zip(COLLECTIONS, found, strict=True)}
+    """Time our models and other landmark software, on one thread each."""
+    contenders = [Candidate(model, "onnxruntime", "f32", 1) for model in (DEFAULT_MODEL, INT8, TINY)]
+    return {
+        name: table_lines(benchmark(contenders, rounds, photo(work), data / name, subset))
+        for name, subset in DATASETS
+    }
 
 
-COLLECTIONS = (("300w", "common"), ("wflw", "test"))
+DATASETS = (("300w", "common"), ("wflw", "test"))
 
 
 def photo(work: Path) -> Path:
-    """A 1080p JPEG file with one face, which is 380 pixels wide: the portrait on a blurred ground."""
+    """Return a 1080p JPEG file with one face 380 pixels wide: the portrait on a blurred background."""
     path = work / "1080p.jpg"
     if not path.is_file():
         portrait = read_image(HERE.parent / "examples" / "astronaut.jpg")
@@ -131,12 +132,12 @@ def photo(work: Path) -> Path:
 
 
 def memory(data: Path) -> dict[str, Any]:
-    """Megabytes in memory while 2,000 pictures are annotated one after another, at every hundredth."""
+    """Measure the resident memory while 2,000 images are annotated, at every hundredth image."""
     landmarker = FaceLandmarker.from_pretrained()
     files = [sample.image for sample in load_samples(data / "300w", "common")[0]]
     megabytes, faces = [], 0
     started = time.perf_counter()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         if number % 100 == 0:
             megabytes.append(_resident())
         faces += len(landmarker(files[number % len(files)]))
@@ -153,9 +154,9 @@ def _resident() -> float:
 
 
 def report() -> None:
-    """Write the page from the parts that are there."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "speed").glob("*.json"))}
-    lines = ["# Speed", "", "Medians; what is compared was timed in turns in one run.", ""]
+    """Write the page from the parts that were measured."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted((HERE / "speed").glob("*.json"))}
+    lines = ["# Speed", "", "Medians; all rows of a table were timed in one run, interleaved.", ""]
     writers = {
         "network": _network_lines,
         "training": _training_lines,
@@ -163,94 +164,96 @@ def report() -> None:
         "peers": _peer_lines,
     }
     for part, write in writers.items():
-        for name in (part, f"{part}{WITHOUT}"):
-            if name in found:
-                one = found[name]
-                rounds = f" --rounds {one['rounds']}" if one.get("rounds", ROUNDS) != ROUNDS else ""
-                made = f"`python benchmarks/speed.py {part}{rounds}`, {one['commit']}, {one['processor']}."
-                title, *rest = write(one)
+        for name in (part, f"{part}{WITHOUT_BF16}"):
+            if name in results:
+                result = results[name]
+                rounds = f" --rounds {result['rounds']}" if result.get("rounds", ROUNDS) != ROUNDS else ""
+                provenance = (
+                    f"`python benchmarks/speed.py {part}{rounds}`, {result['commit']}, {result['processor']}."
+                )
+                title, *rest = write(result)
                 title += " (a processor without bf16 units)" if name != part else ""
-                lines += [title, *rest, "", made, ""]
+                lines += [title, *rest, "", provenance, ""]
     (HERE / "speed.md").write_text("\n".join(lines))
 
 
 HEAD = [
-    "| | ms | 95 % | times the reference | best ms a face (batch) | memory MB | file MB | NME % |",
+    "| | ms | 95 % | ratio to the reference | best ms per face (batch) | memory MB | file MB | NME % |",
     "|---|---|---|---|---|---|---|---|",
 ]
 
 
-def _network_lines(one: dict[str, Any]) -> list[str]:
+def _network_lines(result: dict[str, Any]) -> list[str]:
     lines = ["## One crop to landmarks", "", *HEAD]
-    lines += ["| " + " | ".join(cells) + " |" for cells in one["table"]]
+    lines += ["| " + " | ".join(cells) + " |" for cells in result["table"]]
     lines += [
         "",
-        "Batch 1, network and decode. The reference is ResNet-18 with five separate convolutions and",
-        "a decode of many small operations in plain float32 PyTorch, as the original runs it, with as",
-        "many threads; the precision of an int8 file is that of what is not quantized. NME: 300-W",
-        "Common, true boxes. Memory: of a process of its own, Python and libraries included.",
+        "Batch 1, network and decode. The reference is the original's: ResNet-18 with five separate",
+        "convolutions and a decode of many small operations in plain float32 PyTorch, with the same number",
+        "of threads. The precision of an int8 file is that of its layers that are not quantized. NME: 300-W",
+        "Common, true boxes. Memory: of a separate process, including Python and libraries.",
         "",
-        f"![speed and accuracy]({one['figure']})",
+        f"![speed and accuracy]({result['figure']})",
         "",
-        "### Cost by batch, ms a face",
+        "### Cost by batch size, ms per face",
         "",
-        "| | " + " | ".join(one["rows"][-1]["per_face"]) + " |",
-        "|---" * (1 + len(one["rows"][-1]["per_face"])) + "|",
+        "| | " + " | ".join(result["rows"][-1]["per_face"]) + " |",
+        "|---" * (1 + len(result["rows"][-1]["per_face"])) + "|",
     ]
-    for row in one["rows"]:
+    for row in result["rows"]:
         if row["per_face"]:
             lines.append(
                 f"| {row['name']} | " + " | ".join(f"{v:.2f}" for v in row["per_face"].values()) + " |"
             )
-    stages = list(dict.fromkeys(stage for of_one in one["stages"].values() for stage in of_one))
+    stages = list(dict.fromkeys(stage for row in result["stages"].values() for stage in row))
     lines += [
         "",
-        f"### From file to points, ms: a photo of {one['picture']} with one face, warm",
+        f"### From file to points, ms: a photo of {result['photo']} with one face, warm",
         "",
         "| | " + " | ".join(stages) + " |",
         "|---" * (1 + len(stages)) + "|",
     ]
-    for name, of_one in one["stages"].items():
-        cells = [f"{of_one[stage]['median']:.2f}" if stage in of_one else "" for stage in stages]
+    for name, row in result["stages"].items():
+        cells = [f"{row[stage]['median']:.2f}" if stage in row else "" for stage in stages]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
 
 
-def _training_lines(one: dict[str, Any]) -> list[str]:
+def _training_lines(result: dict[str, Any]) -> list[str]:
     lines = [
-        "## Training, pictures a second",
+        "## Training, images per second",
         "",
-        "| | plain float32, channels first | ours | times | loader alone |",
+        "| | plain float32, channels first | ours | ratio | loader alone |",
         "|---|---|---|---|---|",
     ]
-    for name, row in one["rows"].items():
+    for name, row in result["rows"].items():
         cells = f"{row['plain']:.1f} | {row['ours']:.1f} | {row['ratio']:.2f} | {row['loader']:.0f}"
         lines.append(f"| {name} | {cells} |")
-    return [*lines, "", f"Batch {one['batch']}, one process that prepares faces, data included."]
+    return [*lines, "", f"Batch {result['batch']}, one process that prepares faces, loading included."]
 
 
-def _memory_lines(one: dict[str, Any]) -> list[str]:
-    megabytes = one["megabytes"]
+def _memory_lines(result: dict[str, Any]) -> list[str]:
+    megabytes = result["megabytes"]
     return [
-        f"## Memory over {PICTURES:,} pictures",
+        f"## Memory over {IMAGES:,} images",
         "",
-        f"{megabytes[1]:.0f} MB after 100 pictures, {megabytes[len(megabytes) // 2]:.0f} halfway,"
-        f" {megabytes[-1]:.0f} at the end; {one['faces'] / one['seconds']:.1f} faces a second.",
+        f"{megabytes[1]:.0f} MB after 100 images, {megabytes[len(megabytes) // 2]:.0f} halfway,"
+        f" {megabytes[-1]:.0f} at the end; {result['faces'] / result['seconds']:.1f} faces per second.",
     ]
 
 
-def _peer_lines(one: dict[str, Any]) -> list[str]:
-    lines = ["## Others, one thread each, in a run of their own"]
-    for name, part in COLLECTIONS:
-        lines += ["", f"NME on {name} {part}.", "", *HEAD]
-        lines += ["| " + " | ".join(cells) + " |" for cells in one[name]]
+def _peer_lines(result: dict[str, Any]) -> list[str]:
+    lines = ["## Other software, one thread each, in a separate run"]
+    for name, subset in DATASETS:
+        lines += ["", f"NME on {name} {subset}.", "", *HEAD]
+        lines += ["| " + " | ".join(cells) + " |" for cells in result[name]]
     return [
         *lines,
         "",
-        "`pip install dlib-bin face_recognition_models mediapipe==0.10.21`. dlib's predictor saw Common in",
-        "its training, and gets its own detector's box, or one as it would draw it. MediaPipe has other",
-        "points: those of its mesh are taken that lie nearest, and part of its error is that they mean",
-        "something else.",
+        "`pip install dlib-bin face_recognition_models mediapipe==0.10.21`. dlib's predictor was trained on",
+        "Common, and gets its own detector's box, or one as that detector would give. MediaPipe has other",
+        "points: the nearest ones of its mesh are compared, and a part of its error is their different",
+        "definition.",
     ]
 
 

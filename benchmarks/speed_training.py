@@ -1,4 +1,4 @@
-"""What benchmarks/speed.py measures of training: our loop and a plain one, in turns."""
+"""The training part of benchmarks/speed.py: our training loop and a plain one, interleaved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-BATCH = 16
+BATCH_SIZE = 16
 TRAININGS = (
     ("resnet18", 256),
     ("mobilenetv2_100", 256),
@@ -23,65 +23,67 @@ TRAININGS = (
 
 
 def training(data: Path, backbones: Path, rounds: int) -> dict[str, Any]:
-    """Pictures a second of our loop and of a plain one, in turns; and of the loader alone.
+    """Measure images per second of our loop and of a plain one, interleaved, and of the loader alone.
 
-    Each loop has a process of its own: what ours asks of the C library holds for a whole process.
+    Each loop runs in a separate process, because the memory settings of our loop apply to a complete process.
     """
     rows = {}
     for backbone, size in TRAININGS:
-        ways = {name: Stepper(data, backbones, backbone, size, name == "plain") for name in ("ours", "plain")}
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for way in ways.values():
-            way.steps(3)
+        loops = {
+            name: Stepper(data, backbones, backbone, size, name == "plain") for name in ("ours", "plain")
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in loops}
+        for stepper in loops.values():
+            stepper.steps(3)
         for _ in range(max(rounds // 2, 3)):
-            for name, way in ways.items():
-                seconds[name] += way.steps(2)
-        for way in ways.values():
-            way.end()
-        speeds = {name: BATCH / float(np.median(taken)) for name, taken in seconds.items()}
+            for name, stepper in loops.items():
+                seconds[name] += stepper.steps(2)
+        for stepper in loops.values():
+            stepper.stop()
+        speeds = {name: BATCH_SIZE / float(np.median(durations)) for name, durations in seconds.items()}
         rows[f"{backbone}, {size} px"] = {
             **speeds,
             "ratio": speeds["ours"] / speeds["plain"],
             "loader": loader_alone(data, backbone, size),
         }
         print(rows, flush=True)
-    return {"batch": BATCH, "rows": rows}
+    return {"batch": BATCH_SIZE, "rows": rows}
 
 
 class Stepper:
-    """A training in a process of its own, which stands still between steps that are asked for."""
+    """A training in a separate process, which waits between the requested steps."""
 
-    def __init__(self, *what: Any) -> None:
+    def __init__(self, *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_step_when_asked, args=(theirs, *what))
+        self.pipe, process_end = context.Pipe()
+        self.process = context.Process(target=_run_steps, args=(process_end, *arguments))
         self.process.start()
 
     def steps(self, count: int) -> list[float]:
-        """Take so many steps; the seconds of each."""
+        """Run `count` steps and return the seconds of each."""
         self.pipe.send(count)
         seconds: list[float] = self.pipe.recv()
         return seconds
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Stop the process."""
         self.pipe.send(0)
         self.process.join()
 
 
-def _step_when_asked(pipe: Any, *what: Any) -> None:
-    training = loop(*what)
+def _run_steps(pipe: Any, *arguments: Any) -> None:
+    training = loop(*arguments)
     while count := pipe.recv():
         pipe.send(list(islice(training, count)))
 
 
 def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> Iterator[float]:
-    """Train for ever; gives the seconds of each step, its data included.
+    """Train without end, and yield the seconds of each step, including its data.
 
-    Plain is what a tutorial writes: float32, channels first, all maps whole, an optimizer that goes weight
-    by weight. Ours is what the trainer does: bf16 where the processor has it, channels last, offsets in the
-    true cells alone, a fused optimizer, and what `pipnet.training.cpu` holds. Both clip, decay, and average
-    weights alike, and are fed by the same loader.
+    The plain loop is that of a tutorial: float32, channels first, complete offset maps, an optimizer without
+    fusion. Ours is that of the trainer: bf16 where the processor has it, channels last, offsets in the true
+    cells only, a fused optimizer, and `pipnet.training.cpu`. Both have the same gradient clipping, weight
+    decay, EMA and loader.
     """
     import torch
     from timm.utils.model_ema import ModelEmaV3
@@ -92,46 +94,46 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     from pipnet.training.runtime import resolve_precision
 
     recipe, (face, batches) = _loader(data, backbone, size)
-    weights = backbones / f"{backbone}.safetensors"
-    there = weights if weights.is_file() else None
-    model = PIPNet(recipe.model, face, there is not None, there).train()
+    file = backbones / f"{backbone}.safetensors"
+    weights = file if file.is_file() else None
+    model = PIPNet(recipe.model, face, weights is not None, weights).train()
     if plain:
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=False)
     else:
         keep_freed_memory()
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(recipe.optim, model)
-    average = ModelEmaV3(model, 0.998)
+    ema = ModelEmaV3(model, 0.998)
     bf16 = not plain and resolve_precision("auto")
     while True:
         started = time.perf_counter()
         image, points, *_ = next(batches)
-        quick = nullcontext() if plain else FastDepthwise()
-        with quick, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            # plain: whole maps of offsets, as the original makes them
+        kernels = nullcontext() if plain else FastDepthwise()
+        with kernels, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            # plain: complete offset maps, as in the original
             output = model.head.conv(model.features(image)) if plain else model(image)
         loss = torch.stack(list(model.loss(output, points).values())).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         optimizer.zero_grad()
-        average.update(model)
+        ema.update(model)
         yield time.perf_counter() - started
 
 
 def loader_alone(data: Path, backbone: str, size: int) -> float:
-    """Pictures a second that the loader gives, when nobody trains."""
+    """Return the images per second of the loader without training."""
     _, (_, batches) = _loader(data, backbone, size)
     for _ in range(4):
         next(batches)
     started = time.perf_counter()
     for _ in range(20):
         next(batches)
-    return 20 * BATCH / (time.perf_counter() - started)
+    return 20 * BATCH_SIZE / (time.perf_counter() - started)
 
 
 def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray, Iterator[Any]]]:
-    """A recipe, the mean face, and batches without end, as the trainer makes them."""
+    """Return a recipe, the mean face, and endless batches, as in the trainer."""
     from torch.utils.data import DataLoader
 
     from pipnet.geometry import to_fraction
@@ -142,14 +144,14 @@ def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray
 
     flags = ["--data.root", str(data / "300w"), "--model.backbone", backbone, "--model.input-size", str(size)]
     recipe = load_recipe(RECIPES / "300w_mbv2.yaml", flags)
-    faces = load_split(recipe)
-    dataset = FaceDataset(faces.training, faces.scheme, recipe.crop, size, recipe.augment)
+    split = load_split(recipe)
+    dataset = FaceDataset(split.training, split.scheme, recipe.crop, size, recipe.augment)
     boxes = [dataset.crops.crop_box(i, recipe.crop) for i in range(len(dataset))]
-    mean = mean_face([to_fraction(s.points, box) for s, box in zip(faces.training, boxes, strict=True)])
+    mean = mean_face([to_fraction(s.points, box) for s, box in zip(split.training, boxes, strict=True)])
 
     def batches() -> Iterator[Any]:
         sampler = ShuffledEpochs(len(dataset), 0)
-        loader = DataLoader(dataset, BATCH, sampler=sampler, drop_last=True, num_workers=recipe.workers)
+        loader = DataLoader(dataset, BATCH_SIZE, sampler=sampler, drop_last=True, num_workers=recipe.workers)
         while True:
             yield from loader
 

@@ -1,4 +1,4 @@
-"""What each ingredient of the default weights is worth, added one after the other.
+"""The gain of each ingredient of the default weights, added one after the other.
 
     python benchmarks/accuracy/ingredients/run.py --runs RUNS          (resumes; Ctrl-C at any time)
 
@@ -48,7 +48,7 @@ MEASURED = {
     "WFLW-68": ("wflw", "test"),
     "CFP 351 to 400": ("cfp_profile", "test"),
 }
-"""Folder and subset of what is measured; the first two are for choices, the others are tests."""
+"""Folder and subset of each evaluation set; the first two are for choices, the others are tests."""
 EPOCHS = 20
 
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def train_row(row: Row, data: Path, folder: Path, before: Path | None) -> Path:
-    """Label what is unlabeled, train, and return the last weights."""
+    """Label the unlabeled faces, train, and return the last weights."""
     flags = ["--data.root", str(data / "300w"), "--data.subset", "helen+lfpw-deduplicated"]
     flags += ["--optim.epochs", str(EPOCHS), *row.flags.split()]
     if row.cfp:
@@ -111,7 +111,7 @@ def train_row(row: Row, data: Path, folder: Path, before: Path | None) -> Path:
 
 
 def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
-    """NME in percent on all that is measured, as filed and with the label offset removed."""
+    """Return NMEs in percent on all evaluation sets, as filed and with the label offset removed."""
     network, metadata = load_checkpoint(weights)
     landmarker = FaceLandmarker(TorchModel(network, metadata))
     result: dict[str, Any] = {}
@@ -126,14 +126,14 @@ def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
             interval = [round(low, 3), round(high, 3)]
             result.setdefault(title, {})[column] = {"nme": round(float(nmes.mean()), 3), "interval": interval}
     file = HERE / "faces.npz"
-    kept = dict(np.load(file)) if file.is_file() else {}
-    np.savez_compressed(file, **kept, **faces)
+    earlier = dict(np.load(file)) if file.is_file() else {}
+    np.savez_compressed(file, **earlier, **faces)
     return result
 
 
 def write_report(results: dict[str, Any]) -> None:
     """Write the page."""
-    lines = ["# What each ingredient is worth", ""]
+    lines = ["# The gain of each ingredient", ""]
     lines += [f"| row | {' | '.join(MEASURED)} | minutes |", "|---" * (len(MEASURED) + 2) + "|"]
     for name, result in results.items():
         cells = []
@@ -145,7 +145,7 @@ def write_report(results: dict[str, Any]) -> None:
         "",
         "NME in %, labels as filed / with the label offset removed; of the inter-ocular distance, on CFP of",
         "the longer side of the visible points' box. Each row adds to the one above. AFW and CFP 301 to 350",
-        "are what choices read; the others are tests.",
+        "are used for choices; the others are tests.",
         "",
         "MobileNetV2 at 128 px, 8x8 cells, 20 epochs, seed 0, true boxes:",
         "`python benchmarks/accuracy/ingredients/run.py --runs RUNS`.",

@@ -8,8 +8,8 @@
    duplicates of test faces, on people 1 to 300 of CFP, and on 300W-LP's views of AFW photos that are not
    validated on.
 3. A few more epochs on the labeled faces alone. They are kept if the NME on the validation split and on
-   people 301 to 350 of CFP, each as a ratio to that before, is lower on the mean.
-4. Confidence is calibrated on faces that nothing was trained on: the validation split, the 300W-LP views of
+   people 301 to 350 of CFP, as the mean of the ratios to those before, is lower.
+4. Confidence is calibrated on held-out faces: the validation split, the 300W-LP views of
    its photos, and people 301 to 350 of CFP.
 
 Writes ``NAME.safetensors`` into the run folder, which stays outside the checkout, and ``NAME.json`` beside
@@ -49,10 +49,10 @@ from pipnet.training.trainer import train
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 OWN_TEACHER = ROOT / "checkpoints" / "pipnet-wild-mbv2-wide.safetensors"
-BOX_FORMATS = {"helen": "yunet", "wider": "face", "lfw": "rough"}
-"""The unlabeled folders, and what their boxes are."""
+BOX_FORMATS = {"helen": "yunet", "wider": "face", "lfw": "region"}
+"""Box formats of the unlabeled folders."""
 TUNE_EPOCHS, TUNE_RATE = 6, 0.2
-"""Of the training on labeled faces alone; its rate is of that of the recipe."""
+"""The final training on labeled faces; its learning rate is relative to that of the recipe."""
 LICENSE = (
     "research use only: trained on 300-W, 300W-LP's views of it, CFP, and pseudo-labeled images of HELEN,"
     " WIDER FACE and LFW, all of which are for research; teachers: Apache-2.0 networks and earlier weights"
@@ -60,7 +60,7 @@ LICENSE = (
 
 
 def main() -> None:
-    """Do what is not done yet."""
+    """Run the missing steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
@@ -87,18 +87,18 @@ def main() -> None:
     calibration = calibrate(TorchModel(network, metadata), faces)
     metadata = replace(metadata, name=recipe.name, license=LICENSE, calibration=calibration)
     save_checkpoint(run / f"{recipe.name}.safetensors", network, metadata)
-    made = {**result, "chosen": chosen, "training": metadata.training, **provenance()}
-    (HERE / f"{recipe.name}.json").write_text(json.dumps(made, indent=1) + "\n")
-    print(json.dumps(made, indent=1))
+    results = {**result, "chosen": chosen, "training": metadata.training, **provenance()}
+    (HERE / f"{recipe.name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results, indent=1))
 
 
 def label(data: Path, run: Path, lfw: int) -> None:
     """Label all unlabeled faces by the teachers."""
     faces = []
     for folder, box_format in BOX_FORMATS.items():
-        found = load_unlabeled(data / "unlabelled" / folder, run / "frames")
-        chosen = evenly_spaced(found, lfw) if folder == "lfw" else found
-        faces += [replace(face, kind=box_format) for face in chosen]
+        loaded = load_unlabeled(data / "unlabelled" / folder, run / "frames")
+        chosen = evenly_spaced(loaded, lfw) if folder == "lfw" else loaded
+        faces += [replace(face, box_format=box_format) for face in chosen]
     write_boxes(run / "boxes.csv", faces)
     teachers = [Teacher.load(path) for path in sorted((ROOT / "recipes" / "teachers").glob("*.toml"))]
     teachers.append(Teacher.load(OWN_TEACHER))
@@ -107,12 +107,14 @@ def label(data: Path, run: Path, lfw: int) -> None:
 
 
 def tuning(recipe: Recipe, weights: Path) -> Recipe:
-    """Return the training on labeled faces alone that goes on from these weights."""
+    """Return the training on labeled faces alone that starts from these weights."""
     return replace(
         recipe,
         name=f"{recipe.name}-tuned",
         pseudo=replace(recipe.pseudo, labels=None),
-        data=replace(recipe.data, also=recipe.data.also[1:]),  # without the views, which a model fitted
+        data=replace(
+            recipe.data, also=recipe.data.also[1:]
+        ),  # without the views, whose labels come from a fitted 3D model
         initial=replace(recipe.initial, checkpoint=weights),
         optim=replace(recipe.optim, epochs=TUNE_EPOCHS, lr=TUNE_RATE * recipe.optim.lr),
     )
@@ -143,7 +145,7 @@ def photo_of(stem: str) -> str:
 
 
 def measure(weights: Path, data: Path) -> dict[str, float]:
-    """Return NMEs in percent from true boxes; those of tests choose nothing."""
+    """Return NMEs in percent with true boxes; those of tests are not used for choices."""
     network, metadata = load_checkpoint(weights)
     landmarker = FaceLandmarker(TorchModel(network, metadata))
 
