@@ -275,7 +275,7 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
     capsys.readouterr()
     write_annotations(tmp_path / "none.csv", annotations)
     assert main(["evaluate", model, "--data", str(tmp_path / "none.csv")]) == 1
-    assert "the collection gives no face boxes" in capsys.readouterr().err
+    assert "the dataset gives no face boxes" in capsys.readouterr().err
 
 
 def test_face_box_is_that_of_landmarks_or_dataset():
@@ -482,4 +482,4 @@ def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, cap
     metadata = json.loads(capsys.readouterr().out)
     assert "research use only: trained on 300-W" in metadata["license"]
     assert metadata["training"].startswith("a.json all: ")
-    assert "begun from pipnet-300w-mbv2" in metadata["training"]
+    assert "started from pipnet-300w-mbv2" in metadata["training"]

@@ -21,7 +21,7 @@ from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
-from pipnet.model.pipnet import ModelConfig
+from pipnet.model.config import ModelConfig
 from pipnet.model.predictor import TorchModel
 from pipnet.training.labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig, load_recipe
@@ -179,7 +179,7 @@ def test_a_table_may_say_what_its_boxes_are(unlabeled, shipped):
     faces = load_unlabeled(unlabeled, NOWHERE)[:2]
     (labels, _) = label_faces(shipped, faces)
     tight = [
-        replace(face, box=tight_box(label.sample.points), kind="landmarks")
+        replace(face, box=tight_box(label.sample.points), box_format="landmarks")
         for face, label in zip(faces, labels, strict=True)
     ]
     write_boxes(unlabeled / "boxes.csv", [tight[0], faces[1]])
@@ -199,7 +199,7 @@ def test_pseudo_labels_there_and_back(unlabeled, shipped, tmp_path):
     for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
         assert a.sample.image.resolve() == b.sample.image.resolve()
         np.testing.assert_allclose(a.sample.points, b.sample.points, atol=1e-3)
-        assert a.score == pytest.approx(b.score, abs=1e-4)
+        assert a.mean_score == pytest.approx(b.mean_score, abs=1e-4)
     for text in ("", "image,name\n", "image,name,score,spread,disagreement,x0,y0\na,b,1,2,3,4,nan\n"):
         (tmp_path / "labels.csv").write_text(text)
         with pytest.raises(DataError, match=r"labels\.csv"):
