@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipnet.errors import DataError
-from pipnet.io.image import IMAGE_SUFFIXES, NOT_READ
+from pipnet.io.image import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _images_of_folder(folder: Path, skip: Path | None) -> Iterator[FoundImage]:
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_fifo():  # opening a pipe blocks
             has_images = True
             yield FoundImage(path, folder)
-        elif path.suffix.lower() in NOT_READ:
+        elif path.suffix.lower() in UNSUPPORTED_SUFFIXES:
             unsupported.append(path)
     for error in errors:
         where = Path(error.filename or folder)
