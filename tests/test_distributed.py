@@ -1,4 +1,4 @@
-"""Several processes train as one does: real ones, on a CPU, started by torchrun."""
+"""Training in several processes equals that in one: real processes on a CPU, started by torchrun."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipnet.errors import RecipeError
-from pipnet.model import processes
-from pipnet.model.distributed import mean_over_processes, shared_count, synchronized_batch_norm
+from pipnet.model import distributed
+from pipnet.model.distributed import all_reduce_mean, count_per_rank, sync_batch_norm
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import self_train
 from pipnet.training.trainer import train
@@ -68,8 +68,8 @@ def recipe_file(tmp_path) -> Path:
     return path
 
 
-def test_two_processes_train_as_one_and_one_goes_on(recipe_file, small_300w, tmp_path):
-    """One process trains; two do, and after an epoch one goes on alone: all the same, in float64."""
+def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
+    """One process trains; two processes train an epoch and one resumes: the results are equal in float64."""
     double = tmp_path / "double.py"
     double.write_text(DOUBLE)
     alone, run = tmp_path / "alone", tmp_path / "run"
@@ -78,79 +78,79 @@ def test_two_processes_train_as_one_and_one_goes_on(recipe_file, small_300w, tmp
     assert done.returncode == 0, done.stderr
     done = run_python(*TORCHRUN, *words, str(run), "--max-steps", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("epoch 1/2") == 1  # one speaks
-    assert done.stderr.count("make it runnable") == 1
-    assert json.loads((run / "environment.jsonl").read_text())["processes"] == 2
+    assert done.stderr.count("epoch 1/2") == 1  # only rank zero prints
+    assert done.stderr.count("export it: ") == 1
+    assert json.loads((run / "environment.jsonl").read_text())["world_size"] == 2
     assert_same(rows(run), rows(alone)[:1])
 
     done = run_python(*words, str(run), "--resume")
     assert done.returncode == 0, done.stderr
     assert_same(rows(run), rows(alone))
     mine, theirs = (safetensors.torch.load_file(path / "last.safetensors") for path in (run, alone))
-    # But for the sign of what is rounding alone, such as weights of no influence, which Adam makes large.
+    # Except for pure rounding noise, such as in weights without influence, which Adam amplifies.
     torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_a_process_that_fails_ends_the_others_with_a_line(recipe_file, small_300w, tmp_path):
-    """The main process cannot write; the other one is left alone in the middle of a training."""
+def test_train_ends_with_a_line_when_a_peer_fails(recipe_file, small_300w, tmp_path):
+    """Rank zero cannot write; the other rank loses its peer in the middle of a training."""
     run = tmp_path / "run"
     (run / "metrics.jsonl").mkdir(parents=True)
     words = ["-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w), "-o", str(run)]
     done = run_python(*TORCHRUN, *words)
     assert done.returncode != 0
-    ours = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert any("metrics" in line for line in ours)
-    assert all("metrics" in line or "another process" in line for line in ours)
-    assert "pipnet/training/trainer.py" not in done.stderr  # no traceback of ours
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert any("metrics" in line for line in errors)
+    assert all("metrics" in line or "another process" in line for line in errors)
+    assert "pipnet/training/trainer.py" not in done.stderr  # no traceback of pipnet
 
 
-def test_a_batch_that_cannot_be_shared_out(recipe_file, small_300w, tmp_path, monkeypatch):
+def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match="batch_size 4 is not divisible by 3 processes"):
         train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_self_training_in_several_processes_is_refused(recipe_file, monkeypatch, tmp_path):
+def test_self_train_refuses_several_processes(recipe_file, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="one process"):
         self_train(load_recipe(recipe_file), tmp_path)
 
 
-# -- the parts, with two processes played by one ---------------------------------------------------------
+# -- parts, with two ranks simulated in one process -------------------------------------------------------
 
 
-def test_batch_norm_over_processes_is_that_of_the_whole_batch(monkeypatch):
-    """Every process has the same half, so that the mean over processes is the own: as two such halves."""
-    monkeypatch.setattr(processes, "_together", lambda: True)
-    monkeypatch.setattr(processes.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(processes.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
+def test_sync_batch_norm_equals_the_complete_batch(monkeypatch):
+    """Every rank has the same half of the batch, so the mean over ranks is that of the half."""
+    monkeypatch.setattr(distributed, "_is_initialized", lambda: True)
+    monkeypatch.setattr(distributed.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed.distributed, "all_reduce", lambda tensor: tensor.mul_(2))
     generator = torch.Generator().manual_seed(0)
     half = torch.randn(3, 5, 4, 4, generator=generator) * 3 + 7
     weights = torch.randn(half.shape, generator=generator)
-    here, there = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
-    for norm in (here, there):
+    synced, plain = nn.BatchNorm2d(5), nn.BatchNorm2d(5)
+    for norm in (synced, plain):
         norm.load_state_dict({**norm.state_dict(), "weight": torch.linspace(0.5, 2, 5)})
     x = half.clone().requires_grad_()
-    with synchronized_batch_norm():
-        y = here(x)
+    with sync_batch_norm():
+        y = synced(x)
     (y * weights).sum().backward()
     whole = torch.cat([half, half]).requires_grad_()
-    expected = there(whole)
+    expected = plain(whole)
     (expected * torch.cat([weights, weights])).sum().backward()
     torch.testing.assert_close(y, expected[:3])
     torch.testing.assert_close(x.grad, whole.grad[:3], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(here.state_dict(), there.state_dict())
-    with synchronized_batch_norm():
-        torch.testing.assert_close(here.eval()(half), there.eval()(half))
-    assert shared_count(torch.tensor(6)) == 6  # per process
-    assert shared_count(torch.tensor(0)) == 0.5
+    torch.testing.assert_close(synced.state_dict(), plain.state_dict())
+    with sync_batch_norm():
+        torch.testing.assert_close(synced.eval()(half), plain.eval()(half))
+    assert count_per_rank(torch.tensor(6)) == 6  # per rank
+    assert count_per_rank(torch.tensor(0)) == 0.5
 
 
-def test_one_process_is_left_as_it_is():
+def test_distributed_functions_change_nothing_in_one_process():
     values = torch.ones(3, requires_grad=True)
-    assert mean_over_processes(values) is values
-    assert shared_count(torch.tensor(0)) == 1
-    with synchronized_batch_norm():
+    assert all_reduce_mean(values) is values
+    assert count_per_rank(torch.tensor(0)) == 1
+    with sync_batch_norm():
         x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
         assert torch.equal(F.batch_norm(x, None, None, training=True), nn.BatchNorm1d(2)(x))

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from pipnet.evaluation.metrics import area_under_curve, failure_rate
-from pipnet.model.heads.pip import PipHead, PipTargets
+from pipnet.model.heads.base import Supervision
+from pipnet.model.heads.pip import PipHead, PipOutput, PipTargets
 from pipnet.model.neighbors import merge_matrix, nearest_neighbors
+from test_model import with_identity
 
 SETS = ("300w", "cofw", "wflw", "aflw", "lapa")
 
@@ -20,12 +22,14 @@ def golden(request, shared: Path) -> dict[str, np.ndarray]:
 
 
 def head(golden, merge="mean") -> PipHead:
-    return PipHead(4, 8, golden["mean_face"], 10, merge, score_weight=1.0)
+    return with_identity(PipHead(4, 8, golden["mean_face"], 10, merge, score_weight=1.0)).requires_grad_(
+        False
+    )
 
 
-def maps(golden) -> torch.Tensor:
+def output_of(golden) -> PipOutput:
     parts = [golden[key] for key in ("score", "x", "y", "nb_x", "nb_y")]
-    return torch.from_numpy(np.concatenate(parts, axis=1))
+    return head(golden)(torch.from_numpy(np.concatenate(parts, axis=1)))
 
 
 def unmasked_targets(golden) -> PipTargets:
@@ -41,21 +45,21 @@ def test_neighbors(golden):
 
 @pytest.mark.parametrize("merge", ["official", "mean"])
 def test_decode(golden, merge):
-    landmarks = head(golden, merge).decode(maps(golden))
+    landmarks = head(golden, merge).decode(output_of(golden))
     np.testing.assert_allclose(landmarks.points[0], golden[f"merged_{merge}"], atol=1e-6)
     np.testing.assert_allclose(landmarks.scores[0], golden["peak"].clip(0, 1), atol=1e-7)
 
 
-def test_own_predictions_and_peak(golden):
-    predictions, peak = head(golden).predictions(maps(golden))
+def test_predictions_and_peak(golden):
+    predictions, peak = head(golden).predictions(output_of(golden))
     np.testing.assert_allclose(predictions[0, : len(golden["own"])], golden["own"], atol=1e-6)
     np.testing.assert_allclose(peak[0], golden["peak"])
 
 
-def test_spread_is_the_root_mean_square_distance_of_the_predictions(golden):
+def test_vote_std_is_the_root_mean_square_distance_of_the_predictions(golden):
     pip = head(golden)
-    predictions, _ = pip.predictions(maps(golden))
-    vote_std = pip.decode(maps(golden)).vote_std[0]
+    predictions, _ = pip.predictions(output_of(golden))
+    vote_std = pip.decode(output_of(golden)).vote_std[0]
     for n in range(pip.landmarks):
         votes = predictions[0][pip.voted == n]
         expected = (votes - votes.mean(0)).square().sum(1).mean().sqrt()
@@ -78,7 +82,8 @@ def test_targets(golden):
 
 
 def test_loss(golden):
-    terms = head(golden).loss(maps(golden), unmasked_targets(golden))
+    n = len(golden["mean_face"])
+    terms = head(golden).loss(output_of(golden), unmasked_targets(golden), Supervision.full(1, n))
     np.testing.assert_allclose([float(t) for t in terms.values()], golden["loss"], rtol=1e-6)
 
 
@@ -87,7 +92,7 @@ def test_failure_rate_and_auc(golden):
     assert area_under_curve(golden["nmes"]) == pytest.approx(float(golden["auc"]), abs=1e-9)
 
 
-def test_official_merge_weighs_the_own_prediction_one_in_one_plus_longest(golden):
+def test_official_merge_has_the_authors_weight_of_the_direct_prediction(golden):
     weights = merge_matrix(golden["neighbors"], "official")
     longest = np.bincount(golden["neighbors"].ravel()).max()
     np.testing.assert_allclose(np.diag(weights), 1 / (1 + longest))

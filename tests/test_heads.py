@@ -1,18 +1,19 @@
-"""Every head behind the one interface: shapes, targets, loss, decode, training, export."""
+"""The common interface of all heads, the values of each, and the curriculum."""
 
 import numpy as np
 import pytest
 import torch
 
-from pipnet.errors import RecipeError
+from pipnet.errors import ModelError, RecipeError
 from pipnet.export.onnx import export_onnx
 from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.model.config import ModelConfig
+from pipnet.model.heads.base import Supervision
 from pipnet.model.heads.coordinate import CoordinateHead
-from pipnet.model.heads.curriculum import Supervision
 from pipnet.model.heads.heatmap import SIGMA, HeatmapHead
-from pipnet.model.heads.pip import PipHead, PipLosses, ScoredFeatures
-from pipnet.model.pipnet import ModelConfig, PIPNet
-from test_model import described, face
+from pipnet.model.heads.pip import PipHead, PipLosses, PipOutput
+from pipnet.model.pipnet import PIPNet
+from test_model import described, face, with_identity
 
 SMALL = {"backbone": "lcnet_050", "input_size": 64, "neck_width": 16}
 CONFIGS = {
@@ -48,7 +49,7 @@ def labels(count: int = 4) -> torch.Tensor:
     return torch.rand(count, 68, 2, generator=torch.Generator().manual_seed(1)) * 0.9 + 0.05
 
 
-def test_the_interface(config):
+def test_head_has_common_interface(config):
     model = network(config).eval()
     points, scores, vote_std = model.predict(images())
     assert points.shape == (4, 68, 2)
@@ -58,8 +59,8 @@ def test_the_interface(config):
     assert all(term.isfinite() and term >= 0 for term in terms.values())
 
 
-def test_it_learns(config):
-    """A few steps on one batch bring the loss down, for every head; heat maps are slow to start."""
+def test_head_learns(config):
+    """A few steps on one batch lower the loss of every head; heat maps learn slowly at first."""
     model = network(config).train()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     history = []
@@ -73,8 +74,8 @@ def test_it_learns(config):
     assert history[-1] < (0.95 if slow else 0.7) * history[0]
 
 
-def test_unknown_points_have_no_say(config):
-    """Wherever such a point is said to lie, even nowhere."""
+def test_loss_ignores_unknown_points(config):
+    """Its position does not matter, not even NaN."""
     model = network(config).eval()
     known = torch.ones(4, 68, dtype=torch.bool)
     known[:, 5] = False
@@ -82,14 +83,13 @@ def test_unknown_points_have_no_say(config):
     for value in (0.1, 0.9, torch.nan):
         points = labels()
         points[:, 5] = value
-        terms = model.head.loss(model(images()), model.head.encode(points, known))
+        terms = model.head.loss(model(images()), model.head.encode(points, known), Supervision.full(4, 68))
         losses.append({name: term.item() for name, term in terms.items()})
     assert all(np.isfinite(list(losses[0].values())))
     assert losses[0] == losses[1] == losses[2]
 
 
-def test_a_face_of_no_weight_has_no_say(config):
-    """And the others count by theirs, as the confidence of a pseudo-label asks."""
+def test_loss_ignores_faces_of_weight_0(config):
     model = network(config).eval()
     task, weight = torch.zeros(4, dtype=torch.long), torch.tensor([1.0, 0.0, 1.0, 0.0])
     supervision = Supervision(task, weight[:, None].expand(-1, len(face())))
@@ -101,7 +101,7 @@ def test_a_face_of_no_weight_has_no_say(config):
 
 
 @pytest.mark.parametrize("name", ["pip focal, L2 offsets", "coordinates", "heatmap", "coord", "map 4"])
-def test_export_knows_every_head(name, tmp_path):
+def test_export_onnx_supports_every_head(name, tmp_path):
     config = ModelConfig(**SMALL, **CONFIGS[name])
     model = network(config).eval()
     with torch.no_grad():
@@ -118,19 +118,21 @@ def test_export_knows_every_head(name, tmp_path):
         np.testing.assert_allclose(out.scores, expected.scores, atol=1e-3)
 
 
-# -- by hand -------------------------------------------------------------------------------------------
+# -- the values of each head ---------------------------------------------------------------------------
 
 
-def test_coord_decodes_what_it_encodes():
+def test_coordinate_head_decodes_its_targets():
     head = CoordinateHead(4, 2, 68).eval()
-    output = labels().flatten(1)
+    output = labels()
     torch.testing.assert_close(head.decode(output).points, labels())
     known = torch.ones(4, 68, dtype=torch.bool)
-    assert sum(head.loss(output, head.encode(labels(), known)).values()).item() < 1e-6
+    assert (
+        sum(head.loss(output, head.encode(labels(), known), Supervision.full(4, 68)).values()).item() < 1e-6
+    )
 
 
 @pytest.mark.parametrize(("stride", "sigma"), SIGMA.items())
-def test_map_targets(stride, sigma):
+def test_heatmap_head_targets_are_gaussians(stride, sigma):
     grid = 64 // stride
     head = HeatmapHead(4, grid, 1, sigma)
     point = torch.tensor([[[0.51, 0.3]]])
@@ -142,7 +144,7 @@ def test_map_targets(stride, sigma):
     assert beyond >= grid or maps[y, beyond] == 0
 
 
-def test_map_decode_leans_a_quarter_towards_the_higher_neighbor():
+def test_heatmap_head_decode_shifts_towards_higher_neighbor():
     head = HeatmapHead(4, 8, 1, 1.0)
     maps = torch.zeros(1, 1, 8, 8)
     maps[0, 0, 3, 4], maps[0, 0, 3, 5], maps[0, 0, 2, 4] = 0.8, 0.3, 0.2
@@ -150,27 +152,29 @@ def test_map_decode_leans_a_quarter_towards_the_higher_neighbor():
     torch.testing.assert_close(points[0, 0], torch.tensor([4.75, 3.25]) / 8)
     torch.testing.assert_close(scores, torch.tensor([[0.8]]))
     maps = torch.zeros(1, 1, 8, 8)
-    maps[0, 0, 0, 7] = 1  # a corner has no two neighbors on either axis
+    maps[0, 0, 0, 7] = 1  # a corner lacks a neighbor on each axis
     torch.testing.assert_close(head.decode(maps).points[0, 0], torch.tensor([7.5, 0.5]) / 8)
 
 
 @pytest.mark.parametrize("stride", [4, 2, 1])
-def test_map_decodes_its_own_targets_to_half_a_cell(stride):
+def test_heatmap_head_decodes_its_targets_to_half_a_cell(stride):
     head = HeatmapHead(4, 64 // stride, 68, SIGMA[stride])
     targets = head.encode(labels(), torch.ones(4, 68, dtype=torch.bool))
-    decoded = head.decode(targets.maps.reshape(4, 68, 64 // stride, 64 // stride))
-    # At the border, where the Gaussian is cut off, a peak leans a quarter of a cell to neither side.
+    decoded = head.decode(targets.maps)
+    # At the border, where the Gaussian is cut off, there is no shift by a quarter of a cell.
     assert (decoded.points - labels()).abs().max() <= 0.5 * stride / 64
     assert (decoded.points - labels()).mean().abs() < 0.1 * stride / 64
 
 
-def test_focal_scores_are_sigmoids():
-    head = PipHead(4, 2, face(5), 0, losses=PipLosses(score="focal"))
-    output = torch.zeros(1, 15, 2, 2)
+def test_pip_head_focal_scores_are_sigmoids():
+    head = with_identity(PipHead(4, 2, face(5), 0, losses=PipLosses(score="focal")))
+    output = head(torch.zeros(1, 15, 2, 2))
+    torch.testing.assert_close(head.score_maps(output), torch.full((1, 5, 2, 2), 0.5))
     torch.testing.assert_close(head.decode(output).scores, torch.full((1, 5), 0.5))
     targets = head.encode(labels()[:1, :5], torch.ones(1, 5, dtype=torch.bool))
-    # by hand: one hot and three cold cells of p = 0.5, each 0.25 * log 2, mean over cells, weight 4
-    assert head.loss(output, targets)["score"].item() == pytest.approx(4 * 0.25 * np.log(2))
+    # by hand: one positive and three negative cells of p = 0.5, each 0.25 * log 2, mean over cells, weight 4
+    terms = head.loss(output, targets, Supervision.full(1, 5))
+    assert terms["score"].item() == pytest.approx(4 * 0.25 * np.log(2))
 
 
 @pytest.mark.parametrize(
@@ -186,15 +190,15 @@ def test_focal_scores_are_sigmoids():
         ),
     ],
 )
-def test_settings_that_do_not_fit_are_taught(settings, words):
+def test_build_head_refuses_settings_that_do_not_fit(settings, words):
     with pytest.raises(RecipeError, match=words):
         network(ModelConfig(**SMALL, **settings))
 
 
 @pytest.mark.parametrize("reduction", ["none", "coordinates", "heatmap"])
 @pytest.mark.parametrize("neighbors", [0, 3])
-def test_training_makes_of_the_features_what_the_maps_hold(reduction, neighbors):
-    """Offsets in the true cells alone: the same losses, gradients and points as from whole maps."""
+def test_pip_head_offsets_equal_those_of_complete_maps(reduction, neighbors):
+    """The same losses, gradients and points as from complete maps of offsets."""
     grid, neighbors = 1 if reduction == "coordinates" else 4, 0 if reduction == "heatmap" else neighbors
     torch.manual_seed(0)
     head = PipHead(6, grid, face(5), neighbors, reduction=reduction)
@@ -203,14 +207,29 @@ def test_training_makes_of_the_features_what_the_maps_hold(reduction, neighbors)
     points, features = torch.rand(3, 5, 2), torch.randn(3, 6, grid, grid, requires_grad=True)
     points[1, 2] = torch.nan
     targets = head.encode(points, points.isfinite().all(dim=2))
-    learnt = [features, *head.parameters()]
-    found = []
-    for output in (head.conv(features), head(features)):
-        terms = head.loss(output, targets)
-        gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), learnt)
-        found.append((terms, gradients, head.decode(output)))
-    assert isinstance(output, ScoredFeatures) == (grid > 1)
-    torch.testing.assert_close(*found)
+    variables = [features, *head.parameters()]
+    identity = with_identity(PipHead(6, grid, face(5), neighbors, reduction=reduction))
+    results = []
+    for some_head, output in ((identity, identity(head.conv(features))), (head, head(features))):
+        terms = some_head.loss(output, targets, Supervision.full(3, 5))
+        gradients = torch.autograd.grad(torch.stack(list(terms.values())).sum(), variables)
+        results.append((terms, gradients, some_head.decode(output)))
+    torch.testing.assert_close(*results)
+
+
+def test_score_maps_have_the_scores_as_peaks(config):
+    model = network(config).eval()
+    output = model(images())
+    assert model.head.unmerged_points(output).shape == (4, 68, 2)
+    if config.head == "coord" or config.reduction == "coordinates":
+        with pytest.raises(ModelError, match="without score maps"):
+            model.head.score_maps(output)
+    else:
+        maps = model.head.score_maps(output)
+        side = 64 // config.stride
+        assert maps.shape == (4, 68, side, side)
+        peaks = maps.flatten(2).amax(dim=2)
+        torch.testing.assert_close(peaks.clamp(0, 1), model.head.decode(output).scores)
 
 
 # -- the curriculum -------------------------------------------------------------------------------------
@@ -223,11 +242,11 @@ def pyramid(weighting="published"):
     return head, torch.randn(4, 6, 8, 8)
 
 
-def everyone(task):
+def supervision_of(task):
     return Supervision(task, torch.ones(len(task), 5))
 
 
-def test_coarse_scores_are_the_same_layer_on_pooled_features():
+def test_coarse_scores_use_the_same_layer_on_pooled_features():
     head, features = pyramid()
     out = head(features)
     torch.testing.assert_close(out.score, head.conv(features)[:, :5])
@@ -237,15 +256,15 @@ def test_coarse_scores_are_the_same_layer_on_pooled_features():
 
 
 @pytest.mark.parametrize("weighting", ["published", "equal"])
-def test_each_face_is_scored_on_its_own_grid(weighting):
-    """Against the definition, written out: all errors by the number of cells, or by the face."""
+def test_score_loss_uses_the_grid_of_each_task(weighting):
+    """The definition as loops: the sum of all errors over the number of cells, or of faces."""
     head, features = pyramid(weighting)
     out = head(features)
     points = torch.rand(4, 5, 2) * 0.98 + 0.01
     points[1, 3] = torch.nan
     targets = head.encode(points, points.isfinite().all(2))
     task = torch.tensor([0, 1, 2, 1])
-    found = head.loss(out, targets, everyone(task))["score"]
+    found = head.loss(out, targets, supervision_of(task))["score"]
     total, count = 0.0, 0.0
     for i in range(4):
         grid = 8 // 2 ** int(task[i])
@@ -262,41 +281,45 @@ def test_each_face_is_scored_on_its_own_grid(weighting):
     torch.testing.assert_close(found, head.score_weight * total / count)
 
 
-def test_only_full_faces_have_a_say_in_offsets():
+def test_offset_loss_uses_full_faces_only():
     head, features = pyramid()
     out = head(features)
     points = torch.rand(4, 5, 2) * 0.98 + 0.01
     known = torch.ones(4, 5, dtype=torch.bool)
-    one = head.loss(out, head.encode(points, known), everyone(torch.tensor([0, 1, 2, 1])))
+    one = head.loss(out, head.encode(points, known), supervision_of(torch.tensor([0, 1, 2, 1])))
     points[1:] = torch.rand(3, 5, 2) * 0.98 + 0.01
-    other = head.loss(out, head.encode(points, known), everyone(torch.tensor([0, 1, 2, 1])))
+    other = head.loss(out, head.encode(points, known), supervision_of(torch.tensor([0, 1, 2, 1])))
     for name in ("x", "y", "nb_x", "nb_y"):
         torch.testing.assert_close(one[name], other[name])
     assert one["score"] != other["score"]
 
 
-def test_full_faces_alone_are_ordinary_training():
+def test_curriculum_of_full_faces_is_ordinary_training():
     head, features = pyramid()
     out = head(features)
     points = torch.rand(4, 5, 2)
     targets = head.encode(points, torch.ones(4, 5, dtype=torch.bool))
-    for name, value in head.loss(out, targets).items():
-        full = everyone(torch.zeros(4, dtype=torch.long))
-        torch.testing.assert_close(head.loss(out, targets, full)[name], value)
+    plain = PipHead(6, 8, face(5), 2)
+    plain.load_state_dict(head.state_dict())
+    full = supervision_of(torch.zeros(4, dtype=torch.long))
+    expected = plain.loss(plain(features), targets, full)
+    for name, value in head.loss(out, targets, full).items():
+        torch.testing.assert_close(value, expected[name])
 
 
-def test_a_coarse_face_of_no_weight_has_no_say():
+def test_curriculum_ignores_coarse_faces_of_weight_0():
     head, features = pyramid()
     out = head(features)
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
     task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None].expand(-1, 5)
     found = head.loss(out, head.encode(points, known), Supervision(task, weight))
-    alone = head.loss(ScoredFeatures(out.score[:1], out.features[:1]), head.encode(points[:1], known[:1]))
+    first = PipOutput(out.score[:1], out.features[:1])
+    alone = head.loss(first, head.encode(points[:1], known[:1]), Supervision.full(1, 5))
     for name, value in alone.items():
         torch.testing.assert_close(found[name], value)
 
 
 @pytest.mark.parametrize("grid", [2, 12, 16])
-def test_a_curriculum_is_on_the_papers_grids(grid):
-    with pytest.raises(RecipeError, match=f"8 x 8 cells: {grid} a side"):
+def test_curriculum_needs_the_papers_grids(grid):
+    with pytest.raises(RecipeError, match=f"8 x 8 cells: {grid} x {grid}"):
         PipHead(6, grid, face(5), 2, curriculum="equal")

@@ -1,4 +1,4 @@
-"""What makes training on a CPU quick computes what torch does."""
+"""Depthwise convolutions equal those of torch, and freed memory is kept."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from pipnet.training.cpu import FastDepthwise, keep_freed_memory
 
 UNITS = {torch.float64: 32, torch.bfloat16: 0.5}
-"""In the last place of the largest value: how much further off than torch ours may be."""
+"""Tolerance beside twice torch's error, in units of the last place of the largest value."""
 GEOMETRIES = [  # side, kernel, stride, padding, dilation
     (16, 3, 1, 1, 1),
     (16, 3, 2, 1, 1),
@@ -23,7 +23,7 @@ GEOMETRIES = [  # side, kernel, stride, padding, dilation
 
 
 def gradients(image, weight, geometry, kind):
-    """Output and gradients, for a gradient of the output that is exact in this type."""
+    """Return output and gradients, for a gradient of the output that is exact in this type."""
     side, _, stride, padding, dilation = geometry
     output = F.conv2d(image, weight, None, (stride,) * 2, (padding,) * 2, (dilation,) * 2, len(weight))
     target = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=kind)
@@ -32,40 +32,38 @@ def gradients(image, weight, geometry, kind):
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16], ids=str)
-def test_depthwise_convolutions_are_as_exact_as_those_of_torch(geometry, kind):
-    """Against float64: no further off than twice torch's own, and a little."""
+def test_fast_depthwise_is_as_exact_as_torch(geometry, kind):
+    """Compared with float64: the error is at most twice that of torch, plus `UNITS`."""
     torch.manual_seed(0)
     side, kernel, *_ = geometry
     image = torch.randn(2, 8, side, side, dtype=kind).to(memory_format=torch.channels_last).requires_grad_()
     weight = torch.randn(8, 1, kernel, kernel, dtype=kind, requires_grad=True)
     exact = [part.detach().double().requires_grad_() for part in (image, weight)]
     truth = gradients(*exact, geometry, kind)
-    torch_s = gradients(image, weight, geometry, kind)
+    plain = gradients(image, weight, geometry, kind)
     with FastDepthwise():
-        found = gradients(image, weight, geometry, kind)
-    for ours, theirs, true in zip(found, torch_s, truth, strict=True):
-        off, allowed = (float((part.double() - true).detach().abs().max()) for part in (ours, theirs))
-        assert off <= 2 * allowed + UNITS[kind] * torch.finfo(kind).eps * float(true.detach().abs().max())
+        fast = gradients(image, weight, geometry, kind)
+    for ours, theirs, true in zip(fast, plain, truth, strict=True):
+        error, allowed = (float((part.double() - true).detach().abs().max()) for part in (ours, theirs))
+        assert error <= 2 * allowed + UNITS[kind] * torch.finfo(kind).eps * float(true.detach().abs().max())
 
 
-def test_other_convolutions_are_left_alone():
+def test_fast_depthwise_ignores_other_convolutions():
     image, weight = torch.randn(1, 4, 8, 8), torch.randn(8, 4, 3, 3)
     with FastDepthwise():
-        found = F.conv2d(image, weight, torch.ones(8), 2, 1)
-    torch.testing.assert_close(found, F.conv2d(image, weight, torch.ones(8), 2, 1), rtol=0, atol=0)
+        output = F.conv2d(image, weight, torch.ones(8), 2, 1)
+    torch.testing.assert_close(output, F.conv2d(image, weight, torch.ones(8), 2, 1), rtol=0, atol=0)
 
 
-def test_under_autocast_it_computes_in_its_type():
+def test_fast_depthwise_uses_the_type_of_autocast():
     image, weight = torch.randn(1, 4, 8, 8), torch.randn(4, 1, 3, 3)
     with torch.autocast("cpu", torch.bfloat16), FastDepthwise():
         assert F.conv2d(image, weight, None, (2, 2), (1, 1), (1, 1), 4).dtype == torch.bfloat16
 
 
-def test_freed_memory_is_kept():
-    """Asking for it again brings no new pages, once the heap has grown: the faults are few then."""
+def test_keep_freed_memory_avoids_page_faults_and_is_undone():
+    """Once the heap has grown, allocating again causes few page faults."""
     import resource
-
-    keep_freed_memory()
 
     def faults():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -73,6 +71,10 @@ def test_freed_memory_is_kept():
             torch.ones(64 * 2**20 // 4)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    for _ in range(5):
-        faults()
-    assert faults() < 4 * 64 * 2**20 / 4096 / 4
+    few = 4 * 64 * 2**20 / 4096 / 4
+    with keep_freed_memory():
+        for _ in range(5):
+            faults()
+        assert faults() < few
+    faults()
+    assert faults() > few  # the default behavior again

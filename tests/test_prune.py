@@ -1,4 +1,4 @@
-"""A trained net made leaner answers nearly as before."""
+"""A pruned network predicts nearly the same landmarks."""
 
 from pathlib import Path
 
@@ -11,19 +11,20 @@ from pipnet.cli import main
 from pipnet.errors import RecipeError
 from pipnet.geometry import CropConfig
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model.config import ModelConfig
+from pipnet.model.pipnet import PIPNet
 from pipnet.model.predictor import TorchModel
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.augment import Augmentation
 from pipnet.training.dataset import FaceDataset
-from pipnet.training.prune import keep_best, slim
+from pipnet.training.prune import keep_best, prune
 from test_model import face
 
 CHECKPOINT = Path("checkpoints/pipnet-wild-mbv2-wide.safetensors")
 
 
-def test_channels_that_others_make_up_for_are_taken_out():
-    """Of ten channels six are mixtures of the others: without them the answers stay the same."""
+def test_keep_best_removes_linear_combinations():
+    """Six of ten channels are linear combinations of the others: without them the output stays the same."""
     rng = torch.Generator().manual_seed(0)
     free = torch.randn(500, 4, generator=rng, dtype=torch.float64)
     features = torch.cat([free, free @ torch.randn(4, 6, generator=rng, dtype=torch.float64)], dim=1)
@@ -31,11 +32,11 @@ def test_channels_that_others_make_up_for_are_taken_out():
     gram = features.T @ features / 500
     kept, fitted = keep_best(weight, gram, 4)
     assert len(kept) == 4
-    answers, fewer = features @ weight.T, features[:, kept] @ fitted.T
-    assert (answers - fewer).abs().max() < 0.02 * answers.abs().max()
+    before, after = features @ weight.T, features[:, kept] @ fitted.T
+    assert (before - after).abs().max() < 0.02 * before.abs().max()
 
 
-def test_a_channel_that_nothing_reads_goes_first():
+def test_keep_best_removes_unused_channels_first():
     features = torch.randn(200, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     weight = torch.ones(2, 5, dtype=torch.float64)
     weight[:, 2] = 0
@@ -44,16 +45,16 @@ def test_a_channel_that_nothing_reads_goes_first():
     assert fitted.shape == (2, 4)
 
 
-def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys):
-    """On real weights: the command, and landmarks that have hardly moved, without any training."""
-    lean = tmp_path / "lean.safetensors"
-    command = ["slim", str(CHECKPOINT), "--data", str(small_300w), "-o", str(lean)]
+def test_prune_command_keeps_landmarks(small_300w, portrait, tmp_path, capsys):
+    """On real weights: the landmarks hardly move, without any training."""
+    pruned = tmp_path / "pruned.safetensors"
+    command = ["prune", str(CHECKPOINT), "--data", str(small_300w), "-o", str(pruned)]
     assert main([*command, "--last-width", "900", "--neighbors", "5"]) == 0
     assert "--model.last-width 900 --model.neighbors 5" in capsys.readouterr().err
-    model, metadata = load_checkpoint(lean)
+    model, metadata = load_checkpoint(pruned)
     assert (model.config.last_width, model.config.neighbors) == (900, 5)
     assert metadata.calibration is None
-    assert lean.stat().st_size < 0.8 * CHECKPOINT.stat().st_size
+    assert pruned.stat().st_size < 0.8 * CHECKPOINT.stat().st_size
     box = [[178, 63, 267, 175]]
     before = FaceLandmarker(TorchModel(*load_checkpoint(CHECKPOINT)))(portrait, box).points[0]
     after = FaceLandmarker(TorchModel(model, metadata))(portrait, box).points[0]
@@ -64,16 +65,16 @@ def test_the_shipped_weights_made_leaner(small_300w, portrait, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("settings", "width", "neighbors", "reason"),
     [
-        ({"neighbors": 5}, 9999, 5, "fewer than 9999 and 5"),
-        ({"neighbors": 5}, 32, 6, "fewer than 32 and 6"),
-        ({"head": "coord"}, 32, 0, "only a net with a PIP head"),
+        ({"neighbors": 5}, 9999, 5, "channels, fewer than 9999"),
+        ({"neighbors": 5}, 32, 6, "5 neighbors, fewer than 6"),
+        ({"head": "coord"}, 32, 0, "only a pip head"),
         ({"stride": 64, "input_size": 128}, 32, 0, "maps of stride 64"),
         ({"reduction": "heatmap", "neighbors": 0}, 32, 0, "without reduction"),
         ({"reduction": "coordinates", "input_size": 32}, 32, 0, "without reduction"),
     ],
 )
-def test_what_cannot_be_leaner(settings, width, neighbors, reason):
+def test_prune_refuses_other_networks(settings, width, neighbors, reason):
     model = PIPNet(ModelConfig(**{"backbone": "lcnet_050", "input_size": 64, **settings}), face())
-    nobody = FaceDataset([], LandmarkScheme.load("300w"), CropConfig(), 64, Augmentation())
+    faces = FaceDataset([], LandmarkScheme.load("300w"), CropConfig(), 64, Augmentation())
     with pytest.raises(RecipeError, match=reason):
-        slim(model, width, neighbors, nobody)
+        prune(model, width, neighbors, faces)
