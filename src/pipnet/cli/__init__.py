@@ -68,7 +68,7 @@ _GROUPS = {
     ),
     "protocol": (
         "v1's protocols: training with part of the labels.",
-        {"tsd": "protocol:tsd", "tmd": "protocol:tmd"},
+        {"tsd": "protocol:tsd_app", "tmd": "protocol:tmd_app"},
     ),
 }
 

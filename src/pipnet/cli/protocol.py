@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
+import cyclopts
 from cyclopts import Parameter
 
 from pipnet.cli import cannot_import, say
+from pipnet.cli.train import with_data
 from pipnet.evaluation.report import plot_rounds
 from pipnet.io.atomic import write_text
+from pipnet.training.recipe import Recipe, RecipeFlags, with_recipe_file
 
-if TYPE_CHECKING:
-    from pipnet.papers.protocols import EvaluationSet, Results
-    from pipnet.training.recipe import Recipe
+tsd_app = cyclopts.App(name="tsd", config=with_recipe_file)
+tmd_app = cyclopts.App(name="tmd", config=with_recipe_file)
 
 
+@tsd_app.default
 def tsd(
-    recipe: Path,
+    recipe: Path,  # noqa: ARG001  (read by with_recipe_file)
     /,
-    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    *,
     data: Path,
     run: Annotated[Path, Parameter(alias="-o")],
     share: list[float] | None = None,
     test: list[str] | None = None,
     max_steps: int | None = None,
+    settings: RecipeFlags = None,
 ) -> None:
     """Keep a share of the labels, learn from the other faces as unlabeled ones (v1's TSD).
 
@@ -47,8 +51,9 @@ def tsd(
     max_steps
         Stop each round after this many steps, for trial runs.
     """
-    protocols, loaded = _load(recipe, data, settings)
-    tests, shares = _evaluation_sets(protocols, test or [str(data)]), share or [0.1, 0.2, 0.5]
+    protocols, loaded = _protocols(), with_data(settings or Recipe(), data)
+    tests = [protocols.EvaluationSet.parse(text) for text in test or [str(data)]]
+    shares = share or [0.1, 0.2, 0.5]
     for value in shares:
         protocols.check_share(value)
     results = {
@@ -60,15 +65,17 @@ def tsd(
     _write(results, run, "TSD")
 
 
+@tmd_app.default
 def tmd(
-    recipe: Path,
+    recipe: Path,  # noqa: ARG001  (read by with_recipe_file)
     /,
-    *settings: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+    *,
     data: Path,
     unlabeled: list[Path],
     run: Annotated[Path, Parameter(alias="-o")],
     test: list[str] | None = None,
     max_steps: int | None = None,
+    settings: RecipeFlags = None,
 ) -> None:
     """Learn from other datasets without their labels, on the same landmarks (v1's TMD).
 
@@ -91,37 +98,22 @@ def tmd(
     max_steps
         Stop each round after this many steps, for trial runs.
     """
-    protocols, loaded = _load(recipe, data, settings)
-    tests = _evaluation_sets(protocols, test or [str(data)])
+    protocols, loaded = _protocols(), with_data(settings or Recipe(), data)
+    tests = [protocols.EvaluationSet.parse(text) for text in test or [str(data)]]
     results = protocols.tmd(loaded, unlabeled, run, tests, max_steps)
     _write({f"from {data.name}": results}, run, "TMD")
 
 
-def _load(recipe: Path, data: Path, settings: Sequence[str]) -> tuple[ModuleType, Recipe]:
-    """Return the module of the protocols, which imports torch, and the recipe."""
+def _protocols() -> ModuleType:
+    """Return `pipnet.papers.protocols`, which imports torch."""
     try:
         from pipnet.papers import protocols
-        from pipnet.training.recipe import load_recipe
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
-    return protocols, load_recipe(recipe, ["--data.root", str(data), *settings])
+    return protocols
 
 
-def _evaluation_sets(protocols: ModuleType, texts: list[str]) -> list[EvaluationSet]:
-    """Parse ROOT or ROOT:SUBSET; an existing path may contain a colon itself."""
-    sets = []
-    for text in texts:
-        root, _, subset = text.rpartition(":")
-        named = root and not Path(text).exists()
-        sets.append(
-            protocols.EvaluationSet(Path(root), subset)
-            if named
-            else protocols.EvaluationSet(Path(text), None)
-        )
-    return sets
-
-
-def _write(results: Mapping[str, Results], run: Path, title: str) -> None:
+def _write(results: Mapping[str, dict[str, dict[str, float]]], run: Path, title: str) -> None:
     """Write the results as a table and a figure."""
     rounds = next(iter(results.values()))
     tests = list(next(iter(rounds.values())))

@@ -45,6 +45,12 @@ class EvaluationSet(NamedTuple):
     images: Path | None = None
     """The folder of the images of own annotations, if the images are not beside them."""
 
+    @classmethod
+    def parse(cls, text: str) -> EvaluationSet:
+        """Parse ``ROOT`` or ``ROOT:SUBSET``; an existing path may contain a colon itself."""
+        root, _, subset = text.rpartition(":")
+        return cls(Path(root), subset) if root and not Path(text).exists() else cls(Path(text), None)
+
 
 def tsd(
     recipe: Recipe, share: float, run: Path, tests: Sequence[EvaluationSet], max_steps: int | None = None
