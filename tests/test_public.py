@@ -1,4 +1,4 @@
-"""What users rely on: the public names, light imports, the README, the shipped weights."""
+"""The public interface: names, light imports, the README, the shipped weights."""
 
 import json
 import re
@@ -32,7 +32,7 @@ COMMANDS = [
 ]
 
 
-def test_public_names():
+def test_public_names_are_complete():
     assert set(pipnet.__all__) == {
         "BoxError", "DataError", "DownloadError", "Face", "FaceLandmarker", "FaceLandmarks",
         "ImageError", "LandmarkScheme", "MissingExtraError", "ModelError", "PipnetError", "RecipeError",
@@ -42,13 +42,13 @@ def test_public_names():
     assert metadata.version("pipnet") == pipnet.__version__
 
 
-def test_importing_pipnet_imports_nothing_heavy():
+def test_import_pipnet_is_light():
     code = "import pipnet, sys; print(*{'torch', 'timm', 'matplotlib', 'onnx', 'yaml'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
 
 
-def test_without_the_training_extra_one_line_says_what_to_install():
+def test_commands_without_torch_name_the_missing_extra():
     code = (
         "import sys; sys.modules['torch'] = None\nfrom pipnet.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
@@ -64,7 +64,7 @@ def test_without_the_training_extra_one_line_says_what_to_install():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory, shared):
-    """A folder that looks like a checkout beside the shared data, for commands to write into."""
+    """Return a folder like a checkout beside the shared data, which commands can write into."""
     base = tmp_path_factory.mktemp("readme")
     (base / "shared").symlink_to(shared)
     (base / "main").mkdir()
@@ -73,50 +73,34 @@ def checkout(tmp_path_factory, shared):
     return base / "main"
 
 
-def test_every_command_of_the_readme_works(checkout):
+def test_readme_commands_work(checkout):
     assert len(COMMANDS) > 8
     for line in COMMANDS:
-        words = shlex.split(line)
-        if words[1] == "train":  # a few steps on a few faces
-            words += ["--max-steps", "2", "--data.limit", "64", "--workers", "0"]
-        if words[1] == "self-train":  # the same, from weights that know faces already
-            words += [
-                "--max-steps",
-                "1",
-                "--data.limit",
-                "40",
-                "--self-training.limit",
-                "20",
-                "--workers",
-                "0",
-            ]
-            words += ["--initial.checkpoint", "checkpoints/pipnet-wild-mbv2-wide.safetensors"]
-        command = [sys.executable, "-m", *words]
+        arguments = shlex.split(line)
+        if arguments[1] == "train":  # a few steps on a few faces
+            arguments += shlex.split("--max-steps 2 --data.limit 64 --workers 0")
+        if arguments[1] == "self-train":  # the same, from weights whose pseudo-labels are usable
+            arguments += shlex.split("--max-steps 1 --data.limit 40 --self-training.limit 20 --workers 0")
+            arguments += ["--initial.checkpoint", "checkpoints/pipnet-wild-mbv2-wide.safetensors"]
+        command = [sys.executable, "-m", *arguments]
         result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
-def test_every_python_block_of_the_readme_works(block, checkout):
+def test_readme_python_blocks_work(block, checkout):
     subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True, timeout=300)
 
 
-def test_the_annotated_tree_is_true():
+def test_readme_tree_names_existing_files():
     tree = re.search(r"```\n(recipes/.*?)```", README, re.DOTALL)
     assert tree
+    package = ROOT / "src/pipnet"
+    places = [ROOT, package, *(path for path in package.iterdir() if path.is_dir())]
     for line in tree[1].splitlines():
         names = re.match(r" *((?:[\w/.]+(?:, )?)+)", line)
         for name in names[1].split(", ") if names else []:
             if "/" in name or name.endswith(".py"):
-                package = ROOT / "src/pipnet"
-                places = [
-                    ROOT,
-                    package,
-                    *(
-                        package / part
-                        for part in ("data", "model", "training", "evaluation", "inference", "video")
-                    ),
-                ]
                 assert any((place / name).exists() for place in places), name
 
 
@@ -128,13 +112,13 @@ def measured() -> dict:
     return json.loads((ROOT / "benchmarks" / "shipped_weights.json").read_text())
 
 
-def test_sizes():
+def test_shipped_weights_sizes():
     assert find_model(DEFAULT_MODEL).stat().st_size < 20e6
     package = Path(pipnet.__file__).parent
     assert sum(p.stat().st_size for p in package.rglob("*") if p.suffix != ".pyc") < 40e6
 
 
-def test_the_model_card_and_the_readme_say_what_was_measured(measured):
+def test_model_card_and_readme_state_the_measured_numbers(measured):
     card = (find_model(DEFAULT_MODEL).with_suffix(".md")).read_text()
     assert "research" in card
     for name in ("300-W Common, true boxes", "WFLW test as 68 points, true boxes"):
@@ -143,7 +127,7 @@ def test_the_model_card_and_the_readme_say_what_was_measured(measured):
         assert nme in README, name
 
 
-def test_the_shipped_weights_score_what_was_measured(shared, landmarker, measured):
+def test_shipped_weights_have_the_measured_nme(shared, landmarker, measured):
     samples, scheme, spec = load_samples(shared / "data" / "300w", "common")
     summary = evaluate(landmarker, decoded(samples), spec).summary(scheme)
     expected = measured["rows"]["300-W Common, true boxes"]
