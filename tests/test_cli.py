@@ -469,7 +469,7 @@ def test_doctor_recognizes_a_module_of_another_package(capsys, monkeypatch):
     text = capsys.readouterr().out
     for package in ("onnxruntime", "opencv-python-headless", "pillow"):
         assert re.search(
-            rf"^{package} +not installed, but another package has its module$", text, re.MULTILINE
+            rf"^{package} +not installed, but another package provides its module$", text, re.MULTILINE
         )
 
 

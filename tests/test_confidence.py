@@ -66,7 +66,7 @@ def test_calibrate_gives_calibrated_probabilities(landmarker, monkeypatch):
         return prediction.scores, prediction.vote_std, errors
 
     monkeypatch.setattr("pipnet.training.calibrate.observe", observe_mean_faces)
-    calibration = calibrate(model, [], elsewhere=0)
+    calibration = calibrate(model, [], domain_shift=0)
     scores, vote_std, errors = observe_mean_faces(model)
     probability = calibration.error_probability(scores, vote_std, metadata.mean_face)
     wrong = errors > MAX_ERROR
@@ -116,7 +116,7 @@ def test_domain_shift_lowers_high_confidence(landmarker, monkeypatch):
     errors = np.abs(rng.normal(0, 1, vote_std.shape)) * vote_std
     monkeypatch.setattr("pipnet.training.calibrate.observe", lambda *_: (scores, vote_std, errors))
     same, half, other = (
-        calibrate(model, [], elsewhere=shift).error_probability(scores, vote_std, model.metadata.mean_face)
+        calibrate(model, [], domain_shift=shift).error_probability(scores, vote_std, model.metadata.mean_face)
         for shift in (0, 0.5, 1)
     )
     log_odds = np.log(same / (1 - same))
@@ -140,8 +140,8 @@ def test_calibrate_command_changes_the_calibration_alone(small_300w, tmp_path, c
     assert TorchModel(network, metadata).metadata.calibration is not None
     assert main([*command[:-1], "2"]) == 1
     assert "--share" in capsys.readouterr().err
-    assert main([*command, "--elsewhere", "2"]) == 1
-    assert "--elsewhere" in capsys.readouterr().err
+    assert main([*command, "--domain-shift", "2"]) == 1
+    assert "--domain-shift" in capsys.readouterr().err
 
 
 # -- features and coefficients -------------------------------------------------------------------------

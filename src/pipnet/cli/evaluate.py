@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.composites import SCALES
 from pipnet.evaluation.composites import composites as make_composites
-from pipnet.evaluation.evaluate import FaceErrors, Norm, decoded
+from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.figure import require_figures
 from pipnet.evaluation.peers import compare_with_peer, peers_table
@@ -102,21 +103,27 @@ def evaluate(
         data, subset, metadata.scheme, for_evaluation=True, images=images, label_offset=label_offset
     )
     subset, norm = subset or spec.default_test, norm or spec.norm
-    labeled_images = make_composites if composites else decoded
+    labeled_images = partial(make_composites if composites else decoded, samples)
     count = len(samples) * (len(SCALES) if composites else 1)
     unreadable: list[ImageError] = []
-
-    def errors_of(measured: FaceLandmarker) -> FaceErrors:
-        faces = track(labeled_images(samples, unreadable), count, f"evaluating {measured.metadata.name}")
-        return measure(measured, faces, spec, true_boxes=not end_to_end, norm=norm)
-
     try:
-        errors = errors_of(landmarker)
-        peer_errors = [(other.metadata.name, errors_of(other)) for other in peers]
+        errors, *peer_errors = [
+            measure(
+                measured,
+                track(labeled_images(unreadable), count, f"evaluating {measured.metadata.name}"),
+                spec,
+                true_boxes=not end_to_end,
+                norm=norm,
+            )
+            for measured in (landmarker, *peers)
+        ]
     finally:
         for line in dict.fromkeys(map(str, unreadable)):
             say(f"error: {line}")
-    comparisons = [compare_with_peer(name, errors, other) for name, other in peer_errors]
+    names = [peer.metadata.name for peer in peers]
+    comparisons = [
+        compare_with_peer(name, errors, other) for name, other in zip(names, peer_errors, strict=True)
+    ]
     summary = {**errors.summary(metadata.scheme), "peers": comparisons}
     if json:
         print(jsonlib.dumps(summary))
@@ -139,8 +146,9 @@ def evaluate(
             "peers": comparisons,
         }
         write_record(output, metadata, settings, errors)
-        plot_ced({name: e.nmes for name, e in [(metadata.name, errors), *peer_errors]}, output / "ced.png")
-        contact_sheet(errors, labeled_images(samples, []), metadata.scheme, output / "worst.jpg")
+        curves = zip([metadata.name, *names], [errors, *peer_errors], strict=True)
+        plot_ced({name: one.nmes for name, one in curves}, output / "ced.png")
+        contact_sheet(errors, labeled_images([]), metadata.scheme, output / "worst.jpg")
     return 1 if unreadable else 0
 
 

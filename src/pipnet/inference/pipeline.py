@@ -59,10 +59,10 @@ class Pipeline:
         Raises:
             ModelError: rotations are searched, and the model has no adapter for the detector's boxes.
         """
-        found = self.detector(image)
-        if self.config.any_rotation and not len(found.boxes):
+        detections = self.detector(image)
+        if self.config.any_rotation and not len(detections.boxes):
             return search_rotations(image, self.detector, self.model.metadata)
-        return found
+        return detections
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:
         """Return the boxes that crops are cut around (see `CropConfig.box`) for boxes of any format.
@@ -129,11 +129,11 @@ class Pipeline:
         Raises:
             ModelError: the model has no adapter for this box format.
         """
-        prediction = self.predict(images, [self.adapt(found.boxes, box_format) for found in detections])
-        parts = prediction.split([len(found.boxes) for found in detections])
+        prediction = self.predict(images, [self.adapt(boxes, box_format) for boxes, _ in detections])
+        parts = prediction.split([len(boxes) for boxes, _ in detections])
         return [
-            self.build(image, part, found.boxes, found.scores)
-            for image, part, found in zip(images, parts, detections, strict=True)
+            self.build(image, part, boxes, scores)
+            for image, part, (boxes, scores) in zip(images, parts, detections, strict=True)
         ]
 
     def __call__(self, images: Sequence[Image]) -> list[FaceLandmarks]:
