@@ -7,7 +7,7 @@ the offset. No such thing is known of y, since faces are not mirrored upside dow
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -101,7 +101,7 @@ def _check(
         box = tight_box(points)
     prediction = points if mapping is None else mapping(points).astype(np.float32)
     offset = float(np.nanmean(sample.points[:, 0] - prediction[:, 0]))
-    labels = sample.points - np.float32([offset, 0])
+    labels = sample.points - np.array([offset, 0], np.float32)
     norm = norm_distance(sample.points, scheme, sample.box)
     errors = [
         float(np.nanmean(point_errors(prediction, points, norm))) if norm > 0 else float("nan")
@@ -117,9 +117,7 @@ def label_offsets(faces: Sequence[CheckedFace]) -> dict[str, Offset]:
     A collection is the first part of the faces' names, such as ``helen`` of 300-W.
     """
     groups: Mapping[str, list[float]] = defaultdict(list)
-    sizes = defaultdict(int)
-    for face in faces:
-        sizes[face.image_size] += 1
+    sizes = Counter(face.image_size for face in faces)
     for face in faces:
         collection = face.sample.name.split("/", 1)[0]
         width, height = face.image_size
