@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class JobConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as the manifest has them: without the model and the threads."""
-        options = asdict(self.landmarker) | asdict(self.runtime) | {"shard_size": self.shard_size}
+        options = {**to_options(self.landmarker, self.runtime), "shard_size": self.shard_size}
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
     def model_checksum(self) -> str:

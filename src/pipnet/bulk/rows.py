@@ -132,19 +132,17 @@ def _image_labels(rows: Sequence[Row], metadata: ModelMetadata) -> ImageLabels:
     if first["error"] is not None:
         return ImageLabels(first["image"], None, first["error"])
     face_rows = [row for row in rows if row["face"] is not None]
-    landmarks = metadata.scheme.landmarks
-
-    def stack(column: str, *shape: int) -> np.ndarray:
-        return np.array([row[column] for row in face_rows], np.float32).reshape(len(face_rows), *shape)
-
+    shapes: dict[str, tuple[int, ...]] = {"box": (4,), "crop_box": (4,), "detection_score": ()}
+    shapes |= {"points": (metadata.scheme.landmarks, 2)}
+    shapes |= dict.fromkeys(("scores", "vote_std", "tta_std"), (metadata.scheme.landmarks,))
+    values = {
+        name: np.array([row[name] for row in face_rows], np.float32).reshape(len(face_rows), *shape)
+        for name, shape in shapes.items()
+    }
     faces = FaceLandmarks(
-        points=stack("points", landmarks, 2),
-        scores=stack("scores", landmarks),
-        vote_std=stack("vote_std", landmarks),
-        tta_std=stack("tta_std", landmarks),
-        boxes=stack("box", 4),
-        crop_boxes=stack("crop_box", 4),
-        detection_score=stack("detection_score"),
+        boxes=values.pop("box"),
+        crop_boxes=values.pop("crop_box"),
+        **values,
         image=np.broadcast_to(np.uint8(0), (first["height"], first["width"], 3)),  # takes no memory
         metadata=metadata,
     )

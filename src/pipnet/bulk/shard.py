@@ -35,7 +35,7 @@ class Shard(NamedTuple):
 
 
 class _Decoded(NamedTuple):
-    index: int
+    position: int
     image: Image
     detections: Detections
 
@@ -94,7 +94,7 @@ class ShardLabeler:
             return
         reason = _QUARANTINED
         try:
-            if self._attempt.start_step(f"{batch[0].index}-{batch[-1].index}", len(batch)):
+            if self._attempt.start_step(f"{batch[0].position}-{batch[-1].position}", len(batch)):
                 self._label_batch(batch)
                 return
         except (PipnetError, MemoryError):
@@ -102,7 +102,7 @@ class ShardLabeler:
         except Exception as error:  # as above
             reason = _unexpected(error)
         if len(batch) == 1:
-            self._fail(batch[0].index, reason)
+            self._fail(batch[0].position, reason)
         else:
             for decoded in batch:
                 self._predict([decoded])
@@ -111,7 +111,7 @@ class ShardLabeler:
         images, detections = [one.image for one in batch], [one.detections for one in batch]
         results = self._pipeline.run(images, detections, self._pipeline.detector.box_format)
         for decoded, faces in zip(batch, results, strict=True):
-            self._rows[decoded.index] = face_rows(self._shard.images[decoded.index].key, faces)
+            self._rows[decoded.position] = face_rows(self._shard.images[decoded.position].key, faces)
 
     def _fail(self, index: int, reason: str) -> None:
         self._rows[index] = [error_row(self._shard.images[index].key, reason)]

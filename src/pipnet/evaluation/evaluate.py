@@ -131,8 +131,8 @@ def evaluate(
     if norm in ("box", "diagonal", "longer_side"):
         scheme = replace(scheme, norm=norm)
     crop_config = spec.v1_crop if norm == "width" else spec.official_crop
-    samples, predicted, pixels, official, offset_removed, missed = [], [], [], [], [], []
-    without_norm = 0
+    results: list[tuple[Any, ...]] = []  # the first five fields of `FaceErrors`
+    missed, without_norm = [], 0
     for image, sample in images:
         if len(sample.points) != scheme.landmarks:
             raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
@@ -146,22 +146,15 @@ def evaluate(
         if points is None:
             missed.append(sample)
             continue
-        samples.append(sample)
-        predicted.append(points)
-        pixels.append(point_errors(points, sample.points, float(unit)))
-        offset_removed.append(point_errors(points, without_label_offset(sample).points, float(unit)))
-        official.append(_official_errors(points, sample, frame, None if by_width else scheme))
-    if not samples:
+        pixels = point_errors(points, sample.points, float(unit))
+        official = _official_errors(points, sample, frame, None if by_width else scheme)
+        offset_removed = point_errors(points, without_label_offset(sample).points, float(unit))
+        results.append((sample, points, pixels, official, offset_removed))
+    if not results:
         raise DataError(f"nothing to evaluate: {len(missed)} faces missed, {without_norm} without a norm")
-    return FaceErrors(
-        samples=samples,
-        predicted=predicted,
-        pixels=np.array(pixels),
-        official=np.array(official),
-        offset_removed=np.array(offset_removed),
-        missed=missed,
-        without_norm=without_norm,
-    )
+    samples, predicted, *frames = map(list, zip(*results, strict=True))
+    pixels, official, offset_removed = map(np.array, frames)
+    return FaceErrors(samples, predicted, pixels, official, offset_removed, missed, without_norm)
 
 
 def decoded(

@@ -132,9 +132,14 @@ def _parse(table: Any) -> EvaluationRecord:
     if not isinstance(table, dict):
         raise TypeError(f"a {type(table).__name__}")
     network, detector = table["network"], table["detector"]
+    values: dict[str, Any] = {
+        key: _text(table[key]) for key in ("model", "data", "subset", "tta", "training")
+    }
+    values |= {
+        key: _count(table[key]) for key in ("faces", "missed", "refine_steps", "input_size", "landmarks")
+    }
     return EvaluationRecord(
-        **{key: _text(table[key]) for key in ("model", "data", "subset", "tta", "training")},
-        **{key: _count(table[key]) for key in ("faces", "missed", "refine_steps", "input_size", "landmarks")},
+        **values,
         nme=_percent(table["pixels"]["nme"]),
         official=_percent(table["official"]["nme"]),
         detector=None if detector is None else _text(detector),

@@ -29,9 +29,10 @@ class RayEngine:
         # Ray's usage statistics are off unless the user turns them on.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            import ray
+            import ray as module
         except ImportError:
             raise MissingExtraError("ray", "bulk") from None
+        ray: Any = module  # Ray is only partly typed
         try:
             ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
         except Exception as error:  # Ray raises unrelated exceptions, depending on the cause
