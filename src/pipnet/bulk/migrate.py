@@ -14,6 +14,7 @@ from pipnet.bulk.rows import to_parquet
 from pipnet.bulk.store import FORMAT, Store
 from pipnet.errors import DataError
 from pipnet.geometry import tight_box
+from pipnet.io.atomic import make_folder
 
 _COLUMNS = {"box_score": "detection_score", "spread": "vote_std", "disagreement": "tta_std"}
 _SETTINGS = {"views": "tta", "any_roll": "any_rotation"}
@@ -29,7 +30,15 @@ def migrate_job(folder: Path) -> None:
         DataError: not a finished job of format 2, or a shard is missing or damaged.
         WriteError: a file cannot be written.
     """
+    if not (folder / "manifest.json").is_file():
+        raise DataError(f"{folder}: no folder of pipnet annotate")
     store = Store(folder)
+    make_folder(store.work)  # for temporary files
+    _migrate(store)
+    store.remove_work_files()
+
+
+def _migrate(store: Store) -> None:
     try:
         manifest: dict[str, Any] = json.loads(store.manifest_file.read_bytes())
         version, shards = manifest["format"], manifest.get("shards")
@@ -39,7 +48,7 @@ def migrate_job(folder: Path) -> None:
         return
     if version != 2 or shards is None:
         raise DataError(
-            f"{folder}: only finished jobs of format 2 can be converted: annotate the images again"
+            f"{store.folder}: only finished jobs of format 2 can be converted: annotate the images again"
         )
     try:
         records = [_migrate_shard(store, record) for record in shards]
@@ -50,9 +59,8 @@ def migrate_job(folder: Path) -> None:
         manifest["images"] = manifest.pop("pictures")
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{store.manifest_file}: damaged: {error!r:.160}") from None
-    store.write_manifest(
-        {**manifest, "format": FORMAT, "settings": settings, "model": model, "shards": records}
-    )
+    changes = {"format": FORMAT, "settings": settings, "model": model, "shards": records}
+    store.write_manifest(manifest | changes)
 
 
 def _migrate_shard(store: Store, record: dict[str, Any]) -> dict[str, Any]:
