@@ -120,7 +120,7 @@ def evaluate(
         true_boxes: whether the model is given the true boxes, or the boxes that the detector finds.
         norm: the unit of the errors: the scheme's norm, the side of the face box or its diagonal, the longer
             side of the tight box of the known landmarks, or the width of the crop of arXiv v1 ("image
-            width", v1's norm across datasets), whose stretched square is then the official frame too.
+            width", v1's norm across datasets). With the latter, the official frame is v1's crop too.
 
     Raises:
         DataError: there are no faces, the detector missed all of them, or they have another number of

@@ -131,18 +131,18 @@ def differences(record: EvaluationRecord, names: Sequence[str], rows: Sequence[P
         names: its benchmarks, see `benchmarks_of`; if there are none, faces and network are not compared.
         rows: the papers' rows for them.
     """
-    found = [f"in the image's pixels; {record.official:.2f} in the papers' stretched crop"]
+    parts = [f"in the image's pixels; {record.official:.2f} in the papers' stretched crop"]
     if names:
-        found += _benchmark_differences(names[0], record, rows)
+        parts += _benchmark_differences(names[0], record, rows)
     if record.detector is not None:
-        found.append(f"end to end with the detector {record.detector}, {record.missed:,} missed")
+        parts.append(f"end to end with the detector {record.detector}, {record.missed:,} missed")
     if record.composites:
-        found.append("faces pasted onto other photos")
+        parts.append("faces pasted onto other photos")
     if record.refine_steps:
-        found.append(f"{record.refine_steps} refine steps")
+        parts.append(f"{record.refine_steps} refine steps")
     if record.tta != "none":
-        found.append(f"test-time augmentation ({record.tta})")
-    return found
+        parts.append(f"test-time augmentation ({record.tta})")
+    return parts
 
 
 def _benchmark_differences(name: str, record: EvaluationRecord, rows: Sequence[PublishedRow]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The engine of Ray actors on this machine or a cluster, whose machines all see images and job folder."""
+"""The engine of Ray actors, on this machine or a cluster in which all machines see the same files."""
 
 from __future__ import annotations
 
