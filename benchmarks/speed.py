@@ -208,7 +208,7 @@ def _network_lines(result: dict[str, Any]) -> list[str]:
     stages = list(dict.fromkeys(stage for row in result["stages"].values() for stage in row))
     lines += [
         "",
-        f"### From file to points, ms: a photo of {result['photo']} with one face, warm",
+        f"### From file to points, ms: a photo of {result['image']} with one face, warm",
         "",
         "| | " + " | ".join(stages) + " |",
         "|---" * (1 + len(stages)) + "|",

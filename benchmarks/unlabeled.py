@@ -33,7 +33,7 @@ from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.predictor import TorchModel
 from pipnet.papers.protocols import EvaluationSet, tmd, tsd
 from pipnet.training.recipe import load_recipe
-from pipnet.training.self_training import round_recipe, self_train
+from pipnet.training.self_training import RECORD, round_recipe, self_train
 from pipnet.training.trainer import train
 
 HERE = Path(__file__).parent
@@ -75,7 +75,7 @@ CHOICES = (
     Row("supervised, stronger augmentation", flags=STRONGER),
     Row("plain self-training, one round", "full"),
     Row("supervised, with profile views", profiles=True),
-    Row("plain self-training, one round, spread at most 3 %", "full", "--pseudo.max-std 3"),
+    Row("plain self-training, one round, vote_std at most 3 %", "full", "--pseudo.max-std 3"),
     Row("plain self-training", PLAIN),
     Row("STC", STC),
 )
@@ -239,7 +239,7 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[s
                 replace(recipe, self_training=replace(recipe.self_training, tasks=tasks)), folder
             )
             rounds.append(measure(weights, data, tests))
-            labeling.append(json.loads((folder / f"round{number}" / "labeling.json").read_text()))
+            labeling.append(json.loads((folder / f"round{number}" / RECORD).read_text()))
         yield {
             "unseen": unseen,
             "tasks": row.tasks.split(),
@@ -334,8 +334,8 @@ def _table(part: str) -> list[str]:
             cells.append(
                 "" if labels_only or row.name == base["row"] else f"{gain:.1f} ({low:.1f} to {high:.1f})"
             )
-        facts = result["labeling"][-1] if result and result["labeling"] else None
-        cells.append(f"{facts['labeled']}, {facts['given'] - facts['labeled']}" if facts else "")
+        record = result["labeling"][-1] if result and result["labeling"] else None
+        cells.append(f"{record['labeled']}, {record['unlabeled'] - record['labeled']}" if record else "")
         lines.append(f"| {row.name} | {' | '.join(cells)} |")
     return lines
 
