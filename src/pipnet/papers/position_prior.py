@@ -78,7 +78,7 @@ class FigureRow(NamedTuple):
 
     title: str
     result: ProbeResult
-    index: int
+    crop_index: int
 
 
 @torch.no_grad()
