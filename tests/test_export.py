@@ -1,4 +1,4 @@
-"""The ONNX file gives what the network gives."""
+"""An exported or quantized model predicts the same as the network."""
 
 import json
 import subprocess
@@ -19,9 +19,10 @@ from pipnet.export.quantize import calibration_crops, quantize_onnx
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import save_checkpoint
-from pipnet.model.pipnet import ModelConfig, PIPNet
+from pipnet.model.config import ModelConfig
+from pipnet.model.pipnet import PIPNet
+from test_atomic import max_file_size
 from test_model import described, face
-from test_writing import written_at_most
 
 
 @pytest.fixture(scope="module", params=[("mean", 10), ("official", 10), ("mean", 0)], ids=str)
@@ -42,7 +43,7 @@ def crops(count: int, size: int = 128) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_onnx_equals_torch_for_any_batch(exported, batch):
+def test_export_onnx_equals_torch_for_any_batch(exported, batch):
     model, path = exported
     image = crops(batch)
     out, expected = OnnxModel(path)(image), model.predict(torch.from_numpy(image))
@@ -51,42 +52,42 @@ def test_onnx_equals_torch_for_any_batch(exported, batch):
     np.testing.assert_allclose(out.vote_std, expected.vote_std, atol=1e-4)
 
 
-def test_the_interface_that_others_build_on(exported):
+def test_export_onnx_has_documented_interface(exported):
     _, path = exported
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     assert (image.name, image.type, image.shape[1:]) == ("image", "tensor(uint8)", [128, 128, 3])
     assert [o.name for o in session.get_outputs()] == ["landmarks", "scores", "vote_std"]
-    assert isinstance(image.shape[0], str), "the batch is open"
+    assert isinstance(image.shape[0], str), "the batch size is dynamic"
     metadata = session.get_modelmeta().custom_metadata_map
     assert set(metadata) == {"pipnet", "license"}
     assert OnnxModel(path).metadata.config["backbone"] == "lcnet_050"
 
 
-def test_no_crops_are_no_landmarks(exported):
+def test_onnx_model_without_crops_returns_no_landmarks(exported):
     out = OnnxModel(exported[1])(crops(0))
     assert out.points.shape == (0, 68, 2)
 
 
-def test_the_example_without_pipnet_finds_the_same(landmarker, portrait):
+def test_onnx_alone_example_equals_pipnet(landmarker, portrait):
     root = Path(__file__).parents[1]
     words = [str(landmarker.model.path), str(portrait), "178", "63", "267", "175"]
     command = [sys.executable, "-I", str(root / "examples" / "onnx_alone.py"), *words]
-    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     expected = landmarker(portrait, boxes=[[178, 63, 267, 175]])[0]
-    np.testing.assert_allclose(found["points"], expected.points, atol=0.3)
-    np.testing.assert_allclose(found["scores"], expected.scores, atol=0.05)
+    np.testing.assert_allclose(result["points"], expected.points, atol=0.3)
+    np.testing.assert_allclose(result["scores"], expected.scores, atol=0.05)
 
 
-def test_the_example_cuts_stretched_and_clipped_crops_too(landmarker, portrait, tmp_path):
+def test_onnx_alone_example_supports_stretched_and_clipped_crops(landmarker, portrait, tmp_path):
     model = onnx.load(landmarker.model.path)
-    (about,) = [p for p in model.metadata_props if p.key == "pipnet"]
-    table = json.loads(about.value)
+    (entry,) = [p for p in model.metadata_props if p.key == "pipnet"]
+    table = json.loads(entry.value)
     table["crop"] |= {"square": False, "clip": True, "scale": 1.4}
-    about.value = json.dumps(table)
+    entry.value = json.dumps(table)
     onnx.save(model, tmp_path / "stretched.onnx")
     photo, box = tmp_path / "photo.png", [178, -9, 267, 103]
-    write_image(photo, read_image(portrait)[72:])  # the crop ends at the picture's upper border
+    write_image(photo, read_image(portrait)[72:])  # the crop ends at the image's upper border
     root = Path(__file__).parents[1]
     command = [
         sys.executable,
@@ -95,12 +96,12 @@ def test_the_example_cuts_stretched_and_clipped_crops_too(landmarker, portrait, 
         str(tmp_path / "stretched.onnx"),
     ]
     done = subprocess.run([*command, str(photo), *map(str, box)], capture_output=True, text=True, check=True)
-    own = FaceLandmarker.from_pretrained(tmp_path / "stretched.onnx")
-    expected = own(photo, boxes=[box])[0]
+    landmarker = FaceLandmarker.from_pretrained(tmp_path / "stretched.onnx")
+    expected = landmarker(photo, boxes=[box])[0]
     assert np.abs(json.loads(done.stdout)["points"] - expected.points).mean() < 0.25, done.stdout
 
 
-def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path):
+def test_export_onnx_half_is_half_the_size(exported, tmp_path):
     model, path = exported
     metadata = OnnxModel(path).metadata
     export_onnx(model, metadata, tmp_path / "half.onnx", half=True)
@@ -109,7 +110,7 @@ def test_half_precision_is_half_the_size_and_nearly_the_same(exported, tmp_path)
     assert np.median(np.abs(a.points - b.points)) < 1e-3
 
 
-def test_the_command(exported, tmp_path, capsys):
+def test_export_command_writes_atomically(exported, tmp_path, capsys):
     model, path = exported
     checkpoint = tmp_path / "a.safetensors"
     save_checkpoint(checkpoint, model, OnnxModel(path).metadata)
@@ -119,20 +120,20 @@ def test_the_command(exported, tmp_path, capsys):
     assert main(["export", str(tmp_path / "none.safetensors")]) == 1
     assert main(["export", str(checkpoint), "-o", "/dev/null/a.onnx"]) == 1
     assert capsys.readouterr().err.count("error: ") == 2
-    with written_at_most(100_000):
+    with max_file_size(100_000):
         assert main(["export", str(checkpoint)]) == 1
     assert capsys.readouterr().err == f"error: {tmp_path / 'a.onnx'}: cannot be written: File too large\n"
     np.testing.assert_array_equal(OnnxModel(tmp_path / "a.onnx")(image).points, OnnxModel(path)(image).points)
     assert {file.name for file in tmp_path.iterdir()} == {"a.safetensors", "a.onnx"}
 
 
-def test_damaged_files_are_model_errors(tmp_path):
+def test_onnx_model_refuses_missing_file(tmp_path):
     with pytest.raises(ModelError):
         OnnxModel(tmp_path / "none.onnx")
 
 
-def test_eight_bit_integers(small_300w, portrait, tmp_path):
-    """On real weights and faces: a third of the size, landmarks nearly where they were."""
+def test_export_int8_keeps_landmarks(small_300w, portrait, tmp_path):
+    """On real weights and faces: a third of the size, and landmarks hardly move."""
     checkpoint = Path("checkpoints/pipnet-300w-mbv2.safetensors")
     small = tmp_path / "int8.onnx"
     assert main(["export", str(checkpoint), "--int8", "--data", str(small_300w), "-o", str(small)]) == 0
@@ -142,30 +143,30 @@ def test_eight_bit_integers(small_300w, portrait, tmp_path):
     model = OnnxModel(small)
     a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained()(portrait, box)
     size = (b.points[0].max(axis=0) - b.points[0].min(axis=0)).max()
-    away = np.linalg.norm(a.points - b.points, axis=2).mean() / size
-    assert 0 < away < 0.015
+    distance = np.linalg.norm(a.points - b.points, axis=2).mean() / size
+    assert 0 < distance < 0.015
     compiled = onnxruntime.SessionOptions()
     compiled.optimized_model_filepath = str(tmp_path / "compiled.onnx")
     compiled.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     onnxruntime.InferenceSession(str(small), compiled, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "compiled.onnx").graph.node)
-    assert kinds["QLinearConv"] == 51, "but for the last two, all convolutions are in integers"
+    assert kinds["QLinearConv"] == 51, "all convolutions but the last two are in integers"
     assert kinds["Conv"] + kinds["FusedConv"] == 2
 
 
-def test_what_integers_need_is_said(exported, small_300w, tmp_path, capsys):
+def test_export_int8_refuses_missing_requirements(exported, small_300w, tmp_path, capsys):
     assert main(["export", "a.safetensors", "--int8"]) == 1
     assert main(["export", "a.safetensors", "--data", str(small_300w)]) == 1
-    assert capsys.readouterr().err.count("--int8 needs --data") == 2
+    assert capsys.readouterr().err.count("use --int8 and --data together") == 2
     assert main(["export", "a.safetensors", "--int8", "--half", "--data", str(small_300w)]) == 1
     assert "leave --half out" in capsys.readouterr().err
     good = tmp_path / "good.onnx"
-    good.write_bytes(b"an earlier one")
+    good.write_bytes(b"an earlier file")
     words = ["export", "checkpoints/pipnet-tiny.safetensors", "--int8", "--data", str(tmp_path / "none")]
     assert main([*words, "-o", str(good)]) == 1
-    assert good.read_bytes() == b"an earlier one"
+    assert good.read_bytes() == b"an earlier file"
     other = tmp_path / "other.onnx"
-    other.write_bytes(b"no model")
+    other.write_bytes(b"not a model")
     with pytest.raises(ModelError, match="not an ONNX model"):
         quantize_onnx(other, other, crops(1))
     with pytest.raises(DataError, match="no faces"):

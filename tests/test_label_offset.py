@@ -76,7 +76,7 @@ def test_load_training_faces_keeps_labels_as_filed_in_further_datasets(small_300
 
 
 def test_evaluate_reports_labels_as_filed_and_offset_removed(landmarker, small_300w):
-    """The predictions are the same: labels that are moved to where they lie have no other error."""
+    """The predictions are equal: labels without their offset have the same error in both columns."""
     samples, scheme, spec = load_samples(small_300w, "afw")
     errors = evaluate(landmarker, decoded(samples), spec)
     moved = [replace(sample, label_offset=(0.0, 0.0)) for sample in samples]
@@ -94,7 +94,7 @@ def test_evaluate_reports_labels_as_filed_and_offset_removed(landmarker, small_3
 
 
 def test_evaluate_takes_offset_of_own_labels(landmarker, portrait, tmp_path, capsys):
-    """Files that count from 1 are off by one pixel, which the second column takes off."""
+    """Labels that count from 1 are off by one pixel, which the second column removes."""
     image = read_image(portrait)
     sample = replace(
         load_sample(landmarker, portrait), points=(landmarker(image)[0].points + 1).astype(np.float32)

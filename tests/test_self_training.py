@@ -1,4 +1,4 @@
-"""Learning from unlabeled faces: labeling, rounds, and that nothing done is done again."""
+"""Learning from unlabeled faces: labeling, rounds, and reruns that repeat no finished work."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = Path("/nowhere")
-"""Where frames of videos would go."""
+"""Folder for frames of videos, which these tests do not have."""
 CONFIG = ModelConfig(
     "lcnet_050", input_size=128, neighbors=3, neck_width=16, stride=16, curriculum="published"
 )
@@ -46,7 +46,7 @@ model:
 optim: {{batch_size: 4, epochs: 1, lr: 0.002, ema: null}}
 self_training: {{tasks: [quarter, full]}}
 """
-"""Networks learn nothing but one answer for all faces, so that their pseudo-labels are always usable."""
+"""The network predicts the same landmarks for all faces, so that its pseudo-labels are always usable."""
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def recipe_file(tmp_path, blind_checkpoint):
 
 @pytest.fixture
 def unlabeled(tmp_path, small_300w):
-    """Real pictures with rough boxes, as WIDER has them; one of them damaged, one box absurd."""
-    folder = tmp_path / "unlabelled"
+    """Real images with inexact boxes, like WIDER's; one image is damaged, one box is implausible."""
+    folder = tmp_path / "unlabeled"
     folder.mkdir()
     rows = [["image", "x", "y", "w", "h"]]
     for number, face in enumerate(load_samples(small_300w, "full")[0]):
@@ -67,7 +67,7 @@ def unlabeled(tmp_path, small_300w):
         x0, y0, x1, y1 = (tight_box(face.points) + [-5, -25, 5, 5]).tolist()
         rows.append([f"{number}{face.image.suffix}", x0, y0, x1 - x0, y1 - y0])
     rows.append([rows[1][0], 0, 0, 200, 3])
-    (folder / "damaged.jpg").write_bytes(b"no picture")
+    (folder / "damaged.jpg").write_bytes(b"not an image")
     rows.append(["damaged.jpg", 5, 5, 60, 60])
     with (folder / "boxes.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -80,14 +80,14 @@ def shipped():
     return TorchModel(network, metadata)
 
 
-# -- what is unlabeled --------------------------------------------------------------------------------
+# -- unlabeled faces -----------------------------------------------------------------------------------
 
 
-def test_a_folder_a_table_and_a_list(unlabeled, portrait, tmp_path):
+def test_load_unlabeled_reads_folder_table_and_list(unlabeled, portrait, tmp_path):
     assert (
         len(load_unlabeled(unlabeled, NOWHERE)) == len(load_unlabeled(unlabeled / "boxes.csv", NOWHERE)) == 14
     )
-    (tmp_path / "list.txt").write_text(f"{portrait}\nunlabelled/0.jpg\n\n")
+    (tmp_path / "list.txt").write_text(f"{portrait}\nunlabeled/0.jpg\n\n")
     listed = load_unlabeled(tmp_path / "list.txt", NOWHERE)
     assert [face.box for face in listed] == [None, None]
     (unlabeled / "boxes.csv").unlink()
@@ -97,7 +97,7 @@ def test_a_folder_a_table_and_a_list(unlabeled, portrait, tmp_path):
             load_unlabeled(bad, NOWHERE)
 
 
-def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
+def test_load_unlabeled_takes_one_frame_a_second_of_video(tmp_path, shipped, shared):
     clip = shared / "data" / "video" / "cap13_edit2.mp4"
     faces = load_unlabeled(clip, tmp_path)
     assert len(faces) == 31  # 765 frames, 25 a second
@@ -119,7 +119,7 @@ def test_a_video_gives_a_frame_a_second(tmp_path, shipped, shared):
 @pytest.mark.parametrize(
     "text", ["", "image,x\n", "image,x,y,w,h\na.jpg,1,2,x,4\n", "image,x,y,w,h\na,1,2,0,4\n"]
 )
-def test_damaged_tables_are_named(tmp_path, text):
+def test_load_unlabeled_names_damaged_tables(tmp_path, text):
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(DataError, match=r"boxes\.csv"):
         load_unlabeled(tmp_path, NOWHERE)
@@ -128,54 +128,54 @@ def test_damaged_tables_are_named(tmp_path, text):
 # -- labeling -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("views", ["none", "translation"])
-def test_labels_of_real_faces_are_near_the_truth(unlabeled, small_300w, shipped, views):
+@pytest.mark.parametrize("tta", ["none", "translation"])
+def test_label_faces_is_near_the_truth(unlabeled, small_300w, shipped, tta):
     truth = load_samples(small_300w, "full")
-    labels, dropped = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE), views)
-    assert dropped == {"picture cannot be read": 1, "box is tiny or oblong": 1}
+    labels, dropped = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE), tta)
+    assert dropped == {"image cannot be read": 1, "box is tiny or oblong": 1}
     assert len(labels) == 12
     for label, face in zip(labels, truth[0], strict=True):
-        away = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
-        assert away / norm_distance(face.points, truth[1]) < 0.06
+        distance = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
+        assert distance / norm_distance(face.points, truth[1]) < 0.06
         assert 0.3 < label.mean_score <= 1
         assert label.vote_std > 0
-        assert (label.label_std > 0) == (views != "none")
+        assert (label.label_std > 0) == (tta != "none")
 
 
-def test_rough_boxes_and_none_go_through_the_detector(unlabeled, shipped, tmp_path):
+def test_label_faces_detects_in_regions_and_images(unlabeled, shipped, tmp_path):
     faces = load_unlabeled(unlabeled, NOWHERE)[:3]
     height, width = read_image(faces[0].image).shape[:2]
-    rough = [replace(face, box=np.float32([10, 10, width - 10, height - 10])) for face in faces]
-    nowhere = [replace(face, box=np.float32([0, 0, 12, 12])) for face in faces]
+    regions = [replace(face, box=np.float32([10, 10, width - 10, height - 10])) for face in faces]
+    faceless = [replace(face, box=np.float32([0, 0, 12, 12])) for face in faces]
     without = [replace(face, box=None) for face in faces]
     write_image(tmp_path / "gray.png", np.full((90, 90, 3), 128, np.uint8))
     empty = UnlabeledFace(tmp_path / "gray.png", None, "gray")
-    by_rough, _ = label_faces(shipped, rough, "none", "rough")
-    by_none, dropped = label_faces(shipped, [*without, empty])
-    assert dropped == {"no face found": 1}
-    for a, b in zip(by_rough, by_none, strict=True):
+    by_region, _ = label_faces(shipped, regions, "none", "region")
+    by_detector, dropped = label_faces(shipped, [*without, empty])
+    assert dropped == {"no face detected": 1}
+    for a, b in zip(by_region, by_detector, strict=True):
         np.testing.assert_allclose(a.sample.points, b.sample.points, atol=0.01)
-    assert label_faces(shipped, nowhere, "none", "rough") == ([], {"no face found": 3})
+    assert label_faces(shipped, faceless, "none", "region") == ([], {"no face detected": 3})
 
 
-def test_a_box_beside_the_picture_is_no_face(unlabeled, shipped):
-    """The net would answer near the mean face, twice, on a black crop."""
+def test_label_faces_drops_boxes_outside_of_the_image(unlabeled, shipped):
+    """The network would predict the mean face, twice, on a black crop."""
     face = load_unlabeled(unlabeled, NOWHERE)[0]
-    beside = [replace(face, box=np.float32([x, 10, x + 200, 210])) for x in (5000, -400)]
-    assert label_faces(shipped, beside) == ([], {"box is outside the picture": 2})
+    outside = [replace(face, box=np.float32([x, 10, x + 200, 210])) for x in (5000, -400)]
+    assert label_faces(shipped, outside) == ([], {"box is outside of the image": 2})
 
 
-def test_boxes_behind_a_link_find_their_pictures(unlabeled, tmp_path):
+def test_read_boxes_finds_images_behind_a_link(unlabeled, tmp_path):
     face = load_unlabeled(unlabeled, NOWHERE)[0]
     (tmp_path / "disk" / "deep" / "runs").mkdir(parents=True)
     (tmp_path / "proj").mkdir()
     (tmp_path / "proj" / "runs").symlink_to(tmp_path / "disk" / "deep" / "runs")
     write_boxes(tmp_path / "proj" / "runs" / "boxes.csv", [face])
-    (found,) = load_unlabeled(tmp_path / "proj" / "runs" / "boxes.csv", NOWHERE)
-    assert found.image.samefile(face.image)
+    (read,) = load_unlabeled(tmp_path / "proj" / "runs" / "boxes.csv", NOWHERE)
+    assert read.image.samefile(face.image)
 
 
-def test_a_table_may_say_what_its_boxes_are(unlabeled, shipped):
+def test_label_faces_uses_box_formats_of_the_table(unlabeled, shipped):
     faces = load_unlabeled(unlabeled, NOWHERE)[:2]
     (labels, _) = label_faces(shipped, faces)
     tight = [
@@ -189,11 +189,11 @@ def test_a_table_may_say_what_its_boxes_are(unlabeled, shipped):
         assert np.abs(a.sample.points - b.sample.points).max() < 0.03 * np.ptp(b.sample.points[:, 0])
     text = (unlabeled / "boxes.csv").read_text().replace(",landmarks", ",tight")
     (unlabeled / "boxes.csv").write_text(text)
-    with pytest.raises(ModelError, match="does not know boxes of kind 'tight'"):
+    with pytest.raises(ModelError, match="no adapter for boxes of format 'tight'"):
         label_faces(shipped, load_unlabeled(unlabeled, NOWHERE))
 
 
-def test_pseudo_labels_there_and_back(unlabeled, shipped, tmp_path):
+def test_write_pseudo_labels_and_read_again(unlabeled, shipped, tmp_path):
     labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
@@ -214,9 +214,9 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
     words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
     assert main([*words, "-o", str(run)]) == 0
     assert "round2" in capsys.readouterr().err
-    facts = json.loads((run / "round1" / "labeling.json").read_text())
-    assert (facts["given"], facts["labeled"]) == (14, 12)
-    assert facts["dropped"] == {"picture cannot be read": 1, "box is tiny or oblong": 1}
+    record = json.loads((run / "round1" / "labeling.json").read_text())
+    assert (record["unlabeled"], record["labeled"]) == (14, 12)
+    assert record["dropped"] == {"image cannot be read": 1, "box is tiny or oblong": 1}
     assert all((run / "round1" / name).is_file() for name in (LABELS, "quality.png", "best_and_worst.jpg"))
     recipes = [(run / f"round{i}" / "recipe.yaml").read_text() for i in range(3)]
     assert ["task: quarter" in text for text in recipes] == [False, True, False]
@@ -226,24 +226,24 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
         path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".csv", ".safetensors")
     }
     weights = (run / "round2" / "best.safetensors").read_bytes()
-    assert main([*words, "-o", str(run)]) == 0  # all is done: nothing is done again
+    assert main([*words, "-o", str(run)]) == 0  # everything is finished: nothing is repeated
     assert before == {path: path.stat().st_mtime_ns for path in before}
     shutil.rmtree(run / "round2")
     assert main([*words, "-o", str(run)]) == 0
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
     assert main([*words, "-o", str(run), "--self-training.tta", "flip"]) == 1
-    assert "labeled with other views" in capsys.readouterr().err
+    assert "labeled with other tta" in capsys.readouterr().err
 
 
-def test_a_detector_that_is_not_to_be_had_is_said_before_training(
+def test_self_train_checks_the_detector_before_training(
     recipe_file, small_300w, unlabeled, shipped, tmp_path, monkeypatch
 ):
-    """Nets are fitted to the detectors that are there: without one, nobody could place these boxes."""
+    """Networks are fitted to the available detectors: without one, these boxes have no meaning."""
 
-    def nowhere(_):
+    def unavailable(_):
         raise PipnetError("no detector here")
 
-    monkeypatch.setattr("pipnet.training.self_training.load_detector", nowhere)
+    monkeypatch.setattr("pipnet.training.self_training.load_detector", unavailable)
     flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
     with pytest.raises(PipnetError, match="no detector here"):
         self_train(load_recipe(recipe_file, flags), tmp_path / "run")
@@ -253,7 +253,7 @@ def test_a_detector_that_is_not_to_be_had_is_said_before_training(
     monkeypatch.undo()
     teacher = tmp_path / "teacher.safetensors"
     save_checkpoint(teacher, shipped.network, replace(shipped.metadata, box_adapters={}))
-    with pytest.raises(ModelError, match="does not know boxes"):
+    with pytest.raises(ModelError, match="no adapter for boxes"):
         self_train(
             load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)]), tmp_path / "run"
         )
@@ -267,7 +267,7 @@ def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unla
     assert "round1 was labeled with other weights: delete it" in capsys.readouterr().err
 
 
-def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabeled, tmp_path):
+def test_self_train_with_teacher_has_no_round_0(recipe_file, small_300w, unlabeled, tmp_path):
     flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
     flags += ["--self-training.tasks", "full", "--pseudo.max-std", "3"]
     teacher = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
@@ -275,31 +275,33 @@ def test_a_teacher_takes_the_place_of_round_0(recipe_file, small_300w, unlabeled
     self_train(recipe, tmp_path / "run", max_steps=2)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["round1"]
     labels = read_pseudo_labels(tmp_path / "run" / "round1" / LABELS)
-    assert np.median([label.mean_score for label in labels]) > 0.4  # it knows faces
+    assert np.median([label.mean_score for label in labels]) > 0.4  # the teacher knows faces
     assert "max_std: 3" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
-    # Without one, round 0 knows nothing of pseudo-labels, whatever the recipe says of them.
+    # Round 0 ignores the recipe's settings of pseudo-labels.
     train(round_recipe(load_recipe(recipe_file, flags), 0), tmp_path / "round0", max_steps=2)
     assert "max_std: null" in (tmp_path / "round0" / "recipe.yaml").read_text()
 
 
-def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):
-    """From pictures that nobody labeled to a net trained on them, with the labels of a bulk job."""
-    pictures, labels = tmp_path / "pictures", tmp_path / "labels"
-    pictures.mkdir()
+def test_train_uses_labels_of_annotate(recipe_file, small_300w, tmp_path):
+    """From unlabeled images to a network trained on them, with the labels of a bulk job."""
+    images, labels = tmp_path / "images", tmp_path / "labels"
+    images.mkdir()
     for number, face in enumerate(load_samples(small_300w, "full")[0][:5]):
-        shutil.copy(face.image, pictures / f"{number}{face.image.suffix}")
-    write_image(pictures / "nobody.png", np.full((90, 90, 3), 128, np.uint8))
-    (pictures / "damaged.jpg").write_bytes(b"no picture")
-    words = [str(pictures), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
+        shutil.copy(face.image, images / f"{number}{face.image.suffix}")
+    write_image(images / "empty.png", np.full((90, 90, 3), 128, np.uint8))
+    (images / "damaged.jpg").write_bytes(b"not an image")
+    words = [str(images), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
     assert main(["annotate", *words]) == 0
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(labels)]
     trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "run")
-    found = trainer.faces.pseudo
-    assert [label.sample.name for label in found] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.png"]
+    pseudo = trainer.split.pseudo
+    assert [label.sample.name for label in pseudo] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.png"]
     truth = FaceLandmarker.from_pretrained()
-    for label in found:
+    for label in pseudo:
         faces = truth(label.sample.image)
-        np.testing.assert_allclose(label.sample.points, faces.points[0], atol=2)  # without the mirrored view
+        np.testing.assert_allclose(
+            label.sample.points, faces.points[0], atol=2
+        )  # without test-time augmentation
         assert label.mean_score == pytest.approx(faces.scores[0].mean(), abs=0.05)
         assert label.vote_std == pytest.approx(100 * faces.vote_std[0].mean(), abs=0.3)
         assert 0 < label.label_std < 5
@@ -308,17 +310,17 @@ def test_what_annotate_wrote_is_learnt_from(recipe_file, small_300w, tmp_path):
     assert "5 with pseudo-labels" in metadata.training
     one = load_recipe(recipe_file, [*flags[:3], str(labels / "shards" / "00001.parquet")])
     assert len(load_split(one).pseudo) == 2
-    with pytest.raises(DataError, match="no face in it is good enough"):
+    with pytest.raises(DataError, match="no face passes pseudo.min_score"):
         load_split(load_recipe(recipe_file, [*flags, "--pseudo.min-score", "0.99"]))
 
 
-def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w, portrait, tmp_path):
+def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w, portrait, tmp_path):
     labels = tmp_path / "labels"
-    with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
+    with tarfile.open(tmp_path / "images.tar", "w") as tar:
         tar.add(portrait, "a.jpg")
-    assert main(["annotate", str(tmp_path / "pictures.tar"), "-o", str(labels), "--workers", "1"]) == 0
+    assert main(["annotate", str(tmp_path / "images.tar"), "-o", str(labels), "--workers", "1"]) == 0
     recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--pseudo.labels", str(labels)])
-    with pytest.raises(DataError, match=r"pictures\.tar/a\.jpg lies inside another file: unpack"):
+    with pytest.raises(DataError, match=r"images\.tar/a\.jpg is inside another file: unpack"):
         load_split(recipe)
     file = labels / "manifest.json"
     manifest = json.loads(file.read_text())
@@ -327,7 +329,7 @@ def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w
     for changed, words in (
         ({**manifest, "model": {"scheme": {**scheme, "landmarks": 67}}}, r"\[67\] are not among 0 to 66"),
         ({**manifest, "model": {"scheme": {**scheme, **bare, "landmarks": 67}}}, "67 landmarks a face"),
-        ({**manifest, "model": {"scheme": {**scheme, "name": "other", "regions": {}}}}, "those of 'other'"),
+        ({**manifest, "model": {"scheme": {**scheme, "name": "other", "regions": {}}}}, "those of scheme 'other'"),
         ({**manifest, "model": {}}, "not a manifest: KeyError"),
         ({key: value for key, value in manifest.items() if key != "shards"}, "not finished"),
     ):
@@ -336,7 +338,7 @@ def test_labels_of_annotate_that_are_no_use_are_one_line(recipe_file, small_300w
             load_split(recipe)
 
 
-def test_a_coarse_round_trains_scores_alone_on_pseudo_labeled_faces(
+def test_trainer_sets_task_and_weight_of_pseudo_labeled_faces(
     recipe_file, small_300w, unlabeled, shipped, tmp_path
 ):
     labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
@@ -344,15 +346,14 @@ def test_a_coarse_round_trains_scores_alone_on_pseudo_labeled_faces(
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     trainer = Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "half"]), tmp_path / "run")
     examples = [trainer.dataset[i] for i in range(len(trainer.dataset))]
-    assert [e.task for e in examples] == [0] * len(trainer.faces.training) + [1] * 4
-    assert trainer.uneven
-    weighed = load_recipe(recipe_file, [*flags, "--pseudo.weight_by_score"])
-    dataset = Trainer(weighed, tmp_path / "b").dataset
+    assert [e.task for e in examples] == [0] * len(trainer.split.training) + [1] * 4
+    weighted = load_recipe(recipe_file, [*flags, "--pseudo.weight_by_score"])
+    dataset = Trainer(weighted, tmp_path / "b").dataset
     weights = [dataset[i].weight for i in range(len(dataset) - 4, len(dataset))]
     assert weights == pytest.approx([label.mean_score for label in labels], abs=1e-4)
 
 
-def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabeled, shipped, tmp_path):
+def test_trainer_filters_pseudo_labels_by_quality(recipe_file, small_300w, unlabeled, shipped, tmp_path):
     labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
     grades = [(0.9, 1.0), (0.2, 1.0), (0.9, 9.0), (0.9, 1.0)]
     graded = [PseudoLabel(x.sample, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
@@ -362,20 +363,22 @@ def test_faces_may_be_left_out_by_their_quality(recipe_file, small_300w, unlabel
         trainer = Trainer(
             load_recipe(recipe_file, [*flags, *extra]), tmp_path / f"run{count}{len(extra)}{extra[:1]}"
         )
-        assert len(trainer.faces.pseudo) == count
+        assert len(trainer.split.pseudo) == count
 
 
-def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
+def test_self_train_refuses_impossible_settings(recipe_file, small_300w, tmp_path):
     with pytest.raises(RecipeError, match="no unlabeled faces"):
         self_train(load_recipe(recipe_file), tmp_path / "run")
     with pytest.raises(RecipeError, match="needs model.curriculum"):
         load_recipe(recipe_file, ["--pseudo.task", "half", "--model.curriculum", "none"])
     with pytest.raises(RecipeError, match="need model.curriculum"):
         load_recipe(recipe_file, ["--self-training.unlabeled", "x", "--model.curriculum", "none"])
-    given = load_recipe(recipe_file, ["--self-training.unlabeled", str(tmp_path), "--pseudo.labels", "x.csv"])
-    with pytest.raises(RecipeError, match=r"pseudo.labels and pseudo.task are of one training"):
-        self_train(given, tmp_path / "run")
-    with pytest.raises(RecipeError, match=r"model.curriculum is a setting of the pip head, not of map"):
+    both = load_recipe(recipe_file, ["--self-training.unlabeled", str(tmp_path), "--pseudo.labels", "x.csv"])
+    with pytest.raises(RecipeError, match=r"pseudo.labels and pseudo.task are for one training"):
+        self_train(both, tmp_path / "run")
+    with pytest.raises(
+        RecipeError, match=r"model.curriculum is a setting of the pip head, not of the map head"
+    ):
         Trainer(
             load_recipe(
                 recipe_file, ["--data.root", str(small_300w), "--model.head", "map", "--model.stride", "4"]
@@ -384,14 +387,14 @@ def test_impossible_settings_are_one_line(recipe_file, small_300w, tmp_path):
         )
 
 
-def test_a_limit_is_a_fixed_choice(recipe_file, unlabeled):
+def test_unlabeled_faces_limit_is_reproducible(recipe_file, unlabeled):
     flags = ["--self-training.unlabeled", str(unlabeled), "--self-training.limit", "5"]
     chosen = [[f.name for f in unlabeled_faces(load_recipe(recipe_file, flags), NOWHERE)] for _ in range(2)]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 5
 
 
-def test_a_torch_model_answers_for_any_number_of_crops(shipped):
+def test_torch_model_takes_any_number_of_crops(shipped):
     crops = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), np.uint8)
     np.testing.assert_allclose(shipped(crops).points[:1], shipped(crops[:1]).points, atol=1e-4)
     assert shipped(crops[:0]).points.shape == (0, 68, 2)

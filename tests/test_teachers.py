@@ -1,4 +1,4 @@
-"""Labels by several teachers: external networks, adapters, consensus, and partly labeled faces."""
+"""Pseudo-labels of several teachers: external networks, adapters, consensus, and partly labeled faces."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def write_constant_network(path, points, size=32):
-    """A network that answers the same points, as fractions of the crop, whatever it sees."""
+    """Write a network that predicts the same points, as fractions of the crop, for every image."""
     image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, size, size])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2 * len(points)])
     constants = [
@@ -42,8 +42,8 @@ def write_constant_network(path, points, size=32):
     ]
     nodes = [
         helper.make_node("ReduceMean", ["x", "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-        helper.make_node("Reshape", ["nothing", "shape"], ["column"]),
+        helper.make_node("Mul", ["mean", "zero"], ["zeros"]),
+        helper.make_node("Reshape", ["zeros", "shape"], ["column"]),
         helper.make_node("Add", ["column", "points"], ["y"]),
     ]
     graph = helper.make_graph(nodes, "constant", [image], [out], constants)
@@ -53,7 +53,7 @@ def write_constant_network(path, points, size=32):
 
 @pytest.fixture
 def external(tmp_path, landmarker):
-    """The TOML file of a network that always answers the mean face."""
+    """The TOML file of a network that always predicts the mean face."""
     write_constant_network(tmp_path / "mean.onnx", landmarker.model.metadata.mean_face)
     path = tmp_path / "mean.toml"
     path.write_text(
@@ -103,8 +103,8 @@ def test_external_model_refuses_other_landmarks(external):
 # -- adapters --------------------------------------------------------------------------------------------
 
 
-def test_shape_adapter_learns_another_meaning(shared, tmp_path):
-    """The jaw drawn lower by a tenth of the face's height, on faces that are turned, small and large."""
+def test_shape_adapter_learns_another_definition(shared, tmp_path):
+    """A jaw that is lower by a tenth of the face's height, on rotated, small and large faces."""
     scheme = LandmarkScheme.load("300w")
     samples, _, _ = load_samples(shared / "data" / "300w", "afw")
     source = np.stack([sample.points for sample in samples])
@@ -144,14 +144,14 @@ def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
 def test_consensus_is_weighted_mean_with_disagreement(external, landmarker, portrait):
     image, scheme = read_image(portrait), LandmarkScheme.load("300w")
     box = tight_box(landmarker(image)[0].points)[None]
-    sure, other = Teacher(landmarker.model), Teacher.load(external)
-    alone = consensus([sure], [image], box, scheme)
-    assert alone.tta_std.max() == 0
+    single, other = Teacher(landmarker.model), Teacher.load(external)
+    alone = consensus([single], [image], box, scheme)
+    assert alone.label_std.max() == 0
     np.testing.assert_array_equal(alone.weights, np.ones((1, 68)))
-    both = consensus([Teacher(landmarker.model, 3.0), other], [image], box, scheme)
-    far = both.tta_std[0].argmax()
-    assert both.weights[0, far] == both.weights.min() < 1
-    assert (both.weights[both.tta_std > HALF_WEIGHT] < 0.5).all()
+    mean = consensus([Teacher(landmarker.model, 3.0), other], [image], box, scheme)
+    far = mean.label_std[0].argmax()
+    assert mean.weights[0, far] == mean.weights.min() < 1
+    assert (mean.weights[mean.label_std > HALF_WEIGHT] < 0.5).all()
 
 
 def test_check_teachers_needs_a_mapping(external):
@@ -182,8 +182,8 @@ def test_teach_writes_a_table_to_train_on(external, shared, portrait, tmp_path, 
     assert main(words) == 0
     (label,) = read_pseudo_labels(out / "pseudo_labels.csv")
     assert label.weights is not None
-    facts = json.loads((out / "labeling.json").read_text())
-    assert [teacher["name"] for teacher in facts["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
+    record = json.loads((out / "labeling.json").read_text())
+    assert [teacher["name"] for teacher in record["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
     assert (out / "best_and_worst.jpg").stat().st_size > 1000
     assert main(words) == 1
     assert "exists" in capsys.readouterr().err
@@ -236,6 +236,6 @@ def test_partly_labeled_faces_do_not_move_mean_face(shared, tmp_path):
     flags = ["--data.root", str(shared / "data" / "300w")]
     more = [*flags, "--data.also", str(shared / "data" / "cfp_profile")]
     trainers = [Trainer(load_recipe(recipe, f), tmp_path / str(i)) for i, f in enumerate((flags, more))]
-    assert [len(trainer.faces.training) for trainer in trainers] == [337, 937]
+    assert [len(trainer.split.training) for trainer in trainers] == [337, 937]
     np.testing.assert_array_equal(trainers[0].metadata.mean_face, trainers[1].metadata.mean_face)
-    assert trainers[0].metadata.box_adapters == trainers[1].metadata.box_adapters
+    assert trainers[0].box_adapters == trainers[1].box_adapters

