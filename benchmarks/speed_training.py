@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipnet.model.heads.pip import PipOutput
+    from pipnet.model.pipnet import PIPNet
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 BATCH_SIZE = 16
@@ -100,25 +106,40 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
     if plain:
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, foreach=False)
     else:
-        keep_freed_memory()
         model = model.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(recipe.optim, model)
     ema = ModelEmaV3(model, 0.998)
     bf16 = not plain and resolve_precision("auto")
-    while True:
-        started = time.perf_counter()
-        image, points, *_ = next(batches)
-        kernels = nullcontext() if plain else FastDepthwise()
-        with kernels, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            # plain: complete offset maps, as in the original
-            output = model.head.conv(model.features(image)) if plain else model(image)
-        loss = torch.stack(list(model.loss(output, points).values())).sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(model)
-        yield time.perf_counter() - started
+    with nullcontext() if plain else keep_freed_memory():
+        while True:
+            started = time.perf_counter()
+            image, points, *_ = next(batches)
+            kernels = nullcontext() if plain else FastDepthwise()
+            with kernels, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                output = complete_maps(model, image) if plain else model(image)
+            loss = torch.stack(list(model.loss(output, points).values())).sum()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update(model)
+            yield time.perf_counter() - started
+
+
+def complete_maps(model: PIPNet, image: Tensor) -> PipOutput:
+    """Return the output with offset maps of all cells, as in the original, and let the head read them."""
+    from pipnet.model.heads.pip import PipHead, PipOutput
+
+    head = model.head
+    assert isinstance(head, PipHead)
+    maps = head.conv(model.features(image))
+
+    def read_offsets(output: PipOutput, cell: Tensor) -> Tensor:
+        index = head.offset_channels * head.grid**2 + cell[:, :, None, None]
+        return output.features.float().flatten(1).gather(1, index.flatten(1)).reshape(index.shape)
+
+    head.offsets_at = read_offsets  # type: ignore[method-assign]
+    return PipOutput(maps[:, : head.landmarks], maps)
 
 
 def loader_alone(data: Path, backbone: str, size: int) -> float:
