@@ -23,7 +23,7 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.scheme import LandmarkScheme
 
 _BATCH_SIZE = 16
-_UNIT_EXTENT = (0.0, 1.0, 1.0, 0.0)
+_EXTENT = (0.0, 1.0, 1.0, 0.0)
 """Left, right, bottom and top of a crop, in fractions of it."""
 BLANK, NO_FACE, NO_FACE_IMAGES, FACES = (
     "trained on blank images, shown a blank image",
@@ -73,12 +73,8 @@ class ProbeResult(NamedTuple):
         }
 
 
-class FigureRow(NamedTuple):
-    """One row of the figure: one crop of a result."""
-
-    title: str
-    result: ProbeResult
-    crop_index: int
+FigureRow = tuple[str, ProbeResult, int]
+"""Title, result, and index of one of its crops: one row of the figure."""
 
 
 @torch.no_grad()
@@ -168,11 +164,9 @@ def probed_landmarks(scheme: LandmarkScheme, mean_face: Float64[np.ndarray, "lan
 def figure_rows(results: Mapping[str, ProbeResult], face: ProbeResult | None = None) -> list[FigureRow]:
     """Return v1's four rows, (a) blank and (b) to (d) without a face, and a face to compare with."""
     no_face = results.get(NO_FACE_IMAGES, results[NO_FACE])
-    rows = [FigureRow("(a) trained on blank images", results[BLANK], 0)]
-    rows += [
-        FigureRow(f"({letter}) no face", no_face, i) for i, letter in enumerate("bcd"[: len(no_face.crops)])
-    ]
-    return [*rows, FigureRow("for comparison: a face", face or results[FACES], 0)]
+    rows = [("(a) trained on blank images", results[BLANK], 0)]
+    rows += [(f"({letter}) no face", no_face, i) for i, letter in enumerate("bcd"[: len(no_face.crops)])]
+    return [*rows, ("for comparison: a face", face or results[FACES], 0)]
 
 
 def plot_prior(
@@ -196,14 +190,12 @@ def plot_prior(
         axes.set_title(name, fontsize=9)
     for (title, result, i), (crop_axes, face_axes, *map_axes) in zip(rows, grid, strict=True):
         crop_axes.set_ylabel(f"{title}\n{100 * result.distances[i]:.1f} % from mean face", fontsize=8)
-        crop_axes.imshow(result.crops[i], extent=_UNIT_EXTENT)
+        crop_axes.imshow(result.crops[i], extent=_EXTENT)
         _draw_face(crop_axes, result.points[i], scheme, "cyan", 0.9)
         _draw_face(face_axes, result.mean_face, scheme, "0.7", 2.5)
         _draw_face(face_axes, result.unmerged_points[i], scheme, "tab:blue", 0.9)
         for axes, n in zip(map_axes, landmarks.values(), strict=True):
-            draw_score_map(
-                axes, result.crops[i], result.score_maps[i, n], result.unmerged_points[i, n], _UNIT_EXTENT
-            )
+            draw_score_map(axes, result.crops[i], result.score_maps[i, n], result.unmerged_points[i, n])
             axes.plot(*result.mean_face[n], "+", color="white", markersize=8)
     for axes in grid.flat:
         axes.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", xticks=[], yticks=[])
@@ -215,7 +207,6 @@ def draw_score_map(
     crop: Image,
     score_map: Float[np.ndarray, "rows columns"],
     point: Float[np.ndarray, "2"],
-    extent: tuple[float, float, float, float],
 ) -> None:
     """Draw a score map as a heat map over the gray crop, with its landmark and its peak as a number.
 
@@ -225,13 +216,12 @@ def draw_score_map(
         axes: of matplotlib.
         crop: the crop.
         score_map: the score map of one landmark.
-        point: the landmark, in units of ``extent``.
-        extent: left, right, bottom and top of the crop in the axes.
+        point: the landmark, as fractions of the crop.
     """
     peak = float(score_map.max())
     relative = (score_map / max(peak, 1e-6)).clip(0, 1)
-    axes.imshow(crop.mean(axis=2), extent=extent, cmap="gray", vmin=0, vmax=400)
-    axes.imshow(relative, extent=extent, cmap="inferno", vmin=0, vmax=1, alpha=0.3 + 0.7 * relative)
+    axes.imshow(crop.mean(axis=2), extent=_EXTENT, cmap="gray", vmin=0, vmax=400)
+    axes.imshow(relative, extent=_EXTENT, cmap="inferno", vmin=0, vmax=1, alpha=0.3 + 0.7 * relative)
     axes.plot(*point, "o", color="cyan", markersize=5, fillstyle="none")
     axes.text(0.03, 0.03, f"{peak:.2f}", color="white", fontsize=8, va="bottom", transform=axes.transAxes)
 

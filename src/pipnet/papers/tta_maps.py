@@ -93,12 +93,11 @@ def plot_tta_maps(crop: Image, landmark_maps: Sequence[LandmarkMaps], tta: TTA, 
     """
     figure = new_figure(2 * len(landmark_maps) + 0.4, 4.4)
     grid = figure.subplots(2, len(landmark_maps), squeeze=False)
-    whole = (-0.5, len(crop) - 0.5, len(crop) - 0.5, -0.5)
     for axes, maps in zip(grid.T, landmark_maps, strict=True):
         axes[0].set_title(maps.name, fontsize=9)
-        draw_score_map(axes[0], crop, maps.plain_map, maps.plain_point, whole)
-        draw_score_map(axes[1], crop, maps.mean_map, maps.mean_point, whole)
-    for axes, label in zip(grid[:, 0], ("plain crop", f"mean over views ({tta})"), strict=True):
+        draw_score_map(axes[0], crop, maps.plain_map, (maps.plain_point + 0.5) / len(crop))
+        draw_score_map(axes[1], crop, maps.mean_map, (maps.mean_point + 0.5) / len(crop))
+    for axes, label in zip(grid[:, 0], ("plain crop", f"mean, TTA {tta}"), strict=True):
         axes.set_ylabel(label, fontsize=9)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
