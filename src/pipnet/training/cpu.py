@@ -19,21 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-"""glibc's numbers of the parameters of `mallopt` (malloc.h)."""
-_KEEP = {
-    _MMAP_MAX: 0,  # large blocks come from the heap, like small ones,
-    _TRIM_THRESHOLD: 2**31 - 1,  # which does not shrink
-    _TOP_PAD: 256 * 2**20,  # and grows in large steps
-    _ARENA_MAX: 1,  # one heap: the heaps of other threads cannot hold large blocks
+_MALLOC_OPTIONS = {
+    -4: (0, 65536),  # M_MMAP_MAX: large blocks come from the heap, like small ones,
+    -1: (2**31 - 1, 128 * 2**10),  # M_TRIM_THRESHOLD: which does not shrink
+    -2: (256 * 2**20, 128 * 2**10),  # M_TOP_PAD: and grows in large steps
+    -8: (1, 8 * (os.cpu_count() or 1)),  # M_ARENA_MAX: one heap, as those of threads have no large blocks
 }
-_DEFAULTS = {
-    _MMAP_MAX: 65536,
-    _TRIM_THRESHOLD: 128 * 2**10,
-    _TOP_PAD: 128 * 2**10,
-    _ARENA_MAX: 8 * (os.cpu_count() or 1),
-}
-"""glibc's defaults; what was set before cannot be asked for."""
+"""Parameters of glibc's `mallopt` (malloc.h) by number: the value to keep memory, and the default, to which
+it is restored because the previous value cannot be read."""
 
 
 @contextlib.contextmanager
@@ -43,18 +36,16 @@ def keep_freed_memory() -> Iterator[None]:
     glibc returns every large block to the system when it is freed. A training step then asks for the same
     gigabytes again, which the system fills with zeros, page by page. With another C library nothing is done.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
-    _set_malloc_options(mallopt, _KEEP)
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    mallopt = getattr(library, "mallopt", lambda *_: 0)
+    for option, (keep, _) in _MALLOC_OPTIONS.items():
+        mallopt(option, keep)
     try:
         yield
     finally:
-        _set_malloc_options(mallopt, _DEFAULTS)
-
-
-def _set_malloc_options(mallopt: Callable[[int, int], int] | None, options: dict[int, int]) -> None:
-    if mallopt is not None:
-        for option, value in options.items():
-            mallopt(option, value)
+        for option, (_, default) in _MALLOC_OPTIONS.items():
+            mallopt(option, default)
+        getattr(library, "malloc_trim", lambda _: 0)(0)  # return what was kept
 
 
 class FastDepthwise(TorchFunctionMode):

@@ -27,14 +27,14 @@ def training_settings() -> Iterator[None]:
     """Make torch deterministic and quick on a CPU, and restore the settings of the process afterwards.
 
     The settings are the determinism flags, the memory allocator, the number of threads, and the state of the
-    random number generators.
+    CPU's random number generator.
     """
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(), keep_freed_memory():
+        with torch.random.fork_rng(devices=[]), keep_freed_memory():
             torch.use_deterministic_algorithms(True, warn_only=True)
             # Filling takes time, and no code here reads uninitialized memory.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
