@@ -88,9 +88,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
     except RuntimeError as error:
         if not is_peer_failure(error):
             raise
-        raise PipnetError(
-            "another process of this training failed, see its message; then continue with --resume"
-        ) from None
+        raise PipnetError("another process of this training failed; then continue with --resume") from None
 
 
 class Trainer:
