@@ -27,7 +27,7 @@ setup: $(VENV)/.developing
 demo: $(VENV)/.installed
 	@mkdir -p out
 	$(BIN)/pipnet detect examples/astronaut.jpg --json -o out > out/astronaut.json
-	@echo "68 landmarks: out/astronaut.jpg (picture) and out/astronaut.json"
+	@echo "68 landmarks: out/astronaut.jpg (image) and out/astronaut.json"
 
 # One thread a process: two torch processes on two cores otherwise wait for each other.
 test: $(VENV)/.developing
