@@ -4,10 +4,11 @@ Example::
 
     from pipnet import FaceLandmarker
 
-    faces = FaceLandmarker.from_pretrained()("photo.jpg")
+    faces = FaceLandmarker()("photo.jpg")
     faces.points    # (faces, 68, 2), x and y in pixels of the photo
 """
 
+from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import (
     BoxError,
     DataError,
@@ -20,9 +21,11 @@ from pipnet.errors import (
     VideoError,
     WriteError,
 )
+from pipnet.hub import list_models
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.results import Face, FaceLandmarks
 from pipnet.scheme import LandmarkScheme
+from pipnet.video.landmarker import VideoLandmarker
 
 __version__ = "0.1.0"
 
@@ -35,10 +38,14 @@ __all__ = [
     "FaceLandmarks",
     "ImageError",
     "LandmarkScheme",
+    "LandmarkerConfig",
     "MissingExtraError",
     "ModelError",
     "PipnetError",
     "RecipeError",
+    "RuntimeConfig",
     "VideoError",
+    "VideoLandmarker",
     "WriteError",
+    "list_models",
 ]
