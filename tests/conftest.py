@@ -106,8 +106,9 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
     from pipnet.geometry import CropConfig, tight_box, to_fraction
     from pipnet.metadata import ModelMetadata
     from pipnet.model.checkpoint import save_checkpoint
+    from pipnet.model.config import ModelConfig
     from pipnet.model.neighbors import mean_face
-    from pipnet.model.pipnet import ModelConfig, PIPNet
+    from pipnet.model.pipnet import PIPNet
 
     def write(config: ModelConfig, scheme: str | None = None, shift: float = 0.0) -> Path:
         """A checkpoint for 300-W's or other landmarks, its answer shifted by a fraction of the crop."""

@@ -32,12 +32,15 @@ COMMANDS = [
 ]
 
 
-def test_public_names_are_complete():
-    assert set(pipnet.__all__) == {
-        "BoxError", "DataError", "DownloadError", "Face", "FaceLandmarker", "FaceLandmarks",
-        "ImageError", "LandmarkScheme", "MissingExtraError", "ModelError", "PipnetError", "RecipeError",
-        "VideoError", "WriteError",
-    }  # fmt: skip
+def test_package_exports_names_and_all_errors():
+    errors = {
+        name
+        for name, value in vars(pipnet.errors).items()
+        if isinstance(value, type) and issubclass(value, pipnet.PipnetError) and name != "MissingDataError"
+    }
+    assert errors <= set(pipnet.__all__)
+    assert all(hasattr(pipnet, name) for name in pipnet.__all__)
+    assert pipnet.hub.DEFAULT_MODEL in pipnet.list_models()
     assert all(hasattr(pipnet, name) for name in pipnet.__all__)
     assert metadata.version("pipnet") == pipnet.__version__
 

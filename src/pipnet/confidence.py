@@ -41,7 +41,7 @@ class Calibration:
         vote_std: Float32[np.ndarray, "faces landmarks"],
         mean_face: Float[np.ndarray, "landmarks 2"],
     ) -> Float32[np.ndarray, "faces landmarks"]:
-        """Return the chance that each landmark is off by more than `MAX_ERROR`, given the model's mean face."""
+        """Return the chance that each landmark is off by more than `MAX_ERROR`, by the model's mean face."""
         odds = np.exp(-_linear(self.wrong, features(scores, vote_std, mean_face)))
         return np.asarray(1 / (1 + odds), dtype=np.float32)
 

@@ -49,6 +49,4 @@ def fit(
     adapter.save(output)
     moved = np.linalg.norm(adapter(adapter.mean_shape) - adapter.mean_shape, axis=1).mean()
     share = 100 * moved / np.ptp(adapter.mean_shape[:, 0])
-    say(
-        f"{output}: fitted on {len(samples):,} faces; moves landmarks of the mean face by {share:.1f} % of its width"
-    )
+    say(f"{output}: fitted on {len(samples):,} faces; moves the mean face by {share:.1f} % of its width")
