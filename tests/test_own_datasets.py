@@ -483,3 +483,12 @@ def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, cap
     assert "research use only: trained on 300-W" in metadata["license"]
     assert metadata["training"].startswith("a.json all: ")
     assert "started from pipnet-300w-mbv2" in metadata["training"]
+
+
+def test_load_samples_reads_pseudo_labels():
+    """A network for other landmarks is trained on the labels of teachers alone."""
+    table = Path(__file__).parent / "format1" / "teacher_labels.csv"
+    samples, scheme, spec = load_samples(table, None, "aflw")
+    assert (len(samples), scheme.landmarks, spec.default_test) == (3, 19, "all")
+    with pytest.raises(DataError, match="19 landmarks"):
+        load_samples(table, None, "300w")

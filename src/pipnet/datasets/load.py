@@ -1,7 +1,8 @@
 """Reading the labeled faces of a path: `load_samples`.
 
 A path holds one of three things: a dataset of `DATASETS` in its official layout, a dataset prepared by
-``pipnet data prepare``, or the user's own annotations in any of `pipnet.annotations.formats`.
+``pipnet data prepare``, or the user's own annotations in any of `pipnet.annotations.formats` or as a table of
+pseudo-labels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from pipnet.annotations.base import placeholder_names
 from pipnet.annotations.formats import Annotations, read_annotations
 from pipnet.annotations.samples import FaceSample, map_scheme
+from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels
 from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropConfig
@@ -185,7 +187,11 @@ def _own_annotations(root: Path, scheme: LandmarkScheme | None, images: Path | N
             f"{root}: the landmark scheme is missing: use --data.scheme FILE.toml; "
             f"pipnet data scheme {root} proposes one"
         )
-    samples = _in_scheme(root, scheme, read_annotations(root, images))
+    if is_pseudo_labels(root):
+        annotations = Annotations([label.sample for label in read_pseudo_labels(root)], None)
+    else:
+        annotations = read_annotations(root, images)
+    samples = _in_scheme(root, scheme, annotations)
     attributes = sorted({attribute for sample in samples for attribute in sample.attributes})
 
     def read(_: Path, subset: str) -> list[FaceSample]:
