@@ -22,7 +22,7 @@ from pipnet.confidence import MAX_ERROR, Calibration, features
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.reliability import ReliabilityData, auroc, calibration_error, gain_of_dropping
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.training.calibrate import DOMAIN_SHIFT, fit, logistic, observe
 from unlabeled import photo_of
 

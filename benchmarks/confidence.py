@@ -35,7 +35,7 @@ from pipnet.evaluation.reliability import (
 from pipnet.geometry import Image, tight_box
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image
-from pipnet.papers.backgrounds import find_backgrounds
+from pipnet.papers.face_free_crops import find_backgrounds
 from pipnet.progress import track
 
 HERE = Path(__file__).parent

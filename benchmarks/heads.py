@@ -29,7 +29,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.pipnet import PIPNet
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.training.recipe import load_recipe
 from pipnet.training.trainer import train
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.matplotlib_figure import new_figure
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "scale.md"

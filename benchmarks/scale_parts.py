@@ -21,13 +21,13 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
-from pipnet.bulk.annotated_faces import AnnotatedFaces
-from pipnet.bulk.config import JobConfig, resolve
 from pipnet.bulk.export import ExportFormat, export
 from pipnet.bulk.inputs import find_references
 from pipnet.bulk.job import annotate
+from pipnet.bulk.job_config import JobConfig, resolve
+from pipnet.bulk.job_reader import AnnotatedFaces
 from pipnet.bulk.rows import face_rows, to_parquet
-from pipnet.bulk.shard import Shard
+from pipnet.bulk.shard_labeler import Shard
 from pipnet.bulk.store import ShardRecord, Store
 from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.io.image import decode_image
@@ -174,9 +174,8 @@ def stages(images: Path) -> dict[str, Any]:
 
 def _start_seconds(config: JobConfig) -> float:
     """Return the seconds that a new process takes until it can annotate."""
-    imports = (
-        "from pipnet.bulk.config import JobConfig; from pipnet.config import LandmarkerConfig, RuntimeConfig"
-    )
+    imports = "from pipnet.bulk.job_config import JobConfig"
+    imports += "; from pipnet.config import LandmarkerConfig, RuntimeConfig"
     started = time.perf_counter()
     subprocess.run([sys.executable, "-c", f"{imports}; {config!r}.load(1)"], check=True)
     return time.perf_counter() - started

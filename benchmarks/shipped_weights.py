@@ -24,7 +24,7 @@ from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
-from pipnet.evaluation.composites import SCALES, composites
+from pipnet.evaluation.composite_images import SCALES, composites
 from pipnet.evaluation.evaluate import FaceErrors, LabeledImage, decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.evaluation.report import plot_ced

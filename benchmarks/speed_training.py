@@ -88,14 +88,14 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
 
     The plain loop is that of a tutorial: float32, channels first, complete offset maps, an optimizer without
     fusion. Ours is that of the trainer: bf16 where the processor has it, channels last, offsets in the true
-    cells only, a fused optimizer, and `pipnet.training.cpu`. Both have the same gradient clipping, weight
-    decay, EMA and loader.
+    cells only, a fused optimizer, and `pipnet.training.cpu_speedups`. Both have the same gradient clipping,
+    weight decay, EMA and loader.
     """
     import torch
     from timm.utils.model_ema import ModelEmaV3
 
     from pipnet.model.pipnet import PIPNet
-    from pipnet.training.cpu import FastDepthwise, keep_freed_memory
+    from pipnet.training.cpu_speedups import FastDepthwise, keep_freed_memory
     from pipnet.training.optim import build_optimizer
     from pipnet.training.runtime import resolve_precision
 

@@ -30,7 +30,7 @@ from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import paired_gain
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.papers.protocols import EvaluationSet, tmd, tsd
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import RECORD, round_recipe, self_train

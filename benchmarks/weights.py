@@ -40,7 +40,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.pipnet import PIPNet
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.training.calibrate import calibrate
 from pipnet.training.dataset import FaceDataset
 from pipnet.training.prune import prune, pruned_metadata

@@ -10,8 +10,8 @@ import torch
 
 from pipnet import FaceLandmarker
 from pipnet.benchmark.candidates import Candidate, list_candidates, measure_memory
-from pipnet.benchmark.peers import installed_peers
-from pipnet.benchmark.reference import Reference
+from pipnet.benchmark.other_software import installed_peers
+from pipnet.benchmark.reference_model import Reference
 from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark, peer_error
 from pipnet.benchmark.stages import DETECTOR, MAPS, TOTAL, stages
 from pipnet.benchmark.timing import Timing, time_interleaved

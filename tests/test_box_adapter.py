@@ -28,9 +28,9 @@ from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.inference.detectors.base import Detections
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from pipnet.model.predictor import TorchModel
-from pipnet.training.box_adapters import fit_box_adapters, fit_detector, tabled_boxes
-from pipnet.training.labeling import label_faces
+from pipnet.model.torch_model import TorchModel
+from pipnet.training.fit_box_adapters import fit_box_adapters, fit_detector, tabled_boxes
+from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig
 from pipnet.training.self_training import adapt_teacher_boxes
 

@@ -17,7 +17,7 @@ from pipnet.geometry import tight_box
 from pipnet.inference.backends.base import CropLandmarks
 from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.training.calibrate import calibrate, observe
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError
-from pipnet.evaluation.composites import HEIGHT, SCALES, WIDTH, composites
+from pipnet.evaluation.composite_images import HEIGHT, SCALES, WIDTH, composites
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import (
     area_under_curve,

@@ -15,9 +15,9 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.prepare import prepare
-from pipnet.datasets.scheme_inference import mirror_pairs, propose_scheme
+from pipnet.datasets.scheme_proposal import mirror_pairs, propose_scheme
 from pipnet.errors import BoxError, DataError
-from pipnet.evaluation.composites import composites
+from pipnet.evaluation.composite_images import composites
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import CropConfig, tight_box

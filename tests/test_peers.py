@@ -11,7 +11,7 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import FaceErrors
-from pipnet.evaluation.peers import compare_with_peer
+from pipnet.evaluation.peer_comparison import compare_with_peer
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import write_image
 

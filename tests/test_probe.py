@@ -21,8 +21,8 @@ from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
 from pipnet.model.pipnet import PIPNet
-from pipnet.papers.backgrounds import find_backgrounds, head_boxes, texture
 from pipnet.papers.blank_images import load_blank_checkpoint, train_on_blank_images
+from pipnet.papers.face_free_crops import find_backgrounds, head_boxes, texture
 from pipnet.papers.position_prior import (
     check_score_maps,
     predict_score_maps,

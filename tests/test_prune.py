@@ -13,7 +13,7 @@ from pipnet.geometry import CropConfig
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.config import ModelConfig
 from pipnet.model.pipnet import PIPNet
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.augment import Augmentation
 from pipnet.training.dataset import FaceDataset

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipnet.datasets.registry import DATASETS
 from pipnet.model.pipnet import PIPNet
-from pipnet.papers.comparison import BACKBONES
+from pipnet.papers.paper_report import BACKBONES
 from pipnet.papers.published import published
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.recipe import load_recipe

@@ -13,7 +13,7 @@ from pipnet.evaluation.metrics import paired_gain
 from pipnet.evaluation.record import read_records
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image
-from pipnet.papers.comparison import compare, markdown
+from pipnet.papers.paper_report import compare, markdown
 from pipnet.papers.published import (
     BENCHMARKS,
     TRAINING_FACES,

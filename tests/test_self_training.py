@@ -22,8 +22,8 @@ from pipnet.geometry import tight_box
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
-from pipnet.model.predictor import TorchModel
-from pipnet.training.labeling import label_faces
+from pipnet.model.torch_model import TorchModel
+from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig, load_recipe
 from pipnet.training.self_training import LABELS, check_detector, round_recipe, self_train, unlabeled_faces
 from pipnet.training.split import load_split

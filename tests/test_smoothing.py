@@ -8,9 +8,9 @@ import pytest
 
 from pipnet.errors import PipnetError
 from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, FaceSmoother, OneEuroConfig
-from pipnet.video.landmarker import FrameFaces, smooth_frames
 from pipnet.video.reader import Frame
 from pipnet.video.savgol_smoother import SavgolSmoother
+from pipnet.video.video_landmarker import FrameFaces, smooth_frames
 
 # -- causal smoothing ----------------------------------------------------------------------------------
 

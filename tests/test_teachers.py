@@ -17,13 +17,13 @@ from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import affine, similarity, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
-from pipnet.inference.backends.external import ExternalModel, ExternalModelConfig
+from pipnet.inference.backends.external_model import ExternalModel, ExternalModelConfig
 from pipnet.inference.backends.load import load_model
 from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.labeling import label_faces
+from pipnet.training.landmark_adapter import LandmarkAdapter
+from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import load_recipe
-from pipnet.training.shape_adapter import ShapeAdapter
 from pipnet.training.teachers import HALF_WEIGHT, Teacher, check_teachers, consensus
 from pipnet.training.trainer import Trainer
 
@@ -114,9 +114,9 @@ def test_shape_adapter_learns_another_definition(shared, tmp_path):
         lower = affine(face, upright)
         lower[5:12, 1] += 0.1 * np.ptp(source[0][:, 1])
         face[:] = affine(lower, np.linalg.inv(np.vstack([upright, [0, 0, 1]]))[:2])
-    adapter = ShapeAdapter.fit(source[::2], target[::2], scheme)
+    adapter = LandmarkAdapter.fit(source[::2], target[::2], scheme)
     adapter.save(tmp_path / "adapter.npz")
-    adapter = ShapeAdapter.load(tmp_path / "adapter.npz")
+    adapter = LandmarkAdapter.load(tmp_path / "adapter.npz")
     before = np.linalg.norm(source[1::2] - target[1::2], axis=2).mean()
     after = np.mean(
         [
@@ -132,10 +132,10 @@ def test_shape_adapter_learns_another_definition(shared, tmp_path):
 
 def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
     with pytest.raises(DataError, match="too few"):
-        ShapeAdapter.fit(np.zeros((3, 68, 2)), np.zeros((3, 68, 2)), LandmarkScheme.load("300w"))
+        LandmarkAdapter.fit(np.zeros((3, 68, 2)), np.zeros((3, 68, 2)), LandmarkScheme.load("300w"))
     (tmp_path / "a.npz").write_bytes(b"nothing")
     with pytest.raises(DataError, match="not a readable adapter"):
-        ShapeAdapter.load(tmp_path / "a.npz")
+        LandmarkAdapter.load(tmp_path / "a.npz")
 
 
 # -- consensus -------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_teacher_fit_writes_an_adapter(external, small_300w, shared, tmp_path):
     out = tmp_path / "adapter.npz"
     words = ["teacher", "fit", "pipnet-tiny", "--data", str(shared / "data" / "300w"), "--subset", "afw"]
     assert main([*words, "-o", str(out)]) == 0
-    assert ShapeAdapter.load(out).scheme == "300w"
+    assert LandmarkAdapter.load(out).scheme == "300w"
 
 
 # -- weights of landmarks, partly labeled faces ------------------------------------------------------------

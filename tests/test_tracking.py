@@ -9,9 +9,9 @@ import pytest
 from pipnet import FaceLandmarker
 from pipnet.errors import PipnetError
 from pipnet.io.image import read_image
-from pipnet.video.landmarker import VideoLandmarker
 from pipnet.video.reader import VideoReader
 from pipnet.video.tracker import FaceTracker
+from pipnet.video.video_landmarker import VideoLandmarker
 from pipnet.video.writer import VideoWriter
 
 

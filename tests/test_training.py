@@ -548,7 +548,7 @@ def test_box_adapters_are_fitted_once_and_when_saved(recipe, tmp_path, monkeypat
     trainer.fit(max_steps=1)
     (cached,) = (tmp_path / "cache" / "box_adapters").iterdir()
     adapters = load_checkpoint(tmp_path / "a" / "last.safetensors")[1].box_adapters
-    monkeypatch.setattr("pipnet.training.box_adapters.search", None)  # a second fit would fail
+    monkeypatch.setattr("pipnet.training.fit_box_adapters.search", None)  # a second fit would fail
     assert Trainer(recipe, tmp_path / "b").box_adapters == adapters
     cached.write_text("damaged")
     monkeypatch.undo()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipnet.training.cpu import FastDepthwise, keep_freed_memory
+from pipnet.training.cpu_speedups import FastDepthwise, keep_freed_memory
 
 UNITS = {torch.float64: 32, torch.bfloat16: 0.5}
 """Tolerance beside twice torch's error, in units of the last place of the largest value."""
@@ -86,7 +86,7 @@ def test_keep_freed_memory_restores_the_defaults(monkeypatch):
         def mallopt(self, option, value):
             options[option] = value
 
-    monkeypatch.setattr("pipnet.training.cpu.ctypes.CDLL", lambda _: Library())
+    monkeypatch.setattr("pipnet.training.cpu_speedups.ctypes.CDLL", lambda _: Library())
     with keep_freed_memory():
         assert options == {-4: 0, -1: 2**31 - 1, -2: 2**28, -8: 1}
     assert options == {-4: 65536, -1: 2**17, -2: 2**17, -8: 8 * os.cpu_count()}

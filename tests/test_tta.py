@@ -15,7 +15,7 @@ from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import CropConfig
 from pipnet.inference.backends.base import CropLandmarks
-from pipnet.inference.tta import predict_tta, tta_views
+from pipnet.inference.tta import predict_crops, tta_views
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.papers.tta_maps import tta_maps
@@ -45,7 +45,7 @@ def test_predict_tta_undoes_every_view(landmarker, tta):
     y, x = np.mgrid[:200, :200]
     spot = (255 * np.exp(-((x - 92) ** 2 + (y - 113) ** 2) / 50)).astype(np.uint8)[..., None].repeat(3, 2)
     box = np.float32([[60, 75, 120, 135]])
-    prediction = predict_tta(BrightnessModel(landmarker.metadata), [spot, spot], [box, box + 3], tta)
+    prediction = predict_crops(BrightnessModel(landmarker.metadata), [spot, spot], [box, box + 3], tta)
     np.testing.assert_allclose(prediction.points, np.broadcast_to([92, 113], (2, 68, 2)), atol=0.1)
     assert (prediction.tta_std < 2e-3).all()
     np.testing.assert_array_equal(prediction.crop_boxes, np.concatenate([box, box + 3]))
@@ -54,7 +54,7 @@ def test_predict_tta_undoes_every_view(landmarker, tta):
 def test_prediction_splits_by_image(landmarker, portrait):
     image = read_image(portrait)
     boxes = np.float32([[179, 88, 268, 183], [1, 1, 99, 99], [20, 20, 80, 80]])
-    together = predict_tta(landmarker.model, [image, image, image], [boxes[:2], boxes[:0], boxes[2:]])
+    together = predict_crops(landmarker.model, [image, image, image], [boxes[:2], boxes[:0], boxes[2:]])
     parts = together.split([2, 0, 1])
     assert [len(part.points) for part in parts] == [2, 0, 1]
     for field, first, last in zip(together, parts[0], parts[2], strict=True):

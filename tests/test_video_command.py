@@ -12,8 +12,8 @@ from clips import remux
 from pipnet.cli import main
 from pipnet.errors import PipnetError
 from pipnet.io.signals import exit_on_signals
-from pipnet.video.landmarker import VideoLandmarker
 from pipnet.video.reader import VideoReader
+from pipnet.video.video_landmarker import VideoLandmarker
 
 
 def test_video_command_writes_video_and_json_lines(short, tmp_path, capsys):

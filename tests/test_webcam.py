@@ -24,9 +24,9 @@ from pipnet.cli import main
 from pipnet.errors import MissingExtraError, PipnetError, VideoError
 from pipnet.io.image import read_image
 from pipnet.video.camera import LiveReader
-from pipnet.video.landmarker import VideoLandmarker
-from pipnet.video.preview import Preview
+from pipnet.video.preview_page import Preview
 from pipnet.video.reader import VideoReader
+from pipnet.video.video_landmarker import VideoLandmarker
 from pipnet.video.writer import VideoWriter
 
 RESPONSE_HEADER = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=next\r\n\r\n"

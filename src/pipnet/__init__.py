@@ -25,7 +25,7 @@ from pipnet.hub import list_models
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.results import Face, FaceLandmarks
 from pipnet.scheme import LandmarkScheme
-from pipnet.video.landmarker import VideoLandmarker
+from pipnet.video.video_landmarker import VideoLandmarker
 
 __version__ = "0.1.0"
 

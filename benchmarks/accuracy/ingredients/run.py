@@ -31,7 +31,7 @@ from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.load import load_model
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import teach

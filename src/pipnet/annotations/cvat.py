@@ -25,16 +25,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipnet.annotations.base import Annotations, in_order
-from pipnet.annotations.collector import FaceCollector
-from pipnet.annotations.fields import as_text, parse_number, quoted
-from pipnet.annotations.files import read_text, relative_name
+from pipnet.annotations.annotation_set import Annotations, in_order
+from pipnet.annotations.checked_values import as_text, parse_number, quoted
+from pipnet.annotations.face_collector import FaceCollector
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError
 from pipnet.geometry import Points
 from pipnet.io.atomic import write_text
 from pipnet.io.image import image_size
+from pipnet.io.text import read_text, relative_name
 
 _LABEL = "face"
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")

@@ -12,16 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipnet.annotations.base import Annotations
+from pipnet.annotations.annotation_set import Annotations
+from pipnet.annotations.checked_values import read_json
 from pipnet.annotations.coco import read_coco, write_coco
-from pipnet.annotations.csv_table import read_csv, write_csv
+from pipnet.annotations.csv_landmarks import read_csv, write_csv
 from pipnet.annotations.cvat import read_cvat, write_cvat
-from pipnet.annotations.fields import read_json
-from pipnet.annotations.files import is_file, is_folder
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.label_studio import read_label_studio, write_label_studio
 from pipnet.annotations.pts_folder import read_pts_folder, write_pts_folder
 from pipnet.errors import DataError
+from pipnet.io.text import is_file, is_folder
 
 __all__ = ["Annotations", "FileFormat", "ImageFinder", "read_annotations", "write_annotations"]
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from pipnet.annotations.fields import quoted
-from pipnet.annotations.files import is_file
+from pipnet.annotations.checked_values import quoted
 from pipnet.errors import DataError
 from pipnet.io.discovery import files_below, images_below
 from pipnet.io.image import IMAGE_SUFFIXES
+from pipnet.io.text import is_file
 
 
 class ImageFinder:

@@ -23,16 +23,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipnet.annotations.base import Annotations, in_order
-from pipnet.annotations.collector import FaceCollector
-from pipnet.annotations.fields import as_id, as_list, as_number, as_object, as_text, objects, quoted
-from pipnet.annotations.files import relative_name
+from pipnet.annotations.annotation_set import Annotations, in_order
+from pipnet.annotations.checked_values import as_id, as_list, as_number, as_object, as_text, objects, quoted
+from pipnet.annotations.face_collector import FaceCollector
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError
 from pipnet.geometry import Box, tight_box, xywh_to_xyxy
 from pipnet.io.atomic import write_text
 from pipnet.io.image import IMAGE_SUFFIXES, image_size
+from pipnet.io.text import relative_name
 
 _Region = Mapping[str, object]
 _ORDER = "landmarks"

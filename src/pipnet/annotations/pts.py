@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.fields import MAX_COORDINATE
-from pipnet.annotations.files import read_text
+from pipnet.annotations.checked_values import MAX_COORDINATE
 from pipnet.errors import DataError
 from pipnet.geometry import Points
 from pipnet.io.atomic import write_text
+from pipnet.io.text import read_text
 
 
 def read_pts(path: str | Path, landmarks: int | None = None) -> Points:

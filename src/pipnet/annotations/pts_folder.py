@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.base import Annotations
-from pipnet.annotations.collector import FaceCollector
+from pipnet.annotations.annotation_set import Annotations
+from pipnet.annotations.face_collector import FaceCollector
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.pts import read_pts, write_pts
 from pipnet.annotations.samples import FaceSample

@@ -103,7 +103,7 @@ def _load_torch(candidate: Candidate) -> CropModel:
         import torch
 
         from pipnet.model.checkpoint import load_checkpoint
-        from pipnet.model.predictor import TorchModel
+        from pipnet.model.torch_model import TorchModel
     except ImportError as error:
         raise MissingExtraError(str(error.name), "train") from None
     network, metadata = load_checkpoint(candidate.file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from pipnet.benchmark.run import Report
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 
 _MARKERS = "osD^"
 """Markers of the figure. Each is used for ten rows, because there are ten colors."""

@@ -16,7 +16,7 @@ import numpy as np
 import pipnet
 from pipnet.annotations.samples import FaceSample
 from pipnet.benchmark.candidates import Candidate, measure_memory, run_on_noise, with_threads
-from pipnet.benchmark.peers import Peer, installed_peers
+from pipnet.benchmark.other_software import Peer, installed_peers
 from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_interleaved
 from pipnet.datasets.load import load_samples
@@ -148,7 +148,7 @@ def throughput(candidate: Candidate, model: CropModel, rounds: int) -> dict[int,
 def _reference_runs(candidates: Sequence[Candidate]) -> dict[str, Callable[[], object]]:
     """Return the reference for each number of threads; nothing without torch."""
     try:
-        from pipnet.benchmark.reference import Reference
+        from pipnet.benchmark.reference_model import Reference
     except ImportError:
         return {}
     return {REFERENCE.format(n): Reference(n) for n in sorted({c.threads for c in candidates})}

@@ -14,10 +14,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipnet.annotations.files import is_folder
 from pipnet.errors import DataError, MissingExtraError
 from pipnet.io.discovery import files_below
 from pipnet.io.image import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
+from pipnet.io.text import is_folder
 
 _CONTAINERS = {".txt", ".tar", ".parquet"}
 """Suffixes of files that name or contain images."""

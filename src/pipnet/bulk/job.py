@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pipnet
-from pipnet.bulk.config import JobConfig
 from pipnet.bulk.engines.base import Engine, run_shards
 from pipnet.bulk.inputs import common_folder, find_inputs, find_references
+from pipnet.bulk.job_config import JobConfig
 from pipnet.bulk.store import FORMAT, ShardRecord, Store
 from pipnet.bulk.worker import WorkerConfig
 from pipnet.errors import DataError

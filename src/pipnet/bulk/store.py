@@ -25,7 +25,7 @@ from typing import Any
 
 from pipnet.bulk.crash_journal import CrashJournal
 from pipnet.bulk.inputs import ImageReference
-from pipnet.bulk.shard import Shard
+from pipnet.bulk.shard_labeler import Shard
 from pipnet.errors import DataError, MissingExtraError, WriteError
 from pipnet.io.atomic import atomic_write
 

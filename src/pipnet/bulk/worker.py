@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import PIL.Image
 
-from pipnet.bulk.config import JobConfig
 from pipnet.bulk.crash_journal import Attempt
-from pipnet.bulk.reader import ImageReader
+from pipnet.bulk.image_reader import ImageReader
+from pipnet.bulk.job_config import JobConfig
 from pipnet.bulk.rows import to_parquet
-from pipnet.bulk.shard import Shard, ShardLabeler
+from pipnet.bulk.shard_labeler import Shard, ShardLabeler
 from pipnet.bulk.store import ShardRecord, Store
 from pipnet.errors import DataError, PipnetError, WriteError
 from pipnet.inference.landmarker import FaceLandmarker

@@ -53,7 +53,7 @@ _GROUPS = {
         {
             "prepare": "data:prepare",
             "convert": "data:convert",
-            "check": "check_labels:check",
+            "check": "data_check:check",
             "scheme": "data:scheme",
             "view": "data:view",
         },

@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from pipnet.bulk.config import JobConfig, resolve
 from pipnet.bulk.engines.base import Engine
 from pipnet.bulk.engines.local import LocalEngine
 from pipnet.bulk.export import ExportFormat, export
 from pipnet.bulk.inputs import parquet
 from pipnet.bulk.job import Summary
 from pipnet.bulk.job import annotate as run_job
+from pipnet.bulk.job_config import JobConfig, resolve
 from pipnet.bulk.store import Store
 from pipnet.bulk.worker import WorkerConfig
 from pipnet.cli import say

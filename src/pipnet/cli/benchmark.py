@@ -13,7 +13,7 @@ from pipnet.benchmark.report import draw, to_table
 from pipnet.benchmark.run import benchmark as run_benchmark
 from pipnet.cli import say
 from pipnet.config import Precision
-from pipnet.evaluation.figure import require_figures
+from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.atomic import make_folder, write_text
 

@@ -49,7 +49,7 @@ def calibrate(
     """
     try:
         from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
-        from pipnet.model.predictor import TorchModel
+        from pipnet.model.torch_model import TorchModel
         from pipnet.training.calibrate import calibrate as fit
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None

@@ -19,7 +19,7 @@ from pipnet.config import RuntimeConfig
 from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.prepare import prepare as prepare_subsets
 from pipnet.datasets.registry import DATASETS
-from pipnet.datasets.scheme_inference import Proposal, check_mirror_pairs, propose_scheme
+from pipnet.datasets.scheme_proposal import Proposal, check_mirror_pairs, propose_scheme
 from pipnet.errors import DataError, PipnetError
 from pipnet.evaluation.gallery.faces import read_faces
 from pipnet.evaluation.gallery.page import INDEX, Heading, write_gallery

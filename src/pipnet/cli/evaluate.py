@@ -15,12 +15,12 @@ from pipnet.cli import say
 from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, to_options  # noqa: F401  (TTA: for cyclopts)
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, PipnetError
-from pipnet.evaluation.composites import SCALES
-from pipnet.evaluation.composites import composites as make_composites
+from pipnet.evaluation.composite_images import SCALES
+from pipnet.evaluation.composite_images import composites as make_composites
 from pipnet.evaluation.evaluate import Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
-from pipnet.evaluation.figure import require_figures
-from pipnet.evaluation.peers import compare_with_peer, peers_table
+from pipnet.evaluation.matplotlib_figure import require_figures
+from pipnet.evaluation.peer_comparison import compare_with_peer, peers_table
 from pipnet.evaluation.record import write_record
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
 from pipnet.hub import DEFAULT_MODEL

@@ -48,7 +48,7 @@ def import_weights(
     try:
         from pipnet.model.checkpoint import save_checkpoint
         from pipnet.papers.authors_weights import load_official
-        from pipnet.training.box_adapters import fit_box_adapters
+        from pipnet.training.fit_box_adapters import fit_box_adapters
     except (ImportError, RuntimeError) as error:
         raise cannot_import(error) from None
     target = output or checkpoint.with_suffix(".safetensors")

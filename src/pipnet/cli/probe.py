@@ -16,7 +16,7 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.cli import cannot_import, say
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, PipnetError
-from pipnet.evaluation.figure import require_figures
+from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.geometry import Box, Image, crop, tight_box
 from pipnet.inference.detectors.base import FaceDetector
 from pipnet.inference.detectors.load import load_detector
@@ -24,7 +24,7 @@ from pipnet.io.atomic import make_folder, write_text
 from pipnet.io.discovery import find_images
 from pipnet.io.image import read_image
 from pipnet.metadata import ModelMetadata
-from pipnet.papers.backgrounds import Photo, find_backgrounds
+from pipnet.papers.face_free_crops import Photo, find_backgrounds
 from pipnet.progress import track
 
 _PHOTOS_PER_BACKGROUND = 3

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from pipnet.cli import say
 from pipnet.evaluation.record import read_records
 from pipnet.io.atomic import write_text
-from pipnet.papers.comparison import compare, markdown, plot_comparison
+from pipnet.papers.paper_report import compare, markdown, plot_comparison
 
 
 def report(

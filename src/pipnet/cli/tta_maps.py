@@ -41,7 +41,7 @@ def tta_maps(
         raise PipnetError(f"-o {output}: a figure's name must end in one of {', '.join(_SUFFIXES)}")
     try:
         from pipnet.model.checkpoint import load_checkpoint
-        from pipnet.model.predictor import TorchModel
+        from pipnet.model.torch_model import TorchModel
         from pipnet.papers import tta_maps as maps
         from pipnet.papers.position_prior import probed_landmarks
     except (ImportError, RuntimeError) as error:

@@ -19,10 +19,10 @@ from pipnet.inference.draw import draw_labels
 from pipnet.io.signals import exit_on_signals
 from pipnet.progress import track
 from pipnet.video.camera import LiveReader
-from pipnet.video.landmarker import FrameFaces, VideoLandmarker
-from pipnet.video.preview import Preview
+from pipnet.video.preview_page import Preview
 from pipnet.video.reader import VideoReader
 from pipnet.video.tracker import DETECT_EVERY
+from pipnet.video.video_landmarker import FrameFaces, VideoLandmarker
 from pipnet.video.writer import VideoWriter, check_output
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipnet.annotations.files import read_text
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import xywh_to_xyxy
+from pipnet.io.text import read_text
 
 FACES = 202_599
 """The published number of faces."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from pipnet.annotations.csv_files import CsvReader
 from pipnet.annotations.pts import read_pts
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.w300 import image_beside
 from pipnet.errors import DataError, MissingDataError
+from pipnet.io.csv_file import CsvReader
 
 PEOPLE = {"train": range(1, 301), "val": range(301, 351), "test": range(351, 401), "all": range(1, 401)}
 """The fixed split, by person."""

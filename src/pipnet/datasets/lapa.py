@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.files import read_text
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.w300 import image_beside
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import Points
+from pipnet.io.text import read_text
 
 _POINTS = 106
 

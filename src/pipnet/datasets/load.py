@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.base import placeholder_names
+from pipnet.annotations.annotation_set import placeholder_names
 from pipnet.annotations.formats import Annotations, read_annotations
 from pipnet.annotations.samples import FaceSample, map_scheme
 from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels

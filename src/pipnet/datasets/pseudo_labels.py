@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.annotations.csv_files import CsvReader, write_csv_file
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError
+from pipnet.io.csv_file import CsvReader, write_csv_file
 
 _QUALITY = ("mean_score", "vote_std", "label_std")
 _HEADER = ["image", "name", *_QUALITY]

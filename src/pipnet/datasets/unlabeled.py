@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.csv_files import CsvReader, write_csv_file
-from pipnet.annotations.files import is_file, read_text, relative_name
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
+from pipnet.io.csv_file import CsvReader, write_csv_file
 from pipnet.io.discovery import images_below
+from pipnet.io.text import is_file, read_text, relative_name
 from pipnet.video.reader import VIDEO_SUFFIXES
 from pipnet.video.sampling import sample_frames
 

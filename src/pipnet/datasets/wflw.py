@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.files import read_text
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, MissingDataError
+from pipnet.io.text import read_text
 
 ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 

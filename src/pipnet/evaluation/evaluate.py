@@ -115,7 +115,7 @@ def evaluate(
 
     Args:
         landmarker: the model and the detector.
-        images: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composites`.
+        images: the faces, in the model's scheme; see `decoded` and `pipnet.evaluation.composite_images`.
         spec: the dataset of the faces.
         true_boxes: whether the model is given the true boxes, or the boxes that the detector finds.
         norm: the unit of the errors: the scheme's norm, the side of the face box or its diagonal, the longer

@@ -20,7 +20,7 @@ from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.metrics import Interval, bootstrap_mean, norm_distance, point_errors
 from pipnet.geometry import CropConfig, Image, crop, tight_box
 from pipnet.inference.backends.base import CropModel
-from pipnet.inference.tta import predict_tta
+from pipnet.inference.tta import predict_crops
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
 _RECROPS = 3
@@ -97,7 +97,7 @@ def _check(
 ) -> CheckedFace:
     box = tight_box(sample.points)
     for _ in range(_RECROPS):
-        points = predict_tta(model, [image], [box[None]], "flip").points[0]
+        points = predict_crops(model, [image], [box[None]], "flip").points[0]
         box = tight_box(points)
     prediction = points if mapping is None else mapping(points).astype(np.float32)
     offset = float(np.nanmean(sample.points[:, 0] - prediction[:, 0]))

@@ -42,7 +42,7 @@ class EvaluationRecord:
     detector: str | None
     """The detector that found the faces; None: the true boxes were given."""
     composites: bool
-    """Whether the faces were pasted into larger images, see `pipnet.evaluation.composites`."""
+    """Whether the faces were pasted into larger images, see `pipnet.evaluation.composite_images`."""
     refine_steps: int
     """How often each face was cropped again around its prediction."""
     tta: str

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.evaluation.metrics import Interval, bootstrap
 
 BINS = 15

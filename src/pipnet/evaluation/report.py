@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pipnet.evaluation.contact_sheet import face_tile, sheet
 from pipnet.evaluation.evaluate import FaceErrors, LabeledImage
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.evaluation.metrics import cumulative_errors
 from pipnet.io.image import write_image
 from pipnet.scheme import LandmarkScheme

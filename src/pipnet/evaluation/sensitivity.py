@@ -18,7 +18,7 @@ from rich.table import Table
 from pipnet.box_adapter import BoxAdapter
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import LabeledImage
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.evaluation.metrics import bootstrap_mean, failure_rate, norm_distance, point_errors
 from pipnet.geometry import box_iou
 from pipnet.inference.detectors.base import Detections

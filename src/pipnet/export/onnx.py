@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipnet.errors import MissingExtraError
-from pipnet.export.metadata import set_metadata
+from pipnet.export.onnx_metadata import set_metadata
 from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
 from pipnet.model.heads.base import Landmarks

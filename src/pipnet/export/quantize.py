@@ -25,8 +25,8 @@ from onnx import TensorProto, numpy_helper
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, MissingExtraError, ModelError, one_line
-from pipnet.export.metadata import set_metadata
 from pipnet.export.onnx import log_level, store_in_half
+from pipnet.export.onnx_metadata import set_metadata
 from pipnet.geometry import crop
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image

@@ -17,7 +17,7 @@ from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import Detector, load_detector
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import predict_any_rotation, search_rotations
-from pipnet.inference.tta import Prediction, predict_tta
+from pipnet.inference.tta import Prediction, predict_crops
 
 
 class Pipeline:
@@ -86,9 +86,9 @@ class Pipeline:
         """
         ends = np.cumsum([len(boxes) for boxes in crop_boxes])[:-1]
         for _ in range(self.config.refine_steps):
-            rough = predict_tta(self.model, images, crop_boxes)
+            rough = predict_crops(self.model, images, crop_boxes)
             crop_boxes = np.split(self.around(rough.points), ends)
-        predict = predict_any_rotation if self.config.any_rotation else predict_tta
+        predict = predict_any_rotation if self.config.any_rotation else predict_crops
         return predict(self.model, images, crop_boxes, self.config.tta)
 
     def around(self, points: Float32[np.ndarray, "faces landmarks 2"]) -> Float32[np.ndarray, "faces 4"]:

@@ -20,7 +20,7 @@ from pipnet.config import TTA
 from pipnet.geometry import Affine, Image, affine, similarity, tight_box
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.detectors.base import Detections, FaceDetector
-from pipnet.inference.tta import Prediction, predict_tta
+from pipnet.inference.tta import Prediction, predict_crops
 from pipnet.metadata import ModelMetadata
 
 _MIN_SCORE = 0.55
@@ -73,7 +73,7 @@ def predict_any_rotation(
     crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
     tta: TTA = "none",
 ) -> Prediction:
-    """Predict as `pipnet.inference.tta.predict_tta`, for faces at any roll."""
+    """Predict as `pipnet.inference.tta.predict_crops`, for faces at any roll."""
     faces = _Faces(model, images, crop_boxes)
     tried = {0.0: faces.best.points.copy()}
     for angle in _TURNS:  # around the given box
@@ -143,7 +143,7 @@ class _Faces:
         tta: TTA = "none",
     ) -> Prediction:
         """Predict some faces in crops around these boxes, turned clockwise by degrees."""
-        return predict_tta(self.model, [self.images[i] for i in faces], list(boxes[:, None]), tta, turns)
+        return predict_crops(self.model, [self.images[i] for i in faces], list(boxes[:, None]), tta, turns)
 
     def around(
         self, points: Float32[np.ndarray, "some landmarks 2"], rolls: Float[np.ndarray, " some"]

@@ -78,7 +78,7 @@ def tta_views(tta: TTA, size: int) -> list[View]:
     return [View(_matrix(*way, mirrored, size), mirrored) for way in ways for mirrored in sides]
 
 
-def predict_tta(
+def predict_crops(
     model: CropModel,
     images: Sequence[Image],
     crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 
 from pipnet.errors import ModelError
-from pipnet.evaluation.figure import new_figure
+from pipnet.evaluation.matplotlib_figure import new_figure
 from pipnet.geometry import Image
 from pipnet.model.pipnet import PIPNet
 from pipnet.scheme import LandmarkScheme

@@ -24,7 +24,7 @@ from pipnet.geometry import tight_box
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.progress import track
 from pipnet.training.recipe import Recipe
 from pipnet.training.self_training import FRAMES, self_train

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.config import TTA
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.geometry import Affine, Box, Image, affine, box_to_crop, compose, warp
 from pipnet.inference.tta import tta_views
 from pipnet.metadata import ModelMetadata

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from pipnet.evaluation.figure import new_figure, require_figures, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, require_figures, save_figure
 from pipnet.io.atomic import write_text
 
 

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 import pipnet
 from pipnet.errors import PipnetError, RecipeError
 from pipnet.model.distributed import launched_world_size
-from pipnet.training.cpu import keep_freed_memory
+from pipnet.training.cpu_speedups import keep_freed_memory
 from pipnet.training.recipe import Recipe
 
 

@@ -28,10 +28,10 @@ from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
 from pipnet.model.distributed import launched_world_size
-from pipnet.model.predictor import TorchModel
+from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.label_sheet import draw_quality
-from pipnet.training.labeling import label_faces
+from pipnet.training.pseudo_label_sheet import draw_quality
+from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import PseudoConfig, Recipe, SelfTrainingConfig
 from pipnet.training.runtime import resolve_precision
 from pipnet.training.teachers import Teacher, check_teachers

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.annotations.samples import FaceSample, split_by_group, without_label_offset
-from pipnet.bulk.annotated_faces import AnnotatedFaces, is_annotated
+from pipnet.bulk.job_reader import AnnotatedFaces, is_annotated
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import DataError, RecipeError
 from pipnet.geometry import tight_box
 from pipnet.scheme import LandmarkScheme
-from pipnet.training.labeling import is_implausible
+from pipnet.training.pseudo_labeling import is_implausible
 from pipnet.training.recipe import PseudoConfig, Recipe
 
 MIN_COMPLETE = 50

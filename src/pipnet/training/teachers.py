@@ -1,9 +1,9 @@
 """Pseudo-labels by the consensus of several teachers.
 
 A teacher is any network that finds landmarks on crops: one of pipnet, or of another project
-(`pipnet.inference.backends.external`). Each predicts a face and its mirror image, which cancels a bias
+(`pipnet.inference.backends.external_model`). Each predicts a face and its mirror image, which cancels a bias
 towards one side. The prediction is mapped to the common scheme by the mapping that comes with pipnet and,
-where one was fitted, by a `ShapeAdapter`. The label is the weighted mean of the teachers; the more they
+where one was fitted, by a `LandmarkAdapter`. The label is the weighted mean of the teachers; the more they
 disagree about a landmark, the lower is its loss weight.
 """
 
@@ -25,12 +25,12 @@ from pipnet.evaluation.evaluate import decoded
 from pipnet.geometry import Image, tight_box
 from pipnet.hub import find_model
 from pipnet.inference.backends.base import CropModel
-from pipnet.inference.backends.external import ExternalModel
+from pipnet.inference.backends.external_model import ExternalModel
 from pipnet.inference.backends.load import load_model
-from pipnet.inference.tta import predict_tta
+from pipnet.inference.tta import predict_crops
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme, SchemeMapping
-from pipnet.training.shape_adapter import ShapeAdapter
+from pipnet.training.landmark_adapter import LandmarkAdapter
 
 CROP_SCALE = 1.2
 """Crops are this factor times the longer side of the landmark box; distances are fractions of the crop."""
@@ -48,7 +48,7 @@ class Teacher:
     model: CropModel
     weight: float = 1.0
     """Its weight in the consensus."""
-    adapter: ShapeAdapter | None = None
+    adapter: LandmarkAdapter | None = None
     """From its definition of the landmarks to that of the labels, for labels of the adapter's scheme."""
 
     @classmethod
@@ -65,11 +65,11 @@ class Teacher:
         if path.suffix == ".toml":
             model = ExternalModel(path)
             file = model.config.adapter
-            adapter = None if file is None else ShapeAdapter.load(file)
+            adapter = None if file is None else LandmarkAdapter.load(file)
             return cls(model, model.config.teacher_weight, adapter)
         if path.suffix == ".safetensors":
             from pipnet.model.checkpoint import load_checkpoint
-            from pipnet.model.predictor import TorchModel
+            from pipnet.model.torch_model import TorchModel
 
             return cls(TorchModel(*load_checkpoint(path)))
         return cls(load_model(find_model(name), RuntimeConfig()))
@@ -90,7 +90,7 @@ class Teacher:
         Raises:
             DataError: there is no mapping from the teacher's scheme to this one.
         """
-        points = predict_tta(self.model, images, [box[None] for box in boxes], "flip").points
+        points = predict_crops(self.model, images, [box[None] for box in boxes], "flip").points
         name = self.model.metadata.scheme.name
         if name != scheme.name:
             mapping = SchemeMapping.load(name, scheme.name)
@@ -147,7 +147,7 @@ def check_teachers(teachers: Sequence[Teacher], scheme: LandmarkScheme) -> None:
             SchemeMapping.load(metadata.scheme.name, scheme.name)
 
 
-def fit_adapter(model: CropModel, samples: Sequence[FaceSample], scheme: LandmarkScheme) -> ShapeAdapter:
+def fit_adapter(model: CropModel, samples: Sequence[FaceSample], scheme: LandmarkScheme) -> LandmarkAdapter:
     """Fit the shape adapter of a teacher on labeled faces; faces with unknown landmarks are left out.
 
     Raises:
@@ -162,4 +162,4 @@ def fit_adapter(model: CropModel, samples: Sequence[FaceSample], scheme: Landmar
         labels.append(teacher.label([image for image, _ in batch], boxes, scheme))
     if not labels:
         raise DataError("no face with all landmarks to fit an adapter on")
-    return ShapeAdapter.fit(np.concatenate(labels), np.stack([s.points for s in complete]), scheme)
+    return LandmarkAdapter.fit(np.concatenate(labels), np.stack([s.points for s in complete]), scheme)

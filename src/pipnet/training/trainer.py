@@ -39,9 +39,9 @@ from pipnet.model.distributed import all_reduce_mean, is_peer_failure, sync_batc
 from pipnet.model.heads.base import Supervision
 from pipnet.model.pipnet import PIPNet
 from pipnet.training.augment import Augmentation
-from pipnet.training.box_adapters import fit_box_adapters
-from pipnet.training.cpu import FastDepthwise
+from pipnet.training.cpu_speedups import FastDepthwise
 from pipnet.training.dataset import FULL_SUPERVISION, FaceDataset, FaceSupervision, ShuffledEpochs
+from pipnet.training.fit_box_adapters import fit_box_adapters
 from pipnet.training.initial_model import build_model, trained_metadata
 from pipnet.training.log import TrainingLog
 from pipnet.training.optim import build_optimizer, build_scheduler

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from pipnet.bulk.shard import Shard
+from pipnet.bulk.shard_labeler import Shard
 from pipnet.bulk.store import ShardRecord, Store
 from pipnet.errors import PipnetError
 

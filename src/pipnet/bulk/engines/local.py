@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from pipnet.bulk.shard import Shard
+from pipnet.bulk.shard_labeler import Shard
 from pipnet.bulk.store import ShardRecord
 from pipnet.bulk.worker import Worker, WorkerConfig
 from pipnet.errors import PipnetError

@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from pipnet.bulk.shard import Shard
+from pipnet.bulk.shard_labeler import Shard
 from pipnet.bulk.store import ShardRecord
 from pipnet.bulk.worker import Worker, WorkerConfig
 from pipnet.errors import MissingExtraError, PipnetError

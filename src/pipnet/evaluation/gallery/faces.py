@@ -13,7 +13,7 @@ import numpy as np
 
 from pipnet.annotations.formats import read_annotations
 from pipnet.annotations.samples import FaceSample, evenly_spaced
-from pipnet.bulk.annotated_faces import AnnotatedFaces, is_annotated
+from pipnet.bulk.job_reader import AnnotatedFaces, is_annotated
 from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.pseudo_labels import PseudoLabel, is_pseudo_labels, read_pseudo_labels
 from pipnet.errors import DataError

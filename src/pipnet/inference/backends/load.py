@@ -7,7 +7,7 @@ from pathlib import Path
 from pipnet.config import RuntimeConfig
 from pipnet.errors import PipnetError
 from pipnet.inference.backends.base import CropModel
-from pipnet.inference.backends.external import ExternalModel
+from pipnet.inference.backends.external_model import ExternalModel
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.inference.backends.openvino import OpenVinoModel
 
@@ -17,7 +17,7 @@ def load_model(path: Path, runtime: RuntimeConfig | None = None) -> CropModel:
 
     Args:
         path: an ``.onnx`` file exported by pipnet, or the ``.toml`` file of another project's network, see
-            `pipnet.inference.backends.external`, which runs in ONNX Runtime on the CPU.
+            `pipnet.inference.backends.external_model`, which runs in ONNX Runtime on the CPU.
         runtime: device, backend, precision and threads.
 
     Raises:

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.annotations.base import Annotations, in_order
-from pipnet.annotations.collector import FaceCollector
-from pipnet.annotations.csv_files import CsvReader, write_csv_file
-from pipnet.annotations.fields import as_text, parse_number, quoted
-from pipnet.annotations.files import relative_name
+from pipnet.annotations.annotation_set import Annotations, in_order
+from pipnet.annotations.checked_values import as_text, parse_number, quoted
+from pipnet.annotations.face_collector import FaceCollector
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.errors import DataError
 from pipnet.geometry import Box, Points, xywh_to_xyxy
+from pipnet.io.csv_file import CsvReader, write_csv_file
+from pipnet.io.text import relative_name
 
 _IMAGE_TITLES = ("image", "file", "file_name", "filename", "path")
 _SUBSET, _GROUP = "subset", "group"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.evaluation.record import EvaluationRecord
 from pipnet.papers.published import (
     BENCHMARKS,

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from pipnet.annotations.base import placeholder_names
+from pipnet.annotations.annotation_set import placeholder_names
 from pipnet.annotations.formats import Annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.box_adapter import fit_matched

@@ -23,7 +23,7 @@ _RIDGE = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class ShapeAdapter:
+class LandmarkAdapter:
     """A fitted map between two definitions of the same landmarks."""
 
     scheme: str
@@ -53,7 +53,7 @@ class ShapeAdapter:
         target: Float[np.ndarray, "faces landmarks 2"],
         scheme: LandmarkScheme,
         components: int = 40,
-    ) -> ShapeAdapter:
+    ) -> LandmarkAdapter:
         """Fit the map from ``source`` to ``target`` points of the same faces.
 
         Each face counts with its mirror image, so that the map is symmetric.
@@ -95,7 +95,7 @@ class ShapeAdapter:
             np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
 
     @classmethod
-    def load(cls, path: Path) -> ShapeAdapter:
+    def load(cls, path: Path) -> LandmarkAdapter:
         """Read a file of `save`.
 
         Raises:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipnet.datasets.pseudo_labels import PseudoLabel
 from pipnet.evaluation.contact_sheet import face_tile, sheet
-from pipnet.evaluation.figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.io.image import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 

@@ -20,7 +20,7 @@ from pipnet.errors import PipnetError
 from pipnet.geometry import Image, box_iou, overlaps, tight_box
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.pipeline import Pipeline
-from pipnet.inference.tta import predict_tta
+from pipnet.inference.tta import predict_crops
 from pipnet.io.image import read_image
 from pipnet.progress import track
 from pipnet.scheme import LandmarkScheme
@@ -115,7 +115,7 @@ def _label(
 ) -> Iterator[PseudoLabel]:
     """Predict the faces of a batch twice, and yield the plausible predictions."""
     images = [image for _, image, _ in located]
-    first = predict_tta(pipeline.model, images, [box[None] for _, _, box in located])
+    first = predict_crops(pipeline.model, images, [box[None] for _, _, box in located])
     tight = np.array([tight_box(points) for points in first.points], np.float32)
     agreed = consensus(teachers, images, tight, scheme) if teachers else None
     points = first.points if agreed is None else agreed.points

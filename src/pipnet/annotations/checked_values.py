@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipnet.annotations.files import read_text
 from pipnet.errors import DataError
+from pipnet.io.text import read_text
 
 MAX_COORDINATE = 1_000_000
 """No image has this many pixels on a side; larger coordinates are errors."""

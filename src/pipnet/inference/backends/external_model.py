@@ -60,7 +60,7 @@ class ExternalModelConfig:
     teacher_weight: float = 1.0
     """Weight of its predictions among several teachers."""
     adapter: Path | None = None
-    """File of a `ShapeAdapter` to the teachers' common scheme."""
+    """File of a `LandmarkAdapter` to the teachers' common scheme."""
 
     @classmethod
     def load(cls, path: Path) -> ExternalModelConfig:

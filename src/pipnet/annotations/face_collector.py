@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from pipnet.annotations.base import Annotations, check_names, placeholder_names
+from pipnet.annotations.annotation_set import Annotations, check_names, placeholder_names
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError

@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pipnet.annotations.files import read_text
 from pipnet.errors import DataError
 from pipnet.io.atomic import atomic_write
+from pipnet.io.text import read_text
 
 
 class CsvReader:

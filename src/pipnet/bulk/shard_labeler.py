@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipnet.bulk.crash_journal import MAX_FAILURES, Attempt
+from pipnet.bulk.image_reader import ImageReader
 from pipnet.bulk.inputs import ImageReference
-from pipnet.bulk.reader import ImageReader
 from pipnet.bulk.rows import Row, error_row, face_rows
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.geometry import Image
