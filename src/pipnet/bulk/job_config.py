@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
+from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import DataError, PipnetError
 from pipnet.hub import find_model, packaged_models
 from pipnet.inference.landmarker import FaceLandmarker
@@ -33,13 +33,13 @@ class JobConfig:
         """
         if self.shard_size < 1:
             raise PipnetError(f"--shard-size must be at least 1, not {self.shard_size}")
-        landmarker = FaceLandmarker(**to_options(self.landmarker, replace(self.runtime, threads=threads)))
+        landmarker = FaceLandmarker.from_configs(self.landmarker, replace(self.runtime, threads=threads))
         _ = landmarker.detector
         return landmarker
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options as the manifest has them: without the model and the threads."""
-        options = {**to_options(self.landmarker, self.runtime), "shard_size": self.shard_size}
+        options = {**vars(self.landmarker), **vars(self.runtime), "shard_size": self.shard_size}
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
     def model_checksum(self) -> str:

@@ -74,6 +74,16 @@ class FaceLandmarker:
         self.pipeline = Pipeline(model, detector, config, box_format)
 
     @classmethod
+    def from_configs(
+        cls, config: LandmarkerConfig, runtime: RuntimeConfig | None = None, box_format: str = "face"
+    ) -> FaceLandmarker:
+        """Load the model and the detector that a config names; otherwise the same as the constructor."""
+        landmarker = cls.__new__(cls)
+        model = load_model(find_model(config.model), runtime)
+        landmarker.pipeline = Pipeline(model, config.detector, config, box_format)
+        return landmarker
+
+    @classmethod
     def from_pretrained(cls, model: str | os.PathLike[str] = DEFAULT_MODEL, **options: Any) -> FaceLandmarker:
         """Load a model; the same as the constructor."""
         return cls(model, **options)
