@@ -36,7 +36,7 @@ from pipnet.geometry import Image, tight_box
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image
 from pipnet.papers.face_free_crops import find_backgrounds
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 HERE = Path(__file__).parent
 HIDDEN_SIDE = 0.4
@@ -82,7 +82,7 @@ def main() -> None:
 def observe(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> ReliabilityData:
     """Return the predicted and true errors of faces."""
     rows = []
-    for sample in track(samples, len(samples), "faces"):
+    for sample in show_progress(samples, len(samples), "faces"):
         box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
         faces = landmarker(read_image(sample.image), boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
@@ -135,7 +135,7 @@ def without_visibility(
     rng = np.random.default_rng(0)
     confidence: dict[bool, list[np.ndarray]] = {True: [], False: []}
     right: dict[bool, list[np.ndarray]] = {True: [], False: []}
-    for sample in track(samples, len(samples), change.__name__):
+    for sample in show_progress(samples, len(samples), change.__name__):
         image, invisible = change(read_image(sample.image), sample, rng)
         box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
         faces = landmarker(image, boxes=box, box_format="model")
@@ -154,14 +154,14 @@ def without_face(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> d
     """Return statistics of the quality of faces and of background crops of the same photos."""
     metadata = landmarker.model.metadata
     photos = ((s.name, read_image(s.image), tight_box(s.points)[None]) for s in samples)
-    backgrounds = find_backgrounds(track(photos, len(samples), "backgrounds"), metadata.input_size, 1)
+    backgrounds = find_backgrounds(show_progress(photos, len(samples), "backgrounds"), metadata.input_size, 1)
     crop_box = np.array([[0, 0, metadata.input_size, metadata.input_size]], np.float32) - 0.5
     without = [
         landmarker(background.crop, boxes=crop_box, box_format="full_image").quality[0]
         for background in backgrounds
     ]
     faces = []
-    for sample in track(samples, len(samples), "faces"):
+    for sample in show_progress(samples, len(samples), "faces"):
         box = metadata.crop.face_box(sample.points, sample.box)
         faces.append(landmarker(read_image(sample.image), boxes=box, box_format="model").quality[0])
     low = float(np.percentile(faces, 1))

@@ -37,7 +37,7 @@ from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
 from pipnet.io.image import read_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 HERE = Path(__file__).parent
 ANGLES = range(0, 181, 30)
@@ -92,7 +92,7 @@ def main() -> None:
         for any_rotation, landmarker in landmarkers.items():
             for true_boxes in (True, False):
                 model.count = detector.count = 0
-                images = track(rotated(samples, angle), len(samples), f"{angle} degrees")
+                images = show_progress(rotated(samples, angle), len(samples), f"{angle} degrees")
                 errors = evaluate(landmarker, images, spec, true_boxes)
                 row[f"any_rotation {any_rotation}, {'true boxes' if true_boxes else 'detector'}"] = {
                     "nme": 100 * float(errors.nmes.mean()),

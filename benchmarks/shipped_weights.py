@@ -34,7 +34,7 @@ from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 HERE = Path(__file__).parent
 COLUMNS = ("faces", "missed", "nme", "nme_ci", "fr10", "auc10", "median", "p95")
@@ -64,7 +64,7 @@ def main() -> None:
     ) -> None:
         landmarker = FaceLandmarker(model, detector or "auto")
         count = len(samples) * (len(SCALES) if "composites" in name else 1)
-        rows[name] = evaluate(landmarker, track(images, count, name), spec, detector is None)
+        rows[name] = evaluate(landmarker, show_progress(images, count, name), spec, detector is None)
 
     row("300-W Common, true boxes", common, decoded(common), w300, None)
     row("300-W Common without 2 duplicates, true boxes", unique, decoded(unique), w300, None)

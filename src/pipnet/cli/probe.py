@@ -25,7 +25,7 @@ from pipnet.io.discovery import find_images
 from pipnet.io.image import read_image
 from pipnet.metadata import ModelMetadata
 from pipnet.papers.face_free_crops import Photo, find_backgrounds
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 _PHOTOS_PER_BACKGROUND = 3
 """Photos of the dataset that are searched for each part without a face."""
@@ -162,7 +162,7 @@ def _crops(
     faces: list[Image] = []
 
     def searched() -> Iterator[Photo]:
-        for photo, face_boxes in track(photos, total, "searching backgrounds"):
+        for photo, face_boxes in show_progress(photos, total, "searching backgrounds"):
             _, image, _ = photo
             height, width = image.shape[:2]
             crop_boxes = [metadata.crop(box, width, height) for box in face_boxes]

@@ -17,7 +17,7 @@ from pipnet.errors import PipnetError, VideoError
 from pipnet.geometry import Image
 from pipnet.inference.draw import draw_labels
 from pipnet.io.signals import exit_on_signals
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.video.camera import LiveReader
 from pipnet.video.preview_page import Preview
 from pipnet.video.reader import VideoReader
@@ -97,7 +97,7 @@ def track_faces(
     )
     is_file = isinstance(reader, VideoReader)
     total = reader.frames if isinstance(reader, VideoReader) else None
-    frames = video_landmarker.track(track(reader, total, Path(name).name), is_live=not is_file)
+    frames = video_landmarker.track(show_progress(reader, total, Path(name).name), is_live=not is_file)
     writer = None
     count = detected = 0
     try:

@@ -23,7 +23,7 @@ from pipnet.datasets.unlabeled import BOXES, write_boxes
 from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
 from pipnet.io.atomic import write_text
 from pipnet.io.image import image_size
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
 _MAX_LISTED = 5
@@ -124,7 +124,7 @@ def _prepare_subset(spec: DatasetSpec, root: Path, subset: str, target: Path) ->
 def _readable(samples: list[FaceSample], subset: str) -> tuple[list[FaceSample], str | None]:
     """Return the faces with a readable image, and what is wrong with the others."""
     readable: dict[Path, bool] = {}
-    for sample in track(samples, len(samples), f"checking {subset}"):
+    for sample in show_progress(samples, len(samples), f"checking {subset}"):
         if sample.image not in readable:
             readable[sample.image] = _has_image_header(sample.image)
     bad = [path for path, is_readable in readable.items() if not is_readable]

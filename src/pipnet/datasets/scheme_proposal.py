@@ -23,7 +23,7 @@ from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.geometry import Image, tight_box, to_fraction
 from pipnet.inference.detectors.load import load_detector
 from pipnet.io.image import read_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
 _MAX_ASYMMETRY = 0.12
@@ -212,7 +212,7 @@ def _crop_scale(samples: Sequence[FaceSample]) -> tuple[float, str | None]:
         return _DEFAULT_SCALE, f"{guess}: no face detector is available ({error})"
     detections, boxes = [], []
     chosen = samples[:: max(len(samples) // _MAX_DETECTED, 1)]
-    for sample in track(chosen, len(chosen), "detecting faces"):
+    for sample in show_progress(chosen, len(chosen), "detecting faces"):
         with contextlib.suppress(PipnetError):  # training reports unreadable images
             detections.append(detector(read_image(sample.image)).boxes)
             boxes.append(tight_box(sample.points))

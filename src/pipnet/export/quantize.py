@@ -31,7 +31,7 @@ from pipnet.geometry import crop
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
 from pipnet.metadata import ModelMetadata
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 FACES = 200
 """Maximum number of faces that activations are measured on."""
@@ -54,7 +54,7 @@ def calibration_crops(
         raise DataError("there are no faces to measure activations on")
     chosen = np.random.default_rng(seed).permutation(len(samples))[:FACES]
     crops = []
-    for i in track(chosen.tolist(), len(chosen), "calibration faces"):
+    for i in show_progress(chosen.tolist(), len(chosen), "calibration faces"):
         image = read_image(samples[i].image)
         face = metadata.crop.face_box(samples[i].points, samples[i].box)
         crops.append(crop(image, metadata.crop(face, image.shape[1], image.shape[0]), metadata.input_size))

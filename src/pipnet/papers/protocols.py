@@ -25,7 +25,7 @@ from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.torch_model import TorchModel
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.training.recipe import Recipe
 from pipnet.training.self_training import FRAMES, self_train
 from pipnet.training.split import load_split
@@ -185,6 +185,6 @@ def _nme(checkpoint: Path, test: EvaluationSet, norm: Norm) -> float:
     samples, _, spec = load_samples(
         test.root, test.subset, metadata.scheme, for_evaluation=True, images=test.images
     )
-    images = track(decoded(samples), len(samples), spec.title)
+    images = show_progress(decoded(samples), len(samples), spec.title)
     errors = evaluate(FaceLandmarker(TorchModel(network, metadata)), images, spec, norm=norm)
     return float(errors.summary(metadata.scheme)["pixels"]["nme"])

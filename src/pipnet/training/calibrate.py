@@ -19,7 +19,7 @@ from pipnet.confidence import MAX_ERROR, Calibration, features
 from pipnet.errors import DataError
 from pipnet.inference.backends.base import CropModel
 from pipnet.io.image import read_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.training.augment import Augmentation, training_crop
 
 HARDER = Augmentation(
@@ -103,7 +103,7 @@ def observe(
     """
     metadata, rng = model.metadata, np.random.default_rng(seed)
     parts = []
-    for sample in track(samples, len(samples), "predicting faces"):
+    for sample in show_progress(samples, len(samples), "predicting faces"):
         image = read_image(sample.image)
         box = metadata.crop(metadata.crop.face_box(sample.points, sample.box), image.shape[1], image.shape[0])
         crops, labels, _ = zip(

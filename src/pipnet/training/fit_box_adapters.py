@@ -38,7 +38,7 @@ from pipnet.hub import YUNET, cache_folder, cached
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
-from pipnet.progress import track
+from pipnet.progress import show_progress
 
 FACES = 500
 """Maximum number of faces for ``pipnet detector fit``."""
@@ -215,7 +215,9 @@ def search(
     Returns:
         The faces whose images can be read, and the detections in the image of each.
     """
-    images = track(decoded(samples, unreadable), len(samples), f"detecting with {detector.box_format}")
+    images = show_progress(
+        decoded(samples, unreadable), len(samples), f"detecting with {detector.box_format}"
+    )
     results = [(sample, detector(image)) for image, sample in images]
     return [sample for sample, _ in results], [detections for _, detections in results]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from pipnet.errors import RecipeError
 from pipnet.metadata import ModelMetadata
 from pipnet.model.pipnet import PIPNet
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.training.dataset import FaceDataset, ShuffledEpochs
 
 FACES = 1000
@@ -91,7 +91,7 @@ def keep_best(
     ridge = _RIDGE * covariance.diagonal().mean() * torch.eye(channels, dtype=covariance.dtype)
     inverse, weight = torch.linalg.inv(covariance + ridge), weight.clone()
     remaining = torch.ones(channels, dtype=torch.bool)
-    for _ in track(range(channels - width), channels - width, "removing channels"):
+    for _ in show_progress(range(channels - width), channels - width, "removing channels"):
         loss = weight.square().sum(dim=0) / inverse.diagonal()
         worst = int(torch.where(remaining, loss, torch.inf).argmin())
         row = inverse[worst] / inverse[worst, worst]
@@ -109,7 +109,7 @@ def _moments(model: PIPNet, faces: FaceDataset) -> tuple[Tensor, Tensor]:
     total: Tensor | float = 0.0
     products: Tensor | float = 0.0
     cells = 0
-    for i in track(order, len(order), "faces"):
+    for i in show_progress(order, len(order), "faces"):
         crop = torch.from_numpy(faces[i].crop)[None]
         features = model.features(crop)[0].flatten(1).double()
         total, products = total + features.sum(dim=1), products + features @ features.T

@@ -22,7 +22,7 @@ from pipnet.inference.backends.base import CropModel
 from pipnet.inference.pipeline import Pipeline
 from pipnet.inference.tta import predict_crops
 from pipnet.io.image import read_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.teachers import Teacher, consensus
 
@@ -65,7 +65,7 @@ def label_faces(
     labels: list[PseudoLabel] = []
     dropped: Counter[str] = Counter()
     batches = [faces[i : i + _BATCH_SIZE] for i in range(0, len(faces), _BATCH_SIZE)]
-    for batch in track(batches, len(batches), "labeling"):
+    for batch in show_progress(batches, len(batches), "labeling"):
         located = list(_locate(pipeline, batch, box_format, dropped))
         if located:
             labels += _label(pipeline, located, dropped, teachers, scheme or model.metadata.scheme)

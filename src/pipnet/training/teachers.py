@@ -28,7 +28,7 @@ from pipnet.inference.backends.base import CropModel
 from pipnet.inference.backends.external_model import ExternalModel
 from pipnet.inference.backends.load import load_model
 from pipnet.inference.tta import predict_crops
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 from pipnet.training.landmark_adapter import LandmarkAdapter
 
@@ -156,7 +156,7 @@ def fit_adapter(model: CropModel, samples: Sequence[FaceSample], scheme: Landmar
     """
     teacher, complete = Teacher(model), [sample for sample in samples if sample.is_complete]
     labels: list[np.ndarray] = []
-    images = track(decoded(complete), len(complete), f"labeling with {model.metadata.name}")
+    images = show_progress(decoded(complete), len(complete), f"labeling with {model.metadata.name}")
     while batch := list(islice(images, _BATCH_SIZE)):
         boxes = np.stack([tight_box(sample.points) for _, sample in batch])
         labels.append(teacher.label([image for image, _ in batch], boxes, scheme))

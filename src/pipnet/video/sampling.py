@@ -9,7 +9,7 @@ from pathlib import Path
 from pipnet.errors import VideoError
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import write_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.video.reader import VideoReader
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def sample_frames(video: Path, folder: Path) -> list[Path]:
         with atomic_write(target) as temporary:
             temporary.mkdir()
             reader, next_time = VideoReader(video), 0.0
-            for frame in track(reader, reader.frames, f"frames of {video.name}"):
+            for frame in show_progress(reader, reader.frames, f"frames of {video.name}"):
                 if frame.time >= next_time:
                     write_image(temporary / f"{frame.number:06d}.png", frame.image)
                     next_time = frame.time + _INTERVAL

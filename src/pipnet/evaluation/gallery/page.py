@@ -23,7 +23,7 @@ from pipnet.geometry import Box, CropConfig, Points, crop, tight_box, to_fractio
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image, write_image
-from pipnet.progress import track
+from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
 INDEX = "index.html"
@@ -89,7 +89,7 @@ def write_gallery(
     with atomic_write(folder) as building:
         (building / _IMAGES).mkdir(parents=True)
         tiles, shown, errors = [], [], []
-        for number, labeled in enumerate(track(faces, len(faces), "drawing"), start=1):
+        for number, labeled in enumerate(show_progress(faces, len(faces), "drawing"), start=1):
             try:
                 image = read_image(labeled.sample.image)
                 face = with_prediction(labeled, image, landmarker) if landmarker else labeled
