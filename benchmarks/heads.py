@@ -178,7 +178,7 @@ def measure(weights: Path, data: Path) -> dict[str, Any]:
     boxes, crops = [], []
     for sample in samples:
         image = read_image(sample.image)
-        boxes.append(metadata.crop(tight_box(sample.points), image.shape[1], image.shape[0]))
+        boxes.append(metadata.crop.region(tight_box(sample.points), image.shape[1], image.shape[0]))
         crops.append(crop(image, boxes[-1], metadata.input_size))
     with torch.no_grad():
         batches = np.array_split(np.stack(crops), 16)

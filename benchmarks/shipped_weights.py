@@ -99,7 +99,7 @@ def measure_network(checkpoint: Path, samples: Sequence[FaceSample]) -> dict[str
     boxes, crops = [], []
     for sample in samples:
         image = read_image(sample.image)
-        box = metadata.crop(tight_box(sample.points), image.shape[1], image.shape[0])
+        box = metadata.crop.region(tight_box(sample.points), image.shape[1], image.shape[0])
         boxes.append(box)
         crops.append(crop(image, box, metadata.input_size))
     batch, box_array = np.stack(crops), np.stack(boxes)

@@ -113,7 +113,7 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
     def write(config: ModelConfig, scheme: str | None = None, shift: float = 0.0) -> Path:
         """A checkpoint for 300-W's or other landmarks, its answer shifted by a fraction of the crop."""
         samples, landmarks, _ = load_samples(small_300w, None, scheme)
-        crops = [CropConfig()(tight_box(s.points), 1, 1) for s in samples]
+        crops = [CropConfig().region(tight_box(s.points), 1, 1) for s in samples]
         face = mean_face([to_fraction(s.points, crop) for s, crop in zip(samples, crops, strict=True)])
         network = PIPNet(config, face)
         for layer in network.modules():

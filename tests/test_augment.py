@@ -23,7 +23,7 @@ def example(portrait, landmarker, augmentation, seed):
     points = landmarker(image)[0].points
     rng = np.random.default_rng(seed)
     scheme = LandmarkScheme.load("300w")
-    box = CropConfig()(tight_box(points), 512, 512)
+    box = CropConfig().region(tight_box(points), 512, 512)
     return image, points, training_crop(image, points, box, 128, scheme, augmentation, rng)
 
 
@@ -50,7 +50,7 @@ def test_training_crop_accepts_tiny_faces(small_300w):
 
 def test_training_crop_without_augmentation_is_the_crop(portrait, landmarker):
     image, points, (out, fractions, _) = example(portrait, landmarker, Augmentation.none(), 0)
-    box = CropConfig()(tight_box(points), 512, 512)
+    box = CropConfig().region(tight_box(points), 512, 512)
     np.testing.assert_array_equal(out, crop(image, box, 128))
     np.testing.assert_allclose(fractions, to_fraction(points, box), atol=1e-5)
 
@@ -103,6 +103,6 @@ def test_training_crop_keeps_unknown_points(portrait, landmarker):
     points = landmarker(image)[0].points.copy()
     points[5] = np.nan
     scheme, rng = LandmarkScheme.load("300w"), np.random.default_rng(0)
-    box = CropConfig()(tight_box(points), 512, 512)
+    box = CropConfig().region(tight_box(points), 512, 512)
     _, fractions, _ = training_crop(image, points, box, 64, scheme, Augmentation.none(), rng)
     assert np.isnan(fractions).any(axis=1).nonzero()[0].tolist() == [5]

@@ -89,9 +89,9 @@ def test_face_crops_crop_box_equals_that_of_the_image(small_300w, clip):
     for resolution in (20, 200):
         crops = FaceCrops(samples, 1.5, resolution)
         for i, sample in enumerate(samples):
-            expected = rule(tight_box(sample.points), 260, 230)
+            expected = rule.region(tight_box(sample.points), 260, 230)
             np.testing.assert_allclose(
-                crops.crop_box(i, rule), expected, atol=4 if resolution == 20 else 0.01
+                crops.crop_region(i, rule), expected, atol=4 if resolution == 20 else 0.01
             )
 
 

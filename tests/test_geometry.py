@@ -74,13 +74,13 @@ def test_crop_is_black_outside_the_image():
 
 @pytest.mark.parametrize("square", [True, False])
 def test_crop_config_is_square_or_stretched(square):
-    box = CropConfig(scale=1.2, square=square)(np.float32([100, 100, 200, 300]), 1000, 1000)
+    box = CropConfig(scale=1.2, square=square).region(np.float32([100, 100, 200, 300]), 1000, 1000)
     expected = [30, 80, 270, 320] if square else [90, 80, 210, 320]
     np.testing.assert_allclose(box, expected, rtol=1e-5)
 
 
 def test_crop_config_clips_at_the_border():
-    box = CropConfig(scale=2.0, square=False, clip=True)(np.float32([0, 10, 50, 90]), 60, 100)
+    box = CropConfig(scale=2.0, square=False, clip=True).region(np.float32([0, 10, 50, 90]), 60, 100)
     np.testing.assert_allclose(box, [-0.5, -0.5, 59.5, 99.5])
 
 
@@ -153,4 +153,6 @@ def test_tight_box_ignores_unknown_points():
 
 def test_crop_config_does_not_clip_a_box_outside_the_image():
     config = CropConfig(scale=1.0, square=False, clip=True)
-    np.testing.assert_allclose(config(np.float32([50, 199.5, 150, 320]), 200, 200), [50, 199.5, 150, 320])
+    np.testing.assert_allclose(
+        config.region(np.float32([50, 199.5, 150, 320]), 200, 200), [50, 199.5, 150, 320]
+    )

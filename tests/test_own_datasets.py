@@ -354,7 +354,9 @@ def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmar
     errors = evaluate(FaceLandmarker(Mapped()), decoded([mapped]), spec, norm="width")
     width = np.ptp(plain.points[:, 0]) * 1.3
     image = read_image(plain.image)
-    box = CropConfig(1.3, square=False, clip=True)(tight_box(plain.points), image.shape[1], image.shape[0])
+    box = CropConfig(1.3, square=False, clip=True).region(
+        tight_box(plain.points), image.shape[1], image.shape[0]
+    )
     assert box[2] - box[0] <= width + 0.01
     expected = np.linalg.norm(errors.predicted[0] - mapped.points, axis=1) / (box[2] - box[0])
     np.testing.assert_allclose(errors.pixels[0], expected, rtol=1e-5)

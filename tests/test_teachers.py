@@ -74,9 +74,11 @@ def test_external_model_serves_as_a_model(external, portrait, capsys):
 
 def test_external_model_shifts_its_crop_up(external, portrait):
     box = np.float32([100, 100, 200, 200])
-    plain = ExternalModel(external).metadata.crop(box, 512, 512)
+    plain = ExternalModel(external).metadata.crop.region(box, 512, 512)
     external.write_text(external.read_text() + "crop_shift_up = 0.1\n")
-    np.testing.assert_allclose(ExternalModel(external).metadata.crop(box, 512, 512), plain - [0, 10, 0, 10])
+    np.testing.assert_allclose(
+        ExternalModel(external).metadata.crop.region(box, 512, 512), plain - [0, 10, 0, 10]
+    )
 
 
 @pytest.mark.parametrize(

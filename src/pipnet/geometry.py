@@ -68,8 +68,8 @@ class CropConfig:
             raise BoxError("crop.box is 'dataset', but the dataset gives no face boxes")
         return dataset_box
 
-    def __call__(self, face_box: Box, width: int, height: int) -> Box:
-        """Return the crop's box for a face's box in an image of width x height pixels."""
+    def region(self, face_box: Box, width: int, height: int) -> Box:
+        """Return the part of a width x height image that the crop of a face's box shows, xyxy in pixels."""
         center = (face_box[:2] + face_box[2:]) / 2
         side = face_box[2:] - face_box[:2]
         center = center - np.array([0, self.shift_up * side.max()], center.dtype)

@@ -41,7 +41,7 @@ def stages(landmarker: FaceLandmarker, image_path: Path, threads: int) -> dict[s
     if not len(detections.boxes):
         raise ImageError(f"{image_path}: no face in this image")
     face_box = landmarker.pipeline.adapt(detections.boxes[:1], landmarker.detector.box_format)[0]
-    box = metadata.crop(face_box, image.shape[1], image.shape[0])
+    box = metadata.crop.region(face_box, image.shape[1], image.shape[0])
     crops = crop(image, box, metadata.input_size)[None]
     runs: dict[str, Callable[[], object]] = {
         DECODE: lambda: read_image(image_path),

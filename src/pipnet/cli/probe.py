@@ -165,8 +165,8 @@ def _crops(
         for photo, face_boxes in show_progress(photos, total, "searching backgrounds"):
             _, image, _ = photo
             height, width = image.shape[:2]
-            crop_boxes = [metadata.crop(box, width, height) for box in face_boxes]
-            faces.extend(crop(image, box, metadata.input_size) for box in crop_boxes)
+            regions = [metadata.crop.region(box, width, height) for box in face_boxes]
+            faces.extend(crop(image, box, metadata.input_size) for box in regions)
             yield photo
 
     backgrounds = find_backgrounds(searched(), metadata.input_size, -(-count // total), seed)

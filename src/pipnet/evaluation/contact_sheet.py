@@ -26,7 +26,7 @@ def face_tile(
         center_on: the landmarks that the crop is cut around, in pixels of the image; ``points`` if None.
     """
     height, width = image.shape[:2]
-    box = _CROP(tight_box(points if center_on is None else center_on), width, height)
+    box = _CROP.region(tight_box(points if center_on is None else center_on), width, height)
     drawn = affine(points, box_to_crop(box, size)).astype(np.float32)
     return draw_faces(crop(image, box, size), drawn[None], np.zeros((0, 4), np.float32), scheme)
 

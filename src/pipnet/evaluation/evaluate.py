@@ -136,7 +136,7 @@ def evaluate(
     for image, sample in images:
         if len(sample.points) != scheme.landmarks:
             raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
-        frame = crop_config(_papers_box(crop_config, sample), image.shape[1], image.shape[0])
+        frame = crop_config.region(_papers_box(crop_config, sample), image.shape[1], image.shape[0])
         by_width = norm == "width"
         unit = frame[2] - frame[0] if by_width else norm_distance(sample.points, scheme, sample.box)
         if not unit > 0:
@@ -189,8 +189,10 @@ def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_
     faces = landmarker(image)
     height, width = image.shape[:2]
     # Crops are compared instead of face boxes: a few landmarks span a box so small that any shift misses it.
-    crops = np.array([crop_config(box, width, height) for box in faces.crop_boxes], np.float32).reshape(-1, 4)
-    match = match_overlapping(crops, crop_config(true_box, width, height))
+    crops = np.array(
+        [crop_config.region(box, width, height) for box in faces.crop_boxes], np.float32
+    ).reshape(-1, 4)
+    match = match_overlapping(crops, crop_config.region(true_box, width, height))
     return None if match is None else faces[match].points
 
 

@@ -136,7 +136,7 @@ def label_offsets(faces: Sequence[CheckedFace]) -> dict[str, Offset]:
 
 def perceptual_hash(image: Image, sample: FaceSample) -> Bool[np.ndarray, " bits"]:
     """Return the difference hash of a face, of the crop around its landmarks."""
-    box = CropConfig(scale=1.2)(tight_box(sample.points), image.shape[1], image.shape[0])
+    box = CropConfig(scale=1.2).region(tight_box(sample.points), image.shape[1], image.shape[0])
     gray = cv2.cvtColor(crop(image, box, 64), cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
     return np.asarray(small[:, 1:] > small[:, :-1]).ravel()

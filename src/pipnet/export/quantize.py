@@ -57,7 +57,9 @@ def calibration_crops(
     for i in show_progress(chosen.tolist(), len(chosen), "calibration faces"):
         image = read_image(samples[i].image)
         face = metadata.crop.face_box(samples[i].points, samples[i].box)
-        crops.append(crop(image, metadata.crop(face, image.shape[1], image.shape[0]), metadata.input_size))
+        crops.append(
+            crop(image, metadata.crop.region(face, image.shape[1], image.shape[0]), metadata.input_size)
+        )
     return np.stack(crops)
 
 

@@ -99,7 +99,7 @@ def predict_crops(
     """
     metadata = model.metadata
     faces = [
-        (image, metadata.crop(box, image.shape[1], image.shape[0]))
+        (image, metadata.crop.region(box, image.shape[1], image.shape[0]))
         for image, boxes in zip(images, crop_boxes, strict=True)
         for box in boxes
     ]

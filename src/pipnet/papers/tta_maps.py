@@ -57,7 +57,7 @@ def tta_maps(
         ModelError: the model has no score maps.
     """
     size = metadata.input_size
-    to_crop = box_to_crop(metadata.crop(box, image.shape[1], image.shape[0]), size)
+    to_crop = box_to_crop(metadata.crop.region(box, image.shape[1], image.shape[0]), size)
     views = tta_views(tta, size)
     crops = [warp(image, to_crop, size)]
     crops += [warp(image, compose(to_crop, view.matrix), size) for view in views]

@@ -88,14 +88,14 @@ class FaceCrops:
     def __getitem__(self, i: int) -> FaceCrop:
         return self._labeled(i, self._part(i))
 
-    def crop_box(self, i: int, crop_config: CropConfig) -> Box:
+    def crop_region(self, i: int, crop_config: CropConfig) -> Box:
         """Return the crop of face i, xyxy in pixels of its image, clipped to the image if configured so.
 
         The part reaches beyond every crop, so only the border of the image can clip it.
         """
         part = self._part(i)
         height, width = part.image.shape[:2]
-        box = crop_config(self._labeled(i, part).face_box, width, height)
+        box = crop_config.region(self._labeled(i, part).face_box, width, height)
         corner = np.tile([part.left, part.top], 2).astype(np.float32)
         return box * part.reduction + (part.reduction - 1) / 2 + corner
 

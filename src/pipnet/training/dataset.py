@@ -86,7 +86,7 @@ class FaceDataset(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         epoch, face = divmod(index, len(self.crops))
         image, points, face_box = self.crops[face]
-        box = self.crop_config(face_box, image.shape[1], image.shape[0])
+        box = self.crop_config.region(face_box, image.shape[1], image.shape[0])
         rng = np.random.default_rng([self.seed, epoch, face])
         crop, points, mirrored = training_crop(
             image, points, box, self.size, self.scheme, self.augmentation, rng

@@ -97,7 +97,7 @@ def write_gallery(
                 errors.append(f"{labeled.sample.name}: {error}")
                 continue
             height, width = image.shape[:2]
-            box = _CROP(tight_box(face.sample.points), width, height)
+            box = _CROP.region(tight_box(face.sample.points), width, height)
             side = int(np.clip(np.ceil(box[2] - box[0]), 1, _MAX_SIDE))
             file = f"{_IMAGES}/{number:05d}.jpg"
             write_image(building / file, crop(image, box, side))
