@@ -83,7 +83,7 @@ def observe(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> Reliab
     """Return the predicted and true errors of faces."""
     rows = []
     for sample in show_progress(samples, len(samples), "faces"):
-        box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
+        box = sample.face_box(landmarker.model.metadata.crop)
         faces = landmarker(read_image(sample.image), boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         rows.append((1 - faces.confidence[0], faces.expected_error[0], errors, errors > MAX_ERROR))
@@ -137,7 +137,7 @@ def without_visibility(
     right: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for sample in show_progress(samples, len(samples), change.__name__):
         image, invisible = change(read_image(sample.image), sample, rng)
-        box = landmarker.model.metadata.crop.face_box(sample.points, sample.box)
+        box = sample.face_box(landmarker.model.metadata.crop)
         faces = landmarker(image, boxes=box, box_format="model")
         errors = np.linalg.norm(faces.points[0] - sample.points, axis=1) / _size(sample)
         for hidden in (True, False):
@@ -162,7 +162,7 @@ def without_face(landmarker: FaceLandmarker, samples: Sequence[FaceSample]) -> d
     ]
     faces = []
     for sample in show_progress(samples, len(samples), "faces"):
-        box = metadata.crop.face_box(sample.points, sample.box)
+        box = sample.face_box(metadata.crop)
         faces.append(landmarker(read_image(sample.image), boxes=box, box_format="model").quality[0])
     low = float(np.percentile(faces, 1))
     ranks = np.searchsorted(np.sort(without), faces) / len(without)

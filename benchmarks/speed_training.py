@@ -167,7 +167,7 @@ def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray
     recipe = load_recipe(RECIPES / "300w_mbv2.yaml", flags)
     split = load_split(recipe)
     dataset = FaceDataset(split.training, split.scheme, recipe.crop, size, recipe.augment)
-    boxes = [dataset.crops.crop_region(i, recipe.crop) for i in range(len(dataset))]
+    boxes = [dataset.crops.crop_region(i) for i in range(len(dataset))]
     mean = mean_face([to_fraction(s.points, box) for s, box in zip(split.training, boxes, strict=True)])
 
     def batches() -> Iterator[Any]:

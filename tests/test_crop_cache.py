@@ -13,10 +13,16 @@ from pipnet.hub import cache_folder
 from pipnet.io.image import read_image
 from pipnet.training.crop_cache import FaceCrops
 
+UNSCALED = CropConfig(scale=1)
+
+
+def face_crops(samples, margin=1.5, size=200, config=UNSCALED):
+    return FaceCrops(samples, config, size, margin)
+
 
 def test_face_crops_equal_crops_of_the_image(small_300w):
     samples, _, _ = load_samples(small_300w, "train")
-    crops = FaceCrops(samples, reach=1.5, resolution=200)
+    crops = face_crops(samples)
     assert len(crops) == len(samples)
     for i, sample in enumerate(samples):
         image, points, _ = crops[i]
@@ -27,7 +33,7 @@ def test_face_crops_equal_crops_of_the_image(small_300w):
 
 def test_face_crops_reduce_large_faces_in_place(small_300w):
     samples, _, _ = load_samples(small_300w, "train")
-    small, large = FaceCrops(samples, 1.5, 30), FaceCrops(samples, 1.5, 200)
+    small, large = face_crops(samples, 1.5, 30), face_crops(samples)
     assert small[0][0].shape[0] < large[0][0].shape[0] / 2
     a = crop(small[0][0], tight_box(small[0][1]), 32).astype(int)
     b = crop(large[0][0], tight_box(large[0][1]), 32).astype(int)
@@ -36,20 +42,20 @@ def test_face_crops_reduce_large_faces_in_place(small_300w):
 
 def test_face_crops_rebuild_deleted_caches_and_follow_labels(small_300w):
     samples, _, _ = load_samples(small_300w, "afw")
-    first = FaceCrops(samples, 1.5, 200)[0][0].copy()
+    first = face_crops(samples)[0][0].copy()
     shutil.rmtree(cache_folder())
-    np.testing.assert_array_equal(FaceCrops(samples, 1.5, 200)[0][0], first)
+    np.testing.assert_array_equal(face_crops(samples)[0][0], first)
     before = len(list((cache_folder() / "crops").iterdir()))
-    FaceCrops(samples[:2], 1.5, 200)
+    face_crops(samples[:2])
     assert len(list((cache_folder() / "crops").iterdir())) == before + 1
 
 
 def test_face_crops_decode_sets_above_the_limit(small_300w, monkeypatch, tmp_path):
     samples, _, _ = load_samples(small_300w, "afw")
-    expected = [FaceCrops(samples, 1.4, 100)[i] for i in range(4)]
+    expected = [face_crops(samples, 1.4, 100)[i] for i in range(4)]
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
     monkeypatch.setenv("PIPNET_CACHE_GB", "0.0001")
-    crops = FaceCrops(samples, 1.4, 100)
+    crops = face_crops(samples, 1.4, 100)
     assert not list((tmp_path / "crops").iterdir())
     for i in range(4):
         np.testing.assert_array_equal(crops[i][0], expected[i][0])
@@ -60,7 +66,7 @@ def test_face_crops_decode_sets_above_the_limit(small_300w, monkeypatch, tmp_pat
 def test_face_crops_rebuild_damaged_caches(small_300w, monkeypatch, tmp_path, damage):
     samples, _, _ = load_samples(small_300w, "afw")
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
-    expected = FaceCrops(samples, 1.4, 100)[3][0].copy()
+    expected = face_crops(samples, 1.4, 100)[3][0].copy()
     (folder,) = (tmp_path / "crops").iterdir()
     pixels, index = folder / "pixels.bin", folder / "index.json"
     if damage.startswith("no"):
@@ -69,14 +75,14 @@ def test_face_crops_rebuild_damaged_caches(small_300w, monkeypatch, tmp_path, da
         index.write_text(index.read_text()[:20])
     else:
         pixels.write_bytes(pixels.read_bytes()[:-9])
-    np.testing.assert_array_equal(FaceCrops(samples, 1.4, 100)[3][0], expected)
+    np.testing.assert_array_equal(face_crops(samples, 1.4, 100)[3][0], expected)
     assert index.exists()
     assert pixels.exists()
 
 
 def test_face_crops_pickle_without_pixels(small_300w):
     samples, _, _ = load_samples(small_300w, "afw")
-    crops = FaceCrops(samples, 1.4, 100)
+    crops = face_crops(samples, 1.4, 100)
     packed = pickle.dumps(crops)
     assert len(packed) < 20_000
     np.testing.assert_array_equal(pickle.loads(packed)[2][0], crops[2][0])
@@ -86,23 +92,21 @@ def test_face_crops_pickle_without_pixels(small_300w):
 def test_face_crops_crop_box_equals_that_of_the_image(small_300w, clip):
     samples, _, _ = load_samples(small_300w, "train")
     rule = CropConfig(scale=1.3, square=False, clip=clip)
-    for resolution in (20, 200):
-        crops = FaceCrops(samples, 1.5, resolution)
+    for size in (27, 270):
+        crops = face_crops(samples, 1.2, size, rule)
         for i, sample in enumerate(samples):
             expected = rule.region(tight_box(sample.points), 260, 230)
-            np.testing.assert_allclose(
-                crops.crop_region(i, rule), expected, atol=4 if resolution == 20 else 0.01
-            )
+            np.testing.assert_allclose(crops.crop_region(i), expected, atol=4 if size == 27 else 0.01)
 
 
 def test_face_crops_delete_the_least_recently_used_cache(small_300w, monkeypatch, tmp_path):
     samples, _, _ = load_samples(small_300w, "train")
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
-    FaceCrops(samples, 1.4, 100)
+    face_crops(samples, 1.4, 100)
     (first,) = (tmp_path / "crops").iterdir()
     size = sum(f.stat().st_size for f in first.iterdir())
     monkeypatch.setenv("PIPNET_CACHE_GB", str(1.5 * size / 2**30))
-    FaceCrops(samples, 1.41, 100)
+    face_crops(samples, 1.41, 100)
     (second,) = (tmp_path / "crops").iterdir()
     assert second != first
 
@@ -111,7 +115,7 @@ def test_face_crops_work_without_a_writable_cache(small_300w, monkeypatch, tmp_p
     samples, _, _ = load_samples(small_300w, "afw")
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path / "file"))
-    assert FaceCrops(samples, 1.4, 100)[3][0].size
+    assert face_crops(samples, 1.4, 100)[3][0].size
 
 
 def test_face_crops_name_all_unreadable_images(small_300w, tmp_path):
@@ -121,4 +125,4 @@ def test_face_crops_name_all_unreadable_images(small_300w, tmp_path):
     for sample in samples[:2]:
         sample.image.write_bytes(b"no picture")
     with pytest.raises(PipnetError, match=r"2 images.*image_0_1.*image_1_1"):
-        FaceCrops(samples, 1.5, 200)
+        face_crops(samples)

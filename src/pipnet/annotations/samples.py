@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Bool
 
-from pipnet.geometry import Box, Points, tight_box
+from pipnet.geometry import Box, CropConfig, Image, Points, tight_box
 from pipnet.scheme import SchemeMapping
 
 Item = TypeVar("Item")
@@ -51,6 +51,22 @@ class FaceSample:
         """Whether the known landmarks span at least a pixel in both directions."""
         known = self.points[np.isfinite(self.points).all(axis=1)]
         return len(known) > 1 and bool((np.ptp(known, axis=0) >= 1).all())
+
+    def face_box(self, crop_config: CropConfig) -> Box:
+        """Return the box that crops are cut around, in pixels of the image.
+
+        Raises:
+            BoxError: the dataset gives no box, or no point is known.
+        """
+        return crop_config.face_box(self.points, self.box)
+
+    def crop_region(self, crop_config: CropConfig, image: Image) -> Box:
+        """Return the part of the decoded image that the crop shows, xyxy in pixels.
+
+        Raises:
+            BoxError: the dataset gives no box, or no point is known.
+        """
+        return crop_config.region(self.face_box(crop_config), image.shape[1], image.shape[0])
 
 
 def without_label_offset(sample: FaceSample) -> FaceSample:

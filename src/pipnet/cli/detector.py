@@ -13,7 +13,8 @@ from rich.console import Console
 
 from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.box_adapter import check_box_format
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import DEFAULT_RUNTIME, OptionalOutput, Output, RuntimeFlags
 from pipnet.config import DETECTOR_SIZE, RuntimeConfig, to_options
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
@@ -57,7 +58,7 @@ def fit(
     detector_size: int = DETECTOR_SIZE,
     boxes: Path | None = None,
     name: str | None = None,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> int:
     """Fit a model to the boxes of a detector, on labeled images, and store the box adapter in the model.
 
@@ -124,11 +125,11 @@ def sensitivity(
     /,
     *,
     data: Path,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Output,
     images: Path | None = None,
     subset: str | None = None,
     refine_steps: int = 0,
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
 ) -> int:
     """Measure how exact boxes must be: the error from boxes that are shifted, too small or too large.
 
@@ -184,11 +185,9 @@ def _open(model: str) -> _ModelFile:
     """Load a checkpoint or an exported model."""
     path = Path(model)
     if path.suffix == ".safetensors":
-        try:
+        with training_imports():
             from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
             from pipnet.model.torch_model import TorchModel
-        except (ImportError, RuntimeError) as error:
-            raise cannot_import(error) from None
         network, metadata = load_checkpoint(path)
         return _ModelFile(
             TorchModel(network, metadata), lambda target, new: save_checkpoint(target, network, new)
@@ -232,7 +231,7 @@ def _nmes(landmarker: FaceLandmarker, fitted: DetectorFit, unreadable: list[Imag
     chosen = evenly_spaced(fitted.samples, _MAX_FACES)
     rows = []
     for image, sample in show_progress(decoded(chosen, unreadable), len(chosen), "measuring"):
-        boxes = np.stack([crop_config.face_box(sample.points, sample.box), fitted_boxes[sample]])
+        boxes = np.stack([sample.face_box(crop_config), fitted_boxes[sample]])
         rows.append(nmes_from_boxes(landmarker, (image, sample), boxes))
     with_norm = [row for row in rows if np.isfinite(row).all()]
     return np.mean(with_norm, axis=0) if with_norm else np.full(2, np.nan)

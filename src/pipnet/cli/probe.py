@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import Output
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.matplotlib_figure import require_figures
@@ -36,7 +37,7 @@ def probe(
     /,
     *,
     data: Path,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Output,
     subset: str | None = None,
     blank_checkpoint: Path | None = None,
     steps: int = 150,
@@ -72,12 +73,10 @@ def probe(
     seed
         Chooses faces and parts.
     """
-    try:
+    with training_imports():
         from pipnet.model.checkpoint import load_checkpoint
         from pipnet.papers import position_prior as prior
         from pipnet.papers.blank_images import load_blank_checkpoint, train_on_blank_images
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     if count < 1:
         raise PipnetError(f"--count must be at least 1, not {count}")
     require_figures()
@@ -125,7 +124,7 @@ def dataset_crops(
         for sample in chosen:
             image = read_image(sample.image)
             boxes = np.array([tight_box(sample.points), *detector(image).boxes], np.float32)
-            yield (sample.name, image, boxes), [metadata.crop.face_box(sample.points, sample.box)]
+            yield (sample.name, image, boxes), [sample.face_box(metadata.crop)]
 
     return _crops(photos(), len(chosen), metadata, count, seed)
 

@@ -183,7 +183,7 @@ def decoded(
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
     """Return the predicted landmarks of a face; None if the detector missed it."""
     crop_config = landmarker.metadata.crop
-    true_box = crop_config.face_box(sample.points, sample.box)
+    true_box = sample.face_box(crop_config)
     if true_boxes:
         return landmarker(image, boxes=true_box, box_format="model")[0].points
     faces = landmarker(image)
@@ -200,7 +200,7 @@ def _papers_box(crop_config: CropConfig, sample: FaceSample) -> Box:
     """Return the box of the papers' crop, that of the dataset's own landmarks even where they were mapped."""
     if crop_config.box == "landmarks" and sample.source_box is not None:
         return sample.source_box
-    return crop_config.face_box(sample.points, sample.box)
+    return sample.face_box(crop_config)
 
 
 def _official_errors(

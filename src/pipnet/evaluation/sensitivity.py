@@ -98,7 +98,7 @@ def sensitivity(
     crop_config = landmarker.metadata.crop
     rows = []
     for image, sample in images:
-        true_box = crop_config.face_box(sample.points, sample.box)[None]
+        true_box = sample.face_box(crop_config)[None]
         boxes = np.concatenate([BoxAdapter(*change.box).apply(true_box) for change in PERTURBATIONS])
         rows.append(nmes_from_boxes(landmarker, (image, sample), boxes))
     nmes = np.array(rows).reshape(-1, len(PERTURBATIONS))

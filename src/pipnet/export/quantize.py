@@ -38,28 +38,24 @@ FACES = 200
 
 
 def calibration_crops(
-    metadata: ModelMetadata, samples: Sequence[FaceSample], seed: int = 0
+    metadata: ModelMetadata, samples: Sequence[FaceSample]
 ) -> UInt8[np.ndarray, "faces s s 3"]:
     """Return the crops of some labeled faces, as the model's input.
 
     Args:
         metadata: the model's metadata.
         samples: labeled faces, of which at most `FACES` are used.
-        seed: seed of the choice.
 
     Raises:
         DataError: there are no faces.
     """
     if not samples:
         raise DataError("there are no faces to measure activations on")
-    chosen = np.random.default_rng(seed).permutation(len(samples))[:FACES]
+    chosen = np.random.default_rng(0).permutation(len(samples))[:FACES]
     crops = []
     for i in show_progress(chosen.tolist(), len(chosen), "calibration faces"):
         image = read_image(samples[i].image)
-        face = metadata.crop.face_box(samples[i].points, samples[i].box)
-        crops.append(
-            crop(image, metadata.crop.region(face, image.shape[1], image.shape[0]), metadata.input_size)
-        )
+        crops.append(crop(image, samples[i].crop_region(metadata.crop, image), metadata.input_size))
     return np.stack(crops)
 
 

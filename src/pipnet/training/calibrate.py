@@ -105,9 +105,7 @@ def observe(
     parts = []
     for sample in show_progress(samples, len(samples), "predicting faces"):
         image = read_image(sample.image)
-        box = metadata.crop.region(
-            metadata.crop.face_box(sample.points, sample.box), image.shape[1], image.shape[0]
-        )
+        box = sample.crop_region(metadata.crop, image)
         crops, labels, _ = zip(
             *(
                 training_crop(

@@ -19,8 +19,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -50,35 +51,30 @@ class Part(NamedTuple):
 
 
 class FaceCrop(NamedTuple):
-    """A part of an image around a labeled face, with the labels in pixels of the part."""
+    """A part of an image around a labeled face; labels and box are in pixels of the part."""
 
     image: Image
     points: Points
-    face_box: Box
-    """The box that crops are cut around, see `CropConfig.face_box`."""
+    region: Box
+    """The part that the model's crop shows, see `CropConfig.region`."""
 
 
 class FaceCrops:
     """The decoded part of the image around each labeled face.
 
-    ``crops[i]`` is the part of image i within ``reach`` times its face's box (see `CropConfig.box`). A part
-    much larger than ``resolution`` pixels a box is reduced by a whole factor.
+    ``crops[i]`` is the part of image i within ``margin`` times the model's crop. A part in which the crop is
+    much larger than ``size`` pixels is reduced by a whole factor.
 
     Raises:
         DataError: images cannot be read. All of them are named in one message.
     """
 
     def __init__(
-        self,
-        samples: Sequence[FaceSample],
-        reach: float,
-        resolution: int,
-        box: Literal["landmarks", "dataset"] = "landmarks",
+        self, samples: Sequence[FaceSample], crop_config: CropConfig, size: int, margin: float
     ) -> None:
-        self.samples = list(samples)
-        self._box_config = CropConfig(box=box)
-        self.reach = reach
-        self.resolution = resolution
+        self.samples, self.crop_config = list(samples), crop_config
+        self._reach = round(crop_config.scale * margin, 3)  # in sides of the face's box
+        self._resolution = max(int(size / crop_config.scale), 1)  # pixels of the face's box
         self._folder = cache_folder() / "crops" / self._key()
         self._index, self._pixels = self._open()
 
@@ -88,22 +84,21 @@ class FaceCrops:
     def __getitem__(self, i: int) -> FaceCrop:
         return self._labeled(i, self._part(i))
 
-    def crop_region(self, i: int, crop_config: CropConfig) -> Box:
+    def crop_region(self, i: int) -> Box:
         """Return the crop of face i, xyxy in pixels of its image, clipped to the image if configured so.
 
         The part reaches beyond every crop, so only the border of the image can clip it.
         """
         part = self._part(i)
-        height, width = part.image.shape[:2]
-        box = crop_config.region(self._labeled(i, part).face_box, width, height)
         corner = np.tile([part.left, part.top], 2).astype(np.float32)
-        return box * part.reduction + (part.reduction - 1) / 2 + corner
+        return self._labeled(i, part).region * part.reduction + (part.reduction - 1) / 2 + corner
 
     def _labeled(self, i: int, part: Part) -> FaceCrop:
-        """Return a part with the labels of its face."""
-        points, box = _in_part(part, self.samples[i].points), self.samples[i].box
-        box = None if box is None else _in_part(part, box.reshape(2, 2)).ravel()
-        return FaceCrop(part.image, points, self._box_config.face_box(points, box))
+        """Return a part with the labels and the crop of its face."""
+        sample = self.samples[i]
+        box = None if sample.box is None else _in_part(part, sample.box.reshape(2, 2)).ravel()
+        sample = replace(sample, points=_in_part(part, sample.points), box=box)
+        return FaceCrop(part.image, sample.points, sample.crop_region(self.crop_config, part.image))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the pixels: a worker process opens the file itself instead of receiving a copy."""
@@ -124,14 +119,14 @@ class FaceCrops:
     def _cut(self, i: int) -> Part:
         sample = self.samples[i]
         image = read_image(sample.image)
-        box = self._box_config.face_box(sample.points, sample.box)
+        box = sample.face_box(self.crop_config)
         center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max())
-        low = np.floor(center - side * self.reach / 2).astype(int).clip(0)
-        high = (np.ceil(center + side * self.reach / 2).astype(int) + 1).clip(0)
+        low = np.floor(center - side * self._reach / 2).astype(int).clip(0)
+        high = (np.ceil(center + side * self._reach / 2).astype(int) + 1).clip(0)
         part = image[low[1] : high[1], low[0] : high[0]]
         if not part.size:
             raise DataError(f"{sample.name}: the landmarks are outside of {sample.image}")
-        reduction = min(max(int(side / self.resolution), 1), *part.shape[:2])
+        reduction = min(max(int(side / self._resolution), 1), *part.shape[:2])
         if reduction > 1:
             height, width = (n - n % reduction for n in part.shape[:2])
             small = (width // reduction, height // reduction)
@@ -142,7 +137,7 @@ class FaceCrops:
 
     def _key(self) -> str:
         """Return a digest of everything that the cached pixels depend on."""
-        digest = hashlib.sha256(f"{_VERSION} {self.reach} {self.resolution}".encode())
+        digest = hashlib.sha256(f"{_VERSION} {self._reach} {self._resolution}".encode())
         for s in self.samples:
             try:
                 stat = s.image.stat()
@@ -150,7 +145,7 @@ class FaceCrops:
                 continue  # `_build` reads every image and names this one
             name = f"{s.image.resolve()} {stat.st_size} {stat.st_mtime_ns}"
             digest.update(name.encode("utf-8", "surrogateescape"))
-            digest.update(self._box_config.face_box(s.points, s.box).tobytes() + s.points.tobytes())
+            digest.update(s.face_box(self.crop_config).tobytes() + s.points.tobytes())
         return digest.hexdigest()[:24]
 
     def _open(self) -> tuple[list[list[int]] | None, np.memmap | None]:

@@ -70,23 +70,20 @@ class FaceDataset(Dataset[Example]):
             supervision: supervision of each face; the full task and weight 1 if None.
         """
         self.supervision = [FULL_SUPERVISION] * len(samples) if supervision is None else list(supervision)
-        self.crop_config, self.size, self.scheme = crop_config, size, scheme
-        self.augmentation, self.seed = augmentation, seed
+        self.size, self.scheme, self.augmentation, self.seed = size, scheme, augmentation, seed
         # The margin for scale, stretch, rotation and shift, so that crops almost never have black corners.
         angle = np.deg2rad(min(augmentation.rotate_by, 45))
         stretch = 1 + (augmentation.stretch_by if augmentation.stretch else 0)
         rotated = stretch * (np.cos(angle) + np.sin(angle))
         margin = (1 + augmentation.scale_by) * (rotated + 2 * augmentation.translate_by)
-        reach = round(crop_config.scale * float(margin), 3)
-        self.crops = FaceCrops(samples, reach, max(int(size / crop_config.scale), 1), crop_config.box)
+        self.crops = FaceCrops(samples, crop_config, size, float(margin))
 
     def __len__(self) -> int:
         return len(self.crops)
 
     def __getitem__(self, index: int) -> Example:
         epoch, face = divmod(index, len(self.crops))
-        image, points, face_box = self.crops[face]
-        box = self.crop_config.region(face_box, image.shape[1], image.shape[0])
+        image, points, box = self.crops[face]
         rng = np.random.default_rng([self.seed, epoch, face])
         crop, points, mirrored = training_crop(
             image, points, box, self.size, self.scheme, self.augmentation, rng

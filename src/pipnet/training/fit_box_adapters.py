@@ -80,7 +80,7 @@ def fit_detector(
         PipnetError: too few of the faces were detected.
         BoxError: the model's crops are cut around the dataset's boxes, and there are none.
     """
-    true = [crop_config.face_box(sample.points, sample.box) for sample in samples]
+    true = [sample.face_box(crop_config) for sample in samples]
     matches = [
         (sample, box, target)
         for sample, found, target in zip(samples, detections, true, strict=True)
@@ -150,7 +150,7 @@ def fit_box_adapters(samples: Sequence[FaceSample], crop_config: CropConfig) -> 
     chosen = evenly_spaced(samples, _AUTOMATIC_FACES)
     adapters = {}
     if crop_config.box == "dataset":
-        pairs = [(tight_box(s.points), crop_config.face_box(s.points, s.box)) for s in chosen]
+        pairs = [(tight_box(s.points), s.face_box(crop_config)) for s in chosen]
         adapters["landmarks"] = BoxAdapter.fit(pairs)
     for detector, version in _available():
         file = _cache_file(chosen, crop_config, detector.box_format, version)
@@ -167,7 +167,7 @@ def _fit_available(
     """Fit the adapter of a detector, and keep the result unless an image could not be read."""
     unreadable: list[ImageError] = []
     searched, detections = search(detector, samples, unreadable)
-    true = [crop_config.face_box(s.points, s.box) for s in searched]
+    true = [s.face_box(crop_config) for s in searched]
     fit: dict[str, Any] = {"adapter": None}
     try:
         adapter, count = fit_matched([found.boxes for found in detections], true)

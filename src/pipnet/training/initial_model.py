@@ -34,7 +34,7 @@ def build_model(recipe: Recipe, split: Split, dataset: FaceDataset) -> tuple[PIP
     """
     _check_landmarks(split)
     initial, config = recipe.initial, recipe.model
-    boxes = [dataset.crops.crop_region(i, recipe.crop) for i in split.complete_indices]
+    boxes = [dataset.crops.crop_region(i) for i in split.complete_indices]
     face = mean_face(
         [to_fraction(s.points, box) for s, box in zip(split.complete_samples, boxes, strict=True)]
     )

@@ -35,6 +35,6 @@ def face_errors(
 
 def _error(dataset: FaceDataset, face: int, predicted: np.ndarray, true: np.ndarray) -> float:
     """Return the NME of a face. Crops may be stretched, so distances are measured in pixels of the image."""
-    sample, box = dataset.crops.samples[face], dataset.crops.crop_region(face, dataset.crop_config)
+    sample, box = dataset.crops.samples[face], dataset.crops.crop_region(face)
     unit, norm = box[2:] - box[:2], norm_distance(sample.points, dataset.scheme, sample.box)
     return float(np.nanmean(point_errors(predicted * unit, true * unit, norm))) if norm > 0 else float("nan")

@@ -127,7 +127,7 @@ def with_prediction(face: GalleryFace, image: Image, landmarker: FaceLandmarker)
         BoxError: the model's crops are cut around the dataset's boxes, and there are none.
     """
     sample, metadata = face.sample, landmarker.metadata
-    box = metadata.crop.face_box(sample.points, sample.box)
+    box = sample.face_box(metadata.crop)
     prediction = landmarker(image, boxes=box, box_format="model")[0]
     values: dict[Value, float] = {
         "quality": prediction.quality,
