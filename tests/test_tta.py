@@ -15,7 +15,8 @@ from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import CropConfig
 from pipnet.inference.backends.base import CropLandmarks
-from pipnet.inference.tta import predict_crops, tta_views
+from pipnet.inference.predict import predict_crops
+from pipnet.inference.tta import tta_views
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.papers.tta_maps import tta_maps

@@ -20,7 +20,7 @@ from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.metrics import Interval, bootstrap_mean, norm_distance, point_errors
 from pipnet.geometry import CropConfig, Image, crop, tight_box
 from pipnet.inference.backends.base import CropModel
-from pipnet.inference.tta import predict_crops
+from pipnet.inference.predict import predict_crops
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
 _RECROPS = 3

@@ -1,4 +1,4 @@
-"""From images to landmarks, written once: detect, adapt the boxes, crop, predict, refine, build the results.
+"""The steps from images to landmarks: detect faces, adapt their boxes, predict, refine, build the results.
 
 `FaceLandmarker`, video, bulk jobs, evaluation and pseudo-labeling all call these steps.
 """
@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.config import LandmarkerConfig
-from pipnet.geometry import Image, tight_box
+from pipnet.geometry import Image
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import Detector, load_detector
+from pipnet.inference.predict import Prediction, crop_boxes_from_points, predict_crops
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import predict_any_rotation, search_rotations
-from pipnet.inference.tta import Prediction, predict_crops
 
 
 class Pipeline:
-    """A model, a face detector, and how both are used."""
+    """A model, a face detector, and the options for both."""
 
     def __init__(
         self, model: CropModel, detector: Detector, config: LandmarkerConfig, box_format: str = "face"
@@ -32,7 +32,7 @@ class Pipeline:
             model: the landmark model.
             detector: a detector's name, which is loaded when first needed, or a callable.
             config: how faces are found; its ``model`` and ``detector`` are not used.
-            box_format: what the boxes of a plain callable mean.
+            box_format: what the boxes of a plain callable mean, and those of a user who gives no format.
 
         Raises:
             ModelError: the model has no adapter for this box format.
@@ -75,7 +75,7 @@ class Pipeline:
     def predict(
         self, images: Sequence[Image], crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]]
     ) -> Prediction:
-        """Return the landmarks of faces at known places, all in batches.
+        """Return the landmarks of faces at known positions, all in batches.
 
         Args:
             images: decoded images.
@@ -86,15 +86,10 @@ class Pipeline:
         """
         ends = np.cumsum([len(boxes) for boxes in crop_boxes])[:-1]
         for _ in range(self.config.refine_steps):
-            rough = predict_crops(self.model, images, crop_boxes)
-            crop_boxes = np.split(self.around(rough.points), ends)
+            points = predict_crops(self.model, images, crop_boxes).points
+            crop_boxes = np.split(crop_boxes_from_points(points, self.model.metadata), ends)
         predict = predict_any_rotation if self.config.any_rotation else predict_crops
         return predict(self.model, images, crop_boxes, self.config.tta)
-
-    def around(self, points: Float32[np.ndarray, "faces landmarks 2"]) -> Float32[np.ndarray, "faces 4"]:
-        """Return the boxes to cut crops around faces with these landmarks."""
-        tight = np.array([tight_box(face) for face in points], np.float32).reshape(-1, 4)
-        return self.adapt(tight, "landmarks")
 
     def build(
         self,
@@ -119,7 +114,7 @@ class Pipeline:
     def run(
         self, images: Sequence[Image], detections: Sequence[Detections], box_format: str
     ) -> list[FaceLandmarks]:
-        """Return the landmarks of faces at known places of several images, in batches.
+        """Return the landmarks of faces at known positions of several images, in batches.
 
         Args:
             images: decoded images.

@@ -20,7 +20,7 @@ from pipnet.errors import PipnetError
 from pipnet.geometry import Image, box_iou, overlaps, tight_box
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.pipeline import Pipeline
-from pipnet.inference.tta import predict_crops
+from pipnet.inference.predict import crop_boxes_from_points, predict_crops
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
@@ -119,7 +119,9 @@ def _label(
     tight = np.array([tight_box(points) for points in first.points], np.float32)
     agreed = consensus(teachers, images, tight, scheme) if teachers else None
     points = first.points if agreed is None else agreed.points
-    second = pipeline.predict(images, [box[None] for box in pipeline.around(points)])
+    second = pipeline.predict(
+        images, [box[None] for box in crop_boxes_from_points(points, pipeline.model.metadata)]
+    )
     labels, label_std = (second.points, second.tta_std) if agreed is None else agreed
     for i, (face, image, _) in enumerate(located):
         box = tight_box(labels[i])

@@ -27,7 +27,7 @@ from pipnet.hub import find_model
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.backends.external_model import ExternalModel
 from pipnet.inference.backends.load import load_model
-from pipnet.inference.tta import predict_crops
+from pipnet.inference.predict import predict_crops
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 from pipnet.training.landmark_adapter import LandmarkAdapter

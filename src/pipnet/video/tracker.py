@@ -16,8 +16,8 @@ from jaxtyping import Float32
 from pipnet.errors import PipnetError
 from pipnet.geometry import Box, Image, box_iou
 from pipnet.inference.pipeline import Pipeline
+from pipnet.inference.predict import Prediction, crop_boxes_from_points
 from pipnet.inference.results import FaceLandmarks
-from pipnet.inference.tta import Prediction
 from pipnet.video.causal_smoother import CausalSmoother, FaceSmoother
 
 DETECT_EVERY = 25
@@ -115,7 +115,7 @@ class FaceTracker:
         """Return the landmarks of all tracks, the boxes of their next crops, and which tracks to keep."""
         boxes = self._crop_boxes()
         prediction = self.pipeline.predict([image], [boxes])
-        next_boxes = self.pipeline.around(prediction.points)
+        next_boxes = crop_boxes_from_points(prediction.points, self.pipeline.model.metadata)
         return prediction, next_boxes, self._kept(boxes, next_boxes, prediction.scores)
 
     def _add_detections(self, image: Image) -> None:
