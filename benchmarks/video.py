@@ -24,7 +24,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
-from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, FaceSmoother, OneEuroConfig
+from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, OneEuroConfig
 from pipnet.video.reader import VideoReader
 from pipnet.video.savgol_smoother import SavgolSmoother
 from pipnet.video.tracker import FaceTracker
@@ -55,8 +56,9 @@ TRACKED = 250
 """Frames of each clip on which tracking is compared with detection in every frame."""
 Path3 = Float[np.ndarray, "frames landmarks 2"]
 Motion = tuple[float, float]
-Smoother = SavgolSmoother | CausalSmoother | None
-SMOOTHERS: dict[str, Smoother] = {"raw": None, "file": SavgolSmoother(), "camera": CausalSmoother()}
+Smoother = SavgolSmoother | Callable[[np.ndarray], CausalSmoother] | None
+"""Smooths as in a file; or returns what smooths as for a camera, for a mean face; or nothing."""
+SMOOTHERS: dict[str, Smoother] = {"raw": None, "file": SavgolSmoother(), "camera": CausalSmoother}
 """The measured smoothers, by name."""
 
 
@@ -216,7 +218,7 @@ def smooth(points: Path3, mean_face: np.ndarray, smoother: Smoother) -> Path3:
         near = [np.flatnonzero(np.abs(times - now) <= smoother.reach + 1e-9) for now in times]
         frames = zip(path, near, times, strict=True)
         return np.array([smoother(raw, path[n], times[n] - now) for raw, n, now in frames])
-    causal = FaceSmoother(smoother, mean_face)
+    causal = smoother(mean_face)
     return np.array([causal(frame.astype(np.float32), k / FPS) for k, frame in enumerate(points)])
 
 
@@ -259,7 +261,7 @@ def tune(
     shapes = [(0.3, 2), (0.5, 5), (1, 5)]
     poses = product((0.2, 0.25, 0.3), (0.015, 0.025, 0.04), (0.3, 0.45), (0.02, 0.04))
     smoothers += [
-        CausalSmoother(AlphaBetaConfig(*pose), OneEuroConfig(*shape))
+        partial(CausalSmoother, pose=AlphaBetaConfig(*pose), shape=OneEuroConfig(*shape))
         for pose, shape in product(poses, shapes)
     ]
     for smoother in smoothers:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipnet.errors import PipnetError
-from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, FaceSmoother, OneEuroConfig
+from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother, OneEuroConfig
 from pipnet.video.reader import Frame
 from pipnet.video.savgol_smoother import SavgolSmoother
 from pipnet.video.video_landmarker import FrameFaces, smooth_frames
@@ -23,7 +23,7 @@ def face(landmarker):
 
 
 def smooth_causally(points, mean_face, fps=25):
-    smooth = FaceSmoother(CausalSmoother(), mean_face)
+    smooth = CausalSmoother(mean_face)
     return np.array([smooth(frame, number / fps) for number, frame in enumerate(points)])
 
 
@@ -64,7 +64,7 @@ def test_causal_smoother_smooths_repeated_frames(face):
     out = smooth_causally(jumps, face)
     assert flicker(out[50:]) < flicker(jumps[50:]) / 2
     shift = np.linalg.norm(out.mean(axis=1) - jumps.mean(axis=1), axis=1)
-    assert shift.max() <= CausalSmoother().pose.max_shift * 100 + 1e-3
+    assert shift.max() <= AlphaBetaConfig().max_shift * 100 + 1e-3
 
 
 @pytest.mark.parametrize("fps", [5, 25, 60])
@@ -84,7 +84,7 @@ def test_causal_smoother_is_independent_of_face_size(face):
 
 
 def test_causal_smoother_handles_repeated_times_and_refuses_wrong_settings(face):
-    smooth = FaceSmoother(CausalSmoother(), face)
+    smooth = CausalSmoother(face)
     first = smooth(face, 1.0)
     np.testing.assert_allclose(first, face, atol=1e-3)
     np.testing.assert_array_equal(smooth(face + 5, 1.0), first)  # the same time again

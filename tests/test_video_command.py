@@ -44,6 +44,19 @@ def test_video_command_refuses_a_port_without_a_page(short, tmp_path, capsys):
         assert captured.err == "error: --port 8000 needs --page\n"
 
 
+def test_video_and_webcam_refuse_frames_of_too_many_pixels(short, tmp_path, capsys):
+    stream, pipe = tmp_path / "stream.mkv", tmp_path / "pipe"
+    remux(short, stream)
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as sender:
+        sender.submit(pipe.write_bytes, stream.read_bytes())
+        assert main(["webcam", str(pipe), "--json", "--max-pixels", "100"]) == 1
+    assert main(["video", str(short), "--json", "--max-pixels", "100"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("frames of more than 100 pixels\n") == 2
+
+
 def test_video_command_reports_corrupt_input_in_one_line(short, tmp_path, capsys):
     corrupt = tmp_path / "cut.mkv"
     remux(short, corrupt)
@@ -114,8 +127,8 @@ def test_video_landmarker_tracks_faces_of_a_file(landmarker, short):
     assert frames[3].frame.time == pytest.approx(0.12, abs=1e-3)
 
 
-def test_video_landmarker_refuses_options_for_a_landmarker(landmarker):
+def test_video_landmarker_refuses_options_for_a_landmarker(landmarker, short):
     with pytest.raises(TypeError, match="pass tta to the FaceLandmarker"):
         VideoLandmarker(landmarker, tta="flip")
     with pytest.raises(PipnetError, match="detect_every must be at least 1"):
-        next(VideoLandmarker(landmarker, detect_every=0).track([], is_live=True))
+        next(VideoLandmarker(landmarker, detect_every=0).track(VideoReader(short)))

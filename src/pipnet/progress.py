@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from rich.console import Console
@@ -20,7 +20,7 @@ def show_progress(
     description: str,
     size: Callable[[Item], int] = lambda _: 1,
     done: int = 0,
-) -> Iterator[Item]:
+) -> Generator[Item, None, None]:
     """Yield the items and show on standard error how many of them are done.
 
     Args:

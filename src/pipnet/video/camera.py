@@ -1,4 +1,4 @@
-"""Cameras and network streams: always the latest frame, however long the last one was processed.
+"""Cameras and network streams: always the latest frame, however long the previous one is processed.
 
 They are read with PyAV (extra ``video``). Unlike OpenCV it says why a camera cannot be opened, and it opens
 cameras, network streams and pipes in the same way.
@@ -79,6 +79,11 @@ class LiveReader:
         for frame in LiveReader(0):
             faces = landmarker(frame.image)
     """
+
+    is_live = True
+    """See `VideoReader.is_live`."""
+    frames = None
+    """The number of frames is not known."""
 
     def __init__(
         self, source: Source = 0, max_pixels: int = MAX_PIXELS, read_timeout: float = READ_TIMEOUT

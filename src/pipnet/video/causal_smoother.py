@@ -13,6 +13,7 @@ velocities are in face sizes, so that the settings apply to faces of any size.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import cv2
@@ -42,7 +43,7 @@ class AlphaBetaConfig:
     error_scale: float = 0.04
     """Mean error at which half of the remaining fraction is corrected too, in face sizes."""
     error_gain: float = 0.3
-    """Weight of the newest error in the mean error."""
+    """Weight of the latest error in the mean error."""
     max_shift: float = 0.04
     """Maximum shift of the smoothed pose from the measured one, in face sizes."""
 
@@ -58,9 +59,9 @@ class AlphaBetaConfig:
 class OneEuroConfig:
     """Settings of the filter of the shape."""
 
-    cutoff: float
+    cutoff: float = 0.5
     """Cutoff frequency at rest, in Hz: lower values smooth more and follow more slowly."""
-    beta: float
+    beta: float = 5.0
     """Increase of the cutoff frequency for each face size a second of velocity."""
     velocity_cutoff: float = 3.0
     """Cutoff frequency of the filter of the measured velocity, in Hz."""
@@ -70,25 +71,13 @@ class OneEuroConfig:
             raise PipnetError("OneEuroConfig needs cutoff frequencies above 0 and a beta of at least 0")
 
 
-@dataclass(frozen=True)
-class CausalSmoother:
-    """Settings of the smoothing; `FaceSmoother` holds the state for one face."""
+class _Filter(ABC):
+    """A recursive filter of points; it returns the first points as they are."""
 
-    pose: AlphaBetaConfig = AlphaBetaConfig()
-    """Filter of the position, size and rotation of the face in the image."""
-    shape: OneEuroConfig = OneEuroConfig(0.5, 5.0)
-    """Filter of the landmarks within the face."""
-
-
-class AlphaBetaFilter:
-    """An alpha-beta filter with adaptive gain, for points that move together."""
-
-    def __init__(self, config: AlphaBetaConfig) -> None:
-        self.config = config
+    def __init__(self) -> None:
         self._time = 0.0
         self._points: Float64[np.ndarray, "points 2"] | None = None
-        self._velocity = self._mean_error = np.zeros((0, 2))
-        self._mean_absolute_error = 0.0
+        self._velocity = np.zeros((1, 2))
 
     def __call__(
         self, points: Float[np.ndarray, "points 2"], time: float, size: float
@@ -98,14 +87,42 @@ class AlphaBetaFilter:
         Args:
             points: measured points, in any unit.
             time: seconds; later than the last.
-            size: size of the face in the same unit, for the errors.
+            size: size of the face in the same unit, for errors and velocities.
         """
-        if self._points is None:
-            self._time, self._points = time, points.astype(np.float64)
-            self._velocity = self._mean_error = np.zeros(points.shape)
-            return self._points.copy()
-        step, config = time - self._time, self.config
-        error = points - (self._points + self._velocity * step)
+        measured, last = points.astype(np.float64), self._points
+        self._points = measured if last is None else self._update(last, measured, time - self._time, size)
+        self._time = time
+        return self._points.copy()
+
+    @abstractmethod
+    def _update(
+        self,
+        last: Float64[np.ndarray, "points 2"],
+        points: Float64[np.ndarray, "points 2"],
+        step: float,
+        size: float,
+    ) -> Float64[np.ndarray, "points 2"]:
+        """Return the smoothed points a time step in seconds after the last ones."""
+
+
+class AlphaBetaFilter(_Filter):
+    """An alpha-beta filter with adaptive gain, for points that move together."""
+
+    def __init__(self, config: AlphaBetaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._mean_error = np.zeros((1, 2))
+        self._mean_absolute_error = 0.0
+
+    def _update(
+        self,
+        last: Float64[np.ndarray, "points 2"],
+        points: Float64[np.ndarray, "points 2"],
+        step: float,
+        size: float,
+    ) -> Float64[np.ndarray, "points 2"]:
+        config = self.config
+        error = points - (last + self._velocity * step)
         error_gain, min_gain = _gain(config.error_gain, step), _gain(config.min_gain, step)
         self._mean_error = self._mean_error + error_gain * (error - self._mean_error)
         self._mean_absolute_error += error_gain * (_mean_length(error) - self._mean_absolute_error)
@@ -114,56 +131,49 @@ class AlphaBetaFilter:
         alpha = min_gain + (1 - min_gain) / (1 + max(relative_error, 1e-6) ** -_STEEPNESS)
         self._velocity = self._velocity + _VELOCITY_GAIN * alpha**2 / (2 - alpha) * error / step
         shift = (1 - alpha) * error
-        self._points = points - shift * min(1.0, config.max_shift * size / max(_mean_length(shift), 1e-9))
-        self._time = time
-        return self._points.copy()
+        return points - shift * min(1.0, config.max_shift * size / max(_mean_length(shift), 1e-9))
 
 
-class OneEuroFilter:
+class OneEuroFilter(_Filter):
     """The One-Euro filter, for several points."""
 
     def __init__(self, config: OneEuroConfig) -> None:
+        super().__init__()
         self.config = config
-        self._time = 0.0
-        self._points: Float64[np.ndarray, "points 2"] | None = None
-        self._velocity = np.zeros((0, 2))
 
-    def __call__(
-        self, points: Float[np.ndarray, "points 2"], time: float, size: float
+    def _update(
+        self,
+        last: Float64[np.ndarray, "points 2"],
+        points: Float64[np.ndarray, "points 2"],
+        step: float,
+        size: float,
     ) -> Float64[np.ndarray, "points 2"]:
-        """Return the next points, smoothed.
-
-        Args:
-            points: measured points, in any unit.
-            time: seconds; later than the last.
-            size: size of the face in the same unit, for the velocities.
-        """
-        if self._points is None:
-            self._time, self._points, self._velocity = time, points.astype(np.float64), np.zeros(points.shape)
-            return self._points.copy()
-        step, config = time - self._time, self.config
-        velocity = (points - self._points) / (step * size)
-        self._velocity += _low_pass_gain(np.asarray(config.velocity_cutoff), step) * (
-            velocity - self._velocity
-        )
+        config = self.config
+        velocity = (points - last) / (step * size)
+        gain = _low_pass_gain(np.asarray(config.velocity_cutoff), step)
+        self._velocity = self._velocity + gain * (velocity - self._velocity)
         # One cutoff frequency a point, from the magnitude of its velocity, for x and y alike.
         cutoff = config.cutoff + config.beta * np.linalg.norm(self._velocity, axis=1, keepdims=True)
-        self._points += _low_pass_gain(cutoff, step) * (points - self._points)
-        self._time = time
-        return self._points.copy()
+        return last + _low_pass_gain(cutoff, step) * (points - last)
 
 
-class FaceSmoother:
-    """The state of the filters of one face."""
+class CausalSmoother:
+    """Smooths the landmarks of one face with those of earlier frames."""
 
-    def __init__(self, config: CausalSmoother, mean_face: Float[np.ndarray, "landmarks 2"]) -> None:
+    def __init__(
+        self,
+        mean_face: Float[np.ndarray, "landmarks 2"],
+        pose: AlphaBetaConfig = AlphaBetaConfig(),
+        shape: OneEuroConfig = OneEuroConfig(),
+    ) -> None:
         """Start without landmarks.
 
         Args:
-            config: settings of both filters.
             mean_face: the model's mean face, at any size and position; poses are similarities from it.
+            pose: settings of the filter of the position, size and rotation of the face in the image.
+            shape: settings of the filter of the landmarks within the face.
         """
-        self._pose, self._shape = AlphaBetaFilter(config.pose), OneEuroFilter(config.shape)
+        self._pose, self._shape = AlphaBetaFilter(pose), OneEuroFilter(shape)
         centered = mean_face - mean_face.mean(axis=0)
         self._mean_face = centered / np.ptp(centered, axis=0).max()
         self._time = -np.inf

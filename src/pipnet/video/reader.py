@@ -62,6 +62,11 @@ class VideoReader:
             faces = landmarker(frame.image)
     """
 
+    is_live = False
+    """Whether frames arrive in real time, and are dropped while others are processed."""
+    dropped = 0
+    """Number of dropped frames, see `LiveReader`."""
+
     def __init__(self, path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> None:
         """Open a video and read its properties.
 

@@ -18,7 +18,7 @@ from pipnet.geometry import Box, Image, box_iou
 from pipnet.inference.pipeline import Pipeline
 from pipnet.inference.predict import Prediction, crop_boxes_from_points
 from pipnet.inference.results import FaceLandmarks
-from pipnet.video.causal_smoother import CausalSmoother, FaceSmoother
+from pipnet.video.causal_smoother import CausalSmoother
 
 DETECT_EVERY = 25
 """Default number of frames between two runs of the detector."""
@@ -56,31 +56,26 @@ class _Track:
     """The box that its next crop is cut around."""
     detection_score: float
     """The score of its last detection."""
-    smoother: FaceSmoother | None
+    smoother: CausalSmoother | None
 
 
 class FaceTracker:
     """Tracks the faces of one video."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        detect_every: int = DETECT_EVERY,
-        smoother: CausalSmoother | None = None,
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, detect_every: int = DETECT_EVERY, smooth: bool = False) -> None:
         """Start without faces.
 
         Args:
             pipeline: detects faces and predicts their landmarks.
             detect_every: number of frames between two runs of the detector; 1 detects in every frame.
-            smoother: settings of the smoothing; None for no smoothing.
+            smooth: smooth the landmarks with those of earlier frames.
 
         Raises:
             PipnetError: ``detect_every`` is less than 1.
         """
         if detect_every < 1:
             raise PipnetError(f"detect_every must be at least 1, not {detect_every}")
-        self.pipeline, self.detect_every, self.smoother = pipeline, detect_every, smoother
+        self.pipeline, self.detect_every, self.smooth = pipeline, detect_every, smooth
         self._tracks: list[_Track] = []
         self._next_id, self._since_detection = 1, detect_every
 
@@ -129,7 +124,7 @@ class FaceTracker:
             if len(overlap) and overlap.max() >= _MIN_IOU_NEW:
                 self._tracks[int(overlap.argmax())].detection_score = float(score)
                 continue
-            smoother = FaceSmoother(self.smoother, mean_face) if self.smoother else None
+            smoother = CausalSmoother(mean_face) if self.smooth else None
             self._tracks.append(_Track(0, box, float(score), smoother))
 
     def _crop_boxes(self) -> Float32[np.ndarray, "faces 4"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.results import FaceLandmarks
 from pipnet.video.camera import LiveReader, is_live
-from pipnet.video.causal_smoother import CausalSmoother
 from pipnet.video.reader import Frame, VideoReader
 from pipnet.video.savgol_smoother import SavgolSmoother
 from pipnet.video.tracker import DETECT_EVERY, FaceTracker
@@ -78,25 +77,22 @@ class VideoLandmarker:
             VideoError: it cannot be read. A live source is opened at the first frame, and raises then.
             MissingExtraError: PyAV is not installed.
         """
-        if isinstance(source, int) or is_live(source):
-            return self.track(LiveReader(source), is_live=True)
-        return self.track(VideoReader(source), is_live=False)
+        from_camera = isinstance(source, int) or is_live(source)
+        return self.track(LiveReader(source) if from_camera else VideoReader(source))
 
-    def track(self, frames: Iterable[Frame], is_live: bool) -> Generator[FrameFaces, None, None]:
+    def track(self, reader: VideoReader | LiveReader) -> Iterator[FrameFaces]:
         """Return the faces of each frame.
 
-        Args:
-            frames: the frames, such as a `VideoReader`.
-            is_live: return each frame without delay. Otherwise smoothing delays each frame by a quarter of a
-                second of video.
+        Smoothing delays each frame of a file by a quarter of a second of video. Frames of a live source are
+        returned without delay.
 
         Raises:
             PipnetError: ``detect_every`` is less than 1.
         """
-        smoother = CausalSmoother() if self.smooth and is_live else None
-        tracker = FaceTracker(self.landmarker.pipeline, self.detect_every, smoother)
-        tracked = (FrameFaces(frame, *tracker(frame.image, frame.time)) for frame in frames)
-        yield from smooth_frames(tracked, SavgolSmoother()) if self.smooth and not is_live else tracked
+        smooth_causally = self.smooth and reader.is_live
+        tracker = FaceTracker(self.landmarker.pipeline, self.detect_every, smooth_causally)
+        tracked = (FrameFaces(frame, *tracker(frame.image, frame.time)) for frame in reader)
+        yield from tracked if smooth_causally or not self.smooth else smooth_frames(tracked, SavgolSmoother())
 
 
 _TimedFaces = tuple[float, dict[int, Float32[np.ndarray, "landmarks 2"]]]
@@ -107,23 +103,25 @@ def smooth_frames(frames: Iterable[FrameFaces], smoother: SavgolSmoother) -> Ite
     """Return the frames with smoothed landmarks, each as soon as all frames within its reach are known."""
     waiting: deque[FrameFaces] = deque()
     window: deque[_TimedFaces] = deque()
-    for newest in frames:
-        waiting.append(newest)
-        window.append((newest.frame.time, dict(zip(newest.track_ids, newest.faces.points, strict=True))))
-        while newest.frame.time > waiting[0].frame.time + smoother.reach:
+    for latest in frames:
+        waiting.append(latest)
+        window.append((latest.frame.time, dict(zip(latest.track_ids, latest.faces.points, strict=True))))
+        while latest.frame.time > waiting[0].frame.time + smoother.reach:
             yield _smooth_frame(waiting.popleft(), window, smoother)
     while waiting:
         yield _smooth_frame(waiting.popleft(), window, smoother)
 
 
-def _smooth_frame(frame: FrameFaces, window: deque[_TimedFaces], smoother: SavgolSmoother) -> FrameFaces:
+def _smooth_frame(tracked: FrameFaces, window: deque[_TimedFaces], smoother: SavgolSmoother) -> FrameFaces:
     """Return a frame with smoothed landmarks, and drop frames from the window that are too old for it."""
-    now, reach = frame.frame.time, smoother.reach
+    now, reach = tracked.frame.time, smoother.reach
     while window[0][0] < now - reach:
         window.popleft()
-    points = frame.faces.points.copy()
-    for i, track_id in enumerate(frame.track_ids):
-        times = [time for time, faces in window if track_id in faces and time <= now + reach]
-        path = [faces[track_id] for time, faces in window if track_id in faces and time <= now + reach]
-        points[i] = smoother(frame.faces.points[i], np.array(path), np.array(times) - now)
-    return frame._replace(faces=replace(frame.faces, points=points))
+    points = tracked.faces.points.copy()
+    for i, track_id in enumerate(tracked.track_ids):
+        near = [
+            (time, faces[track_id]) for time, faces in window if track_id in faces and time <= now + reach
+        ]
+        times, path = (np.array(part) for part in zip(*near, strict=True))
+        points[i] = smoother(points[i], path, times - now)
+    return tracked._replace(faces=replace(tracked.faces, points=points))
