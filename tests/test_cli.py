@@ -378,7 +378,7 @@ def test_detect_does_not_wait_for_a_pipe(tmp_path, portrait):
         (["--model", "README.md"], "not a usable ONNX model"),
         (["--detector", "haar"], "no detector"),
         (["--device", "cuda"], "cuda"),
-        (["--box-format", "landmarks"], "add --box"),
+        (["--box-format", "landmarks"], "needs --box x,y,w,h"),
         (["-o", "out.gif"], "an image file ending in"),
         (["--pts"], "--pts needs -o"),
         (["--max-pixels", "100"], "100"),
@@ -479,8 +479,21 @@ def _not_found(name):
 
 @pytest.mark.parametrize("command", [name for name, _, _ in COMMANDS])
 def test_every_command_has_help(command, capsys):
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     assert f"Usage: pipnet {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", ["", "data", "detector", "teacher", "protocol"])
+def test_list_of_commands_has_one_line_each_in_80_columns(group, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*group.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, _, help_line in COMMANDS:
+        prefix, _, command = name.rpartition(" ")
+        if prefix == group:
+            pattern = f"│ {command} +{re.escape(help_line)} "
+            assert len([line for line in lines if re.match(pattern, line)]) == 1
+    assert not [line for line in lines if line.startswith("│   ")]  # a line that is continued
 
 
 def test_help_of_a_command_is_its_whole_docstring(capsys):

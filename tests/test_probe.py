@@ -11,7 +11,6 @@ import torch
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.box_adapter import BoxAdapter
 from pipnet.cli import main
-from pipnet.cli.probe import dataset_crops, image_crops
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, ModelError, RecipeError
 from pipnet.geometry import CropConfig, tight_box
@@ -22,7 +21,13 @@ from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
 from pipnet.model.pipnet import PIPNet
 from pipnet.papers.blank_images import load_blank_checkpoint, train_on_blank_images
-from pipnet.papers.face_free_crops import find_backgrounds, head_boxes, texture
+from pipnet.papers.face_free_crops import (
+    dataset_crops,
+    find_backgrounds,
+    head_boxes,
+    image_crops,
+    texture,
+)
 from pipnet.papers.position_prior import (
     check_score_maps,
     predict_score_maps,

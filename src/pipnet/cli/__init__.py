@@ -7,10 +7,11 @@ output.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import cyclopts
 from rich.console import Console
@@ -19,8 +20,6 @@ import pipnet
 from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.io.image import ignore_pillow_warnings
 
-# Name, module and function, and the line of help in the list of commands. A command is imported when it is
-# run.
 COMMANDS = (
     ("detect", "detect:detect", "Find faces and their landmarks in images."),
     ("annotate", "annotate:annotate", "Annotate any number of images; resumes after a kill."),
@@ -28,52 +27,42 @@ COMMANDS = (
     ("webcam", "webcam:webcam", "Find and track the faces in front of a camera."),
     ("evaluate", "evaluate:evaluate", "Measure a model on labeled faces."),
     ("report", "report:report", "Compare evaluations with the papers' numbers."),
-    (
-        "compare",
-        "compare:compare",
-        "Compare two evaluations of the same faces, with a paired interval.",
-    ),
+    ("compare", "compare:compare", "Compare two evaluations of the same faces."),
     ("probe", "probe:probe", "Show what a model predicts where there is no face."),
-    ("tta-maps", "tta_maps:tta_maps", "Show score maps of a face before and after test-time augmentation."),
+    ("tta-maps", "tta_maps:tta_maps", "Show what test-time augmentation does to score maps."),
     ("benchmark", "benchmark:benchmark", "Measure the speed of models on this machine."),
     ("train", "train:app", "Train a model by a recipe."),
     ("self-train", "self_train:app", "Train on labeled and unlabeled faces, in rounds."),
     ("teach", "teach:teach", "Label unlabeled faces by the consensus of several teachers."),
     ("calibrate", "calibrate:calibrate", "Calibrate a model's confidence on labeled faces."),
-    ("prune", "prune:prune", "Prune a trained network: fewer neighbors, a narrower last layer."),
+    ("prune", "prune:prune", "Remove neighbors and channels of a trained network."),
     ("export", "export:export", "Export a checkpoint to an ONNX file."),
     ("import", "import_weights:import_weights", "Convert a checkpoint of the original authors."),
     ("migrate", "migrate:migrate", "Convert recipes, run folders and bulk jobs of earlier formats."),
     ("info", "info:info", "Print the metadata of a model."),
     ("doctor", "doctor:doctor", "Print what is installed and what is missing."),
+    ("data prepare", "data:prepare", "Check and prepare a published dataset."),
+    ("data convert", "data:convert", "Convert labeled faces to another file format."),
+    ("data check", "data_check:check", "Look for mistakes in labels, with a model."),
+    ("data scheme", "data:scheme", "Propose a landmark scheme for your own labeled faces."),
+    ("data view", "data:view", "Write a page that shows labeled faces."),
+    ("detector fit", "detector:fit", "Fit a model to the boxes of a detector."),
+    ("detector sensitivity", "detector:sensitivity", "Measure how exact boxes must be."),
+    ("teacher fit", "teacher:fit", "Fit a teacher's landmarks to the labels of a dataset."),
+    ("protocol tsd", "protocol:tsd_app", "Train with a share of the labels of one dataset."),
+    ("protocol tmd", "protocol:tmd_app", "Train with other datasets, without their labels."),
 )
+"""Name, module and function, and line of help, of at most 63 characters so that it fits a terminal of 80. A
+command is imported when it is run."""
 _GROUPS = {
-    "data": (
-        "Prepare datasets, convert, check and show labels, propose a landmark scheme.",
-        {
-            "prepare": "data:prepare",
-            "convert": "data:convert",
-            "check": "data_check:check",
-            "scheme": "data:scheme",
-            "view": "data:view",
-        },
-    ),
-    "detector": (
-        "Use the boxes of any detector; measure how exact they must be.",
-        {"fit": "detector:fit", "sensitivity": "detector:sensitivity"},
-    ),
-    "teacher": (
-        "Fit a teacher's landmarks to the labels of a dataset.",
-        {"fit": "teacher:fit"},
-    ),
-    "protocol": (
-        "v1's protocols: training with part of the labels.",
-        {"tsd": "protocol:tsd_app", "tmd": "protocol:tmd_app"},
-    ),
+    "data": "Prepare, convert, check and show labeled faces.",
+    "detector": "Use the boxes of any detector; measure how exact they must be.",
+    "teacher": "Prepare teachers for pipnet teach.",
+    "protocol": "v1's protocols: training with part of the labels.",
 }
 
 
-def _build(command: str | None) -> cyclopts.App:
+def _build(argv: list[str]) -> cyclopts.App:
     """Return all commands; the help of the requested one is its whole docstring."""
     app = cyclopts.App(
         name="pipnet",
@@ -83,13 +72,14 @@ def _build(command: str | None) -> cyclopts.App:
         suppress_keyboard_interrupt=False,
         default_parameter=cyclopts.Parameter(negative=()),
     )
-    for name, target, words in COMMANDS:
-        app.command(f"pipnet.cli.{target}", name=name, help=None if name == command else words)
-    for group, (words, commands) in _GROUPS.items():
-        within = cyclopts.App(name=group, help=words)
-        for name, target in commands.items():
-            within.command(f"pipnet.cli.{target}", name=name)
-        app.command(within)
+    groups = {name: cyclopts.App(name=name, help=help_line) for name, help_line in _GROUPS.items()}
+    for name, target, help_line in COMMANDS:
+        group, _, command = name.rpartition(" ")
+        is_requested = argv[: name.count(" ") + 1] == name.split()
+        parent = groups[group] if group else app
+        parent.command(f"pipnet.cli.{target}", name=command, help=None if is_requested else help_line)
+    for group_app in groups.values():
+        app.command(group_app)
     return app
 
 
@@ -98,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True)
     _print_notes()
     ignore_pillow_warnings()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _build(given[0] if given else None)(given, exit_on_error=False, error_console=errors)
+        code = _build(argv)(argv, exit_on_error=False, error_console=errors)
         sys.stdout.flush()
     except cyclopts.CycloptsError:
         return 2
@@ -133,13 +123,24 @@ class _NoteHandler(logging.Handler):
         say(record.getMessage())
 
 
-def cannot_import(error: ImportError | RuntimeError) -> PipnetError:
-    """Why the training part cannot be imported: not installed, or installed and broken."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return MissingExtraError(error.name, "train")
-    return PipnetError(f"the training packages cannot be imported: {' '.join(str(error).split()):.200}")
+@contextlib.contextmanager
+def training_imports() -> Iterator[None]:
+    """Report packages of the training part that are not installed, or installed and broken, in one line."""
+    try:
+        yield
+    except (ImportError, RuntimeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            raise MissingExtraError(error.name, "train") from None
+        reason = " ".join(str(error).split())
+        raise PipnetError(f"the training packages cannot be imported: {reason:.200}") from None
 
 
 def say(text: str) -> None:
     """One line on standard error, as it is."""
     print(text, file=sys.stderr, flush=True)
+
+
+def say_errors(errors: Iterable[object]) -> None:
+    """Print each error once, a line each."""
+    for line in dict.fromkeys(map(str, errors)):
+        say(f"error: {line}")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from pipnet.bulk.engines.base import Engine
 from pipnet.bulk.engines.local import LocalEngine
@@ -18,7 +15,7 @@ from pipnet.bulk.job_config import JobConfig, resolve
 from pipnet.bulk.store import Store
 from pipnet.bulk.worker import WorkerConfig
 from pipnet.cli import say
-from pipnet.config import LandmarkerConfig, RuntimeConfig
+from pipnet.cli.options import DEFAULT_LANDMARKER, DEFAULT_RUNTIME, LandmarkerFlags, Output, RuntimeFlags
 from pipnet.errors import PipnetError
 
 SHARD_SIZE = 256
@@ -29,12 +26,12 @@ def annotate(
     images: list[str],
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Output,
     format: list[ExportFormat] | None = None,  # noqa: A002
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
-    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    config: LandmarkerFlags = DEFAULT_LANDMARKER,
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
     column: str | None = None,
     shard_size: int = SHARD_SIZE,
     timeout: float = 300,

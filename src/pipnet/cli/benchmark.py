@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.benchmark.candidates import list_candidates
 from pipnet.benchmark.report import draw, to_table
 from pipnet.benchmark.run import benchmark as run_benchmark
-from pipnet.cli import say
+from pipnet.cli import say, say_errors
+from pipnet.cli.options import OptionalOutput, TestSubset
 from pipnet.config import Precision
 from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.hub import DEFAULT_MODEL
@@ -28,8 +27,8 @@ def benchmark(
     rounds: int = 10,
     image: Path | None = None,
     data: Path | None = None,
-    subset: str | None = None,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    subset: TestSubset = None,
+    output: OptionalOutput = None,
 ) -> int:
     """Measure latency, throughput and memory of models on this machine; with labeled faces also the NME.
 
@@ -53,8 +52,6 @@ def benchmark(
         An image with a face: times each stage from file to landmarks.
     data
         A dataset, or your own annotations, to measure the NME on.
-    subset
-        Subset of the dataset; its test subset if not given.
     output
         Folder for benchmark.json and the figure.
     """
@@ -76,6 +73,5 @@ def benchmark(
         if data is not None:
             draw(report, output / "speed.png")
         say(str(output / "benchmark.json"))
-    for line in report.unreadable:
-        say(f"error: {line}")
+    say_errors(report.unreadable)
     return 1 if report.unreadable else 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from pipnet.annotations.samples import split_by_group, without_label_offset
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import OptionalOutput, TrainingSubset
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
 
@@ -19,10 +17,10 @@ def calibrate(
     /,
     *,
     data: Path,
-    subset: str | None = None,
+    subset: TrainingSubset = None,
     share: float = 0.05,
     domain_shift: float = 0.5,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> None:
     """Calibrate a model's confidence on faces that it was not trained on, and store it in the model.
 
@@ -35,8 +33,6 @@ def calibrate(
         A .safetensors file of a training.
     data
         The dataset of the training (data.root of its recipe), or another one.
-    subset
-        Subset of it; the training subset if not given.
     share
         Use the faces that a training with this data.validation keeps out; 1 uses all faces, for a dataset
         that was not trained on.
@@ -47,12 +43,10 @@ def calibrate(
     output
         The checkpoint to write; the same file if not given.
     """
-    try:
+    with training_imports():
         from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
         from pipnet.model.torch_model import TorchModel
         from pipnet.training.calibrate import calibrate as fit
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     if not 0 < share <= 1:
         raise PipnetError(f"--share must be above 0 and at most 1, not {share}")
     if not 0 <= domain_shift <= 1:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pipnet.annotations.formats import Annotations, FileFormat, read_annotations, write_annotations
-from pipnet.cli import say
-from pipnet.config import RuntimeConfig
+from pipnet.cli import say, say_errors
+from pipnet.cli.options import DEFAULT_RUNTIME, ImagesFolder, Output, RuntimeFlags, TrainingSubset
 from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.prepare import prepare as prepare_subsets
 from pipnet.datasets.registry import DATASETS
@@ -61,8 +59,8 @@ def convert(
     /,
     *,
     to: FileFormat | None = None,
-    images: Path | None = None,
-    subset: str | None = None,
+    images: ImagesFolder = None,
+    subset: TrainingSubset = None,
     scheme: str | None = None,
 ) -> None:
     """Convert labeled faces, or those of a dataset, to another file format. Nothing is overwritten.
@@ -77,10 +75,6 @@ def convert(
         A .json (COCO), .xml (CVAT), .csv, or a folder for .pts files.
     to
         The format to write, if the suffix does not tell it: coco, cvat, label-studio, pts, csv.
-    images
-        The folder of the images, if they are not beside the labels.
-    subset
-        The subset of a dataset; by default the training set, or all faces.
     scheme
         For a dataset: convert the points to this scheme, such as WFLW's 98 points to 300w.
     """
@@ -100,8 +94,8 @@ def scheme(
     source: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
-    images: Path | None = None,
+    output: Output,
+    images: ImagesFolder = None,
     title: str | None = None,
 ) -> None:
     """Propose a landmark scheme for your own labeled faces: names, mirror pairs, neighbors, crop.
@@ -115,8 +109,6 @@ def scheme(
         A COCO or Label Studio .json, a CVAT .xml, a .csv, or a folder of .pts files.
     output
         The .toml file to write.
-    images
-        The folder of the images, if they are not beside the labels.
     title
         A description of the landmarks in one line.
     """
@@ -146,13 +138,13 @@ def view(
     source: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Output,
     images: Path | None = None,
-    subset: str | None = None,
+    subset: TrainingSubset = None,
     scheme: str | None = None,
     model: str | None = None,
     limit: int = 1000,
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
 ) -> int:
     """Write a contact sheet of labeled faces: an HTML page that opens without a server.
 
@@ -169,8 +161,6 @@ def view(
     images
         The folder of the images of your own annotations, if they are not beside them, or of annotated images
         that were moved.
-    subset
-        The subset of a dataset; by default the training set, or all faces.
     scheme
         The landmark scheme of your own annotations or pseudo-labels, to draw its lines: 300w, wflw, ... or
         FILE.toml. Differing mirror pairs are reported. For a dataset: convert the points to this scheme. With
@@ -186,7 +176,7 @@ def view(
         raise DataError("--scheme and --model exclude each other: the page shows the scheme of the model")
     output = output.resolve()
     _check_is_new(output)
-    landmarker = FaceLandmarker.from_pretrained(model, **asdict(runtime)) if model else None
+    landmarker = FaceLandmarker.from_configs(LandmarkerConfig(model), runtime) if model else None
     faces = read_faces(
         source, limit, subset, landmarker.model.metadata.scheme if landmarker else scheme, images
     )
@@ -197,8 +187,7 @@ def view(
                 say(f"check: {message}")
     heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), faces.total, faces.unreadable)
     errors = write_gallery(output, faces.faces, faces.scheme, heading, landmarker)
-    for error in errors:
-        say(f"error: {error}")
+    say_errors(errors)
     unreadable = f"; {faces.unreadable:,} images were annotated with an error" if faces.unreadable else ""
     say(f"{output / INDEX}: {len(faces.faces) - len(errors):,} of {faces.total:,} faces{unreadable}")
     return 1 if errors else 0

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import say
-from pipnet.config import RuntimeConfig
+from pipnet.cli.options import (
+    DEFAULT_RUNTIME,
+    ImagesFolder,
+    OptionalOutput,
+    RuntimeFlags,
+    Scheme,
+    TrainingSubset,
+)
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError
 from pipnet.evaluation.gallery.faces import GalleryFace
@@ -30,13 +35,13 @@ def check(
     /,
     *,
     model: str = DEFAULT_MODEL,
-    subset: str | None = None,
-    scheme: str | None = None,
-    images: Path | None = None,
+    subset: TrainingSubset = None,
+    scheme: Scheme = None,
+    images: ImagesFolder = None,
     limit: int = SHOWN,
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
     json: bool = False,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> None:
     """Check the labels of a dataset with a model: offset, swapped sides, duplicates, disagreement.
 
@@ -51,12 +56,6 @@ def check(
     model
         The model to compare with, of the dataset's landmarks or of others that a mapping leads from: a name,
         .onnx file, folder or hub id.
-    subset
-        Part of it to check; its training part, or all of it, if not given.
-    scheme
-        The landmarks of your own annotations: 300w, wflw, ... or FILE.toml.
-    images
-        Folder of the images of your own annotations, if not beside them.
     limit
         Show at most so many faces on the page, those with the largest disagreement.
     json

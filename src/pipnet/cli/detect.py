@@ -14,7 +14,13 @@ import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
+from pipnet.cli.options import (
+    DEFAULT_LANDMARKER,
+    DEFAULT_RUNTIME,
+    LandmarkerFlags,
+    OptionalOutput,
+    RuntimeFlags,
+)
 from pipnet.errors import PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.inference.landmarker import FaceLandmarker
@@ -32,13 +38,13 @@ def detect(
     images: list[str],
     /,
     *,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
     json: bool = False,
     pts: bool = False,
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_format: str = "face",
-    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    config: LandmarkerFlags = DEFAULT_LANDMARKER,
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
 ) -> int:
     """Find faces and their landmarks in images.
 
@@ -64,8 +70,8 @@ def detect(
     PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead
     boxes = [_parse_box(text) for text in box] if box else None
     if boxes is None and box_format != "face":
-        raise PipnetError(f"--box-format {box_format:.80} is for given boxes: add --box x,y,w,h")
-    landmarker = FaceLandmarker(**to_options(config, runtime), box_format=box_format)
+        raise PipnetError(f"--box-format {box_format:.80} needs --box x,y,w,h")
+    landmarker = FaceLandmarker.from_configs(config, runtime, box_format)
     if boxes is None:
         _ = landmarker.detector  # a detector that cannot be loaded is one error, not one per image
     inputs = list(find_images(images, skip=output))
@@ -127,12 +133,12 @@ def plan_overlays(inputs: Sequence[FoundImage], output: Path | None, pts: bool) 
         names = {overlay} if is_file else {overlay, _without_overlay(overlay)}
         if any(name.resolve() in sources for name in names):
             raise PipnetError(f"-o {output} would overwrite the image {overlay}: use another folder")
-    labels = [_pts_path(overlay) for overlay in overlays] if pts else []
+    pts_paths = [_pts_path(overlay) for overlay in overlays] if pts else []
     if any(output.resolve() in source.parents for source in sources):
-        for path in (*overlays, *labels):
+        for path in (*overlays, *pts_paths):
             if path.exists():  # it may be an original, or landmarks set by hand
                 raise PipnetError(f"{path} exists in a folder that images are read from: use another folder")
-    _check_labels(labels)
+    _check_pts_paths(pts_paths)
     make_folder(output.parent if is_file else output)
     remaining = iter(overlays)
     return [next(remaining) if image.error is None else None for image in inputs]
@@ -182,14 +188,14 @@ def _pts_path(overlay: Path) -> Path:
     return _without_overlay(overlay).with_suffix(".pts")
 
 
-def _check_labels(files: Sequence[Path]) -> None:
+def _check_pts_paths(pts_paths: Sequence[Path]) -> None:
     """Refuse landmark files that would be taken for those of a further face of another image."""
-    paths = {str(file).casefold() for file in files}
-    for file in files:
-        match = re.fullmatch(r"(.+)_face[0-9]+", file.stem)
-        if match and str(file.with_stem(match[1])).casefold() in paths:
+    names = {str(path).casefold() for path in pts_paths}
+    for path in pts_paths:
+        match = re.fullmatch(r"(.+)_face[0-9]+", path.stem)
+        if match and str(path.with_stem(match[1])).casefold() in names:
             raise PipnetError(
-                f"{file} would belong to the image {file.stem} and to a face in {match[1]}: rename one"
+                f"{path} would belong to the image {path.stem} and to a face in {match[1]}: rename one"
             )
 
 
@@ -197,9 +203,9 @@ def _write(faces: FaceLandmarks, overlay: Path, pts: bool) -> None:
     """Write an overlay and one .pts file per face, and delete those of further faces of an earlier run."""
     faces.save(overlay)
     if pts:
-        labels = _pts_path(overlay)
-        number = len(faces.to_pts(labels))
-        while (old := pts_file(labels, number)).exists():
+        pts_path = _pts_path(overlay)
+        number = len(faces.to_pts(pts_path))
+        while (old := pts_file(pts_path, number)).exists():
             old.unlink()
             number += 1
 

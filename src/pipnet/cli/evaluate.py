@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json as jsonlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import Console
 
-from pipnet.cli import say
-from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, to_options  # noqa: F401  (TTA: for cyclopts)
+from pipnet.cli import say_errors
+from pipnet.cli.options import DEFAULT_RUNTIME, Data, ImagesFolder, OptionalOutput, RuntimeFlags
+from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig  # noqa: F401  (TTA: for cyclopts)
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.composite_images import SCALES
 from pipnet.evaluation.composite_images import composites as make_composites
-from pipnet.evaluation.evaluate import Norm, decoded
+from pipnet.evaluation.evaluate import FaceErrors, LabeledImage, Norm, decoded
 from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.evaluation.peer_comparison import compare_with_peer, peers_table
@@ -45,17 +47,17 @@ def evaluate(
     model: str,
     /,
     *,
-    data: Path,
-    images: Path | None = None,
+    data: Data,
+    images: ImagesFolder = None,
     subset: str | None = None,
     norm: Norm | None = None,
     label_offset: tuple[float, float] | None = None,
     composites: bool = False,
     peer: list[str] | None = None,
     config: Annotated[EvaluationConfig, Parameter(name="*")] = EvaluationConfig(),
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
     json: bool = False,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> int:
     """Measure the errors of a model on labeled faces: NME, failure rate, AUC, by region, in two frames.
 
@@ -66,10 +68,6 @@ def evaluate(
     ----------
     model
         A model's name, .onnx file, folder or hub id, or the .toml file of another project's network.
-    data
-        A dataset as published or prepared, or your own annotations (a folder or file).
-    images
-        Folder of the images of your own annotations, if the images are not beside them.
     subset
         Subset of the dataset, such as common, challenging or full of 300-W, or pose or blur of WFLW; the test
         subset if not given.
@@ -96,7 +94,7 @@ def evaluate(
         make_folder(output)
     end_to_end = config.detector != "none"
     config = replace(config, model=model, detector=config.detector if end_to_end else "auto")
-    landmarker = FaceLandmarker(**to_options(config, runtime))
+    landmarker = FaceLandmarker.from_configs(config, runtime)
     metadata = landmarker.metadata
     peers = [_load_peer(name, config, runtime, metadata) for name in peer or ()]
     samples, _, spec = load_samples(
@@ -105,30 +103,18 @@ def evaluate(
     subset, norm = subset or spec.default_test, norm or spec.norm
     labeled_images = partial(make_composites if composites else decoded, samples)
     count = len(samples) * (len(SCALES) if composites else 1)
-    unreadable: list[ImageError] = []
-    try:
-        errors, *peer_errors = [
-            measure(
-                measured,
-                show_progress(labeled_images(unreadable), count, f"evaluating {measured.metadata.name}"),
-                spec,
-                true_boxes=not end_to_end,
-                norm=norm,
-            )
-            for measured in (landmarker, *peers)
-        ]
-    finally:
-        for line in dict.fromkeys(map(str, unreadable)):
-            say(f"error: {line}")
-    names = [peer.metadata.name for peer in peers]
+    landmarkers = [landmarker, *peers]
+    results, unreadable = _measure(landmarkers, labeled_images, count, spec, not end_to_end, norm)
+    names, errors = [measured.metadata.name for measured in landmarkers], results[0]
     comparisons = [
-        compare_with_peer(name, errors, other) for name, other in zip(names, peer_errors, strict=True)
+        compare_with_peer(name, errors, other) for name, other in zip(names[1:], results[1:], strict=True)
     ]
     summary = {**errors.summary(metadata.scheme), "peers": comparisons}
+    detector = landmarker.detector.box_format if end_to_end else None
     if json:
         print(jsonlib.dumps(summary))
     else:
-        boxes = f"detector {landmarker.detector.box_format}" if end_to_end else "true boxes"
+        boxes = f"detector {detector}" if detector else "true boxes"
         console = Console(stderr=True)
         console.print(results_table(summary, f"{metadata.name} on {spec.title} {subset}, {boxes}"))
         if comparisons:
@@ -137,7 +123,7 @@ def evaluate(
         settings = {
             "data": spec.title,
             "subset": subset,
-            "detector": landmarker.detector.box_format if end_to_end else None,
+            "detector": detector,
             "composites": composites,
             "refine_steps": config.refine_steps,
             "tta": config.tta,
@@ -146,17 +132,38 @@ def evaluate(
             "peers": comparisons,
         }
         write_record(output, metadata, settings, errors)
-        curves = zip([metadata.name, *names], [errors, *peer_errors], strict=True)
-        plot_ced({name: one.nmes for name, one in curves}, output / "ced.png")
+        nmes = {name: result.nmes for name, result in zip(names, results, strict=True)}
+        plot_ced(nmes, output / "ced.png")
         contact_sheet(errors, labeled_images([]), metadata.scheme, output / "worst.jpg")
     return 1 if unreadable else 0
+
+
+def _measure(
+    landmarkers: Sequence[FaceLandmarker],
+    labeled_images: Callable[[list[ImageError]], Iterable[LabeledImage]],
+    count: int,
+    spec: DatasetSpec,
+    true_boxes: bool,
+    norm: Norm,
+) -> tuple[list[FaceErrors], list[ImageError]]:
+    """Return the errors of each landmarker, and report the images that cannot be read."""
+    unreadable: list[ImageError] = []
+    try:
+        results = []
+        for landmarker in landmarkers:
+            title = f"evaluating {landmarker.metadata.name}"
+            images = show_progress(labeled_images(unreadable), count, title)
+            results.append(measure(landmarker, images, spec, true_boxes=true_boxes, norm=norm))
+    finally:
+        say_errors(unreadable)
+    return results, unreadable
 
 
 def _load_peer(
     name: str, config: EvaluationConfig, runtime: RuntimeConfig, metadata: ModelMetadata
 ) -> FaceLandmarker:
     """Load a peer of a model, with the same options."""
-    peer = FaceLandmarker(**to_options(replace(config, model=name), runtime))
+    peer = FaceLandmarker.from_configs(replace(config, model=name), runtime)
     scheme, other = metadata.scheme, peer.metadata.scheme
     if (other.name, other.landmarks, other.norm) != (scheme.name, scheme.landmarks, scheme.norm):
         raise PipnetError(

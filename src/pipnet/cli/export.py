@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import OptionalOutput
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
 
@@ -17,7 +15,7 @@ def export(
     checkpoint: Path,
     /,
     *,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
     half: bool = False,
     int8: bool = False,
     data: Path | None = None,
@@ -42,12 +40,10 @@ def export(
         raise PipnetError("use --int8 and --data together: --data is the dataset for the quantization")
     if int8 and half:
         raise PipnetError("--int8 already stores other weights in half precision: leave --half out")
-    try:
+    with training_imports():
         from pipnet.export.onnx import export_onnx
         from pipnet.export.quantize import calibration_crops, quantize_onnx
         from pipnet.model.checkpoint import load_checkpoint
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     target = output or checkpoint.with_suffix(".onnx")
     if target.suffix != ".onnx":
         raise PipnetError(f"-o {target}: the name of an exported model must end in .onnx")

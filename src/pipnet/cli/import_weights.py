@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from pipnet.annotations.samples import without_label_offset
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import OptionalOutput
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
 
@@ -23,7 +21,7 @@ def import_weights(
     backbone: str = "resnet18",
     crop_scale: float | None = None,
     data: Path | None = None,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> None:
     """Convert a checkpoint of the original authors to one of pipnet, with the authors' merge.
 
@@ -45,12 +43,10 @@ def import_weights(
     output
         The checkpoint to write; beside the authors' file if not given.
     """
-    try:
+    with training_imports():
         from pipnet.model.checkpoint import save_checkpoint
         from pipnet.papers.authors_weights import load_official
         from pipnet.training.fit_box_adapters import fit_box_adapters
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     target = output or checkpoint.with_suffix(".safetensors")
     if target.suffix != ".safetensors":
         raise PipnetError(f"-o {target}: the name of a checkpoint must end in .safetensors")

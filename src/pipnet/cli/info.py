@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipnet.cli import cannot_import
+from pipnet.cli import training_imports
 from pipnet.hub import find_model
 from pipnet.metadata import ModelMetadata
 
@@ -45,10 +45,8 @@ def info(model: str, /, *, json: bool = False) -> None:
 def _read(model: str) -> tuple[Path, ModelMetadata]:
     path = Path(model)
     if path.suffix == ".safetensors" and path.is_file():
-        try:
+        with training_imports():
             from pipnet.model.checkpoint import read_checkpoint
-        except (ImportError, RuntimeError) as error:
-            raise cannot_import(error) from None
         return path, read_checkpoint(path)[1]
     from pipnet.inference.backends.onnxruntime import OnnxModel
 

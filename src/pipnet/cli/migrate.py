@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
 from pipnet.errors import PipnetError
 
 
@@ -25,10 +25,8 @@ def migrate(*paths: Path) -> None:
             migrate_job(path)
             say(f"{path}: converted")
         elif path.suffix in (".yaml", ".yml") or (path / "recipe.yaml").is_file():
-            try:
+            with training_imports():
                 from pipnet.training.migrate import migrate_recipe, migrate_run
-            except (ImportError, RuntimeError) as error:
-                raise cannot_import(error) from None
             count = migrate_run(path) if path.is_dir() else migrate_recipe(path)
             say(f"{path}: {count} names converted")
         else:

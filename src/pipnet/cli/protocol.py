@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
 
 import cyclopts
-from cyclopts import Parameter
 
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import Output, RecipeFile, RoundSteps
 from pipnet.cli.train import with_data
 from pipnet.evaluation.report import plot_rounds
 from pipnet.io.atomic import write_text
@@ -22,15 +21,15 @@ tmd_app = cyclopts.App(name="tmd", config=with_recipe_file)
 
 @tsd_app.default
 def tsd(
-    recipe: Path,  # noqa: ARG001  (read by with_recipe_file)
+    recipe_file: RecipeFile,  # noqa: ARG001  (read by with_recipe_file)
     /,
     *,
     data: Path,
-    run: Annotated[Path, Parameter(alias="-o")],
+    run: Output,
     share: list[float] | None = None,
     test: list[str] | None = None,
-    max_steps: int | None = None,
-    settings: RecipeFlags = None,
+    max_steps: RoundSteps = None,
+    recipe: RecipeFlags = None,
 ) -> None:
     """Keep a share of the labels, learn from the other faces as unlabeled ones (v1's TSD).
 
@@ -38,7 +37,7 @@ def tsd(
 
     Parameters
     ----------
-    recipe
+    recipe_file
         A YAML file with a self_training section; see recipes/tsd_300w.yaml. Its seed chooses the faces.
     data
         The dataset.
@@ -48,17 +47,15 @@ def tsd(
         Share of the labels to keep; may be given several times. 0.1, 0.2 and 0.5 if not given.
     test
         Faces to evaluate on, ROOT or ROOT:SUBSET; the dataset's test subset if not given.
-    max_steps
-        Stop each round after this many steps, for trial runs.
     """
-    protocols, loaded = _protocols(), with_data(settings or Recipe(), data)
+    protocols, recipe = _protocols(), with_data(recipe or Recipe(), data)
     tests = [protocols.EvaluationSet.parse(text) for text in test or [str(data)]]
     shares = share or [0.1, 0.2, 0.5]
     for value in shares:
         protocols.check_share(value)
     results = {
         f"{100 * value:g}% of the labels": protocols.tsd(
-            loaded, value, run / f"share{value:g}", tests, max_steps
+            recipe, value, run / f"share{value:g}", tests, max_steps
         )
         for value in shares
     }
@@ -67,15 +64,15 @@ def tsd(
 
 @tmd_app.default
 def tmd(
-    recipe: Path,  # noqa: ARG001  (read by with_recipe_file)
+    recipe_file: RecipeFile,  # noqa: ARG001  (read by with_recipe_file)
     /,
     *,
     data: Path,
     unlabeled: list[Path],
-    run: Annotated[Path, Parameter(alias="-o")],
+    run: Output,
     test: list[str] | None = None,
-    max_steps: int | None = None,
-    settings: RecipeFlags = None,
+    max_steps: RoundSteps = None,
+    recipe: RecipeFlags = None,
 ) -> None:
     """Learn from other datasets without their labels, on the same landmarks (v1's TMD).
 
@@ -84,7 +81,7 @@ def tmd(
 
     Parameters
     ----------
-    recipe
+    recipe_file
         A YAML file with data.scheme and a self_training section; see recipes/tmd_300w.yaml.
     data
         The labeled dataset; further ones with --data.also.
@@ -95,21 +92,17 @@ def tmd(
         Folder for all trainings and results.
     test
         Faces to evaluate on, ROOT or ROOT:SUBSET; the labeled dataset's test subset if not given.
-    max_steps
-        Stop each round after this many steps, for trial runs.
     """
-    protocols, loaded = _protocols(), with_data(settings or Recipe(), data)
+    protocols, recipe = _protocols(), with_data(recipe or Recipe(), data)
     tests = [protocols.EvaluationSet.parse(text) for text in test or [str(data)]]
-    results = protocols.tmd(loaded, unlabeled, run, tests, max_steps)
+    results = protocols.tmd(recipe, unlabeled, run, tests, max_steps)
     _write({f"from {data.name}": results}, run, "TMD")
 
 
 def _protocols() -> ModuleType:
     """Return `pipnet.papers.protocols`, which imports torch."""
-    try:
+    with training_imports():
         from pipnet.papers import protocols
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     return protocols
 
 

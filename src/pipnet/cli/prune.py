@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from pipnet.annotations.samples import evenly_spaced
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import OptionalOutput, TrainingSubset
 from pipnet.datasets.load import load_samples
 
 
@@ -17,10 +15,10 @@ def prune(
     /,
     *,
     data: Path,
-    subset: str | None = None,
+    subset: TrainingSubset = None,
     last_width: int = 640,
     neighbors: int | None = None,
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> None:
     """Prune a trained network: remove channels of its last layer, and neighbors, without further training.
 
@@ -33,8 +31,6 @@ def prune(
         A .safetensors file of a training, of a MobileNetV2 or EfficientNet with a PIP head at stride 32.
     data
         A dataset; the outputs of both networks are compared on at most 1,000 of its training faces.
-    subset
-        Subset of it; the training subset if not given.
     last_width
         Remaining channels of the backbone's last layer.
     neighbors
@@ -42,14 +38,12 @@ def prune(
     output
         The checkpoint to write; NAME-pruned.safetensors beside the other if not given.
     """
-    try:
+    with training_imports():
         from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
         from pipnet.training.augment import Augmentation
         from pipnet.training.dataset import FaceDataset
         from pipnet.training.prune import FACES, pruned_metadata
         from pipnet.training.prune import prune as prune_model
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     model, metadata = load_checkpoint(checkpoint)
     samples, _, _ = load_samples(data, subset, metadata.scheme)
     chosen = evenly_spaced(samples, FACES)

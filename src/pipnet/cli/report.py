@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from pipnet.cli import say
+from pipnet.cli.options import OptionalOutput
 from pipnet.evaluation.record import read_records
 from pipnet.io.atomic import write_text
 from pipnet.papers.paper_report import compare, markdown, plot_comparison
@@ -18,7 +16,7 @@ def report(
     /,
     *,
     row: str = "",
-    output: Annotated[Path | None, Parameter(alias="-o")] = None,
+    output: OptionalOutput = None,
 ) -> None:
     """Compare evaluations with the papers' numbers for the same faces: a Markdown table on standard output.
 

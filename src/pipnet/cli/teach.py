@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import Output
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.load import load_model
 from pipnet.scheme import LandmarkScheme
@@ -15,7 +13,7 @@ from pipnet.scheme import LandmarkScheme
 
 def teach(
     *unlabeled: Path,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Output,
     teacher: list[str],
     scheme: str = "300w",
     locator: str = DEFAULT_MODEL,
@@ -43,11 +41,9 @@ def teach(
         Format of the boxes of tables that do not say it: face, landmarks, region, or one that the locator was
         fitted to.
     """
-    try:
+    with training_imports():
         from pipnet.training.self_training import teach as label
         from pipnet.training.teachers import Teacher
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     teachers = [Teacher.load(name) for name in teacher]
     model = load_model(find_model(locator))
     table = label(teachers, unlabeled, output, LandmarkScheme.load(scheme), model, box_format)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import numpy as np
-from cyclopts import Parameter
 
 from pipnet.annotations.samples import without_label_offset
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import Data, Output, Scheme, TrainingSubset
 from pipnet.datasets.load import load_samples
 
 
@@ -17,10 +14,10 @@ def fit(
     teacher: str,
     /,
     *,
-    data: Path,
-    output: Annotated[Path, Parameter(alias="-o")],
-    subset: str | None = None,
-    scheme: str | None = None,
+    data: Data,
+    output: Output,
+    subset: TrainingSubset = None,
+    scheme: Scheme = None,
 ) -> None:
     """Fit the shape adapter from a teacher's definition of the landmarks to that of a dataset.
 
@@ -30,19 +27,11 @@ def fit(
     ----------
     teacher
         A model's name, an .onnx file, a checkpoint, or a .toml file, whose adapter is not used.
-    data
-        The labeled faces: a dataset, or your own annotations (a folder or file).
     output
         The .npz file to write.
-    subset
-        Subset of the dataset; the training subset if not given.
-    scheme
-        The landmark scheme; the dataset's if not given.
     """
-    try:
+    with training_imports():
         from pipnet.training.teachers import Teacher, fit_adapter
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     model = Teacher.load(teacher).model
     samples, loaded, _ = load_samples(data, subset, scheme)
     adapter = fit_adapter(model, [without_label_offset(sample) for sample in samples], loaded)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import cyclopts
-from cyclopts import Parameter
 
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import OptionalData, OptionalOutput, RecipeFile
 from pipnet.training.recipe import Recipe, RecipeFlags, SelfTrainingConfig, with_recipe_file
 
 app = cyclopts.App(name="train", config=with_recipe_file)
@@ -17,14 +16,14 @@ app = cyclopts.App(name="train", config=with_recipe_file)
 
 @app.default
 def train(
-    recipe: Path,
+    recipe_file: RecipeFile,
     /,
     *,
-    data: Path | None = None,
-    run: Annotated[Path | None, Parameter(alias="-o")] = None,
+    data: OptionalData = None,
+    run: OptionalOutput = None,
     resume: bool = False,
     max_steps: int | None = None,
-    settings: RecipeFlags = None,
+    recipe: RecipeFlags = None,
 ) -> None:
     """Train a model by a recipe; flags such as --optim.lr 2e-4 change its settings.
 
@@ -32,10 +31,8 @@ def train(
 
     Parameters
     ----------
-    recipe
+    recipe_file
         A YAML file; see recipes/. It may inherit from another one: base: NAME.yaml
-    data
-        A dataset in its official layout or prepared, or your own annotations (a folder or file).
     run
         Folder for weights, metrics and curves; runs/NAME if not given.
     resume
@@ -43,15 +40,13 @@ def train(
     max_steps
         Stop after this many steps, to try things out.
     """
-    try:
+    with training_imports():
         from pipnet.model.distributed import is_rank_zero
         from pipnet.training.trainer import train as fit
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
-    loaded = with_data(settings or Recipe(), data)
-    if loaded.self_training != SelfTrainingConfig() and loaded.pseudo.labels is None and is_rank_zero():
-        say(f"{recipe}: trains on labels alone; its self_training rounds are for pipnet self-train")
-    weights = fit(loaded, run or Path("runs") / loaded.name, resume, max_steps)
+    recipe = with_data(recipe or Recipe(), data)
+    if recipe.self_training != SelfTrainingConfig() and recipe.pseudo.labels is None and is_rank_zero():
+        say(f"{recipe_file}: trains on labels alone; its self_training rounds are for pipnet self-train")
+    weights = fit(recipe, run or Path("runs") / recipe.name, resume, max_steps)
     if is_rank_zero():
         say(f"{weights}\nexport it: pipnet export {weights}")
 

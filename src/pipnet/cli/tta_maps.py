@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pipnet.cli import cannot_import, say
+from pipnet.cli import say, training_imports
+from pipnet.cli.options import Output
 from pipnet.config import TTA
 from pipnet.errors import ImageError, PipnetError
 from pipnet.inference.landmarker import FaceLandmarker
@@ -21,7 +19,7 @@ def tta_maps(
     image: Path,
     /,
     *,
-    output: Annotated[Path, Parameter(alias="-o")],
+    output: Output,
     tta: TTA = "translation",
 ) -> None:
     """Show a face's score maps on the plain crop and their mean over augmented crops: v1's figure 4.
@@ -39,13 +37,11 @@ def tta_maps(
     """
     if output.suffix.lower() not in _SUFFIXES:
         raise PipnetError(f"-o {output}: a figure's name must end in one of {', '.join(_SUFFIXES)}")
-    try:
+    with training_imports():
         from pipnet.model.checkpoint import load_checkpoint
         from pipnet.model.torch_model import TorchModel
         from pipnet.papers import tta_maps as maps
         from pipnet.papers.position_prior import probed_landmarks
-    except (ImportError, RuntimeError) as error:
-        raise cannot_import(error) from None
     model, metadata = load_checkpoint(checkpoint)
     pixels = read_image(image)
     landmarker = FaceLandmarker(TorchModel(model, metadata))

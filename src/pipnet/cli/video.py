@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json as jsonlib
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from pipnet.cli import say
-from pipnet.config import LandmarkerConfig, RuntimeConfig, to_options
+from pipnet.cli.options import (
+    DEFAULT_LANDMARKER,
+    DEFAULT_RUNTIME,
+    LandmarkerFlags,
+    OptionalOutput,
+    RuntimeFlags,
+)
+from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import PipnetError, VideoError
 from pipnet.geometry import Image
 from pipnet.inference.draw import draw_labels
+from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.signals import exit_on_signals
 from pipnet.progress import show_progress
 from pipnet.video.camera import LiveReader
@@ -30,7 +39,7 @@ from pipnet.video.writer import VideoWriter, check_output
 class VideoOutputs:
     """Tracking and outputs: the flags of ``video`` and ``webcam``."""
 
-    output: Annotated[Path | None, Parameter(alias="-o")] = None
+    output: OptionalOutput = None
     """Video file to write with the landmarks drawn on it, such as out.mp4."""
     json: bool = False
     """Write one JSON line a frame to standard output: frame, time in seconds, width, height, and faces with
@@ -45,13 +54,17 @@ class VideoOutputs:
     """Do not smooth the landmarks."""
 
 
+VideoFlags = Annotated[VideoOutputs, Parameter(name="*")]
+DEFAULT_OUTPUTS = VideoOutputs()
+
+
 def video(
     source: Path,
     /,
     *,
-    outputs: Annotated[VideoOutputs, Parameter(name="*")] = VideoOutputs(),
-    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    outputs: VideoFlags = DEFAULT_OUTPUTS,
+    config: LandmarkerFlags = DEFAULT_LANDMARKER,
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
 ) -> int:
     """Find and track the faces of a video.
 
@@ -69,7 +82,7 @@ def video(
     written = () if output is None else (output, Path(f"{output}.partial"))
     if source.exists() and any(path.exists() and path.samefile(source) for path in written):
         raise VideoError(f"{output}: the output would overwrite the input")
-    return track_faces(VideoReader(source), str(source), outputs, config, runtime)
+    return track_faces(VideoReader(source, config.max_pixels), str(source), outputs, config, runtime)
 
 
 @exit_on_signals(say)
@@ -92,13 +105,24 @@ def track_faces(
         raise PipnetError(f"--port {outputs.port} needs --page")
     if outputs.output is not None:
         check_output(outputs.output)
-    video_landmarker = VideoLandmarker(
-        detect_every=outputs.detect_every, smooth=not outputs.raw, **to_options(config, runtime)
-    )
-    is_file = isinstance(reader, VideoReader)
-    total = reader.frames if isinstance(reader, VideoReader) else None
-    frames = video_landmarker.track(show_progress(reader, total, Path(name).name), is_live=not is_file)
-    writer = None
+    landmarker = FaceLandmarker.from_configs(config, runtime)
+    video_landmarker = VideoLandmarker(landmarker, detect_every=outputs.detect_every, smooth=not outputs.raw)
+    frames = show_progress(video_landmarker.track(reader), reader.frames, Path(name).name)
+    audio_warning = _write_outputs(frames, reader, name, outputs)
+    if audio_warning:
+        say(f"{outputs.output}: {audio_warning}")
+    if reader.damage:
+        say(f"error: {name}: {reader.damage}")
+    return 1 if reader.damage else 0
+
+
+def _write_outputs(
+    frames: Generator[FrameFaces, None, None],
+    reader: VideoReader | LiveReader,
+    name: str,
+    outputs: VideoOutputs,
+) -> str | None:
+    """Write the faces of all frames, and return a warning if audio is missing in the output."""
     count = detected = 0
     try:
         with contextlib.ExitStack() as stack:
@@ -121,11 +145,7 @@ def track_faces(
     finally:
         if count:
             say(f"{name}: {count} frames{_dropped(reader)}, detector ran on {detected}")
-    if writer is not None and writer.audio_warning:
-        say(f"{outputs.output}: {writer.audio_warning}")
-    if reader.damage:
-        say(f"error: {name}: {reader.damage}")
-    return 1 if reader.damage else 0
+    return None if writer is None else writer.audio_warning
 
 
 def _open_preview(name: str, outputs: VideoOutputs, stack: contextlib.ExitStack) -> Preview | None:
@@ -147,20 +167,21 @@ def _open_writer(
     return stack.enter_context(VideoWriter(outputs.output, reader.fps, audio_source))
 
 
-def _draw(frame: FrameFaces) -> Image:
+def _draw(tracked: FrameFaces) -> Image:
     """Return the image with its faces and their track IDs."""
-    image = frame.faces.plot()
-    draw_labels(image, frame.faces.boxes, [str(track_id) for track_id in frame.track_ids])
+    image = tracked.faces.plot()
+    draw_labels(image, tracked.faces.boxes, [str(track_id) for track_id in tracked.track_ids])
     return image
 
 
 def _dropped(reader: VideoReader | LiveReader) -> str:
-    return f", {reader.dropped} dropped" if isinstance(reader, LiveReader) else ""
+    return f", {reader.dropped} dropped" if reader.is_live else ""
 
 
-def to_json(frame: FrameFaces) -> str:
+def to_json(tracked: FrameFaces) -> str:
     """Return one JSON line: frame, time, width, height, and the faces with their track IDs."""
-    row = {"frame": frame.frame.number, "time": round(frame.frame.time, 4), **frame.faces.to_dict()}
-    for face, track_id in zip(row["faces"], frame.track_ids, strict=True):
+    frame = tracked.frame
+    row = {"frame": frame.number, "time": round(frame.time, 4), **tracked.faces.to_dict()}
+    for face, track_id in zip(row["faces"], tracked.track_ids, strict=True):
         face["track_id"] = track_id
     return jsonlib.dumps(row)

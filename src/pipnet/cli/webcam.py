@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
-from cyclopts import Parameter
-
-from pipnet.cli.video import VideoOutputs, track_faces
-from pipnet.config import LandmarkerConfig, RuntimeConfig
+from pipnet.cli.options import DEFAULT_LANDMARKER, DEFAULT_RUNTIME, LandmarkerFlags, RuntimeFlags
+from pipnet.cli.video import DEFAULT_OUTPUTS, VideoFlags, track_faces
 from pipnet.video.camera import LiveReader
 
 
@@ -16,9 +13,9 @@ def webcam(
     source: str = "0",
     /,
     *,
-    outputs: Annotated[VideoOutputs, Parameter(name="*")] = VideoOutputs(),  # noqa: B008  (frozen)
-    config: Annotated[LandmarkerConfig, Parameter(name="*")] = LandmarkerConfig(),  # noqa: B008  (frozen)
-    runtime: Annotated[RuntimeConfig, Parameter(name="*")] = RuntimeConfig(),  # noqa: B008  (frozen)
+    outputs: VideoFlags = DEFAULT_OUTPUTS,
+    config: LandmarkerFlags = DEFAULT_LANDMARKER,
+    runtime: RuntimeFlags = DEFAULT_RUNTIME,
 ) -> int:
     """Find and track the faces in front of a camera, or in another live stream.
 
@@ -34,5 +31,5 @@ def webcam(
     """
     if outputs.output is None and not outputs.json:
         outputs = replace(outputs, page=True)
-    reader = LiveReader(int(source) if source.isdecimal() else source)
+    reader = LiveReader(int(source) if source.isdecimal() else source, config.max_pixels)
     return track_faces(reader, reader.name, outputs, config, runtime)

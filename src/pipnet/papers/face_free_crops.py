@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from pipnet.geometry import Box, Image, crop
+from pipnet.annotations.samples import FaceSample
+from pipnet.errors import DataError, ImageError
+from pipnet.geometry import Box, Image, crop, tight_box
+from pipnet.inference.detectors.base import FaceDetector
+from pipnet.io.discovery import find_images
+from pipnet.io.image import read_image
+from pipnet.metadata import ModelMetadata
+from pipnet.progress import show_progress
 
 _CANDIDATES = 200
 """Random squares tried in each image."""
@@ -21,6 +29,8 @@ _MAX_PADDING_LEVEL = 24
 """Gray level up to which rows and columns at an image's border count as black padding."""
 _MIN_TEXTURE = 2.0
 """Texture (see `texture`) below which a square is plain: sky, a wall, deep shadow."""
+_PHOTOS_PER_BACKGROUND = 3
+"""Photos of the dataset that are searched for each part without a face."""
 
 Photo = tuple[str, Image, Float32[np.ndarray, "faces 4"]]
 """Name, image, and the boxes of all faces in it, of landmarks or of a detector."""
@@ -36,6 +46,75 @@ class Background(NamedTuple):
     """See `texture`."""
     crop: Image
     """The square, resized to the model's input."""
+
+
+def dataset_crops(
+    samples: Sequence[FaceSample], metadata: ModelMetadata, detector: FaceDetector, count: int, seed: int
+) -> tuple[list[Image], list[Image]]:
+    """Return crops of labeled faces, and of parts of their photos without a face.
+
+    Unlabeled faces in these photos are avoided as far as the detector finds them.
+
+    Raises:
+        DataError: no photo has a part without a face that is not plain.
+    """
+    order = np.random.default_rng(seed).permutation(len(samples))
+    chosen = [samples[i] for i in order[: _PHOTOS_PER_BACKGROUND * count]]
+
+    def photos() -> Iterator[tuple[Photo, list[Box]]]:
+        for sample in chosen:
+            image = read_image(sample.image)
+            boxes = np.array([tight_box(sample.points), *detector(image).boxes], np.float32)
+            yield (sample.name, image, boxes), [sample.face_box(metadata.crop)]
+
+    return _crops(photos(), len(chosen), metadata, count, seed)
+
+
+def image_crops(
+    folder: Path, metadata: ModelMetadata, detector: FaceDetector, count: int, seed: int
+) -> tuple[list[Image], list[Image]]:
+    """Return crops of the faces that the detector finds in a folder's images, and of parts without a face.
+
+    Raises:
+        ImageError: there are no images, or one cannot be read.
+        ModelError: the model was not fitted to the detector's boxes.
+        DataError: no image has a part without a face that is not plain.
+    """
+    images = list(find_images([str(folder)]))
+    error = next((item.error for item in images if item.error), None)
+    if error:
+        raise ImageError(error)
+    adapter = metadata.box_adapter(detector.box_format)
+
+    def photos() -> Iterator[tuple[Photo, list[Box]]]:
+        for item in images:
+            image = read_image(item.path)
+            boxes = detector(image).boxes
+            yield (str(item.path), image, boxes), list(adapter.apply(boxes))
+
+    return _crops(photos(), len(images), metadata, count, seed)
+
+
+def _crops(
+    photos: Iterable[tuple[Photo, list[Box]]], total: int, metadata: ModelMetadata, count: int, seed: int
+) -> tuple[list[Image], list[Image]]:
+    """Return crops of faces and of backgrounds of photos, which come with the boxes of the faces to crop."""
+    faces: list[Image] = []
+
+    def searched() -> Iterator[Photo]:
+        for photo, face_boxes in show_progress(photos, total, "searching backgrounds"):
+            _, image, _ = photo
+            height, width = image.shape[:2]
+            regions = [metadata.crop.region(box, width, height) for box in face_boxes]
+            faces.extend(crop(image, box, metadata.input_size) for box in regions)
+            yield photo
+
+    backgrounds = find_backgrounds(searched(), metadata.input_size, -(-count // total), seed)
+    if not backgrounds:
+        raise DataError(
+            f"no part without a face and with texture in {total} photos: give other photos with --images"
+        )
+    return faces[:count], [background.crop for background in backgrounds[:count]]
 
 
 def find_backgrounds(
