@@ -1,11 +1,12 @@
-"""The network's configuration, and the ranges that configurations declare for their fields. No torch here."""
+"""The network's configuration. No torch here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
 from pipnet.errors import RecipeError
+from pipnet.field_checks import Range, check_fields
 
 Task = Literal["full", "half", "quarter"]
 """Training task of a face: ``full`` trains all maps; ``half`` and ``quarter`` train the scores alone, on a
@@ -26,50 +27,6 @@ ScoreLoss = Literal["l2", "l1", "focal"]
 """``focal`` is CornerNet's (alpha 2, beta 4) on the sigmoid of the map; scores are then sigmoids too."""
 OffsetLoss = Literal["l1", "l2"]
 """On the offsets of a landmark and of its neighbors alike."""
-
-
-@dataclass(frozen=True)
-class Range:
-    """The range of a number, written beside its field: ``Annotated[float, Range(0, 1)]``."""
-
-    minimum: float
-    maximum: float = float("inf")
-    above: bool = False
-    """Whether the minimum itself is out of range."""
-
-    def check(self, key: str, value: float) -> None:
-        """Refuse a number out of range, or NaN."""
-        if self.minimum <= value <= self.maximum and not (self.above and value == self.minimum):
-            return
-        bounds = [f"{'above' if self.above else 'at least'} {self.minimum:g}"]
-        if self.maximum < float("inf"):
-            bounds.append(f"at most {self.maximum:g}")
-        raise RecipeError(f"{key} must be {' and '.join(bounds)}, not {value}")
-
-
-def check_fields(config: object, prefix: str = "") -> None:
-    """Refuse a value outside of the range or the choices of its field, in nested configurations too.
-
-    Args:
-        config: a dataclass.
-        prefix: of the fields' names in messages, such as ``"model."``.
-
-    Raises:
-        RecipeError: a value is out of range, not among the choices, or not a whole number.
-    """
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value, key = getattr(config, name), prefix + name
-        if is_dataclass(value):
-            check_fields(value, f"{key}.")
-            continue
-        for limit in getattr(hint, "__metadata__", ()):
-            if isinstance(limit, Range) and value is not None:
-                limit.check(key, value)
-        kind = hint.__origin__ if get_origin(hint) is Annotated else hint
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            raise RecipeError(f"{key} is one of {', '.join(map(str, get_args(kind)))}, not {value!r:.80}")
-        if kind is int and type(value) is not int:
-            raise RecipeError(f"{key} is a whole number, not {value!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -109,4 +66,4 @@ class ModelConfig:
     with this weighting of faces by their tasks; see `pipnet.model.heads.curriculum`."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "model.")
+        check_fields(self, RecipeError, "model.")

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float32
 
+from pipnet.field_checks import Range
 from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose, warp
-from pipnet.model.config import Range
 from pipnet.scheme import LandmarkScheme
 
 _Fraction = Annotated[float, Range(0, 1)]

@@ -18,8 +18,9 @@ from cyclopts.argument import ArgumentCollection
 
 from pipnet.config import TTA
 from pipnet.errors import RecipeError
+from pipnet.field_checks import Range, check_fields
 from pipnet.geometry import CropConfig
-from pipnet.model.config import ModelConfig, Range, Task, check_fields
+from pipnet.model.config import ModelConfig, Task
 from pipnet.training.augment import Augmentation
 from pipnet.training.recipe_file import read_recipe
 
@@ -152,8 +153,8 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        Range(0, 100, above=True).check("crop.scale", self.crop.scale)
+        check_fields(self, RecipeError)
+        Range(0, 100, above=True).check("crop.scale", self.crop.scale, RecipeError)
         if self.model.head == "coord" and self.optim.batch_size < 2:
             raise RecipeError(
                 "a coord head is normalized over the batch: optim.batch_size must be at least 2"
