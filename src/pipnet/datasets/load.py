@@ -83,8 +83,8 @@ def recognize_dataset(root: Path) -> str | None:
         raise DataError(f"{root}: no such file or folder")
     if (root / PREPARED).is_file():
         return _read_description(root / PREPARED)[0]
-    for name in find_markers(root):
-        return name
+    if names := find_markers(root):
+        return names[0]
     if any(path.suffix.lower() == ".pts" for path in files_below(root)):
         return None
     known = "; ".join(f"{s.title}: {', '.join(s.markers)}" for s in DATASETS.values() if s.markers)

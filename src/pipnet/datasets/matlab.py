@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,16 +21,18 @@ def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
         DataError: the file is missing or damaged, or lacks a variable.
         MissingExtraError: SciPy is not installed.
     """
+    io = _import("scipy.io", path)
+    damage = (
+        io.matlab.MatReadError,
+        zlib.error,
+        OSError,
+        NotImplementedError,
+        ValueError,
+        TypeError,
+        LookupError,
+    )
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError:
-        raise MissingExtraError("scipy", "data") from None
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such file")
-    damage = (MatReadError, zlib.error, OSError, NotImplementedError, ValueError, TypeError, LookupError)
-    try:
-        content = loadmat(path, variable_names=keys)
+        content = io.loadmat(path, variable_names=keys)
     except damage as error:
         raise DataError(f"{path}: not a readable Matlab file: {error}") from None
     _check_variables(path, keys, content)
@@ -63,18 +66,24 @@ def open_mat73(path: Path, *keys: str) -> Iterator[Any]:
         DataError: the file is missing or damaged, or lacks a variable.
         MissingExtraError: h5py is not installed.
     """
-    try:
-        import h5py
-    except ImportError:
-        raise MissingExtraError("h5py", "data") from None
-    if not path.is_file():
-        raise MissingDataError(f"{path}: no such file")
+    h5py = _import("h5py", path)
     try:
         with h5py.File(path, "r") as file:
             _check_variables(path, keys, file)
             yield file
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable Matlab 7.3 file: {error}") from None
+
+
+def _import(module: str, path: Path) -> Any:
+    """Return the module that reads an existing file."""
+    try:
+        reader = importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(module.partition(".")[0], "data") from None
+    if not path.is_file():
+        raise MissingDataError(f"{path}: no such file")
+    return reader
 
 
 def _check_variables(path: Path, keys: tuple[str, ...], content: Any) -> None:

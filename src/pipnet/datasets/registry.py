@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.aflw import read_aflw
@@ -55,30 +55,39 @@ class DatasetSpec:
     """The unit of its NME: that of its scheme, or the longer side of the tight box of the known landmarks."""
 
 
-def _research(title: str) -> str:
-    return f"research use only: trained on {title}, whose images are for research"
-
-
 def _stretched(scale: float, dataset_box: bool = False) -> CropConfig:
     """Return a crop of the papers: clipped at the image border and stretched to a square."""
     return CropConfig(scale=scale, square=False, clip=True, box="dataset" if dataset_box else "landmarks")
 
 
-_MENPO = DatasetSpec(
-    title="Menpo 2D, frontal",
+def _published(title: str, licensed: str | None = None, **fields: Any) -> DatasetSpec:
+    """Return a dataset with images for research; ``licensed`` is its name in the license, if not its title.
+
+    ``fields`` are those of `DatasetSpec`. The default crops are those of 300-W.
+    """
+    images = f"trained on {licensed or title}, whose images are for research"
+    defaults = {
+        "default_test": "test",
+        "official_crop": _stretched(1.1),
+        "v1_crop": _stretched(1.3),
+        "license": f"research use only: {images}",
+    }
+    return DatasetSpec(title=title, **(defaults | fields))
+
+
+_MENPO = _published(
+    "Menpo 2D, frontal",
+    licensed="Menpo",
     scheme="300w",
     subsets={"all": None, "train": None, "test": None},
     default_test="all",
-    official_crop=_stretched(1.1),
-    v1_crop=_stretched(1.3),
-    license=_research("Menpo"),
     url="https://ibug.doc.ic.ac.uk/resources/2nd-facial-landmark-tracking-competition-menpo-ben/",
     read=read_menpo_frontal,
     optional_subsets=("train", "test"),
 )
 DATASETS = {
-    "300w": DatasetSpec(
-        title="300-W",
+    "300w": _published(
+        "300-W",
         scheme="300w",
         subsets={
             "train": 3148,
@@ -94,29 +103,23 @@ DATASETS = {
             "common-deduplicated": 551,
         },
         default_test="common",
-        official_crop=_stretched(1.1),
-        v1_crop=_stretched(1.3),
-        license=_research("300-W"),
         url="https://ibug.doc.ic.ac.uk/resources/300-W/",
         markers=("afw", "helen/trainset", "helen/testset", "lfpw/trainset", "lfpw/testset", "ibug"),
         read=read_300w,
         label_offset=label_offset_300w,
     ),
-    "cfp": DatasetSpec(
-        title="CFP profile",
+    "cfp": _published(
+        "CFP profile",
+        licensed="CFP",
         scheme="300w",
         subsets={"train": 600, "val": 100, "test": 100, "all": 800},
-        default_test="test",
-        official_crop=_stretched(1.1),
-        v1_crop=_stretched(1.3),
-        license=_research("CFP"),
         url="http://www.cfpw.io/",
         markers=("map68.csv",),
         read=read_cfp,
         norm="longer_side",
     ),
-    "wflw": DatasetSpec(
-        title="WFLW",
+    "wflw": _published(
+        "WFLW",
         scheme="wflw",
         subsets={
             "train": 7500,
@@ -128,73 +131,61 @@ DATASETS = {
             "occlusion": 736,
             "blur": 773,
         },
-        default_test="test",
         official_crop=_stretched(1.2, dataset_box=True),
         v1_crop=_stretched(1.2),
-        license=_research("WFLW"),
         url="https://wywu.github.io/projects/LAB/WFLW.html",
         markers=("WFLW_annotations",),
         read=read_wflw,
     ),
-    "cofw": DatasetSpec(
-        title="COFW",
+    "cofw": _published(
+        "COFW",
         scheme="cofw",
         subsets={"train": 1345, "test": 507},
-        default_test="test",
         official_crop=_stretched(1.0, dataset_box=True),
         v1_crop=_stretched(1.5),
-        license=_research("COFW"),
         url="https://data.caltech.edu/records/bc0bf-nc666",
         markers=("COFW_train_color.mat", "COFW_test_color.mat"),
         unpack=unpack_cofw,
     ),
-    "cofw68": DatasetSpec(
-        title="COFW-68",
+    "cofw68": _published(
+        "COFW-68",
+        licensed="COFW",
         scheme="300w",
         subsets={"test": 507},
-        default_test="test",
         official_crop=_stretched(1.3, dataset_box=True),
         v1_crop=_stretched(1.5),
-        license=_research("COFW"),
         url="https://github.com/golnazghiasi/cofw68-benchmark",
         markers=("COFW_test_color.mat",),  # its images are those of COFW
         unpack=unpack_cofw68,
     ),
-    "aflw": DatasetSpec(
-        title="AFLW",
+    "aflw": _published(
+        "AFLW",
         scheme="aflw",
         subsets={"train": 20_000, "test": 4386, "frontal": 1314},
-        default_test="test",
         official_crop=_stretched(1.0, dataset_box=True),
         v1_crop=_stretched(1.0, dataset_box=True),
-        license=_research("AFLW"),
         url="https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/aflw/ (images), "
         "http://mmlab.ie.cuhk.edu.hk/projects/compositional.html (AFLWinfo_release.mat)",
         markers=("AFLWinfo_release.mat",),
         read=read_aflw,
     ),
-    "lapa": DatasetSpec(
-        title="LaPa",
+    "lapa": _published(
+        "LaPa",
         scheme="lapa",
         subsets={"train": 18_176, "val": 2000, "test": 2000},
-        default_test="test",
         official_crop=_stretched(1.2),
         v1_crop=_stretched(1.2),
-        license=_research("LaPa"),
         url="https://github.com/JDAI-CV/lapa-dataset",
         markers=("train/landmarks", "val/landmarks", "test/landmarks"),
         read=read_lapa,
     ),
     "menpo": _MENPO,
     "menpo-profile": replace(_MENPO, title="Menpo 2D, profile", scheme="menpo39", read=read_menpo_profile),
-    "300vw": DatasetSpec(
-        title="300-VW",
+    "300vw": _published(
+        "300-VW",
         scheme="300w",
         subsets={"train": 95_192, "category-1": 62_135, "category-2": 32_805, "category-3": 26_338},
         default_test="category-3",
-        official_crop=_stretched(1.1),
-        v1_crop=_stretched(1.3),
-        license=_research("300-VW"),
         url="https://ibug.doc.ic.ac.uk/resources/300-VW/",
         unpack=unpack_300vw,
     ),

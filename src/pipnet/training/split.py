@@ -68,10 +68,10 @@ def load_split(recipe: Recipe) -> Split:
     specs, first_count = [spec], len(samples)
     for path in data.also:
         as_filed = (0.0, 0.0) if data.label_offset == (0, 0) else None
-        more, _, other = load_samples(path, None, scheme, label_offset=as_filed)
-        prefix = f"{other.title}/"  # the same name in two datasets is not the same photo
-        samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in more]
-        specs.append(other)
+        extra_samples, _, extra_spec = load_samples(path, None, scheme, label_offset=as_filed)
+        prefix = f"{extra_spec.title}/"  # the same name in two datasets is not the same photo
+        samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in extra_samples]
+        specs.append(extra_spec)
     samples = [without_label_offset(sample) for sample in samples]
     if data.limit is not None:
         order = sorted(np.random.default_rng(recipe.seed).permutation(len(samples))[: data.limit].tolist())
@@ -106,17 +106,17 @@ def _read_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
     """Return the labels of a table, or of a bulk job without the false detections that cannot be faces."""
     if not is_annotated(path):
         labels = read_pseudo_labels(path)
-        _check_landmarks(path, len(labels[0].sample.points), scheme)
+        _check_landmark_count(path, len(labels[0].sample.points), scheme)
         return labels
     job = AnnotatedFaces(path)
     if not job.finished:
         raise DataError(f"{path}: not finished: rerun its pipnet annotate with the same arguments")
-    _check_landmarks(path, job.scheme.landmarks, scheme)
+    _check_landmark_count(path, job.scheme.landmarks, scheme)
     if job.scheme.landmark_names != scheme.landmark_names:
         raise DataError(f"{path}: its landmark names are those of scheme {job.scheme.name!r:.80}")
     return (label for label, _ in job.read() if not is_implausible(tight_box(label.sample.points)))
 
 
-def _check_landmarks(path: Path, count: int, scheme: LandmarkScheme) -> None:
+def _check_landmark_count(path: Path, count: int, scheme: LandmarkScheme) -> None:
     if count != scheme.landmarks:
         raise DataError(f"{path}: {count} landmarks a face, but the labeled faces have {scheme.landmarks}")
