@@ -14,6 +14,7 @@ from rich.table import Table
 from pipnet.annotations.formats import Annotations, FileFormat, read_annotations, write_annotations
 from pipnet.cli import say, say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, ImagesFolder, Output, RuntimeFlags, TrainingSubset
+from pipnet.config import LandmarkerConfig
 from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.prepare import prepare as prepare_subsets
 from pipnet.datasets.registry import DATASETS

@@ -23,7 +23,7 @@ from pipnet.cli.options import (
     TestSubset,
     TrainingSubset,
 )
-from pipnet.config import DETECTOR_SIZE
+from pipnet.config import DETECTOR_SIZE, LandmarkerConfig
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
 from pipnet.evaluation.evaluate import decoded

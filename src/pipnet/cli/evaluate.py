@@ -6,7 +6,7 @@ import json as jsonlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -115,10 +115,7 @@ def evaluate(
         print(jsonlib.dumps(summary))
     else:
         boxes = f"detector {detector}" if detector else "true boxes"
-        console = Console(stderr=True)
-        console.print(results_table(summary, f"{metadata.name} on {spec.title} {subset}, {boxes}"))
-        if comparisons:
-            console.print(peers_table(comparisons, metadata.name))
+        _print_tables(summary, metadata.name, f"{spec.title} {subset}, {boxes}")
     if output is not None:
         settings = {
             "data": spec.title,
@@ -132,8 +129,7 @@ def evaluate(
             "peers": comparisons,
         }
         write_record(output, metadata, settings, errors)
-        nmes = {name: result.nmes for name, result in zip(names, results, strict=True)}
-        plot_ced(nmes, output / "ced.png")
+        plot_ced({name: result.nmes for name, result in zip(names, results, strict=True)}, output / "ced.png")
         contact_sheet(errors, labeled_images([]), metadata.scheme, output / "worst.jpg")
     return 1 if unreadable else 0
 
@@ -157,6 +153,13 @@ def _measure(
     finally:
         say_errors(unreadable)
     return results, unreadable
+
+
+def _print_tables(summary: dict[str, Any], model: str, data: str) -> None:
+    console = Console(stderr=True)
+    console.print(results_table(summary, f"{model} on {data}"))
+    if summary["peers"]:
+        console.print(peers_table(summary["peers"], model))
 
 
 def _load_peer(

@@ -73,9 +73,8 @@ def probe(
     samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True)
     detector = load_detector("auto")
     faces, backgrounds = dataset_crops(samples, metadata, detector, count, seed)
-    user_faces, user_backgrounds = [], []
-    if images:
-        user_faces, user_backgrounds = image_crops(images, metadata, detector, count, seed)
+    user_crops = image_crops(images, metadata, detector, count, seed) if images else ([], [])
+    user_faces, user_backgrounds = user_crops
     blank_checkpoint = blank_checkpoint or train_on_blank_images(metadata, data, output / "blank", steps)
     blank_model, blank_metadata = load_blank_checkpoint(blank_checkpoint)
     results = prior.probe_models(model, blank_model, faces, backgrounds, user_backgrounds)
