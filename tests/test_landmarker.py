@@ -496,4 +496,4 @@ def test_in_batches_refuses_outputs_of_a_damaged_model(landmarker):
         ((points[..., 0], scores, scores), "other shapes"),
     ):
         with pytest.raises(ModelError, match=message):
-            in_batches(Path("a.onnx"), metadata, lambda _, o=outputs: o, crops)
+            in_batches("a.onnx", metadata, lambda _, o=outputs: o, crops)

@@ -133,7 +133,7 @@ class ExternalModel:
         Raises:
             ModelError: the network fails, or has no output with this number of landmarks.
         """
-        return in_batches(self.config.model, self.metadata, self._run, crops)
+        return in_batches(str(self.config.model), self.metadata, self._run, crops)
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         mean, std = (np.array(value, np.float32) for value in (self.config.mean, self.config.std))

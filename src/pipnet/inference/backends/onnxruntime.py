@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,8 +11,7 @@ from jaxtyping import UInt8
 
 from pipnet.config import Device
 from pipnet.errors import ModelError, PipnetError, one_line
-from pipnet.inference.backends.base import CropLandmarks, check_graph, in_batches
-from pipnet.metadata import ModelMetadata
+from pipnet.inference.backends.base import ExportedModel, Graph
 
 _PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
@@ -23,7 +21,7 @@ _PROVIDERS = {
 }
 
 
-class OnnxModel:
+class OnnxModel(ExportedModel):
     """A model in ONNX Runtime."""
 
     def __init__(self, path: Path, device: Device = "auto", threads: int | None = None) -> None:
@@ -33,26 +31,16 @@ class OnnxModel:
             ModelError: missing, corrupt, or not exported by pipnet.
             PipnetError: the installed onnxruntime cannot run on this device.
         """
-        if not path.is_file():
-            raise ModelError(f"{path}: no such model file")
-        self.path, self._arguments = path, (path, device, threads)
-        self._session = start_session(path, device, threads)
-        properties = self._session.get_modelmeta().custom_metadata_map
-        if "pipnet" not in properties:
-            raise ModelError(f"{path}: an ONNX model, but not one exported by pipnet")
-        self.metadata = ModelMetadata.from_json(properties["pipnet"], str(path))
+        super().__init__(path, device, threads)
+
+    def _load(self, device: Device, threads: int | None) -> Graph:
+        self._session = start_session(self.path, device, threads)
         self.provider = self._session.get_providers()[0]
-        inputs = {end.name: end.shape[1:] for end in self._session.get_inputs()}
-        outputs = {end.name: end.shape[1:] for end in self._session.get_outputs()}
-        self._outputs = check_graph(path, self.metadata, inputs, outputs)
-
-    def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
-        """Return the landmarks of RGB crops at the model's input size, in batches."""
-        return in_batches(self.path, self.metadata, self._run, crops)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the file name, settings and current metadata: another process loads the file again."""
-        return type(self), self._arguments, {"metadata": self.metadata}
+        return Graph(
+            self._session.get_modelmeta().custom_metadata_map.get("pipnet"),
+            {node.name: node.shape[1:] for node in self._session.get_inputs()},
+            {node.name: node.shape[1:] for node in self._session.get_outputs()},
+        )
 
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> Sequence[np.ndarray]:
         outputs: list[np.ndarray] = self._session.run(self._outputs, {"image": crops})
