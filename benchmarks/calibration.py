@@ -20,10 +20,10 @@ import numpy as np
 from pipnet.annotations.samples import FaceSample, split_by_group
 from pipnet.confidence import MAX_ERROR, Calibration, features
 from pipnet.datasets.load import load_samples
-from pipnet.evaluation.reliability import ReliabilityData, auroc, calibration_error, gain_of_dropping
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.torch_model import TorchModel
 from pipnet.training.calibrate import DOMAIN_SHIFT, fit, logistic, observe
+from reliability import ReliabilityData, auroc, calibration_error, gain_of_dropping
 from unlabeled import photo_of
 
 HERE = Path(__file__).parent

@@ -24,7 +24,12 @@ from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample
 from pipnet.confidence import MAX_ERROR
 from pipnet.datasets.load import load_samples
-from pipnet.evaluation.reliability import (
+from pipnet.geometry import Image, tight_box
+from pipnet.hub import DEFAULT_MODEL
+from pipnet.io.image import read_image
+from pipnet.papers.face_free_crops import find_backgrounds
+from pipnet.progress import show_progress
+from reliability import (
     ReliabilityData,
     auroc,
     bootstrap_interval,
@@ -32,11 +37,6 @@ from pipnet.evaluation.reliability import (
     draw_reliability,
     gain_of_dropping,
 )
-from pipnet.geometry import Image, tight_box
-from pipnet.hub import DEFAULT_MODEL
-from pipnet.io.image import read_image
-from pipnet.papers.face_free_crops import find_backgrounds
-from pipnet.progress import show_progress
 
 HERE = Path(__file__).parent
 HIDDEN_SIDE = 0.4

@@ -1,17 +1,19 @@
 """Measures of confidence on data with known results."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from pipnet.evaluation.reliability import (
-    ReliabilityData,
-    auroc,
-    bootstrap_interval,
-    calibration_error,
-    draw_reliability,
-    gain_of_dropping,
-    risk_coverage,
-)
+RELIABILITY = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "reliability.py"))
+ReliabilityData = RELIABILITY["ReliabilityData"]
+auroc = RELIABILITY["auroc"]
+bootstrap_interval = RELIABILITY["bootstrap_interval"]
+calibration_error = RELIABILITY["calibration_error"]
+draw_reliability = RELIABILITY["draw_reliability"]
+gain_of_dropping = RELIABILITY["gain_of_dropping"]
+risk_coverage = RELIABILITY["risk_coverage"]
 
 
 def data_of(probability, wrong, errors=None):

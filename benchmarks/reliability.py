@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64
 
-from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import plot
 from pipnet.evaluation.metrics import Interval, bootstrap
 
 BINS = 15
@@ -24,15 +23,15 @@ DROPPED = 0.2
 
 
 class ReliabilityData(NamedTuple):
-    """Predicted and true errors of landmarks. The true error is NaN where the truth is unknown."""
+    """Predicted and true errors of landmarks, all (faces, landmarks); NaN where the truth is unknown."""
 
-    error_probability: Float[np.ndarray, "faces landmarks"]
+    error_probability: np.ndarray
     """Predicted probability of being wrong."""
-    expected_error: Float[np.ndarray, "faces landmarks"]
+    expected_error: np.ndarray
     """Predicted error."""
-    errors: Float[np.ndarray, "faces landmarks"]
+    errors: np.ndarray
     """True errors, in the same unit."""
-    wrong: Bool[np.ndarray, "faces landmarks"]
+    wrong: np.ndarray
     """Whether the landmarks are wrong."""
 
     def select(self, faces: np.ndarray) -> ReliabilityData:
@@ -55,10 +54,10 @@ def auroc(data: ReliabilityData) -> float:
     return float((ranks[wrong].sum() - count * (count + 1) / 2) / (count * (len(wrong) - count)))
 
 
-def reliability_diagram(data: ReliabilityData) -> Float64[np.ndarray, "bins 3"]:
+def reliability_diagram(data: ReliabilityData) -> np.ndarray:
     """Return the mean predicted probability, share of wrong landmarks and share of all landmarks by bin.
 
-    The bins have equal widths. The first two values of an empty bin are NaN.
+    The result is (bins, 3). The bins have equal widths. The first two values of an empty bin are NaN.
     """
     known = np.isfinite(data.errors)
     probability, wrong = data.error_probability[known].astype(np.float64), data.wrong[known]
@@ -76,7 +75,7 @@ def calibration_error(data: ReliabilityData) -> float:
     return float(np.nansum(share * np.abs(predicted - observed)))
 
 
-def risk_coverage(data: ReliabilityData) -> Float64[np.ndarray, " points"]:
+def risk_coverage(data: ReliabilityData) -> np.ndarray:
     """Return the mean error of the 1, 2, ... most confident landmarks."""
     known = np.isfinite(data.errors)
     order = np.argsort(data.expected_error[known], kind="stable")
@@ -84,17 +83,17 @@ def risk_coverage(data: ReliabilityData) -> Float64[np.ndarray, " points"]:
     return np.asarray(np.cumsum(errors) / np.arange(1, len(errors) + 1))
 
 
-def gain_of_dropping(data: ReliabilityData, share: float = DROPPED) -> float:
+def gain_of_dropping(data: ReliabilityData) -> float:
     """Return by which fraction the mean error falls if the least confident landmarks are left out."""
     risk = risk_coverage(data)
-    return float(1 - risk[max(round((1 - share) * len(risk)), 1) - 1] / risk[-1])
+    return float(1 - risk[max(round((1 - DROPPED) * len(risk)), 1) - 1] / risk[-1])
 
 
 def bootstrap_interval(
-    data: ReliabilityData, measure: Callable[[ReliabilityData], float], draws: int = 500, seed: int = 0
+    data: ReliabilityData, measure: Callable[[ReliabilityData], float], draws: int = 500
 ) -> Interval:
     """Return the 95 % bootstrap interval of a measure over faces."""
-    return bootstrap(lambda faces: measure(data.select(faces)), len(data.errors), draws, seed)
+    return bootstrap(lambda faces: measure(data.select(faces)), len(data.errors), draws)
 
 
 def draw_reliability(datasets: Mapping[str, ReliabilityData], path: Path) -> None:
@@ -104,22 +103,19 @@ def draw_reliability(datasets: Mapping[str, ReliabilityData], path: Path) -> Non
         MissingExtraError: matplotlib is not installed.
         WriteError: the figure cannot be written.
     """
-    figure = new_figure(10, 4.2)
-    left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    for name, data in datasets.items():
-        predicted, observed, share = reliability_diagram(data).T
-        filled = share > 0
-        left.plot(predicted[filled], observed[filled], marker="o", markersize=4, label=name)
-        risk = risk_coverage(data)
-        right.plot(100 * np.arange(1, len(risk) + 1) / len(risk), 100 * risk, label=name)
-    left.set(
-        xlabel="predicted error probability", ylabel="share of wrong landmarks", xlim=(0, 1), ylim=(0, 1)
-    )
-    right.set(
-        xlabel="coverage: most confident landmarks, %", ylabel="mean error, % of the face", ylim=(0, None)
-    )
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    save_figure(figure, path)
+    with plot(path, 10, 4.2, columns=2) as (left, right):
+        left.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for name, data in datasets.items():
+            predicted, observed, share = reliability_diagram(data).T
+            filled = share > 0
+            left.plot(predicted[filled], observed[filled], marker="o", markersize=4, label=name)
+            risk = risk_coverage(data)
+            right.plot(100 * np.arange(1, len(risk) + 1) / len(risk), 100 * risk, label=name)
+        left.set(
+            xlabel="predicted error probability", ylabel="share of wrong landmarks", xlim=(0, 1), ylim=(0, 1)
+        )
+        right.set(
+            xlabel="coverage: most confident landmarks, %", ylabel="mean error, % of the face", ylim=(0, None)
+        )
+        for axes in (left, right):
+            axes.legend(fontsize=8)
