@@ -162,7 +162,7 @@ def test_train_refuses_resume_with_other_mean_face(recipe, recipe_file, small_30
     flags = ["--data.root", str(small_300w), "--workers", "0"]
     more = ["--initial.checkpoint", str(tmp_path / "swapped.safetensors")]
     train(load_recipe(recipe_file, [*flags, *more]), tmp_path / "run", max_steps=2)
-    with pytest.raises(RecipeError, match="initial.checkpoint, whose mean face"):
+    with pytest.raises(RecipeError, match="the mean face of initial.checkpoint"):
         train(load_recipe(recipe_file, flags), tmp_path / "run", resume=True)
 
 

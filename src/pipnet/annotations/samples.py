@@ -89,6 +89,16 @@ def map_scheme(samples: Sequence[FaceSample], mapping: SchemeMapping) -> list[Fa
     ]
 
 
+def fingerprint(samples: Sequence[FaceSample], before: str, after: str = "") -> str:
+    """Return a digest of the faces' names, points and boxes, and of a text before and one after them."""
+    digest = hashlib.sha256(before.encode())
+    for sample in samples:
+        digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
+        digest.update(b"" if sample.box is None else sample.box.tobytes())
+    digest.update(after.encode())
+    return digest.hexdigest()
+
+
 def evenly_spaced(items: Sequence[Item], limit: int) -> list[Item]:
     """Return at most ``limit`` items, evenly spaced and in order."""
     count = min(limit, len(items))

@@ -46,8 +46,8 @@ def _read(model: str) -> tuple[Path, ModelMetadata]:
     path = Path(model)
     if path.suffix == ".safetensors" and path.is_file():
         with training_imports():
-            from pipnet.model.checkpoint import read_checkpoint
-        return path, read_checkpoint(path)[1]
+            from pipnet.model.checkpoint import read_checkpoint_metadata
+        return path, read_checkpoint_metadata(path)
     from pipnet.inference.backends.onnxruntime import OnnxModel
 
     path = find_model(model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,21 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError:
         raise MissingExtraError("matplotlib", "report") from None
     return Figure(figsize=(width, height), layout="constrained")
+
+
+@contextlib.contextmanager
+def plot(path: Path, width: float, height: float, columns: int = 1, dpi: int = 120) -> Iterator[Any]:
+    """Yield the axes of a figure, an array if it has several columns; then add grids and write it.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        WriteError: the figure cannot be written.
+    """
+    figure = new_figure(width, height)
+    yield figure.subplots(1, columns)
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+    save_figure(figure, path, dpi)
 
 
 def require_figures() -> None:

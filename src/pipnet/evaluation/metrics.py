@@ -53,23 +53,23 @@ def point_errors(
     return np.asarray(distance / norm)
 
 
-def failure_rate(nmes: Float[np.ndarray, " faces"], threshold: float = THRESHOLD) -> float:
-    """Return the share of the faces with an NME above the threshold."""
-    return float((nmes > threshold).mean())
+def failure_rate(nmes: Float[np.ndarray, " faces"]) -> float:
+    """Return the share of the faces with an NME above `THRESHOLD`."""
+    return float((nmes > THRESHOLD).mean())
 
 
 def cumulative_errors(
-    nmes: Float[np.ndarray, " faces"], threshold: float = THRESHOLD
+    nmes: Float[np.ndarray, " faces"],
 ) -> tuple[Float64[np.ndarray, " steps"], Float64[np.ndarray, " steps"]]:
-    """Return the CED curve: 1,001 errors from 0 to the threshold, and the share of faces at or below each."""
-    errors = np.linspace(0, threshold, _STEPS)
+    """Return the CED curve: 1,001 errors from 0 to `THRESHOLD`, and the share of faces at or below each."""
+    errors = np.linspace(0, THRESHOLD, _STEPS)
     shares = np.searchsorted(np.sort(nmes), errors, side="right") / len(nmes)
     return errors, shares
 
 
-def area_under_curve(nmes: Float[np.ndarray, " faces"], threshold: float = THRESHOLD) -> float:
-    """Return the area under the CED curve up to the threshold, 1 for a perfect model, by Simpson's rule."""
-    _, shares = cumulative_errors(nmes, threshold)
+def area_under_curve(nmes: Float[np.ndarray, " faces"]) -> float:
+    """Return the area under the CED curve, 1 for a perfect model, by Simpson's rule."""
+    _, shares = cumulative_errors(nmes)
     weights = np.full(_STEPS, 2.0)
     weights[1::2] = 4
     weights[[0, -1]] = 1
@@ -83,9 +83,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(
-    measure: Callable[[Int64[np.ndarray, " faces"]], float], faces: int, draws: int, seed: int = 0
-) -> Interval:
+def bootstrap(measure: Callable[[Int64[np.ndarray, " faces"]], float], faces: int, draws: int) -> Interval:
     """Return the 95 % bootstrap interval of a quantity over faces.
 
     Args:
@@ -93,32 +91,29 @@ def bootstrap(
             it is undefined (NaN) do not count.
         faces: the number of faces.
         draws: the number of bootstrap samples.
-        seed: seed of the draws.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     values = [measure(rng.integers(0, faces, faces)) for _ in range(draws)]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
-def bootstrap_mean(values: Float[np.ndarray, " faces"], draws: int = 2000, seed: int = 0) -> Interval:
+def bootstrap_mean(values: Float[np.ndarray, " faces"]) -> Interval:
     """Return the 95 % bootstrap interval of the mean over faces."""
-    return bootstrap(lambda faces: float(values[faces].mean()), len(values), draws, seed)
+    return bootstrap(lambda faces: float(values[faces].mean()), len(values), 2000)
 
 
 def paired_gain(
-    before: Float[np.ndarray, " faces"], after: Float[np.ndarray, " faces"], draws: int = 4000, seed: int = 0
+    before: Float[np.ndarray, " faces"], after: Float[np.ndarray, " faces"]
 ) -> tuple[float, Interval]:
     """Return by how many percent the mean is lower after than before, and the 95 % bootstrap interval.
 
     Args:
         before: an error of each face.
-        after: another error of the same faces.
-        draws: the number of bootstrap samples. Each takes the same faces of both.
-        seed: seed of the draws.
+        after: another error of the same faces. Each bootstrap sample takes the same faces of both.
     """
 
     def gain(faces: Int64[np.ndarray, " faces"] | slice) -> float:
         return float(100 * (1 - after[faces].mean() / before[faces].mean()))
 
-    return gain(slice(None)), bootstrap(gain, len(before), draws, seed)
+    return gain(slice(None)), bootstrap(gain, len(before), 4000)

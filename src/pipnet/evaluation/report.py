@@ -12,13 +12,14 @@ from rich.table import Table
 
 from pipnet.evaluation.contact_sheet import face_tile, sheet
 from pipnet.evaluation.evaluate import FaceErrors, LabeledImage
-from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
+from pipnet.evaluation.matplotlib_figure import plot
 from pipnet.evaluation.metrics import cumulative_errors
 from pipnet.io.image import write_image
 from pipnet.scheme import LandmarkScheme
 
 _TILE_SIZE = 200
 """Side of a face on the contact sheet in pixels."""
+_SHEET_FACES = 12
 _FRAMES = {"pixels": "pixels", "official": "official", "offset_removed": "offset removed"}
 """Titles of the columns by their keys in `FaceErrors.summary`."""
 _ROWS: dict[str, Callable[[Any], str]] = {
@@ -55,15 +56,12 @@ def plot_ced(curves: Mapping[str, Float64[np.ndarray, " faces"]], path: Path) ->
         MissingExtraError: matplotlib is not installed.
         WriteError: the figure cannot be written.
     """
-    figure = new_figure(5.5, 4)
-    axes = figure.subplots()
-    for name, nmes in curves.items():
-        errors, shares = cumulative_errors(nmes)
-        axes.plot(100 * errors, 100 * shares, label=f"{name}: {100 * nmes.mean():.2f} %")
-    axes.set(xlabel="NME, %", ylabel="faces at or below, %", xlim=(0, 10), ylim=(0, 100))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    save_figure(figure, path)
+    with plot(path, 5.5, 4) as axes:
+        for name, nmes in curves.items():
+            errors, shares = cumulative_errors(nmes)
+            axes.plot(100 * errors, 100 * shares, label=f"{name}: {100 * nmes.mean():.2f} %")
+        axes.set(xlabel="NME, %", ylabel="faces at or below, %", xlim=(0, 10), ylim=(0, 100))
+        axes.legend(loc="lower right")
 
 
 def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], path: Path) -> None:
@@ -78,23 +76,16 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], pa
         MissingExtraError: matplotlib is not installed.
         WriteError: the figure cannot be written.
     """
-    figure = new_figure(6, 4)
-    axes = figure.subplots()
-    for name, nmes in curves.items():
-        axes.plot(nmes, marker="o", label=name)
-    axes.set(xlabel="round0: labels only" if "round0" in rounds else "", ylabel="NME, %")
-    axes.set_xticks(range(len(rounds)), rounds)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
+    with plot(path, 6, 4) as axes:
+        for name, nmes in curves.items():
+            axes.plot(nmes, marker="o", label=name)
+        axes.set(xlabel="round0: labels only" if "round0" in rounds else "", ylabel="NME, %")
+        axes.set_xticks(range(len(rounds)), rounds)
+        axes.legend(fontsize=8)
 
 
 def contact_sheet(
-    errors: FaceErrors,
-    images: Iterable[LabeledImage],
-    scheme: LandmarkScheme,
-    path: Path,
-    count: int = 12,
+    errors: FaceErrors, images: Iterable[LabeledImage], scheme: LandmarkScheme, path: Path
 ) -> None:
     """Write a contact sheet of the faces with the largest NME: true landmarks left, predicted ones right.
 
@@ -103,12 +94,11 @@ def contact_sheet(
         images: the evaluated faces once more, in any order.
         scheme: the scheme of the landmarks.
         path: the image to write.
-        count: the number of faces.
 
     Raises:
         WriteError: the image cannot be written.
     """
-    worst = {errors.samples[i].name: errors.predicted[i] for i in errors.worst(count)}
+    worst = {errors.samples[i].name: errors.predicted[i] for i in errors.worst(_SHEET_FACES)}
     pairs = {
         sample.name: np.hstack(
             [

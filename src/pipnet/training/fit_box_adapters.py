@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.annotations.samples import FaceSample, evenly_spaced
+from pipnet.annotations.samples import FaceSample, evenly_spaced, fingerprint
 from pipnet.box_adapter import BoxAdapter, fit_matched, match_contained
 from pipnet.datasets.unlabeled import read_boxes
 from pipnet.errors import DataError, ImageError, PipnetError
@@ -111,7 +111,7 @@ def tabled_boxes(
     Args:
         path: the table. An image without numbers is one without detections.
         samples: labeled faces.
-        folder: where to look for images of the table that are not beside it.
+        folder: where to look for images of the table that are not in its folder.
 
     Returns:
         The faces whose images are in the table, and the detections of each.
@@ -185,11 +185,8 @@ def _fit_available(
 def _cache_file(
     samples: Sequence[FaceSample], crop_config: CropConfig, box_format: str, version: str
 ) -> Path:
-    digest = hashlib.sha256(json.dumps([asdict(crop_config), box_format, version]).encode())
-    for sample in samples:
-        digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
-        digest.update(b"" if sample.box is None else sample.box.tobytes())
-    return cache_folder() / "box_adapters" / f"{digest.hexdigest()[:24]}.json"
+    digest = fingerprint(samples, json.dumps([asdict(crop_config), box_format, version]))
+    return cache_folder() / "box_adapters" / f"{digest[:24]}.json"
 
 
 def _read_cached(file: Path) -> dict[str, Any] | None:

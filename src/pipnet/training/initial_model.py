@@ -12,7 +12,7 @@ import pipnet
 from pipnet.errors import DataError
 from pipnet.geometry import to_fraction
 from pipnet.metadata import ModelMetadata
-from pipnet.model.checkpoint import read_checkpoint, start_from
+from pipnet.model.checkpoint import read_checkpoint_metadata, start_from
 from pipnet.model.distributed import is_rank_zero
 from pipnet.model.neighbors import mean_face
 from pipnet.model.pipnet import PIPNet
@@ -32,13 +32,13 @@ def build_model(recipe: Recipe, split: Split, dataset: FaceDataset) -> tuple[PIP
         DataError: no training face has one of the landmarks.
         ModelError: the initial weights are missing or do not fit.
     """
-    _check_landmarks(split)
+    _check_all_labeled(split)
     initial, config = recipe.initial, recipe.model
     boxes = [dataset.crops.crop_region(i) for i in split.complete_indices]
     face = mean_face(
         [to_fraction(s.points, box) for s, box in zip(split.complete_samples, boxes, strict=True)]
     )
-    before = None if initial.checkpoint is None else read_checkpoint(initial.checkpoint)[1]
+    before = None if initial.checkpoint is None else read_checkpoint_metadata(initial.checkpoint)
     if before is not None and before.scheme.to_dict() == split.scheme.to_dict():
         face = before.mean_face  # the channels of its head are votes for the neighbors on this face
     pretrained = initial.pretrained and before is None
@@ -65,7 +65,7 @@ def build_model(recipe: Recipe, split: Split, dataset: FaceDataset) -> tuple[PIP
     return model.to(memory_format=torch.channels_last), metadata
 
 
-def _check_landmarks(split: Split) -> None:
+def _check_all_labeled(split: Split) -> None:
     """Refuse landmarks that no training face has."""
     unknown = np.flatnonzero(np.isnan([s.points for s in split.training]).any(axis=2).all(axis=0))
     if len(unknown):

@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from pipnet.evaluation.matplotlib_figure import new_figure, require_figures, save_figure
+from pipnet.evaluation.matplotlib_figure import plot, require_figures
 from pipnet.io.atomic import write_text
 
 
@@ -83,14 +83,10 @@ class TrainingLog:
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
     """Draw loss terms and validation NME over epochs."""
     epochs = [row["epoch"] for row in rows]
-    figure = new_figure(9, 3.5)
-    left, right = figure.subplots(1, 2)
-    for name in (key for key in rows[-1] if key not in ("epoch", "step", "lr", "nme", "seconds")):
-        left.plot(epochs, [row[name] for row in rows], label=name)
-    left.set(xlabel="epoch", ylabel="training loss", yscale="log")
-    left.legend()
-    right.plot(epochs, [row["nme"] for row in rows], color="black")
-    right.set(xlabel="epoch", ylabel="validation NME, %", ylim=(0, None))
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    save_figure(figure, path, dpi=110)
+    with plot(path, 9, 3.5, columns=2, dpi=110) as (left, right):
+        for name in (key for key in rows[-1] if key not in ("epoch", "step", "lr", "nme", "seconds")):
+            left.plot(epochs, [row[name] for row in rows], label=name)
+        left.set(xlabel="epoch", ylabel="training loss", yscale="log")
+        left.legend()
+        right.plot(epochs, [row["nme"] for row in rows], color="black")
+        right.set(xlabel="epoch", ylabel="validation NME, %", ylim=(0, None))

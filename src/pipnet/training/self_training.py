@@ -5,7 +5,7 @@ pseudo-labels the unlabeled faces with the network of the previous round, and tr
 With IJCV's curriculum the pseudo-labeled faces are at first trained on coarse score maps only; with v1's
 distillation their labels are means of test-time augmentation.
 
-Every round is an ordinary training in its own folder, with its pseudo-labels beside it. After a kill,
+Every round is an ordinary training in its own folder, with its pseudo-labels. After a kill,
 finished work is not repeated.
 """
 
@@ -26,7 +26,7 @@ from pipnet.errors import DataError, PipnetError, RecipeError
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
-from pipnet.model.checkpoint import load_checkpoint, read_checkpoint
+from pipnet.model.checkpoint import load_checkpoint, read_checkpoint_metadata
 from pipnet.model.distributed import launched_world_size
 from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme
@@ -41,7 +41,7 @@ LABELS = "pseudo_labels.csv"
 RECORD = "labeling.json"
 """The settings and results of a labeling."""
 FRAMES = "frames"
-"""Folder for images from videos, beside those of the rounds."""
+"""Folder for images from videos, next to those of the rounds."""
 
 
 def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
@@ -128,7 +128,7 @@ def adapt_teacher_boxes(faces: Sequence[UnlabeledFace], config: SelfTrainingConf
             f"boxes of format {special[0]!r:.80} need self_training.teacher, a checkpoint fitted to them"
             f" (pipnet detector fit); without a teacher use {', '.join(BOX_FORMATS)}"
         )
-    _, metadata = read_checkpoint(config.teacher)
+    metadata = read_checkpoint_metadata(config.teacher)
     adapted = []
     for face in faces:
         box_format = face.box_format or config.box_format
@@ -156,7 +156,7 @@ def check_detector(faces: Sequence[UnlabeledFace], config: SelfTrainingConfig) -
         return
     detector = load_detector("auto")
     if config.teacher is not None:
-        read_checkpoint(config.teacher)[1].box_adapter(detector.box_format)
+        read_checkpoint_metadata(config.teacher).box_adapter(detector.box_format)
 
 
 def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabeledFace], folder: Path) -> None:

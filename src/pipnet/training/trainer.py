@@ -12,7 +12,6 @@ differs from one process, and the random numbers that a network draws itself, su
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -29,13 +28,13 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pipnet.annotations.samples import FaceSample
+from pipnet.annotations.samples import FaceSample, fingerprint
 from pipnet.box_adapter import BoxAdapter
 from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError, one_line
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.config import TASKS
-from pipnet.model.distributed import all_reduce_mean, is_peer_failure, sync_batch_norm
+from pipnet.model.distributed import all_reduce_mean, is_peer_failure, is_rank_zero, sync_batch_norm
 from pipnet.model.heads.base import Supervision
 from pipnet.model.pipnet import PIPNet
 from pipnet.training.augment import Augmentation
@@ -102,7 +101,7 @@ class Trainer:
         self.accelerator = build_accelerator(recipe)
         self.split = load_split(recipe)
         run.mkdir(parents=True, exist_ok=True)
-        self.log = TrainingLog(run, recipe.optim.epochs, quiet=not self.accelerator.is_main_process)
+        self.log = TrainingLog(run, recipe.optim.epochs, quiet=not is_rank_zero())
         with self.accelerator.local_main_process_first():  # the others find the decoded faces in the cache
             self.dataset = self._training_set()
             held_out = self.split.validation
@@ -110,7 +109,7 @@ class Trainer:
         self.model, self.metadata = build_model(recipe, self.split, self.dataset)
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.sampler = ShuffledEpochs(len(self.dataset), recipe.seed)
-        self.model_on_device, self.optimizer, self.loader = self.accelerator.prepare(
+        self.wrapped_model, self.optimizer, self.loader = self.accelerator.prepare(
             self.model, self.optimizer, self._training_loader()
         )
         self.scheduler = build_scheduler(recipe.optim, self.optimizer, len(self.loader))
@@ -122,7 +121,7 @@ class Trainer:
             self._resume()
             if len(set(gather_object([self.epoch]))) > 1:
                 raise RecipeError(f"{run} is not the same folder for all processes")
-        if self.accelerator.is_main_process:
+        if is_rank_zero():
             self._write_setup()
 
     # -- set up ----------------------------------------------------------------------------------
@@ -193,18 +192,17 @@ class Trainer:
 
     def _train_epoch(self, max_steps: int | None) -> dict[str, float]:
         """Train one epoch, or until ``max_steps``, and return the mean of each term of the loss."""
-        self.model_on_device.train()
+        self.wrapped_model.train()
         self.sampler.epoch = self.epoch
         totals: dict[str, Tensor] = {}
         batches = 0
         for batch in self.log.track(self.loader, len(self.loader), self.epoch + 1):
             for name, term in self._train_step(*batch).items():
-                totals[name] = totals.get(name, torch.zeros(())) + term.detach().cpu()
+                totals[name] = totals.get(name, 0) + term.detach()
             batches += 1
             if max_steps is not None and self.step >= max_steps:
                 break
-        device = self.accelerator.device
-        means = {name: float(all_reduce_mean(total.to(device))) / batches for name, total in totals.items()}
+        means = {name: float(all_reduce_mean(total)) / batches for name, total in totals.items()}
         if not np.isfinite(means["loss"]):
             raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
         return means
@@ -214,7 +212,7 @@ class Trainer:
         # The random numbers of dropout are the same after a resume, and differ between ranks.
         torch.manual_seed(self.recipe.seed + 1_000_003 * self.step + self.accelerator.process_index)
         with sync_batch_norm(), FastDepthwise():
-            output = self.model_on_device(image)
+            output = self.wrapped_model(image)
         terms = self.model.loss(output, points, Supervision(task, weight))
         loss = torch.stack(list(terms.values())).sum()
         self.accelerator.backward(loss)
@@ -229,7 +227,7 @@ class Trainer:
         return {"loss": loss, **terms}
 
     @property
-    def result(self) -> PIPNet:
+    def ema_or_model(self) -> PIPNet:
         """The network with the weights that are saved: the EMA weights where the recipe has them."""
         if self.ema is None:
             return self.model
@@ -242,7 +240,7 @@ class Trainer:
         if self.validation is None:
             return None
         dataset, world_size = self.validation, self.accelerator.num_processes
-        model, batch_size = self.result.eval(), self.recipe.optim.batch_size // world_size
+        model, batch_size = self.ema_or_model.eval(), self.recipe.optim.batch_size // world_size
         with self.accelerator.split_between_processes(list(range(len(dataset)))) as indices:
             with self.accelerator.autocast():
                 errors = face_errors(model, dataset, indices, batch_size, self.accelerator.device)
@@ -260,7 +258,7 @@ class Trainer:
 
     def _save(self, row: dict[str, Any]) -> None:
         """Save weights, metrics and state; a resume never reads a file that a kill can cut short."""
-        if not self.accelerator.is_main_process:
+        if not is_rank_zero():
             return
         steps = self.recipe.optim.epochs * len(self.loader)
         metadata = trained_metadata(self.metadata, self.recipe, self.split, self.step, steps)
@@ -271,8 +269,8 @@ class Trainer:
         is_candidate = complete or not (self.run / STATE).exists()
         if is_candidate and row["nme"] is not None and row["nme"] < self.best:
             self.best = row["nme"]
-            save_checkpoint(self.run / "best.safetensors", self.result, metadata)
-        save_checkpoint(self.run / "last.safetensors", self.result, metadata)
+            save_checkpoint(self.run / "best.safetensors", self.ema_or_model, metadata)
+        save_checkpoint(self.run / "last.safetensors", self.ema_or_model, metadata)
         self.log.write(row)
         if complete:
             self._save_state()
@@ -299,7 +297,7 @@ class Trainer:
     def _resume(self) -> None:
         path = self.run / STATE
         if not path.is_file():
-            if (self.run / "last.safetensors").exists() and self.accelerator.is_main_process:
+            if (self.run / "last.safetensors").exists() and is_rank_zero():
                 _log.warning("%s is missing: the training starts from the beginning", path)
             return
         try:
@@ -317,17 +315,17 @@ class Trainer:
             raise RecipeError(
                 f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
             )
-        if self.accelerator.is_main_process:
+        if is_rank_zero():
             self.log.keep(self.epoch)
 
     def _changes(self, state: dict[str, Any], recipe: dict[str, Any]) -> list[str]:
-        """Return what decides the result and differs from the training that a state is of."""
+        """Return what differs from the training that wrote a state, and changes the result."""
         changed = differences(recipe, self.recipe.to_dict())
         face = self.metadata.mean_face.tolist()
         if state["faces"] != self._fingerprint():
             changed.append("its faces or their scheme")
         elif state.get("mean face", face) != face:
-            changed.append("initial.checkpoint, whose mean face it started with")
+            changed.append("the mean face of initial.checkpoint")
         return changed
 
     def _load_state(self, state: dict[str, Any]) -> None:
@@ -340,11 +338,10 @@ class Trainer:
 
     def _fingerprint(self) -> str:
         """Return a digest of the faces' names, labels, supervision and scheme, but not of their paths."""
-        digest = hashlib.sha256(json.dumps(self.split.scheme.to_dict()).encode())
-        for sample in (*self.dataset.crops.samples, *self.split.validation):
-            digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
-            digest.update(b"" if sample.box is None else sample.box.tobytes())
         all_full = all(s is FULL_SUPERVISION for s in self.dataset.supervision)
         supervision = None if all_full else self.dataset.supervision
-        digest.update(json.dumps(supervision, default=np.ndarray.tolist).encode())
-        return digest.hexdigest()
+        return fingerprint(
+            [*self.dataset.crops.samples, *self.split.validation],
+            json.dumps(self.split.scheme.to_dict()),
+            json.dumps(supervision, default=np.ndarray.tolist),
+        )
