@@ -1,8 +1,8 @@
 """Crash journal: finds the image that kills or hangs its worker, so that it is quarantined.
 
 Before each step a worker appends the step's name to the journal of its shard. If the worker dies, the last
-line tells in which step, and the job, which sees the death, appends ``died``. Lines are only ever appended,
-so a kill at any moment leaves a valid file. If the job was killed as well, the step was likely not the cause.
+line names the step, and the job appends ``died``. Lines are only appended, so a kill at any moment leaves a
+valid file. If the job was killed too, ``died`` is missing, because the step was probably not the cause.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 MAX_FAILURES = 3
 """An input is quarantined after this many failures in its step."""
 _INTERRUPTIONS_PER_FAILURE = 4
-"""An attempt that ended without a note, as when the whole machine stops, is this fraction of a failure."""
+"""This many attempts without a last note, such as when the machine stops, count as one failure."""
 _BEGIN, _STOPPED, _DIED = "begin", "stopped", "died"
 
 

@@ -17,7 +17,7 @@ ExportFormat = Literal["jsonl", "coco"]
 
 
 def export(store: Store, metadata: ModelMetadata, file_format: ExportFormat) -> Path:
-    """Write the labels of a finished job in another format beside the shards, and return the file.
+    """Write the labels of a finished job in another format next to the shards, and return the file.
 
     Args:
         store: the job's folder, entered.

@@ -47,7 +47,7 @@ def load_samples(
         scheme: return the points in this scheme, by a mapping; the dataset's own scheme if None. Required
             for own annotations, which do not state their scheme.
         for_evaluation: whether the faces are used for evaluation.
-        images: the folder of the images of own annotations, if the images are not beside them.
+        images: the folder of the images of own annotations, if they are not in the same folder.
         label_offset: the value of `FaceSample.label_offset` for every face, such as (1, 1) for files that
             count pixels from 1; the known offset of the dataset if None.
 

@@ -1,4 +1,4 @@
-"""Menpo 2D: images with a ``.pts`` file beside each, 68 points on (near) frontal faces, 39 on profiles."""
+"""Menpo 2D: images with a ``.pts`` file next to each, 68 points on (near) frontal faces, 39 on profiles."""
 
 from __future__ import annotations
 

@@ -72,14 +72,14 @@ def load_unlabeled(path: Path, frames: Path) -> list[UnlabeledFace]:
 
 
 def read_boxes(path: Path, folder: Path | None = None) -> list[UnlabeledFace]:
-    """Return the faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, images beside it or in ``images/``.
+    """Return the faces of a ``boxes.csv``: ``image,x,y,w,h`` in pixels, images next to it or in ``images/``.
 
     An image without numbers is searched for faces. The optional column ``box_format`` states what each box
     means, see `BOX_FORMATS`. Other columns are ignored.
 
     Args:
         path: the table.
-        folder: where to look for images that are not beside the table.
+        folder: where to look for images that are not next to the table.
 
     Raises:
         DataError: the table is missing or invalid, or a box is empty or not finite.

@@ -98,4 +98,4 @@ def image_beside(annotation: Path) -> Path:
         for candidate in (annotation.with_suffix(suffix), annotation.with_suffix(suffix.upper())):
             if candidate.is_file():
                 return candidate
-    raise DataError(f"{annotation}: no image beside it ({', '.join(_IMAGE_SUFFIXES)})")
+    raise DataError(f"{annotation}: no image in the same folder ({', '.join(_IMAGE_SUFFIXES)})")

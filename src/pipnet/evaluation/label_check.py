@@ -1,8 +1,8 @@
 """Checks of a dataset's labels: offset, swapped sides, duplicates between subsets, disagreement with a model.
 
-A constant offset of all labels along x is found with any model that was trained with mirroring: averaged over
-a face and its mirror image, its predictions prefer no side, so the mean difference of the labels from them is
-the offset. No such thing is known of y, since faces are not mirrored upside down.
+Any model that was trained with mirroring finds a constant offset of all labels along x: averaged over a face
+and its mirror image, its predictions prefer no side, so the mean difference of the labels from them is the
+offset. An offset along y cannot be found in this way, since faces are not mirrored upside down.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from pipnet.inference.predict import predict_crops
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
 _RECROPS = 3
-"""Crops around the prediction: one around the labels draws the prediction towards them."""
+"""Number of predictions of each face. The first crop is cut around the labels, which draws the prediction
+towards them; each further one is cut around the previous prediction."""
 _MIN_FACES = 10
-"""Faces without which a group has no offset of its own."""
+"""Minimum number of faces of a group for an offset."""
 _SWAPPED = 0.5
-"""A face's sides are swapped if its error is at most this fraction of itself with left and right
-exchanged."""
+"""Labels count as swapped if exchanging left and right reduces the error below this fraction of it."""
 _HASH_SIDE = 16
 _MAX_HASH_DISTANCE = 38
 """Bits of `_HASH_SIDE` squared by which the hashes of one face in two files may differ. In 300-W the three
@@ -37,7 +37,7 @@ known duplicates differ by 10, 18 and 32 bits, other faces by 44 and more."""
 
 
 class CheckedFace(NamedTuple):
-    """What is known of a labeled face by a model's prediction."""
+    """The comparison of a labeled face with a model's prediction."""
 
     sample: FaceSample
     prediction: np.ndarray
@@ -75,9 +75,9 @@ def check_faces(model: CropModel, samples: Iterable[FaceSample], scheme: Landmar
     """Predict all faces, each with its mirror image.
 
     Args:
-        model: a model of the scheme, or of one that a mapping leads from.
+        model: a model of this scheme, or of one with a mapping to it.
         samples: the labeled faces.
-        scheme: what their landmarks are.
+        scheme: the scheme of their landmarks.
 
     Raises:
         DataError: no mapping leads from the model's scheme to this one.
@@ -112,21 +112,21 @@ def _check(
 
 
 def label_offsets(faces: Sequence[CheckedFace]) -> dict[str, Offset]:
-    """Return the label offset of all faces, and of each collection and common image size with enough faces.
+    """Return the label offsets of all faces, of each part of the dataset, and of its common image sizes.
 
-    A collection is the first part of the faces' names, such as ``helen`` of 300-W.
+    A part of a dataset is the first folder in the names of its faces, such as ``helen`` in 300-W. Groups with
+    few faces are left out.
     """
     groups: Mapping[str, list[float]] = defaultdict(list)
     sizes = Counter(face.image_size for face in faces)
     for face in faces:
-        collection = face.sample.name.split("/", 1)[0]
+        part = face.sample.name.split("/", 1)[0]
         width, height = face.image_size
         is_common = sizes[face.image_size] >= max(_MIN_FACES, len(faces) // 20)
         groups["all"].append(face.offset)
-        groups[collection].append(face.offset)
-        groups[f"{collection}, {f'{width} x {height} px' if is_common else 'other sizes'}"].append(
-            face.offset
-        )
+        groups[part].append(face.offset)
+        size = f"{width} x {height} px" if is_common else "other sizes"
+        groups[f"{part}, {size}"].append(face.offset)
     return {
         name: Offset(float(np.mean(values)), bootstrap_mean(np.array(values)), len(values))
         for name, values in groups.items()
@@ -159,5 +159,7 @@ def find_duplicates(subsets: Mapping[str, Sequence[FaceSample]]) -> list[Duplica
     bits: Float64[np.ndarray, "faces bits"] = np.array(hashes, np.float64).reshape(len(names), -1)
     distances = bits @ (1 - bits).T + (1 - bits) @ bits.T
     pairs = np.argwhere(distances <= _MAX_HASH_DISTANCE)
-    found = [Duplicate(names[i], names[j], int(distances[i, j])) for i, j in pairs if origins[i] < origins[j]]
-    return sorted(found, key=lambda pair: pair.distance)
+    duplicates = [
+        Duplicate(names[i], names[j], int(distances[i, j])) for i, j in pairs if origins[i] < origins[j]
+    ]
+    return sorted(duplicates, key=lambda pair: pair.distance)

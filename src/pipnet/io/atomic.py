@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder appears complete or not at all, whatever happens while it is written."""
+"""Atomic writes: a file or folder appears complete or not at all, even if the process is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def atomic_write(target: Path, temporary: Path | None = None) -> Iterator[Path]:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
 
-    A file gets the permissions that the umask gives, whatever permissions it was written with.
+    The target gets the default permissions (umask), even if the temporary file has others.
 
     Args:
         target: the file, or the folder, which may exist if it is empty. Parent folders are created.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipnet.errors import RecipeError
 
 STRIDES = (1, 2, 4, 8, 16, 32, 64, 128)
-"""Strides of a neck, beside the input size itself, which gives one cell."""
+"""Strides of a neck, in addition to the input size itself, which gives one cell."""
 
 
 class Neck(nn.Sequential):

@@ -94,7 +94,7 @@ def recalibrate_batchnorm(model: PIPNet) -> None:
     """Set the statistics of batch normalization, layer by layer, to those of one blank image.
 
     The running statistics lag behind the weights, and their variance is scaled by n / (n - 1). Where inputs
-    never vary, a channel is nearly constant, and either error is large beside its deviation: it would
+    never vary, a channel is nearly constant, and either error is large compared with its deviation: it would
     dominate the prediction. Each layer sees what the layers before it compute in evaluation mode.
     """
     norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]

@@ -43,7 +43,7 @@ class EvaluationSet(NamedTuple):
     subset: str | None
     """Its subset; the test subset if None."""
     images: Path | None = None
-    """The folder of the images of own annotations, if the images are not beside them."""
+    """The folder of the images of own annotations, if they are not in the same folder."""
 
     @classmethod
     def parse(cls, text: str) -> EvaluationSet:

@@ -41,7 +41,7 @@ class DataConfig:
     """Train on these landmarks instead of the dataset's, by a mapping such as WFLW's to 300w. For your own
     annotations, the landmark scheme: the path of a TOML file."""
     images: Path | None = None
-    """Folder of the images of your own annotations, where they are not beside them."""
+    """Folder of the images of your own annotations, if they are not in the same folder."""
     label_offset: tuple[float, float] | None = None
     """Known offset of the labels, which is subtracted: label minus image along x and y in pixels, such as
     (1, 1) for files that count from 1, or (0, 0) to train on the labels as filed (the papers). If None, the
@@ -56,7 +56,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class PseudoConfig:
-    """Faces with pseudo-labels, trained on beside the labeled ones: one round of self-training."""
+    """Faces with pseudo-labels, trained on in addition to the labeled ones: one round of self-training."""
 
     labels: Path | None = None
     """The table that ``pipnet self-train`` wrote, or the folder or a shard that ``pipnet annotate`` wrote;

@@ -37,7 +37,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Tables are merged key by key; any other value, also a list, replaces the inherited one.
 
     Raises:
-        RecipeError: a file is missing, not YAML, or of format 1; a key is not a word or stands twice; or
+        RecipeError: a file is missing, not YAML, or of format 1; a key is not a word or is repeated; or
             files inherit from each other in a circle.
         MissingExtraError: PyYAML is not installed.
     """
@@ -66,13 +66,13 @@ def _parse(path: Path) -> dict[str, Any]:
         raise MissingExtraError("pyyaml", "train") from None
 
     class Loader(yaml.SafeLoader):
-        """YAML in which a repeated key is an error: nobody knows which value was meant."""
+        """YAML in which a repeated key is an error, because it is unclear which value is meant."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [key.value for key, _ in node.value]
             repeated = next((key for key in keys if keys.count(key) > 1), None)
             if repeated is not None:
-                problem = f"{repeated!r:.40} stands twice"
+                problem = f"{repeated!r:.40} is repeated"
                 raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
             return super().construct_mapping(node, deep)
 

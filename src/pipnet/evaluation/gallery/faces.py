@@ -67,7 +67,7 @@ def read_faces(
         subset: the subset of the dataset, see `load_samples`.
         scheme: the scheme of the landmarks. Own annotations and pseudo-labels do not state it; without it,
             the gallery shows points without edges.
-        images: the image folder of own annotations, if it is not beside them, or of a job, if it was moved.
+        images: the image folder of own annotations, if it is another one, or of a job, if it was moved.
 
     Raises:
         DataError: see `load_samples`, `read_pseudo_labels` and `AnnotatedFaces`.

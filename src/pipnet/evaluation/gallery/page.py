@@ -1,4 +1,4 @@
-"""The page of the gallery: plain HTML that opens from disk, and a folder of face images beside it.
+"""The page of the gallery: plain HTML that opens from disk, and a folder of face images next to it.
 
 The images are files instead of a part of the page, so that a browser loads only those that are visible: 2,000
 faces inside the page would be about 60 MB to read before the first one shows. The browser draws the landmarks
