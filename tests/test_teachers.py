@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
@@ -26,6 +27,7 @@ from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import load_recipe
 from pipnet.training.teachers import HALF_WEIGHT, Teacher, check_teachers, consensus
 from pipnet.training.trainer import Trainer
+from pipnet.video.tracker import FaceTracker
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,7 +87,9 @@ def test_external_model_shifts_its_crop_up(external, portrait):
     ("line", "words"),
     [
         ("crop_scal = 1.2", "did you mean 'crop_scale'"),
-        ("std = [0, 1, 1]", "out of range"),
+        ("std = [0, 1, 1]", "std is above 0"),
+        ("crop_shift_up = 11", "mean.toml: crop_shift_up must be at least -10 and at most 10, not 11"),
+        ("mean_face = [1]", "missing or wrong value"),
         ('mean = "x"', "missing or wrong value"),
         ("[", "not a readable TOML"),
     ],
@@ -100,6 +104,42 @@ def test_external_model_refuses_other_landmarks(external):
     external.write_text(external.read_text().replace('"300w"', '"wflw"'))
     with pytest.raises(ModelError, match="98 points"):
         ExternalModel(external)(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+def test_external_model_has_the_mean_face_of_its_scheme(external, landmarker):
+    np.testing.assert_array_equal(ExternalModel(external).metadata.mean_face, landmarker.metadata.mean_face)
+    text = external.read_text().replace('"300w"', '"aflw"')
+    external.write_text(text)
+    assert ExternalModel(external).metadata.require_mean_face("a test").shape == (19, 2)
+    external.write_text(f"{text}mean_face = {np.eye(19)[:, :2].tolist()}\n")
+    np.testing.assert_array_equal(ExternalModel(external).metadata.mean_face, np.eye(19)[:, :2])
+    external.write_text(f"{text}mean_face = [[0, 1]]\n")
+    with pytest.raises(ModelError, match="mean_face must be 19 different points"):
+        ExternalModel(external)
+
+
+def test_external_model_is_tracked_smoothed_and_aligned(external, portrait):
+    """The default model's mean face serves a network of the same scheme."""
+    image = read_image(portrait)
+    landmarker = FaceLandmarker(external, lambda _: [[179, 88, 268, 183]], box_format="landmarks")
+    tracker = FaceTracker(landmarker.pipeline, smooth=True)
+    for time in (0.0, 0.04, 0.08):
+        faces = tracker(image, time).faces
+    assert len(faces) == 1
+    np.testing.assert_allclose(faces.points, landmarker(image).points, atol=3)
+    assert faces.aligned(64).any()
+
+
+def test_external_model_without_mean_face_or_scores_is_refused_where_they_are_needed(external, portrait):
+    with pytest.raises(ModelError, match="has no scores, which any_rotation needs"):
+        FaceLandmarker(external, any_rotation=True)
+    write_constant_network(external.with_name("mean.onnx"), np.full((98, 2), 0.5))
+    external.write_text(external.read_text().replace('"300w"', '"wflw"'))
+    landmarker = FaceLandmarker(external, detector="full_image")
+    with pytest.raises(ModelError, match="smoothing needs its mean face: add mean_face to its .toml file"):
+        FaceTracker(landmarker.pipeline, smooth=True)
+    with pytest.raises(ModelError, match="alignment needs its mean face"):
+        landmarker(portrait).aligned()
 
 
 # -- adapters --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Metadata of a model: what travels with its weights, in a checkpoint and in an ONNX file alike."""
+"""Metadata of a model, stored with its weights in checkpoints and ONNX files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pipnet.scheme import LandmarkScheme
 
 FORMAT = 2
 """Version of the metadata. Earlier ones are read, newer ones are refused."""
+EXTERNAL = "external"
+"""``config["head"]`` of a network of another project."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,43 +26,64 @@ class ModelMetadata:
     """A model's landmarks, crop, training and license."""
 
     name: str
-    """What the model is called."""
+    """Name of the model."""
     scheme: LandmarkScheme
-    """Its landmarks."""
+    """Landmark scheme."""
     crop: CropConfig
-    """The crop that it was trained on."""
+    """Settings of the crop that the model was trained on."""
     input_size: int
     """Side of the crop in pixels."""
     mean_face: Float64[np.ndarray, "landmarks 2"]
-    """Mean of the training labels, as fractions of the crop."""
+    """Mean of the training labels, as fractions of the crop. All zeros if unknown, which is possible for
+    networks of other projects only; see `require_mean_face`."""
     config: dict[str, Any]
-    """The network, as in `pipnet.model.pipnet.ModelConfig`."""
+    """Fields of the network's `pipnet.model.config.ModelConfig`."""
     box_adapters: dict[str, BoxAdapter] = field(default_factory=dict)
-    """By box format, such as a detector's name."""
+    """Box adapters by box format, such as the name of a detector."""
     license: str = "unknown"
-    """Who may use the weights for what."""
+    """License of the weights."""
     training: str = "unknown"
-    """What it was trained on and how, in one line."""
+    """Training data and method, in one line."""
     calibration: Calibration | None = None
-    """Calibration of its confidence; None: it is not calibrated."""
+    """Calibration of the confidence; None if the model is not calibrated."""
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the model predicts scores; networks of other projects do not."""
+        return self.config.get("head") != EXTERNAL
+
+    def require_mean_face(self, purpose: str) -> Float64[np.ndarray, "landmarks 2"]:
+        """Return the mean face.
+
+        Args:
+            purpose: what it is needed for, for the message.
+
+        Raises:
+            ModelError: the mean face is unknown.
+        """
+        if not self.mean_face.any():
+            raise ModelError(
+                f"model {self.name!r}: {purpose} needs its mean face: add mean_face to its .toml file"
+            )
+        return self.mean_face
 
     def box_adapter(self, box_format: str) -> BoxAdapter:
-        """Return the adapter from boxes of a format to those that crops are cut around.
+        """Return the adapter from boxes of a format to the boxes that crops are cut around.
 
         Args:
             box_format: ``"face"``, ``"landmarks"``, ``"full_image"``, ``"model"`` or a detector's name, see
                 `pipnet.box_adapter`.
 
         Raises:
-            ModelError: the model was not fitted to such boxes.
+            ModelError: the model has no adapter for this box format.
         """
         return find_adapter(self.box_adapters, box_format, self.name)
 
     def with_box_adapter(self, box_format: str, adapter: BoxAdapter) -> ModelMetadata:
-        """Return the metadata with one more box adapter, or another one for this format.
+        """Return the metadata with a box adapter added or replaced.
 
         Raises:
-            ModelError: no name for a box format, or an adapter out of range.
+            ModelError: the name is malformed or reserved, or the adapter is out of range.
         """
         check_box_format(box_format)
         if not adapter.is_valid:
@@ -86,11 +109,11 @@ class ModelMetadata:
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ModelMetadata:
-        """Parse what `to_json` gave, of this format or an earlier one.
+        """Parse the output of `to_json`, of this format or an earlier one.
 
         Args:
             text: the JSON.
-            source: where it is from, for messages.
+            source: path or name of the file, for messages.
 
         Raises:
             ModelError: malformed, a value out of range, or a newer format.

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.config import LandmarkerConfig
+from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.detectors.base import Detections, FaceDetector
@@ -35,8 +36,10 @@ class Pipeline:
             box_format: what the boxes of a plain callable mean, and those of a user who gives no format.
 
         Raises:
-            ModelError: the model has no adapter for this box format.
+            ModelError: the model has no adapter for this box format, or no scores for ``any_rotation``.
         """
+        if config.any_rotation and not model.metadata.has_scores:
+            raise ModelError(f"model {model.metadata.name!r} has no scores, which any_rotation needs")
         if box_format != "face":
             model.metadata.box_adapter(box_format)
         self.model, self.config, self.box_format = model, config, box_format

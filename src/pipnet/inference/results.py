@@ -210,11 +210,11 @@ class FaceLandmarks:
             margin: room around the mean face's landmarks, as a fraction of their longer side.
 
         Raises:
-            PipnetError: size or margin out of range.
+            PipnetError: size or margin out of range, or the model's mean face is unknown.
         """
         if not (isinstance(size, int | np.integer) and 0 < size < 2**15 and -0.5 < margin < 100):
             raise PipnetError(f"size must be 1 to 32767 and margin -0.5 to 100, not {size} and {margin}")
-        mean_face = self.metadata.mean_face
+        mean_face = self.metadata.require_mean_face("alignment")
         box = tight_box(mean_face)
         center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
         target = (mean_face - center) / side * size + (size - 1) / 2

@@ -72,9 +72,12 @@ class FaceTracker:
 
         Raises:
             PipnetError: ``detect_every`` is less than 1.
+            ModelError: the landmarks are to be smoothed, and the model's mean face is unknown.
         """
         if detect_every < 1:
             raise PipnetError(f"detect_every must be at least 1, not {detect_every}")
+        if smooth:
+            pipeline.model.metadata.require_mean_face("smoothing")
         self.pipeline, self.detect_every, self.smooth = pipeline, detect_every, smooth
         self._tracks: list[_Track] = []
         self._next_id, self._since_detection = 1, detect_every

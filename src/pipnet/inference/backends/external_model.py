@@ -11,9 +11,14 @@
     crop_shift_up = 0.07                # how far its center lies above the box's / longer side of the box
     license = "Apache-2.0"
     source = "github.com/AnthonyF333/PFLD_GhostOne at 7061b564"
+    mean_face = [[0.03, 0.22], ...]     # mean of each landmark over many upright faces, in any unit
 
 The output with two numbers a landmark is read as x and y, as fractions of the crop. Every command that takes
 a model takes such a TOML file: ``pipnet evaluate peer.toml``, ``pipnet teach --teacher teacher.toml``.
+
+The mean face is needed for smoothing in camera videos and for alignment. For the schemes 300w and aflw it may
+be left out. Such networks have no scores, so `any_rotation` is refused, and tracking cannot tell from the
+scores that a face is lost.
 """
 
 from __future__ import annotations
@@ -21,18 +26,20 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 
 from pipnet.config import split_options
 from pipnet.errors import DataError, ModelError, one_line
+from pipnet.field_checks import Range, check_fields
 from pipnet.geometry import CropConfig
+from pipnet.hub import DEFAULT_MODEL, packaged_models
 from pipnet.inference.backends.base import CropLandmarks, in_batches
-from pipnet.inference.backends.onnxruntime import start_session
-from pipnet.metadata import ModelMetadata
-from pipnet.scheme import LandmarkScheme
+from pipnet.inference.backends.onnxruntime import OnnxModel, start_session
+from pipnet.metadata import EXTERNAL, ModelMetadata
+from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
 
 @dataclass(frozen=True)
@@ -43,24 +50,31 @@ class ExternalModelConfig:
     """Its ONNX file."""
     scheme: str
     """Landmark scheme: its name, or the path of its TOML file."""
-    input_size: int
+    input_size: Annotated[int, Range(1, 4096)]
     """Side of the crop in pixels."""
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Subtracted from the RGB image in [0, 1]."""
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Divides the result of the subtraction."""
-    crop_scale: float = 1.2
+    crop_scale: Annotated[float, Range(0, 100, above=True)] = 1.2
     """Side of the square crop over the longer side of the landmark box."""
-    crop_shift_up: float = 0.0
+    crop_shift_up: Annotated[float, Range(-10, 10)] = 0.0
     """How far the crop's center lies above the box's, in longer sides of the box."""
     license: str = "unknown"
     """License of the weights."""
     source: str = "unknown"
     """Where the weights come from."""
-    teacher_weight: float = 1.0
+    teacher_weight: Annotated[float, Range(0, 1e6, above=True)] = 1.0
     """Weight of its predictions among several teachers."""
     adapter: Path | None = None
     """File of a `LandmarkAdapter` to the teachers' common scheme."""
+    mean_face: tuple[tuple[float, ...], ...] = ()
+    """Mean of each landmark over many upright faces, x and y, in any unit; empty if unknown."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, ModelError)
+        if not (len(self.mean) == len(self.std) == 3 and np.isfinite(self.mean).all() and min(self.std) > 0):
+            raise ModelError("mean and std are three numbers each, and std is above 0")
 
     @classmethod
     def load(cls, path: Path) -> ExternalModelConfig:
@@ -79,26 +93,21 @@ class ExternalModelConfig:
                 values["adapter"] = path.parent / table["adapter"]
             for key in {"mean", "std"} & table.keys():
                 values[key] = tuple(float(value) for value in table[key])
+            values["mean_face"] = tuple((float(x), float(y)) for x, y in table.get("mean_face", ()))
             config: ExternalModelConfig = split_options(values, cls)[0]
-            in_range = (
-                type(config.input_size) is int
-                and 0 < config.input_size <= 4096
-                and len(config.mean) == len(config.std) == 3
-                and all(np.isfinite(config.mean))
-                and min(config.std) > 0
-                and 0 < config.crop_scale < 100
-                and abs(config.crop_shift_up) < 10
-                and 0 < config.teacher_weight < 1e6
-            )
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{path}: missing or wrong value: {one_line(error)}") from None
-        if not in_range:
-            raise ModelError(f"{path}: a value is out of range")
         return config
 
 
 class ExternalModel:
-    """A network of another project as a `CropModel`. It has no scores: all are 1."""
+    """A network of another project as a `CropModel`.
+
+    It has no scores: all are 1, and ``vote_std`` is 0. So `any_rotation` is refused, and a tracked face is
+    dropped only when its box becomes small or jumps.
+    """
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         """Load the network that a TOML file describes.
@@ -121,8 +130,8 @@ class ExternalModel:
             scheme=scheme,
             crop=CropConfig(scale=config.crop_scale, shift_up=config.crop_shift_up),
             input_size=config.input_size,
-            mean_face=np.zeros((scheme.landmarks, 2)),
-            config={"backbone": path.stem, "head": "external", "neighbors": 0},
+            mean_face=_mean_face(path, config, scheme),
+            config={"backbone": path.stem, "head": EXTERNAL, "neighbors": 0},
             license=config.license,
             training=config.source,
         )
@@ -144,3 +153,23 @@ class ExternalModel:
                 points = np.asarray(output, np.float32).reshape(shape)
                 return points, np.ones(shape[:2], np.float32), np.zeros(shape[:2], np.float32)
         raise ModelError(f"{self.config.model}: no output with {shape[1]} points a crop")
+
+
+def _mean_face(
+    path: Path, config: ExternalModelConfig, scheme: LandmarkScheme
+) -> Float64[np.ndarray, "landmarks 2"]:
+    """Return the mean face of the TOML file, else the default model's in this scheme; zeros if unknown."""
+    if config.mean_face:
+        mean_face = np.array(config.mean_face)
+        if mean_face.shape != (scheme.landmarks, 2) or not 0 < np.ptp(mean_face, axis=0).max() < np.inf:
+            raise ModelError(f"{path}: mean_face must be {scheme.landmarks} different points, x and y")
+        return mean_face
+    if config.scheme in BUILT_IN:
+        default = OnnxModel(packaged_models()[DEFAULT_MODEL], "cpu", 1).metadata
+        if config.scheme == default.scheme.name:
+            return default.mean_face
+        try:
+            return SchemeMapping.load(default.scheme.name, config.scheme)(default.mean_face)
+        except DataError:  # no mapping
+            pass
+    return np.zeros((scheme.landmarks, 2))
