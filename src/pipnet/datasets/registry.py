@@ -66,7 +66,7 @@ def _published(title: str, licensed: str | None = None, **fields: Any) -> Datase
     ``fields`` are those of `DatasetSpec`. The default crops are those of 300-W.
     """
     images = f"trained on {licensed or title}, whose images are for research"
-    defaults = {
+    defaults: dict[str, Any] = {
         "default_test": "test",
         "official_crop": _stretched(1.1),
         "v1_crop": _stretched(1.3),

@@ -154,7 +154,7 @@ class OneEuroFilter(_Filter):
         self._velocity = self._velocity + gain * (velocity - self._velocity)
         # One cutoff frequency a point, from the magnitude of its velocity, for x and y alike.
         cutoff = config.cutoff + config.beta * np.linalg.norm(self._velocity, axis=1, keepdims=True)
-        return last + _low_pass_gain(cutoff, step) * (points - last)
+        return np.asarray(last + _low_pass_gain(cutoff, step) * (points - last))
 
 
 class CausalSmoother:

@@ -77,8 +77,9 @@ class VideoLandmarker:
             VideoError: it cannot be read. A live source is opened at the first frame, and raises then.
             MissingExtraError: PyAV is not installed.
         """
-        from_camera = isinstance(source, int) or is_live(source)
-        return self.track(LiveReader(source) if from_camera else VideoReader(source))
+        if isinstance(source, int) or is_live(source):
+            return self.track(LiveReader(source))
+        return self.track(VideoReader(source))
 
     def track(self, reader: VideoReader | LiveReader) -> Iterator[FrameFaces]:
         """Return the faces of each frame.
