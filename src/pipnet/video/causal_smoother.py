@@ -23,6 +23,7 @@ from jaxtyping import Float, Float32, Float64
 from pipnet.errors import PipnetError
 from pipnet.geometry import affine, similarity
 
+_Points = Float64[np.ndarray, "points 2"]
 _POSE_POINTS = np.array([[-0.5, 0.0], [0.5, 0.0]])
 """Two points of the mean face, ear to ear, that represent its pose."""
 _STEEPNESS = 3
@@ -76,12 +77,10 @@ class _Filter(ABC):
 
     def __init__(self) -> None:
         self._time = 0.0
-        self._points: Float64[np.ndarray, "points 2"] | None = None
+        self._points: _Points | None = None
         self._velocity = np.zeros((1, 2))
 
-    def __call__(
-        self, points: Float[np.ndarray, "points 2"], time: float, size: float
-    ) -> Float64[np.ndarray, "points 2"]:
+    def __call__(self, points: _Points, time: float, size: float) -> _Points:
         """Return the next points, smoothed.
 
         Args:
@@ -89,19 +88,13 @@ class _Filter(ABC):
             time: seconds; later than the last.
             size: size of the face in the same unit, for errors and velocities.
         """
-        measured, last = points.astype(np.float64), self._points
-        self._points = measured if last is None else self._update(last, measured, time - self._time, size)
+        last = self._points
+        self._points = points if last is None else self._update(last, points, time - self._time, size)
         self._time = time
         return self._points.copy()
 
     @abstractmethod
-    def _update(
-        self,
-        last: Float64[np.ndarray, "points 2"],
-        points: Float64[np.ndarray, "points 2"],
-        step: float,
-        size: float,
-    ) -> Float64[np.ndarray, "points 2"]:
+    def _update(self, last: _Points, points: _Points, step: float, size: float) -> _Points:
         """Return the smoothed points a time step in seconds after the last ones."""
 
 
@@ -114,13 +107,7 @@ class AlphaBetaFilter(_Filter):
         self._mean_error = np.zeros((1, 2))
         self._mean_absolute_error = 0.0
 
-    def _update(
-        self,
-        last: Float64[np.ndarray, "points 2"],
-        points: Float64[np.ndarray, "points 2"],
-        step: float,
-        size: float,
-    ) -> Float64[np.ndarray, "points 2"]:
+    def _update(self, last: _Points, points: _Points, step: float, size: float) -> _Points:
         config = self.config
         error = points - (last + self._velocity * step)
         error_gain, min_gain = _gain(config.error_gain, step), _gain(config.min_gain, step)
@@ -141,13 +128,7 @@ class OneEuroFilter(_Filter):
         super().__init__()
         self.config = config
 
-    def _update(
-        self,
-        last: Float64[np.ndarray, "points 2"],
-        points: Float64[np.ndarray, "points 2"],
-        step: float,
-        size: float,
-    ) -> Float64[np.ndarray, "points 2"]:
+    def _update(self, last: _Points, points: _Points, step: float, size: float) -> _Points:
         config = self.config
         velocity = (points - last) / (step * size)
         gain = _low_pass_gain(np.asarray(config.velocity_cutoff), step)
@@ -200,7 +181,7 @@ class CausalSmoother:
         return self._last
 
 
-def _mean_length(vectors: Float64[np.ndarray, "points 2"]) -> float:
+def _mean_length(vectors: _Points) -> float:
     return float(np.linalg.norm(vectors, axis=1).mean())
 
 
