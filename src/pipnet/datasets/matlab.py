@@ -13,6 +13,9 @@ import numpy as np
 
 from pipnet.errors import DataError, MissingDataError, MissingExtraError
 
+_DAMAGE = (zlib.error, OSError, NotImplementedError, ValueError, TypeError, LookupError)
+"""What SciPy raises for a damaged file, in addition to its own error."""
+
 
 def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
     """Return variables of a ``.mat`` file up to version 7, in the requested order.
@@ -22,18 +25,9 @@ def read_mat(path: Path, *keys: str) -> list[np.ndarray]:
         MissingExtraError: SciPy is not installed.
     """
     io = _import("scipy.io", path)
-    damage = (
-        io.matlab.MatReadError,
-        zlib.error,
-        OSError,
-        NotImplementedError,
-        ValueError,
-        TypeError,
-        LookupError,
-    )
     try:
         content = io.loadmat(path, variable_names=keys)
-    except damage as error:
+    except (io.matlab.MatReadError, *_DAMAGE) as error:
         raise DataError(f"{path}: not a readable Matlab file: {error}") from None
     _check_variables(path, keys, content)
     return [content[key] for key in keys]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -39,9 +36,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], ModelMetadata]:
     Raises:
         ModelError: the file is missing, damaged, or not a checkpoint of pipnet.
     """
-    with _open(path) as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return tensors, read_checkpoint_metadata(path)
+    return _read(path, with_weights=True)
 
 
 def read_checkpoint_metadata(path: Path) -> ModelMetadata:
@@ -50,23 +45,21 @@ def read_checkpoint_metadata(path: Path) -> ModelMetadata:
     Raises:
         ModelError: see `read_checkpoint`.
     """
-    with _open(path) as file:
-        metadata = file.metadata() or {}
-    if "pipnet" not in metadata:
-        raise ModelError(f"{path}: a safetensors file without metadata of pipnet, not one of its checkpoints")
-    return ModelMetadata.from_json(metadata["pipnet"], str(path))
+    return _read(path, with_weights=False)[1]
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    """Open a safetensors file, and turn the errors of reading it into ours."""
+def _read(path: Path, with_weights: bool) -> tuple[dict[str, Tensor], ModelMetadata]:
     if not path.is_file():
         raise ModelError(f"{path}: no such checkpoint")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            yield file
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in (file.keys() if with_weights else ())}
     except (safetensors.SafetensorError, OSError, RuntimeError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {one_line(error)}") from None
+    if "pipnet" not in metadata:
+        raise ModelError(f"{path}: a safetensors file without metadata of pipnet, not one of its checkpoints")
+    return tensors, ModelMetadata.from_json(metadata["pipnet"], str(path))
 
 
 def load_checkpoint(path: Path) -> tuple[PIPNet, ModelMetadata]:
