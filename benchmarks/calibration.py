@@ -52,8 +52,8 @@ class Observations:
         inputs = self.scores[chosen], self.vote_std[chosen], self.mean_face
         errors = self.errors[chosen]
         return ReliabilityData(
-            calibration.error_probability(*inputs),
-            calibration.expected_error(*inputs),
+            calibration.estimate(*inputs).probability,
+            calibration.estimate(*inputs).expected,
             errors,
             errors > MAX_ERROR,
         )

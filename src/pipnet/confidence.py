@@ -1,17 +1,17 @@
-"""Confidence: calibrated chance that a landmark is right, and its expected error.
+"""Confidence: the calibrated probability that a landmark is right, and its expected error.
 
-The peak of a landmark's score map and the spread of its neighbors' votes tell how sure a model is of a
-landmark, in units that differ by model and landmark. A calibration is a logistic regression of "off by more
-than 5 % of the face" on both, and a linear regression of the logarithm of the error, with one constant a
-landmark. A landmark's own score and spread tell most; those around it and those of the whole face tell
-whether others fail with it. It is fitted on labeled faces that the model was not trained on
-(`pipnet.training.calibrate`) and travels with the weights.
+The score of a landmark (the peak of its score map) and the standard deviation of its neighbors' votes tell
+how sure a model is of it, but their units differ by model and landmark. A calibration is two regressions on
+both quantities, with one constant a landmark: a logistic regression of "off by more than 5 % of the face",
+and a linear regression of the logarithm of the error. A landmark's own values count most; those of the
+landmarks around it and of the whole face tell whether others fail with it. The calibration is fitted on
+labeled faces that the model was not trained on (`pipnet.training.calibrate`) and stored with the weights.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -21,42 +21,43 @@ MAX_ERROR = 0.05
 box of its landmarks."""
 _MIN_STD = 1e-4
 _NEAREST = 10
-"""Landmarks around one: the nearest on the mean face, itself among them."""
+"""Number of landmarks around one: the nearest on the mean face, itself included."""
 _FEATURE_COUNTS = (4, 8)
-"""Features that a calibration may have; those of early models have the first four alone."""
+"""Numbers of features that a calibration may have; those of early models have only the first four."""
+
+
+class ErrorEstimate(NamedTuple):
+    """What a calibration says about the errors of some landmarks."""
+
+    probability: Float32[np.ndarray, "faces landmarks"]
+    """Probability that each landmark is off by more than `MAX_ERROR`."""
+    expected: Float32[np.ndarray, "faces landmarks"]
+    """Expected error, as a fraction of the face."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Coefficients of both regressions: of the `features`, then one constant a landmark."""
+    """Coefficients of both regressions: those of the `features`, then one constant a landmark."""
 
     wrong: tuple[float, ...]
-    """Of the log odds that a landmark is wrong."""
+    """Coefficients of the log odds that a landmark is wrong."""
     error: tuple[float, ...]
-    """Of the logarithm of its error as a fraction of the face."""
+    """Coefficients of the logarithm of its error as a fraction of the face."""
 
-    def error_probability(
+    def estimate(
         self,
         scores: Float32[np.ndarray, "faces landmarks"],
         vote_std: Float32[np.ndarray, "faces landmarks"],
         mean_face: Float[np.ndarray, "landmarks 2"],
-    ) -> Float32[np.ndarray, "faces landmarks"]:
-        """Return the chance that each landmark is off by more than `MAX_ERROR`, by the model's mean face."""
-        odds = np.exp(-_linear(self.wrong, features(scores, vote_std, mean_face)))
-        return np.asarray(1 / (1 + odds), dtype=np.float32)
-
-    def expected_error(
-        self,
-        scores: Float32[np.ndarray, "faces landmarks"],
-        vote_std: Float32[np.ndarray, "faces landmarks"],
-        mean_face: Float[np.ndarray, "landmarks 2"],
-    ) -> Float32[np.ndarray, "faces landmarks"]:
-        """Return the expected error of each landmark, as a fraction of the face."""
-        errors = np.exp(_linear(self.error, features(scores, vote_std, mean_face)))
-        return np.asarray(errors.clip(0, 1), dtype=np.float32)
+    ) -> ErrorEstimate:
+        """Return both estimates of the error of each landmark, by the model's mean face."""
+        inputs = features(scores, vote_std, mean_face)
+        probability = 1 / (1 + np.exp(-_linear(self.wrong, inputs)))
+        expected = np.exp(_linear(self.error, inputs)).clip(0, 1)
+        return ErrorEstimate(probability.astype(np.float32), expected.astype(np.float32))
 
     def is_valid(self, landmarks: int) -> bool:
-        """Whether the calibration is of this number of landmarks, and finite."""
+        """Whether the calibration is for this number of landmarks, and finite."""
         return all(
             len(coefficients) - landmarks in _FEATURE_COUNTS and bool(np.isfinite(coefficients).all())
             for coefficients in (self.wrong, self.error)
@@ -64,7 +65,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, table: dict[str, Any]) -> Calibration:
-        """Return the calibration of plain data."""
+        """Return the calibration from plain data."""
         return cls(*(tuple(float(v) for v in table[key]) for key in ("wrong", "error")))
 
 
@@ -75,8 +76,8 @@ def features(
 ) -> Float64[np.ndarray, "features faces landmarks"]:
     """Return the features of the regressions.
 
-    They are the score, the logarithm of ``vote_std``, its square, score times logarithm; then the mean score
-    and the mean logarithm of the landmarks around each; then those of the whole face.
+    They are the score, the logarithm of ``vote_std``, its square, and the product of score and logarithm;
+    then the mean score and mean logarithm of the landmarks around each one; then those of the whole face.
     """
     score = scores.astype(np.float64)
     log_std = np.log(np.maximum(vote_std.astype(np.float64), _MIN_STD))

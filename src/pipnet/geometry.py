@@ -1,13 +1,13 @@
-"""The coordinate convention, and every step between an image and a crop.
+"""The coordinate convention, and the maps between images and crops.
 
 * Pixels: (0, 0) is the **center** of the top-left pixel, x to the right, y down. An image of width W
   spans x from -0.5 to W - 0.5.
 * Boxes: float32 ``[x0, y0, x1, y1]`` in those pixels. The tight box of some points is their minimum
   and maximum.
-* Fractions: (0, 0) is the box's top-left corner and (1, 1) its bottom-right corner. The model speaks
-  fractions of its crop; nothing else does.
-* A crop of S x S pixels is its box cut into S x S equal parts: the center of crop pixel k lies at the
-  fraction (k + 0.5) / S. That half pixel is written here and nowhere else.
+* Fractions: (0, 0) is the top-left corner of a box and (1, 1) its bottom-right corner. Models predict
+  fractions of their crop; all results are in pixels.
+* A crop of S x S pixels is its box divided into S x S equal parts: the center of crop pixel k is at the
+  fraction (k + 0.5) / S.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _MIN_BOX_SIDE = 0.01
 _MAX_WARP_SIDE = 32_000
 """OpenCV warps no image with a longer side."""
 _MAX_BOX_SIDE = 100
-"""Boxes with a longer side, in sides of the image, are a mistake."""
+"""Boxes with a longer side, in sides of the image, are refused."""
 
 
 @dataclass(frozen=True)
 class CropConfig:
-    """How the model's crop follows from a face.
+    """Settings of the crop around a face's box.
 
-    A model must be shown the crop that it was trained on, so this travels with the weights.
+    A model needs the crop that it was trained on, so the settings are stored with the weights.
     """
 
     scale: float = 1.2
@@ -51,21 +51,21 @@ class CropConfig:
     clip: bool = False
     """Clip the box at the image's border instead of padding with black (the papers)."""
     box: Literal["landmarks", "dataset"] = "landmarks"
-    """The face's box: the tight box of its landmarks, or the box that the dataset gives (the papers: on COFW,
-    AFLW and WFLW)."""
+    """The face's box: the tight box of its landmarks, or the box in the dataset (the papers: on COFW, AFLW
+    and WFLW)."""
     shift_up: float = 0.0
     """How far the crop's center lies above that of the face's box, in longer sides of the box."""
 
     def face_box(self, points: Float[np.ndarray, "landmarks 2"], dataset_box: Box | None) -> Box:
-        """Return the box of a labeled face that the crop is cut around.
+        """Return the box of a labeled face that its crop is cut around.
 
         Raises:
-            BoxError: the dataset gives no box, or no point is known.
+            BoxError: the dataset has no box, or no point is known.
         """
         if self.box == "landmarks":
             return tight_box(points)
         if dataset_box is None:
-            raise BoxError("crop.box is 'dataset', but the dataset gives no face boxes")
+            raise BoxError("crop.box is 'dataset', but the dataset has no face boxes")
         return dataset_box
 
     def region(self, face_box: Box, width: int, height: int) -> Box:
@@ -199,8 +199,8 @@ def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"
 def warp(image: Image, matrix: Affine, size: int) -> Image:
     """Warp an image bilinearly to size x size pixels; black outside the image.
 
-    Where the map shrinks by 2 or more, the covered part is first averaged by a whole factor, so that large
-    faces do not alias into another texture than the training crops have.
+    If the map reduces by 2 or more, the covered part is first averaged by a whole factor. Otherwise large
+    faces would alias, and their texture would differ from that of the training crops.
     """
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     shrink = int(1 / max(scale, 1e-9) + 1e-6)

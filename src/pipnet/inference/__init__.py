@@ -1,1 +1,1 @@
-"""From a picture to landmarks: NumPy, OpenCV and ONNX Runtime, never torch."""
+"""From an image to landmarks: NumPy, OpenCV and ONNX Runtime, never torch."""

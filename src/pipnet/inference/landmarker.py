@@ -38,8 +38,8 @@ class FaceLandmarker:
         faces.points        # (faces, 68, 2), pixels of the photo
         faces.save("out.jpg")
 
-    One landmarker may serve several threads. Image files and PIL images are turned as their EXIF says, and
-    points and boxes are those of the turned image, ``faces.image``; arrays are taken as they are.
+    One landmarker may serve several threads. Image files and PIL images are rotated as their EXIF says, and
+    points and boxes are those of the rotated image, ``faces.image``; arrays are used unchanged.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class FaceLandmarker:
             model: a model's name, ``.onnx`` file, folder or hub id; or a model that is loaded already.
             detector: a face detector's name, see `LandmarkerConfig.detector`, or any callable that takes an
                 RGB array and returns boxes, or boxes and scores. A detector is loaded when first needed.
-            box_format: what given boxes mean, and those of a plain callable, see `__call__`.
+            box_format: what the boxes of a plain callable mean, and those passed to `__call__` without
+                a format.
             options: the fields of `LandmarkerConfig` and `RuntimeConfig`, such as ``any_rotation=True`` or
                 ``device="cpu"``.
 
@@ -70,7 +71,9 @@ class FaceLandmarker:
         if isinstance(model, str | os.PathLike):
             model = load_model(find_model(Path(model) if isinstance(model, os.PathLike) else model), runtime)
         elif runtime != RuntimeConfig():
-            raise TypeError("options of what runs a model are for models by name: this one is loaded already")
+            raise TypeError(
+                "device, backend, precision and threads need a model by name: this one is loaded already"
+            )
         self.pipeline = Pipeline(model, detector, config, box_format)
 
     @classmethod
@@ -123,7 +126,7 @@ class FaceLandmarker:
         Args:
             image: a path, a PIL image, an RGB uint8 array (height, width, 3), or a list of them.
             boxes: (faces, 4) boxes xyxy in pixels; the detector finds them if None.
-            box_format: what the given boxes mean; that of the constructor if None. ``"face"``: forehead to
+            box_format: what the boxes mean; that of the constructor if None. ``"face"``: forehead to
                 chin, as most detectors and people draw them; ``"landmarks"``: tight around the landmarks;
                 ``"full_image"``: an image of one face; ``"model"``: what the model's crops are cut around in
                 training, see `CropConfig.box`; or the name of a detector that the model was fitted to, one of
@@ -135,11 +138,11 @@ class FaceLandmarker:
             ModelError: the model has no adapter for this box format.
         """
         if boxes is None and box_format is not None:
-            raise BoxError(f"box_format {box_format!r:.80} says what given boxes mean: give boxes too")
+            raise BoxError("box_format needs boxes: pass boxes too")
         max_pixels = self.pipeline.config.max_pixels
         if isinstance(image, Sequence) and not isinstance(image, str | bytes):
             if boxes is not None:
-                raise BoxError("boxes are given for one image at a time, not for a list")
+                raise BoxError("boxes are for a single image, not for a list: pass the images one by one")
             return [
                 faces
                 for start in range(0, len(image), _BATCH_SIZE)
@@ -151,5 +154,5 @@ class FaceLandmarker:
         if boxes is None:
             return self.pipeline([decoded])[0]
         checked = check_boxes(boxes, decoded.shape[1], decoded.shape[0])
-        given = Detections(checked, np.ones(len(checked), np.float32))
-        return self.pipeline.run([decoded], [given], box_format or self.pipeline.box_format)[0]
+        detections = Detections(checked, np.ones(len(checked), np.float32))
+        return self.pipeline.run([decoded], [detections], box_format or self.pipeline.box_format)[0]

@@ -1,4 +1,4 @@
-"""Results: arrays, also for an image without a face."""
+"""Results: the landmarks of the faces of an image, and their output formats."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from pipnet.annotations.pts import write_pts
+from pipnet.confidence import ErrorEstimate
 from pipnet.errors import DataError, PipnetError
 from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
 from pipnet.inference.draw import draw_faces
@@ -45,18 +46,18 @@ class FaceLandmarks:
     points: Float32[np.ndarray, "faces landmarks 2"]
     """x, y in pixels of the image; (0, 0) is the center of its top-left pixel."""
     scores: Float32[np.ndarray, "faces landmarks"]
-    """Peak of each landmark's score map, in [0, 1]; how far to trust it is `confidence`."""
+    """Peak of each landmark's score map, in [0, 1]; `confidence` is its calibrated form."""
     vote_std: Float32[np.ndarray, "faces landmarks"]
-    """Root mean square distance of the neighbors' votes from the landmark, as a fraction of the crop."""
+    """Standard deviation of the neighbors' votes, as a fraction of the crop."""
     tta_std: Float32[np.ndarray, "faces landmarks"]
-    """Root mean square distance of the augmented crops' predictions from their mean, as a fraction of the
-    crop; 0 without test-time augmentation."""
+    """Standard deviation of the augmented crops' predictions, as a fraction of the crop; 0 without test-time
+    augmentation."""
     boxes: Float32[np.ndarray, "faces 4"]
-    """Boxes as the detector or the user gave them, xyxy in pixels of the image."""
+    """Boxes from the detector or the user, unchanged, xyxy in pixels of the image."""
     crop_boxes: Float32[np.ndarray, "faces 4"]
     """Boxes that the crops were cut around (see `CropConfig.box`), xyxy in pixels of the image."""
     detection_score: Float32[np.ndarray, " faces"]
-    """The detector's confidence in each face; 1 for given boxes."""
+    """The detector's confidence in each face; 1 for boxes from the user."""
     image: Image
     """The image itself."""
     metadata: ModelMetadata
@@ -75,7 +76,7 @@ class FaceLandmarks:
     def __getitem__(self, key: int | np.integer | slice | list[int] | np.ndarray) -> Face | FaceLandmarks:
         """Return one face by index, or the result of some faces by slice, indices or booleans.
 
-        ``faces[faces.quality > 0.8]`` are the clear ones.
+        Example: ``faces[faces.quality > 0.8]``.
         """
         if isinstance(key, int | np.integer):
             return Face(
@@ -90,37 +91,38 @@ class FaceLandmarks:
                 detection_score=float(self.detection_score[key]),
                 quality=float(self.quality[key]),
             )
-        chosen = np.arange(len(self))[key]
+        indices = np.arange(len(self))[key]
         names = ("points", "scores", "vote_std", "tta_std", "boxes", "crop_boxes", "detection_score")
-        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+        return replace(self, **{name: getattr(self, name)[indices] for name in names})
 
     @property
     def scheme(self) -> LandmarkScheme:
         """The landmark scheme."""
         return self.metadata.scheme
 
-    @cached_property
+    @property
     def confidence(self) -> Float32[np.ndarray, "faces landmarks"]:
-        """Calibrated chance that each landmark is off by no more than 5 % of the face.
+        """Calibrated probability that each landmark is off by at most 5 % of the face.
 
-        NaN where the model is not calibrated (see `pipnet.confidence`).
+        NaN if the model is not calibrated (see `pipnet.confidence`).
         """
-        calibration = self.metadata.calibration
-        if calibration is None:
-            return np.full_like(self.scores, np.nan)
-        return 1 - calibration.error_probability(self.scores, self.vote_std, self.metadata.mean_face)
+        return 1 - self._errors.probability
+
+    @property
+    def expected_error(self) -> Float32[np.ndarray, "faces landmarks"]:
+        """Expected error of each landmark as a fraction of the face; NaN if the model is not calibrated."""
+        return self._errors.expected
 
     @cached_property
-    def expected_error(self) -> Float32[np.ndarray, "faces landmarks"]:
-        """Expected error of each landmark as a fraction of the face; NaN without calibration."""
+    def _errors(self) -> ErrorEstimate:
         calibration = self.metadata.calibration
         if calibration is None:
-            return np.full_like(self.scores, np.nan)
-        return calibration.expected_error(self.scores, self.vote_std, self.metadata.mean_face)
+            return ErrorEstimate(np.full_like(self.scores, np.nan), np.full_like(self.scores, np.nan))
+        return calibration.estimate(self.scores, self.vote_std, self.metadata.mean_face)
 
     @cached_property
     def quality(self) -> Float32[np.ndarray, " faces"]:
-        """Mean confidence of each face: near 1 for a clear face, low where there is none."""
+        """Mean confidence of each face: near 1 for a clear face, low for a false detection."""
         return np.asarray(self.confidence.mean(axis=1), dtype=np.float32)
 
     def __repr__(self) -> str:
@@ -200,7 +202,7 @@ class FaceLandmarks:
         return [pts_file(Path(path), i) for i in range(len(self))]
 
     def aligned(self, size: int = 256, margin: float = 0.25) -> UInt8[np.ndarray, "faces size size 3"]:
-        """Return each face turned upright, at one size and place.
+        """Return each face rotated upright, at the same size and position.
 
         The map is the least-squares similarity from its landmarks to the model's mean face; black beyond the
         image.

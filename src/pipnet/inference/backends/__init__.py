@@ -1,1 +1,1 @@
-"""What runs a network."""
+"""Libraries that run a network."""
