@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipnet.cli import say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, Data, ImagesFolder, OptionalOutput, RuntimeFlags
-from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig  # noqa: F401  (TTA: for cyclopts)
+from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig  # noqa: F401  (TTA: see EvaluationConfig)
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import ImageError, PipnetError
@@ -25,6 +25,7 @@ from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.evaluation.peer_comparison import compare_with_peer, peers_table
 from pipnet.evaluation.record import write_record
 from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
+from pipnet.field_checks import Range  # noqa: F401  (see EvaluationConfig)
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import make_folder
@@ -32,6 +33,7 @@ from pipnet.metadata import ModelMetadata
 from pipnet.progress import show_progress
 
 
+# cyclopts looks up the types of inherited fields in this module, such as TTA and Range: import them all.
 @dataclass(frozen=True)
 class EvaluationConfig(LandmarkerConfig):
     """How faces are found in an evaluation: their true boxes are given unless a detector is named."""
