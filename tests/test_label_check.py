@@ -20,7 +20,7 @@ def labeled(landmarker, small_300w):
     return [replace(face.sample, points=face.prediction, label_offset=(0.0, 0.0)) for face in faces], scheme
 
 
-def test_label_offsets_finds_shift_of_one_collection(landmarker, labeled):
+def test_label_offsets_finds_shift_of_one_part(landmarker, labeled):
     samples, scheme = labeled
     shifted = [
         replace(sample, points=sample.points + np.float32([3, 0]))
