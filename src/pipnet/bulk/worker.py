@@ -17,6 +17,7 @@ from pipnet.bulk.shard_labeler import Shard, ShardLabeler
 from pipnet.bulk.store import ShardRecord, Store
 from pipnet.errors import DataError, PipnetError, WriteError
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.io.image import ignore_pillow_warnings
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Worker:
 
     def _load(self) -> FaceLandmarker:
         if self._landmarker is None:
+            ignore_pillow_warnings()
             PIL.Image.MAX_IMAGE_PIXELS = None  # the process is our own, and max_pixels is checked instead
             cv2.setNumThreads(self._config.threads)
             config = self._config.config

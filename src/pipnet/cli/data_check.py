@@ -45,7 +45,7 @@ def check(
 ) -> None:
     """Check the labels of a dataset with a model: offset, swapped sides, duplicates, disagreement.
 
-    Reports the offset of the labels along x by collection and image size, with a 95 % interval; faces whose
+    Reports the offset of the labels along x by dataset part and image size, with a 95 % interval; faces whose
     left and right seem exchanged; faces that two subsets share; and the faces whose labels disagree most with
     the model.
 

@@ -130,7 +130,7 @@ def label_offsets(faces: Sequence[CheckedFace]) -> dict[str, Offset]:
     return {
         name: Offset(float(np.mean(values)), bootstrap_mean(np.array(values)), len(values))
         for name, values in groups.items()
-        if len(values) >= _MIN_FACES and ("/" in faces[0].sample.name or name == "all" or "px" in name)
+        if len(values) >= _MIN_FACES
     }
 
 
