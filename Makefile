@@ -1,13 +1,13 @@
-# make demo: landmarks on a photo, from nothing.   make test: everything that is tested.
+# make demo: landmarks on a photo, from nothing.   make test: all tests but the slow ones.   make test-slow: these.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test check docs bench clean
+.PHONY: help setup demo test test-slow check docs bench clean
 
 help:
-	@echo "make demo | test | check | bench | docs | setup | clean"
+	@echo "make demo | test | test-slow | check | bench | docs | setup | clean"
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
@@ -31,7 +31,11 @@ demo: $(VENV)/.installed
 
 # One thread a process: two torch processes on two cores otherwise wait for each other.
 test: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
+
+# Tests that make new environments or take minutes. One process: they share pip's cache.
+test-slow: $(VENV)/.developing
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.developing
 	$(BIN)/ruff format --check .
