@@ -19,6 +19,9 @@ from jaxtyping import Float, Float32, Float64
 MAX_ERROR = 0.05
 """An error above this fraction of the face counts as wrong. The face's size is the longer side of the tight
 box of its landmarks."""
+LOW_QUALITY = 0.25
+"""Faces with a lower mean confidence (`FaceLandmarks.quality`) count as low quality: their landmarks should
+not be relied on."""
 _MIN_STD = 1e-4
 _NEAREST = 10
 """Number of landmarks around one: the nearest on the mean face, itself included."""

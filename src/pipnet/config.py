@@ -20,6 +20,9 @@ Precision = Literal["f32", "bf16"]
 TTA = Literal["none", "flip", "rotation", "translation", "translation+flip", "all"]
 """Test-time augmentation. ``none`` is the plain crop alone; ``translation`` the eight shifts of arXiv v1;
 ``flip`` and ``rotation`` have the plain crop too; ``all`` is every shift and rotation, plain and mirrored."""
+SortOrder = Literal["detection", "size"]
+"""``detection`` is the order of the detector, by descending score, or that of the boxes of the user;
+``size`` sorts by the longer side of the landmarks' box, the largest face first."""
 DETECTOR_SIZE = 640
 
 
@@ -53,13 +56,22 @@ class LandmarkerConfig:
     longer."""
     refine_steps: Annotated[int, Range(0)] = 0
     """Predict, crop again around the prediction, and predict again, so many times: better where boxes are
-    rough, at the time of one prediction each."""
+    rough, at the time of one prediction each. A prediction is replaced only if the next one scores higher."""
     tta: TTA = "none"
     """Test-time augmentation, the mean over several crops of each face: none, flip, rotation, translation,
     translation+flip, all."""
     any_rotation: bool = False
     """Find faces on their side or upside down too; images without a face take longer, rotated faces about
     three times as long, and a doubtful one up to eighteen crops."""
+    min_quality: Annotated[float, Range(0, 1)] = 0.0
+    """Leave out faces whose mean confidence is lower; 0 keeps all. In a video such a face is still tracked,
+    and appears when its quality is high enough."""
+    max_faces: Annotated[int | None, Range(1)] = None
+    """Maximum number of faces an image, those with the highest detection scores; in a video those that were
+    found first. All faces if not given."""
+    sort: SortOrder = "detection"
+    """Order of the faces: detection (descending detection score; the order of given boxes), or size (the
+    largest first)."""
     max_pixels: Annotated[int, Range(1)] = MAX_PIXELS
     """Images with more pixels are refused before they are decoded."""
 
