@@ -124,6 +124,14 @@ def test_load_samples_reorders_landmarks_of_a_built_in_scheme(tmp_path, small_30
     found = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
     np.testing.assert_allclose(found.points, sample.points, atol=0.01)
     assert not caplog.text
+    names = tuple(f"point_{i}" for i in range(68))  # in version 0.1, the eyes and the brows were one region
+    for region, start, end in [("jaw", 0, 17), ("brows", 17, 27), ("nose", 27, 36), ("eyes", 36, 48)]:
+        names = (*names[:start], *(f"{region}_{i}" for i in range(end - start)), *names[end:])
+    names = (*names[:48], *(f"mouth_{i}" for i in range(20)))
+    write_annotations(tmp_path / "earlier.csv", Annotations([turned], tuple(names[i] for i in shuffled)))
+    found = load_samples(tmp_path / "earlier.csv", None, "300w")[0][0]
+    np.testing.assert_allclose(found.points, sample.points, atol=0.01)
+    assert not caplog.text
     write_annotations(tmp_path / "other.csv", Annotations([sample], tuple(f"p{i}" for i in range(68))))
     load_samples(tmp_path / "other.csv", None, "300w")
     assert "the landmark names p0, p1, p2, ... are not those of scheme '300w'" in caplog.text

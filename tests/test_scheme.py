@@ -1,10 +1,14 @@
 import json
+import tomllib
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipnet.errors import DataError
+from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
 SIZES = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106, "menpo39": 39}
@@ -45,12 +49,63 @@ def test_scheme_from_dict_reads_json(name):
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_scheme_load_reads_to_toml(name, tmp_path):
-    scheme = replace(
-        LandmarkScheme.load(name), name="mine", explicit_names=LandmarkScheme.load(name).landmark_names
-    )
-    for one in (scheme, replace(scheme, explicit_names=(), norm="box", title='"quoted" und Ä \x7f')):
+    scheme = replace(LandmarkScheme.load(name), name="mine")
+    own = replace(scheme, landmark_names=tuple(f"p{i}" for i in range(scheme.landmarks)))
+    assert (own.has_own_names, scheme.has_own_names) == (True, False)
+    for one in (own, replace(scheme, norm="box", title='"quoted" und Ä \x7f')):
         (tmp_path / "mine.toml").write_text(one.to_toml(), encoding="utf-8")
         assert LandmarkScheme.load(tmp_path / "mine.toml") == one
+
+
+@pytest.mark.parametrize("name", MIDDLE)
+def test_scheme_regions_tell_left_from_right(name, shared):
+    """The person's left is on the right of the image, and the two sides are mirror images."""
+    scheme = LandmarkScheme.load(name)
+    face = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"]
+    assert {"left_eye", "right_eye", "left_brow", "right_brow"} <= set(scheme.regions)
+    for region in (key.removeprefix("left_") for key in scheme.regions if key.startswith("left_")):
+        left, right = (list(scheme.regions[f"{side}_{region}"]) for side in ("left", "right"))
+        assert face[left, 0].min() > face[right, 0].max()
+        assert sorted(scheme.flip_permutation[left]) == sorted(right)
+    if name != "aflw":  # its one point of the lips is the center of the mouth
+        outer, inner = (face[list(scheme.regions[f"{part}_lips"]), 1] for part in ("outer", "inner"))
+        assert outer.min() < inner.min() < inner.max() < outer.max()
+
+
+def earlier_table(name: str) -> dict:
+    """The scheme as version 0.1 stored it."""
+    text = (resources.files("pipnet.schemes") / "previous_regions.toml").read_text()
+    regions = {
+        key: LandmarkScheme.from_dict({**BARE, "regions": {"all": value}}).regions["all"]
+        for key, value in tomllib.loads(text)[name].items()
+    }
+    table = LandmarkScheme.load(name).to_dict()
+    del table["landmark_names"]
+    return json.loads(json.dumps({**table, "regions": regions, "names": []}))
+
+
+BARE = {"name": "x", "title": "x", "landmarks": 106, "norm": "box", "flip": [], "edges": []}
+
+
+@pytest.mark.parametrize("name", MIDDLE)
+def test_scheme_from_dict_reads_version_0_1(name):
+    scheme, earlier = LandmarkScheme.load(name), earlier_table(name)
+    assert LandmarkScheme.from_dict(earlier) == scheme
+    assert json.loads(scheme.digest_text()) == earlier
+    own = LandmarkScheme.from_dict({**earlier, "name": "mine"})
+    assert "eyes" in own.regions
+    assert scheme.current_names(own.landmark_names) == scheme.landmark_names
+    assert own.current_names(own.landmark_names) == own.landmark_names
+
+
+def test_metadata_of_version_0_1_has_the_regions_of_today():
+    path = Path(__file__).parent / "format1" / "model.onnx"
+    assert OnnxModel(path, "cpu").metadata.scheme == LandmarkScheme.load("aflw")
+
+
+def test_scheme_fills_in_names():
+    scheme = LandmarkScheme.from_dict({**BARE, "landmarks": 3, "regions": {"nose": "1-2"}})
+    assert scheme.landmark_names == ("point_0", "nose_0", "nose_1")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +161,8 @@ def test_scheme_load_reads_a_file(tmp_path):
         ('title="x"\nlandmarks=3\nnorm=[0,1]\nflip=[[0,1],[1,2]]\nedges=[]\n[regions]\n', "two flip"),
         ('title="x"\nlandmarks=3\nnorm="eye"\nflip=[]\nedges=[]\n[regions]\n', "norm is"),
         ('title="x"\nlandmarks=4\nnorm=[3,3]\nflip=[]\nedges=[]\n[regions]\n', r"norm is.*\(3, 3\)"),
+        ('title="x"\nlandmarks=0\nnorm="box"\nflip=[]\nedges=[]\n[regions]\n', "0 landmarks"),
+        ('title="x"\nlandmarks=1000000000\nnorm="box"\nflip=[]\nedges=[]\n[regions]\n', "100,000"),
         ('title="x"\nlandmarks=inf\nnorm=[0,1]\nflip=[]\nedges=[]\n[regions]\n', "not a landmark scheme"),
         ("x = " + "[" * 20000, "not a landmark scheme"),
         (

@@ -325,11 +325,17 @@ def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w,
     file = labels / "manifest.json"
     manifest = json.loads(file.read_text())
     scheme = manifest["model"]["scheme"]
-    bare = {"norm": "box", "flip": [], "edges": [], "regions": {}, "names": []}
+    bare = {"norm": "box", "flip": [], "edges": [], "regions": {}, "landmark_names": []}
     for changed, words in (
         ({**manifest, "model": {"scheme": {**scheme, "landmarks": 67}}}, r"\[67\] are not among 0 to 66"),
         ({**manifest, "model": {"scheme": {**scheme, **bare, "landmarks": 67}}}, "67 landmarks a face"),
-        ({**manifest, "model": {"scheme": {**scheme, "name": "other", "regions": {}}}}, "scheme 'other'"),
+        (
+            {
+                **manifest,
+                "model": {"scheme": {**scheme, "name": "other", "regions": {}, "landmark_names": []}},
+            },
+            "scheme 'other'",
+        ),
         ({**manifest, "model": {}}, "not a manifest: KeyError"),
         ({key: value for key, value in manifest.items() if key != "shards"}, "not finished"),
     ):

@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from pipnet.errors import DataError
 
 BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa", "menpo39")
 """The schemes that come with pipnet: 68, 98, 29, 19, 106 and 39 points."""
-_KEYS = ("title", "landmarks", "norm", "flip", "edges", "regions", "names")
+_KEYS = ("title", "landmarks", "norm", "flip", "edges", "regions", "landmark_names")
 """The keys of a scheme file. Its name is that of the file."""
+_EARLIER_KEYS = ("names",)
+"""Keys of version 0.1 that are read too: ``names`` is `landmark_names`."""
 _MAX_LANDMARKS = 100_000
-"""Index ranges are expanded to lists up to this number of landmarks."""
+"""The largest number of landmarks."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,19 @@ class LandmarkScheme:
     edges: tuple[tuple[int, ...], ...]
     """Chains of landmarks to draw as lines."""
     regions: dict[str, tuple[int, ...]]
-    """Named groups of landmarks, for errors by region and for names."""
-    explicit_names: tuple[str, ...] = ()
-    """The names in the scheme's file, if any; see `landmark_names`."""
+    """Named groups of landmarks, for errors by region and for names. Left and right are the person's:
+    ``right_eye`` is on the left of the image. The built-in schemes have those of ``jaw``, ``right_brow``,
+    ``left_brow``, ``nose``, ``right_eye``, ``left_eye``, ``right_pupil``, ``left_pupil``, ``outer_lips``,
+    ``inner_lips``, ``mouth`` and ``chin`` that their points tell apart."""
+    landmark_names: tuple[str, ...] = ()
+    """A different name for each landmark. Filled in if left out: with the region and the index in it, such as
+    ``nose_3``, and ``point_3`` for landmark 3 in no region."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.landmarks <= _MAX_LANDMARKS:
+            raise ValueError(f"{self.landmarks} landmarks, not 1 to {_MAX_LANDMARKS:,}")
+        if not self.landmark_names:
+            object.__setattr__(self, "landmark_names", _region_names(self.landmarks, self.regions))
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> LandmarkScheme:
@@ -109,8 +121,8 @@ class LandmarkScheme:
             raise DataError(f"{where}: a landmark is in two flip pairs")
         if self.norm not in ("box", "diagonal") and len(set(norm)) != 2:
             raise DataError(f"{where}: norm is two landmarks, 'box' or 'diagonal', not {self.norm!r:.80}")
-        count, different = len(self.explicit_names), len(set(self.explicit_names))
-        if count and not count == different == self.landmarks:
+        count, different = len(self.landmark_names), len(set(self.landmark_names))
+        if not count == different == self.landmarks:
             raise DataError(
                 f"{where}: {self.landmarks} landmarks, {count} names, {different} of them different"
             )
@@ -123,16 +135,19 @@ class LandmarkScheme:
             order[a], order[b] = b, a
         return order
 
-    @cached_property
-    def landmark_names(self) -> tuple[str, ...]:
-        """A name for each landmark: that of the file, or its region and index in it, such as ``nose_3``."""
-        if self.explicit_names:
-            return self.explicit_names
-        names = [f"point_{i}" for i in range(self.landmarks)]
-        for region, members in self.regions.items():
-            for index, i in enumerate(members):
-                names[i] = f"{region}_{index}"
-        return tuple(names)
+    @property
+    def has_own_names(self) -> bool:
+        """Whether the landmark names are other than those that follow from the regions."""
+        return self.landmark_names != _region_names(self.landmarks, self.regions)
+
+    def current_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return landmark names, those that this built-in scheme had in version 0.1 replaced by today's."""
+        regions = _previous_regions().get(self.name)
+        if regions is None or self.has_own_names:
+            return names
+        previous = _region_names(self.landmarks, regions)
+        renamed = dict(zip(previous, self.landmark_names, strict=True))
+        return tuple(renamed.get(name, name) for name in names)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scheme as plain data, as stored in model files; see `from_dict`."""
@@ -144,13 +159,23 @@ class LandmarkScheme:
             "flip": self.flip,
             "edges": self.edges,
             "regions": self.regions,
-            "names": self.explicit_names,
+            "landmark_names": self.landmark_names,
         }
+
+    def digest_text(self) -> str:
+        """Return the scheme as JSON for digests: the same text as in version 0.1, for the same points."""
+        table = self.to_dict()
+        del table["landmark_names"]
+        table["regions"] = _previous_regions().get(self.name, self.regions)
+        table["names"] = self.landmark_names if self.has_own_names else ()
+        return json.dumps(table)
 
     def to_toml(self) -> str:
         """Return the text of the scheme's file; its name is that of the file. See `parse`."""
         table = self.to_dict()
         del table["name"], table["regions"]
+        if not self.has_own_names:
+            del table["landmark_names"]
         table["edges"] = [_ranges(chain) for chain in self.edges]
         regions = {key: _ranges(members) for key, members in self.regions.items()}
         lines = [f"{key} = {_toml(value)}" for key, value in table.items()]
@@ -162,6 +187,8 @@ class LandmarkScheme:
     def from_dict(cls, table: Mapping[str, Any]) -> LandmarkScheme:
         """Return the scheme of `to_dict`, also after a conversion to JSON and back.
 
+        A built-in scheme with the regions of version 0.1 gets those of today.
+
         Raises:
             KeyError, TypeError, ValueError: the table is not a scheme.
         """
@@ -172,8 +199,8 @@ class LandmarkScheme:
             norm=_norm(table["norm"]),
             flip=tuple((int(a), int(b)) for a, b in table["flip"]),
             edges=tuple(_indices(chain) for chain in table["edges"]),
-            regions={key: _indices(members) for key, members in table["regions"].items()},
-            explicit_names=tuple(str(name) for name in table.get("names", ())),
+            regions=_current_regions(str(table["name"]), table["regions"]),
+            landmark_names=tuple(str(name) for name in table.get("landmark_names", table.get("names", ()))),
         )
 
 
@@ -211,6 +238,31 @@ class SchemeMapping:
     def __call__(self, points: Float[np.ndarray, "source 2"]) -> Float64[np.ndarray, "target 2"]:
         """Map points of the source scheme to the target scheme, in the same frame."""
         return np.stack([self.x_weights @ points[:, 0], self.y_weights @ points[:, 1]], axis=1)
+
+
+def _region_names(landmarks: int, regions: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    names = [f"point_{i}" for i in range(landmarks)]
+    for region, members in regions.items():
+        for index, i in enumerate(members):
+            if 0 <= i < landmarks:  # others are refused by `check`
+                names[i] = f"{region}_{index}"
+    return tuple(names)
+
+
+def _current_regions(name: str, table: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the regions of a table, those of a built-in scheme in version 0.1 replaced by today's."""
+    regions = {key: _indices(members) for key, members in table.items()}
+    return LandmarkScheme.load(name).regions if regions == _previous_regions().get(name) else regions
+
+
+@cache
+def _previous_regions() -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return the regions of the built-in schemes in version 0.1."""
+    tables = tomllib.loads(_read_built_in("previous_regions"))
+    return {
+        name: {region: _indices(members) for region, members in table.items()}
+        for name, table in tables.items()
+    }
 
 
 def _mean_rows(members: list[list[int]], columns: int) -> Float64[np.ndarray, "target source"]:
@@ -253,7 +305,7 @@ def _toml(value: object) -> str:
 def _check_keys(table: dict[str, Any], where: str) -> None:
     """Refuse unknown keys, which may be misspelled ones."""
     for key in table:
-        if key not in _KEYS:
+        if key not in _KEYS and key not in _EARLIER_KEYS:
             matches = difflib.get_close_matches(key, _KEYS, 1)
             hint = f"did you mean {matches[0]!r}?" if matches else f"there are {', '.join(_KEYS)}"
             raise DataError(f"{where}: a scheme has no key {key[:80]!r}; {hint}")

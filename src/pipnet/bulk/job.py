@@ -119,7 +119,7 @@ def _plan_or_resume(
     if manifest is None:
         store.discard_progress()
     else:
-        _check_same(manifest, expected, store.folder)
+        _check_same(manifest, _without_scheme(expected), store.folder)
         if "shards" in manifest or store.has_plan():
             return manifest
     inputs = find_inputs(names)
@@ -130,9 +130,14 @@ def _plan_or_resume(
         raise DataError(f"{', '.join(names):.200}: no images")
     job = {**expected, "base": str(base), "images": count, "plan": checksum}
     if manifest is not None:  # the plan was removed; the same images give the same plan
-        _check_same(manifest, job, store.folder)
+        _check_same(manifest, _without_scheme(job), store.folder)
     store.write_manifest(job)
     return job
+
+
+def _without_scheme(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest without the scheme: the model's checksum covers it, and its form changed."""
+    return job | {"model": {key: value for key, value in job["model"].items() if key != "scheme"}}
 
 
 def _check_same(manifest: dict[str, Any], expected: dict[str, Any], folder: Path) -> None:

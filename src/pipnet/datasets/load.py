@@ -221,13 +221,14 @@ def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> 
         raise DataError(
             f"{root}: {count} landmarks per face, but scheme {scheme.name!r} has {scheme.landmarks}"
         )
+    names = names and scheme.current_names(names)
     if names and names != scheme.landmark_names:
         if set(names) == set(scheme.landmark_names):
             samples = _reorder(samples, [names.index(name) for name in scheme.landmark_names])
-        elif scheme.explicit_names:
+        elif scheme.has_own_names:
             raise DataError(
                 f"{root}: the landmark names {names!s:.80} differ from those of scheme {scheme.name!r}, "
-                f"{scheme.explicit_names!s:.80}"
+                f"{scheme.landmark_names!s:.80}"
             )
         elif names != placeholder_names(count):
             _LOG.warning(

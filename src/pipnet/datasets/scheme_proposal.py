@@ -121,7 +121,7 @@ def propose_scheme(annotations: Annotations, name: str) -> Proposal:
         flip=tuple(sorted(pairs)),
         edges=(),
         regions={"all": tuple(range(landmarks))},
-        explicit_names=names,
+        landmark_names=names,
     )
     scheme.check(name)
     return Proposal(scheme, mean, min(10, landmarks - 1), scale, len(samples), tuple(doubts))

@@ -342,6 +342,6 @@ class Trainer:
         supervision = None if all_full else self.dataset.supervision
         return fingerprint(
             [*self.dataset.crops.samples, *self.split.validation],
-            json.dumps(self.split.scheme.to_dict()),
+            self.split.scheme.digest_text(),
             json.dumps(supervision, default=np.ndarray.tolist),
         )
