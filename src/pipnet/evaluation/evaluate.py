@@ -181,11 +181,12 @@ def decoded(
 
 
 def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_boxes: bool) -> Points | None:
-    """Return the predicted landmarks of a face; None if the detector missed it."""
+    """Return the predicted landmarks of a face; None if it is missed, or left out by ``min_quality``."""
     crop_config = landmarker.metadata.crop
     true_box = sample.face_box(crop_config)
     if true_boxes:
-        return landmarker(image, boxes=true_box, box_format="model")[0].points
+        given = landmarker(image, boxes=true_box, box_format="model")
+        return given[0].points if len(given) else None
     faces = landmarker(image)
     height, width = image.shape[:2]
     # Crops are compared instead of face boxes: a few landmarks span a box so small that any shift misses it.

@@ -1,4 +1,4 @@
-"""The steps from images to landmarks: detect faces, adapt their boxes, predict, refine, build the results.
+"""The steps from images to landmarks: detect faces, adapt their boxes, predict, refine, build, select.
 
 `FaceLandmarker`, video, bulk jobs, evaluation and pseudo-labeling all call these steps.
 """
@@ -14,11 +14,13 @@ from pipnet.config import LandmarkerConfig
 from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.inference.backends.base import CropModel
+from pipnet.inference.crop_search import CropSearch
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import Detector, load_detector
-from pipnet.inference.predict import Prediction, crop_boxes_from_points, predict_crops
+from pipnet.inference.predict import Prediction, predict_crops
 from pipnet.inference.results import FaceLandmarks
-from pipnet.inference.rotation import predict_any_rotation, search_rotations
+from pipnet.inference.rotation import search_rolls, search_rotations
+from pipnet.inference.selection import select_faces
 
 
 class Pipeline:
@@ -36,10 +38,15 @@ class Pipeline:
             box_format: what the boxes of a plain callable mean, and those of a user who gives no format.
 
         Raises:
-            ModelError: the model has no adapter for this box format, or no scores for ``any_rotation``.
+            ModelError: the model has no adapter for this box format, no scores for ``any_rotation``, or no
+                calibration for ``min_quality``.
         """
         if config.any_rotation and not model.metadata.has_scores:
             raise ModelError(f"model {model.metadata.name!r} has no scores, which any_rotation needs")
+        if config.min_quality and model.metadata.calibration is None:
+            raise ModelError(
+                f"model {model.metadata.name!r} is not calibrated, which min_quality needs: pipnet calibrate"
+            )
         if box_format != "face":
             model.metadata.box_adapter(box_format)
         self.model, self.config, self.box_format = model, config, box_format
@@ -87,12 +94,14 @@ class Pipeline:
         Returns:
             The faces of the first image, then those of the second, and so on.
         """
-        ends = np.cumsum([len(boxes) for boxes in crop_boxes])[:-1]
-        for _ in range(self.config.refine_steps):
-            points = predict_crops(self.model, images, crop_boxes).points
-            crop_boxes = np.split(crop_boxes_from_points(points, self.model.metadata), ends)
-        predict = predict_any_rotation if self.config.any_rotation else predict_crops
-        return predict(self.model, images, crop_boxes, self.config.tta)
+        config = self.config
+        if not config.refine_steps and not config.any_rotation:
+            return predict_crops(self.model, images, crop_boxes, config.tta)
+        search = CropSearch(self.model, images, crop_boxes)
+        search.refine(config.refine_steps)
+        if config.any_rotation:
+            search_rolls(search)
+        return search.augmented(config.tta)
 
     def build(
         self,
@@ -119,6 +128,9 @@ class Pipeline:
     ) -> list[FaceLandmarks]:
         """Return the landmarks of faces at known positions of several images, in batches.
 
+        The options ``min_quality``, ``max_faces`` and ``sort`` decide which faces are returned, in which
+        order; with ``any_rotation`` a face that is found twice is returned once.
+
         Args:
             images: decoded images.
             detections: the faces in each of them.
@@ -127,12 +139,22 @@ class Pipeline:
         Raises:
             ModelError: the model has no adapter for this box format.
         """
+        detections = [self._limit(faces) for faces in detections]
         prediction = self.predict(images, [self.adapt(boxes, box_format) for boxes, _ in detections])
         parts = prediction.split([len(boxes) for boxes, _ in detections])
-        return [
+        results = [
             self.build(image, part, boxes, scores)
             for image, part, (boxes, scores) in zip(images, parts, detections, strict=True)
         ]
+        return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in results]
+
+    def _limit(self, detections: Detections) -> Detections:
+        """Return the detections without those that ``max_faces`` leaves out for certain, to save time."""
+        config = self.config
+        if config.max_faces is None or config.min_quality or config.any_rotation:
+            return detections
+        first = np.sort(np.argsort(-detections.scores, kind="stable")[: config.max_faces])
+        return Detections(detections.boxes[first], detections.scores[first])
 
     def __call__(self, images: Sequence[Image]) -> list[FaceLandmarks]:
         """Return the landmarks of all faces that the detector finds in some decoded images."""

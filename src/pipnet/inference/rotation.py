@@ -12,22 +12,20 @@ other faces:
    Each angle is tried again in a crop around the prediction of step 3 at this angle.
 5. The landmarks now give the exact roll. A face that leans is predicted again in a crop rotated by it.
 
-An upright face with a high score costs nothing.
+An upright face with a high score costs nothing. Two boxes on one face lead to the same landmarks:
+`pipnet.inference.selection` keeps one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float32, Int
 
-from pipnet.config import TTA
 from pipnet.geometry import Affine, Image, affine, similarity
-from pipnet.inference.backends.base import CropModel
+from pipnet.inference.crop_search import CropSearch
 from pipnet.inference.detectors.base import Detections, FaceDetector
-from pipnet.inference.predict import Prediction, crop_boxes_from_points, predict_crops
+from pipnet.inference.predict import crop_boxes_from_points
 from pipnet.metadata import ModelMetadata
 
 _MIN_SCORE = 0.55
@@ -74,24 +72,19 @@ def search_rotations(image: Image, detector: FaceDetector, metadata: ModelMetada
     return best
 
 
-def predict_any_rotation(
-    model: CropModel,
-    images: Sequence[Image],
-    crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
-    tta: TTA = "none",
-) -> Prediction:
-    """Predict as `pipnet.inference.predict.predict_crops`, for faces at any roll."""
-    search, metadata = _Search(model, images, crop_boxes), model.metadata
+def search_rolls(search: CropSearch) -> None:
+    """Predict the doubtful faces of a search in rotated crops, and leaning faces in crops rotated upright."""
+    metadata = search.model.metadata
     points_by_angle = {0.0: search.best.points.copy()}
     for angle in _ANGLES:
         points_by_angle[angle] = search.best.points.copy()
-        faces = search.doubtful()
+        faces = _doubtful(search)
         angles = np.full(len(faces), angle)
         points_by_angle[angle][faces] = search.try_crops(
             faces, search.best.crop_boxes[faces], angles, _MIN_GAIN
         )
     for angle, points in points_by_angle.items():
-        faces = search.doubtful()
+        faces = _doubtful(search)
         angles = np.full(len(faces), angle)
         search.try_crops(faces, crop_boxes_from_points(points[faces], metadata, -angles), angles, _MIN_GAIN)
     for _ in range(_UPRIGHT_STEPS):
@@ -99,9 +92,6 @@ def predict_any_rotation(
         faces = np.flatnonzero(np.abs(rolls) >= _MAX_ROLL)
         boxes = crop_boxes_from_points(search.best.points[faces], metadata, rolls[faces])
         search.try_crops(faces, boxes, -rolls[faces])
-    if tta == "none":
-        return search.best
-    return search.predict(np.arange(len(search.angles)), search.best.crop_boxes, search.angles, tta)
 
 
 def face_roll(points: Float32[np.ndarray, "landmarks 2"], metadata: ModelMetadata) -> float:
@@ -110,50 +100,9 @@ def face_roll(points: Float32[np.ndarray, "landmarks 2"], metadata: ModelMetadat
     return float(np.rad2deg(np.arctan2(linear[1, 0], linear[0, 0])))
 
 
-class _Search:
-    """The best prediction of each face so far, and the angle of its crop."""
-
-    def __init__(
-        self,
-        model: CropModel,
-        images: Sequence[Image],
-        crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
-    ) -> None:
-        self.model = model
-        self.images = [image for image, boxes in zip(images, crop_boxes, strict=True) for _ in boxes]
-        boxes = np.concatenate([np.zeros((0, 4), np.float32), *crop_boxes])
-        self.angles = np.zeros(len(boxes))
-        self.best = self.predict(np.arange(len(boxes)), boxes, self.angles)
-
-    def doubtful(self) -> Int[np.ndarray, " some"]:
-        """Return the indices of the faces whose best prediction has a low score."""
-        return np.flatnonzero(self.best.scores.mean(axis=1) < _MIN_SCORE)
-
-    def try_crops(
-        self,
-        faces: Int[np.ndarray, " some"],
-        boxes: Float32[np.ndarray, "some 4"],
-        angles: Float[np.ndarray, " some"],
-        min_gain: float = -np.inf,
-    ) -> Float32[np.ndarray, "some landmarks 2"]:
-        """Predict some faces in other crops, keep predictions that score higher, and return all points."""
-        new = self.predict(faces, boxes, angles)
-        better = new.scores.mean(axis=1) > self.best.scores[faces].mean(axis=1) + min_gain
-        improved = faces[better]
-        self.angles[improved] = angles[better]
-        for part, replacement in zip(self.best, new, strict=True):
-            part[improved] = replacement[better]
-        return new.points
-
-    def predict(
-        self,
-        faces: Int[np.ndarray, " some"],
-        boxes: Float32[np.ndarray, "some 4"],
-        angles: Float[np.ndarray, " some"],
-        tta: TTA = "none",
-    ) -> Prediction:
-        """Predict some faces in crops around these boxes, rotated clockwise by these angles in degrees."""
-        return predict_crops(self.model, [self.images[i] for i in faces], list(boxes[:, None]), tta, angles)
+def _doubtful(search: CropSearch) -> Int[np.ndarray, " some"]:
+    """Return the indices of the faces whose best prediction has a low score."""
+    return np.flatnonzero(search.best.scores.mean(axis=1) < _MIN_SCORE)
 
 
 def _rotation(angle: int, image: Image) -> Affine:
