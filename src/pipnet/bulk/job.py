@@ -30,6 +30,8 @@ class Summary(NamedTuple):
     """Number of images of the job."""
     faces: int
     """Number of faces in them."""
+    low_quality: int
+    """Number of faces with a quality below `LOW_QUALITY`; 0 if the model is not calibrated."""
     errors: int
     """Number of images that could not be read."""
     new_images: int
@@ -162,6 +164,7 @@ def _summary(records: Sequence[ShardRecord], new: Sequence[ShardRecord], started
     return Summary(
         images=sum(record.images for record in records),
         faces=sum(record.faces for record in records),
+        low_quality=sum(record.low_quality for record in records),
         errors=sum(record.errors for record in records),
         new_images=sum(record.images for record in new),
         new_faces=sum(record.faces for record in new),

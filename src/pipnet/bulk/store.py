@@ -49,6 +49,8 @@ class ShardRecord:
     """Number of rows of the file."""
     sha256: str
     """SHA-256 of the file."""
+    low_quality: int = 0
+    """Number of faces with a quality below `LOW_QUALITY`; 0 if the model is not calibrated."""
 
 
 def _is_work_file(path: Path) -> bool:

@@ -15,9 +15,14 @@ from pipnet.bulk.job_config import JobConfig
 from pipnet.bulk.rows import to_parquet
 from pipnet.bulk.shard_labeler import Shard, ShardLabeler
 from pipnet.bulk.store import ShardRecord, Store
+from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import DataError, PipnetError, WriteError
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import ignore_pillow_warnings
+
+
+def _is_low(quality: float | None) -> bool:
+    return quality is not None and quality < LOW_QUALITY
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ class Worker:
             errors=sum("error" in row for row in rows),
             rows=len(rows),
             sha256=self._store.write_shard(shard.number, to_parquet(rows)),
+            low_quality=sum(_is_low(row.get("quality")) for row in rows),
         )
 
     def _load(self) -> FaceLandmarker:

@@ -10,8 +10,8 @@ from pipnet.inference.results import FaceLandmarks
 
 _MAX_DISTANCE = 0.3
 """Two predictions show one face if the mean distance of their landmarks is at most this fraction of the
-smaller face. In 190 photos of HELEN and WIDER at six rotations each, 35 pairs were
-duplicates, at distances up to 0.12; different faces had distances of 0.63 and more."""
+smaller face. In 190 photos of HELEN and WIDER at six rotations each, 35 pairs were duplicates, at distances
+up to 0.12; different faces had distances of 0.63 and more."""
 
 
 def select_faces(

@@ -1,4 +1,4 @@
-"""Text files with errors in one line, and names of images relative to a file."""
+"""Text files with errors in one line, names of images relative to a file, and numbers in sentences."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise DataError(f"{path}: empty file")
     return text
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an s unless the number is 1: "1 face", "1,200 faces"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def is_folder(path: Path) -> bool:

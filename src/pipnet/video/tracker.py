@@ -3,6 +3,10 @@
 The next crop of a face is cut around its landmarks in the last frame. The detector runs only when a face is
 lost, and at a fixed interval for new faces. That is faster than detection in every frame, and more stable,
 because the boxes of detectors are noisier than landmarks.
+
+Faces of low quality (``min_quality``) are tracked but not returned: a face that turns away or is hidden for
+some frames keeps its track ID. With ``max_faces`` the faces that were found first are returned, each until
+its track is lost, and later ones are not tracked.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from pipnet.geometry import Box, Image, box_iou
 from pipnet.inference.pipeline import Pipeline
 from pipnet.inference.predict import Prediction, crop_boxes_from_points
 from pipnet.inference.results import FaceLandmarks
+from pipnet.inference.selection import select_faces
 from pipnet.video.causal_smoother import CausalSmoother
 
 DETECT_EVERY = 25
@@ -41,7 +46,8 @@ class TrackedFaces(NamedTuple):
     """Their landmarks. ``boxes`` are in the detector's format, computed from the landmarks;
     ``detection_score`` is that of the last detection of the face."""
     track_ids: list[int]
-    """ID of each face, the same in all frames: 1, 2, 3, ... in order of appearance; never reused."""
+    """ID of each face, the same in all frames: 1, 2, 3, ... in order of appearance; never reused. An ID is
+    given when a face is returned first."""
     detected: bool
     """Whether the detector ran on this frame."""
 
@@ -51,7 +57,7 @@ class _Track:
     """One tracked face."""
 
     track_id: int
-    """0 until its first landmarks confirm that it is a face."""
+    """0 until it is returned for the first time."""
     crop_box: Box
     """The box that its next crop is cut around."""
     detection_score: float
@@ -104,10 +110,22 @@ class FaceTracker:
         self._tracks = [self._tracks[i] for i in kept]
         for track, box in zip(self._tracks, next_boxes[kept], strict=True):
             track.crop_box = box
+        faces = self._result(image, time, prediction.take(kept))
+        return self._select(faces, detect)
+
+    def _select(self, faces: FaceLandmarks, detected: bool) -> TrackedFaces:
+        """Return the faces that the options select; tracks are in order of age."""
+        config = self.pipeline.config
+        age = -np.arange(len(faces), dtype=np.float64)
+        selected = select_faces(faces, age, config)
+        for i in np.sort(selected):
+            track = self._tracks[i]
             if not track.track_id:
                 track.track_id, self._next_id = self._next_id, self._next_id + 1
-        faces = self._result(image, time, prediction.take(kept))
-        return TrackedFaces(faces, [track.track_id for track in self._tracks], detect)
+        track_ids = [self._tracks[i].track_id for i in selected]
+        if detected and config.max_faces == len(selected):
+            self._tracks = self._tracks[: selected.max() + 1]
+        return TrackedFaces(faces[selected], track_ids, detected)
 
     def _predict(self, image: Image) -> tuple[Prediction, Float32[np.ndarray, "faces 4"], list[int]]:
         """Return the landmarks of all tracks, the boxes of their next crops, and which tracks to keep."""
