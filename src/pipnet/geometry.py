@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+import PIL.Image
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
 from pipnet.errors import BoxError
 
@@ -30,8 +30,6 @@ Affine = Float64[np.ndarray, "2 3"]
 
 _MIN_BOX_SIDE = 0.01
 """Boxes with a shorter side, in pixels, count as empty."""
-_MAX_WARP_SIDE = 32_000
-"""OpenCV warps no image with a longer side."""
 _MAX_BOX_SIDE = 100
 """Boxes with a longer side, in sides of the image, are refused."""
 
@@ -196,6 +194,34 @@ def similarity(source: Float[np.ndarray, "n 2"], target: Float[np.ndarray, "n 2"
     return np.hstack([linear, (mean_t - linear @ mean_s)[:, None]])
 
 
+def invert(matrix: Affine) -> Affine:
+    """Return the inverse of an affine map; zeros for a map onto a line or a point, which has none."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    determinant = a * d - b * c
+    if determinant == 0:
+        return np.zeros((2, 3))
+    linear = np.array([[d, -b], [-c, a]]) / determinant
+    return np.hstack([linear, -linear @ matrix[:, 2:]])
+
+
+def resize(image: Image, width: int, height: int) -> Image:
+    """Resize an image: pixels are averaged where it becomes smaller, bilinear where it becomes larger."""
+    rows, columns = image.shape[:2]
+    source = PIL.Image.fromarray(image)
+    if rows % height == 0 and columns % width == 0:
+        return np.array(source.reduce((columns // width, rows // height)))
+    # Pillow's box filter takes each pixel fully or not at all. Its Hamming filter is nearer to the mean over
+    # the area (0.3 gray levels instead of 0.9).
+    is_smaller = width < columns or height < rows
+    filter_ = PIL.Image.Resampling.HAMMING if is_smaller else PIL.Image.Resampling.BILINEAR
+    return np.array(source.resize((width, height), filter_, reducing_gap=2.0))
+
+
+def reduce(image: Image, factor: int) -> Image:
+    """Average blocks of factor x factor pixels; those at the right and bottom border may be smaller."""
+    return np.array(PIL.Image.fromarray(image).reduce(factor))
+
+
 def warp(image: Image, matrix: Affine, size: int) -> Image:
     """Warp an image bilinearly to size x size pixels; black outside the image.
 
@@ -203,28 +229,79 @@ def warp(image: Image, matrix: Affine, size: int) -> Image:
     faces would alias, and their texture would differ from that of the training crops.
     """
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    shrink = int(1 / max(scale, 1e-9) + 1e-6)
-    if shrink >= 2 or max(image.shape[:2]) > _MAX_WARP_SIDE:
-        image, matrix = _shrink_covered(image, matrix, size, max(shrink, 1))
-    warped = cv2.warpAffine(
-        image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
-    )
-    return np.asarray(warped, dtype=np.uint8)
+    factor = int(1 / max(scale, 1e-9) + 1e-6)
+    if factor >= 2:
+        image, matrix = _reduce_covered(image, matrix, size, factor)
+    is_rotated = matrix[0, 1] != 0 or matrix[1, 0] != 0
+    return (_warp_rotated if is_rotated else _warp_straight)(image, invert(matrix), size)
 
 
-def _shrink_covered(image: Image, matrix: Affine, size: int, shrink: int) -> tuple[Image, Affine]:
+def _reduce_covered(image: Image, matrix: Affine, size: int, factor: int) -> tuple[Image, Affine]:
     """Return the part of an image that a warp covers, averaged by a whole factor, and the map from it."""
-    height, width = image.shape[:2]
-    inverse = np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float64)
-    corners = affine(np.array([[0, 0], [size, 0], [0, size], [size, size]]) - 0.5, inverse)
-    x0, y0 = np.floor(corners.min(axis=0)).astype(int).clip(0, [width - 1, height - 1])
-    x1, y1 = np.ceil(corners.max(axis=0)).astype(int).clip([x0 + 1, y0 + 1], [width, height])
-    part = image[y0:y1, x0:x1]
-    small = (max((x1 - x0) // shrink, 1), max((y1 - y0) // shrink, 1))
-    fx, fy = part.shape[1] / small[0], part.shape[0] / small[1]
-    back = np.array([[fx, 0, x0 + fx / 2 - 0.5], [0, fy, y0 + fy / 2 - 0.5]])
-    averaged = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
-    return np.asarray(averaged, dtype=np.uint8), compose(back, matrix)
+    low, high = _covered(invert(matrix), size, 0.5)
+    sides = np.array(image.shape[1::-1])
+    low = low.clip(0, sides - 1)
+    blocks = -(-(high.clip(low + 1, sides) - low) // factor)
+    low = np.minimum(low, sides - blocks * factor).clip(0)  # whole blocks up to the border, if there is room
+    (x0, y0), (x1, y1) = low, low + blocks * factor
+    back = np.hstack([np.diag([factor, factor]), (low + (factor - 1) / 2)[:, None]])
+    return reduce(image[y0:y1, x0:x1], factor), compose(back, matrix)
+
+
+def _covered(inverse: Affine, size: int, margin: float) -> tuple[Int[np.ndarray, "2"], Int[np.ndarray, "2"]]:
+    """Return x, y of the first pixel that a crop covers, and of the one after the last."""
+    edges = np.array([-margin, size - 1 + margin])
+    corners = affine(np.stack(np.meshgrid(edges, edges), axis=-1).reshape(4, 2), inverse)
+    return np.floor(corners.min(axis=0)).astype(int), np.floor(corners.max(axis=0)).astype(int) + 2
+
+
+def _warp_straight(image: Image, inverse: Affine, size: int) -> Image:
+    """Warp without rotation: rows and columns are interpolated apart, which takes a third of the time."""
+    (left, right), x_weights = _neighbors(inverse[0, 0], inverse[0, 2], size, image.shape[1])
+    (top, bottom), y_weights = _neighbors(inverse[1, 1], inverse[1, 2], size, image.shape[0])
+    x0, y0 = left.min(), top.min()
+    part = image[y0 : bottom.max() + 1, x0 : right.max() + 1]
+    rows = part[top - y0].reshape(size, -1) * y_weights[0][:, None]
+    rows += part[bottom - y0].reshape(size, -1) * y_weights[1][:, None]
+    rows = rows.reshape(size, -1, 3)
+    left_weights, right_weights = np.repeat(x_weights, 3, axis=1)  # one for each channel
+    pixels = rows.take(left - x0, axis=1).reshape(size, -1) * left_weights
+    pixels += rows.take(right - x0, axis=1).reshape(size, -1) * right_weights
+    return (pixels + 0.5).astype(np.uint8).reshape(size, size, 3)
+
+
+def _neighbors(
+    step: float, start: float, size: int, side: int
+) -> tuple[Int[np.ndarray, "2 size"], Float32[np.ndarray, "2 size"]]:
+    """Return the pixels below and above each of the crop's along an axis, and their weights; 0 outside."""
+    position = step * np.arange(size) + start
+    below = np.floor(position)
+    indices = np.stack([below, below + 1]).clip(-1, side).astype(int)
+    weights = np.stack([below + 1 - position, position - below]) * ((indices >= 0) & (indices < side))
+    return indices.clip(0, side - 1), weights.astype(np.float32)
+
+
+def _warp_rotated(image: Image, inverse: Affine, size: int) -> Image:
+    """Warp by Pillow, with floats because it cuts off the decimals of bytes."""
+    sides = np.array(image.shape[1::-1])
+    low, high = _covered(inverse, size, 0.0)
+    low, high = low.clip(-1, sides), high.clip(low.clip(-1, sides), sides + 1)  # with a black frame
+    (x0, y0), (x1, y1) = low.clip(0), high.clip(0, sides)
+    channels = np.zeros((3, *(high - low)[::-1]), np.float32)
+    if not channels.size:
+        return np.zeros((size, size, 3), np.uint8)
+    left, top = low.clip(0) - low
+    channels[:, top : top + y1 - y0, left : left + x1 - x0] = image[y0:y1, x0:x1].transpose(2, 0, 1)
+    # Pillow counts from the edge of the first pixel, not from its center.
+    linear, shift = inverse[:, :2], inverse[:, 2] - low + 0.5 - inverse[:, :2].sum(axis=1) / 2
+    coefficients = np.hstack([linear, shift[:, None]]).ravel().tolist()
+    out = np.empty((size, size, 3), np.uint8)
+    for i, channel in enumerate(channels):
+        warped = PIL.Image.fromarray(channel).transform(
+            (size, size), PIL.Image.Transform.AFFINE, coefficients, PIL.Image.Resampling.BILINEAR
+        )
+        out[..., i] = np.asarray(warped) + 0.5
+    return out
 
 
 def crop(image: Image, box: Box, size: int) -> Image:
