@@ -452,6 +452,30 @@ def test_info_describes_a_model(capsys):
     assert table["scheme"]["landmarks"] == 68
 
 
+def test_info_prints_and_draws_landmarks(capsys, tmp_path):
+    figure = tmp_path / "landmarks.png"
+    assert main(["info", "--landmarks", "-o", str(figure)]) == 0
+    title, header, *rows = capsys.readouterr().out.splitlines()
+    assert title.startswith("300w: ")
+    assert header.split() == ["index", "name", "region", "mirror", "partner"]
+    assert len(rows) == 68
+    assert rows[36].split() == ["36", "right_eye_0", "right_eye", "45", "left_eye_3"]
+    assert rows[30].split() == ["30", "nose_3", "nose", "itself"]
+    assert read_image(figure).std() > 10
+    assert main(["info", "wflw", "--landmarks", "--json", "-o", str(figure)]) == 0
+    assert json.loads(capsys.readouterr().out)["landmark_names"][96:] == ["right_pupil_0", "left_pupil_0"]
+
+
+def test_info_landmarks_says_what_is_missing(capsys, tmp_path):
+    figure = tmp_path / "landmarks.png"
+    assert main(["info", "-o", str(figure)]) == 1
+    assert "add --landmarks" in capsys.readouterr().err
+    assert main(["info", "menpo39", "--landmarks", "-o", str(figure)]) == 1
+    assert "no mean face to draw" in capsys.readouterr().err
+    assert main(["info", str(tmp_path / "none.toml"), "--landmarks"]) == 1
+    assert "no such scheme file" in capsys.readouterr().err
+
+
 def test_doctor_lists_packages_and_cameras(capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out

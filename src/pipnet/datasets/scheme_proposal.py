@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Float64, Int64
 
@@ -22,6 +21,7 @@ from pipnet.box_adapter import fit_matched
 from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.geometry import Image, tight_box, to_fraction
 from pipnet.inference.detectors.load import load_detector
+from pipnet.inference.scheme_figure import draw_scheme
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
@@ -67,22 +67,9 @@ class Proposal:
         ]
         return "".join(f"# {line}\n" for line in lines) + self.scheme.to_toml()
 
-    def draw(self, size: int = 640) -> Image:
+    def draw(self) -> Image:
         """Return an image of the mean face with landmark numbers and lines between mirror pairs."""
-        canvas = np.full((size, size, 3), 255, np.uint8)
-        box = tight_box(self.mean_face)
-        side = float((box[2:] - box[:2]).max()) or 1.0
-        points = (self.mean_face - (box[:2] + box[2:]) / 2) / side * 0.8 * size + size / 2
-        pixels = [(round(x), round(y)) for x, y in points.tolist()]
-        for a, b in self.scheme.flip:
-            cv2.line(canvas, pixels[a], pixels[b], (190, 215, 240), 1, cv2.LINE_AA)
-        paired = {i for pair in self.scheme.flip for i in pair}
-        for i, (x, y) in enumerate(pixels):
-            color = (30, 110, 190) if i in paired else (200, 60, 40)
-            cv2.circle(canvas, (x, y), 4, color, -1, cv2.LINE_AA)
-            font = cv2.FONT_HERSHEY_SIMPLEX
-            cv2.putText(canvas, str(i), (x + 6, y - 5), font, 0.4, (60, 60, 60), 1, cv2.LINE_AA)
-        return canvas
+        return draw_scheme(self.scheme, self.mean_face, mirror_lines=True)
 
 
 def propose_scheme(annotations: Annotations, name: str) -> Proposal:
