@@ -30,11 +30,12 @@ class RemoteFile(NamedTuple):
 
 
 YUNET = RemoteFile(
-    "face_detection_yunet_2023mar.onnx",
-    "https://huggingface.co/opencv/face_detection_yunet/resolve/"
-    "3cc26e7f1014a5ee5d74a42acee58bafc9d0a310/face_detection_yunet_2023mar.onnx",
-    "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+    "yunet_n_dynamic.onnx",
+    "https://raw.githubusercontent.com/ShiqiYu/libfacedetection.train/"
+    "0047ac24afb1a50a0c6105001c89d1b5b805dbf1/onnx/yunet_n_dynamic.onnx",
+    "104ee26c71d5c270ce79a6b3dced91c91013260d29a6bf18f9296c5b8c4c2b12",
 )
+"""The authors' file, which takes images of any size; the box adapters of the weights are fitted to it."""
 
 
 def cache_folder() -> Path:

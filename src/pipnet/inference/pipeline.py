@@ -27,7 +27,12 @@ class Pipeline:
     """A model, a face detector, and the options for both."""
 
     def __init__(
-        self, model: CropModel, detector: Detector, config: LandmarkerConfig, box_format: str = "face"
+        self,
+        model: CropModel,
+        detector: Detector,
+        config: LandmarkerConfig,
+        box_format: str = "face",
+        threads: int | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -36,6 +41,7 @@ class Pipeline:
             detector: a detector's name, which is loaded when first needed, or a callable.
             config: how faces are found; its ``model`` and ``detector`` are not used.
             box_format: what the boxes of a plain callable mean, and those of a user who gives no format.
+            threads: how many threads the detector may use; it decides if None.
 
         Raises:
             ModelError: the model has no adapter for this box format, no scores for ``any_rotation``, or no
@@ -50,7 +56,7 @@ class Pipeline:
         if box_format != "face":
             model.metadata.box_adapter(box_format)
         self.model, self.config, self.box_format = model, config, box_format
-        self._source = detector
+        self._source, self._threads = detector, threads
         self._detector = None if isinstance(detector, str) else self._load_detector()
 
     @property
@@ -61,7 +67,7 @@ class Pipeline:
         return self._detector
 
     def _load_detector(self) -> FaceDetector:
-        return load_detector(self._source, self.config.detector_size, self.box_format)
+        return load_detector(self._source, self.config.detector_size, self.box_format, self._threads)
 
     def detect(self, image: Image) -> Detections:
         """Return the detector's boxes of the faces in an image.

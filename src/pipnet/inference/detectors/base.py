@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import cv2
 import numpy as np
 from jaxtyping import Float32
 
-from pipnet.geometry import Image, xywh_to_xyxy
+from pipnet.geometry import Image, resize, xywh_to_xyxy
 
 _MIN_SIDE = 8
 """Images with a shorter side, in pixels, are not searched."""
@@ -52,7 +51,7 @@ def detect_reduced(
     factor = max(max(image.shape[:2]) / size, 1.0)
     if factor > 1:
         width, height = (max(round(side / factor), 1) for side in image.shape[1::-1])
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        image = resize(image, width, height)
     faces = detect(np.ascontiguousarray(image)) if min(image.shape[:2]) >= _MIN_SIDE else []
     boxes = np.array([xywh_to_xyxy(box) for box, _ in faces], np.float32).reshape(-1, 4)
     scores = np.array([score for _, score in faces], np.float32)

