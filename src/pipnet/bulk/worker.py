@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import PIL.Image
 
 from pipnet.bulk.crash_journal import Attempt
@@ -91,7 +90,6 @@ class Worker:
         if self._landmarker is None:
             ignore_pillow_warnings()
             PIL.Image.MAX_IMAGE_PIXELS = None  # the process is our own, and max_pixels is checked instead
-            cv2.setNumThreads(self._config.threads)
             config = self._config.config
             if config.model_checksum() != self._config.model_sha256:
                 raise DataError(

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageFilter
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import ImageError
 from pipnet.evaluation.evaluate import LabeledImage, decoded
-from pipnet.geometry import Affine, Box, Image, affine
+from pipnet.geometry import Affine, Box, Image, affine, resize
 from pipnet.io.image import read_image
 
 WIDTH, HEIGHT = 1280, 960
@@ -47,8 +48,8 @@ def composites(
         pasted = read_image(sample.image)
         for scale in SCALES:
             other = samples[(index + int(rng.integers(1, max(len(samples), 2)))) % len(samples)]
-            background = cv2.resize(read_image(other.image)[::-1], (WIDTH, HEIGHT))
-            canvas = np.asarray(cv2.GaussianBlur(background, (0, 0), 3), dtype=np.uint8)
+            background = PIL.Image.fromarray(resize(read_image(other.image)[::-1], WIDTH, HEIGHT))
+            canvas = np.array(background.filter(PIL.ImageFilter.GaussianBlur(3)))
             matrix = _paste(pasted, canvas, scale, rng)
             yield (
                 canvas,
@@ -72,7 +73,10 @@ def _paste(image: Image, canvas: Image, scale: float, rng: np.random.Generator) 
     factor = scale * HEIGHT / max(height, width)
     w, h = max(round(width * factor), 1), max(round(height * factor), 1)
     x, y = (int(rng.integers(0, room + 1)) for room in (WIDTH - w, HEIGHT - h))
-    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    canvas[y : y + h, x : x + w] = cv2.resize(image, (w, h), interpolation=interpolation)
+    if factor < 1:
+        pasted = resize(image, w, h)
+    else:
+        pasted = np.asarray(PIL.Image.fromarray(image).resize((w, h), PIL.Image.Resampling.BICUBIC))
+    canvas[y : y + h, x : x + w] = pasted
     fx, fy = w / width, h / height
     return np.array([[fx, 0, x + fx / 2 - 0.5], [0, fy, y + fy / 2 - 0.5]])

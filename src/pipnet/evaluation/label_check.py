@@ -11,14 +11,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float64
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.metrics import Interval, bootstrap_mean, norm_distance, point_errors
-from pipnet.geometry import CropConfig, Image, crop, tight_box
+from pipnet.geometry import CropConfig, Image, crop, resize, tight_box
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.predict import predict_crops
 from pipnet.scheme import LandmarkScheme, SchemeMapping
@@ -137,9 +136,9 @@ def label_offsets(faces: Sequence[CheckedFace]) -> dict[str, Offset]:
 def perceptual_hash(image: Image, sample: FaceSample) -> Bool[np.ndarray, " bits"]:
     """Return the difference hash of a face, of the crop around its landmarks."""
     box = CropConfig(scale=1.2).region(tight_box(sample.points), image.shape[1], image.shape[0])
-    gray = cv2.cvtColor(crop(image, box, 64), cv2.COLOR_RGB2GRAY)
-    small = cv2.resize(gray, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
-    return np.asarray(small[:, 1:] > small[:, :-1]).ravel()
+    small = resize(crop(image, box, 64), _HASH_SIDE + 1, _HASH_SIDE)
+    gray = np.rint(small @ np.array([0.299, 0.587, 0.114]))
+    return np.asarray(gray[:, 1:] > gray[:, :-1]).ravel()
 
 
 def find_duplicates(subsets: Mapping[str, Sequence[FaceSample]]) -> list[Duplicate]:

@@ -18,11 +18,10 @@ An upright face with a high score costs nothing. Two boxes on one face lead to t
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Int
 
-from pipnet.geometry import Affine, Image, affine, similarity
+from pipnet.geometry import Affine, Image, affine, invert, similarity
 from pipnet.inference.crop_search import CropSearch
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.predict import crop_boxes_from_points
@@ -36,12 +35,8 @@ _MAX_ROLL = 15.0
 """Degrees by which a face may lean before it is predicted in a crop rotated upright."""
 _UPRIGHT_STEPS = 2
 """Predictions in upright crops, each around the last: an inaccurate prediction gives an inaccurate roll."""
-_QUARTERS = {
-    90: cv2.ROTATE_90_CLOCKWISE,
-    180: cv2.ROTATE_180,
-    270: cv2.ROTATE_90_COUNTERCLOCKWISE,
-}
-"""By degrees clockwise."""
+_QUARTERS = (90, 180, 270)
+"""Degrees clockwise by which images are rotated."""
 _ANGLES = (90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)
 """Degrees clockwise by which crops are rotated, the likeliest first."""
 
@@ -63,10 +58,10 @@ def search_rotations(image: Image, detector: FaceDetector, metadata: ModelMetada
     """
     adapter = metadata.box_adapter(detector.box_format)
     best = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-    for angle, code in _QUARTERS.items():
-        detections = detector(np.asarray(cv2.rotate(image, code), dtype=np.uint8))
+    for angle in _QUARTERS:
+        detections = detector(np.ascontiguousarray(np.rot90(image, -angle // 90)))
         if detections.scores.sum() > best.scores.sum():
-            inverse = np.asarray(cv2.invertAffineTransform(_rotation(angle, image)), dtype=np.float64)
+            inverse = invert(_rotation(angle, image))
             boxes = adapter.inverse(_rotate_boxes(adapter.apply(detections.boxes), inverse))
             best = Detections(boxes, detections.scores)
     return best

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Float64
 
 from pipnet.config import TTA
-from pipnet.geometry import Affine, affine
+from pipnet.geometry import Affine, affine, invert
 
 _SHIFTS = (20 / 256, 30 / 256)
 """Up, down, left and right, as fractions of the crop (v1: 20 and 30 of 256 pixels)."""
@@ -73,5 +72,4 @@ def undo_view(
     fractions: Float[np.ndarray, "faces landmarks 2"], matrix: Affine, size: int
 ) -> Float64[np.ndarray, "faces landmarks 2"]:
     """Bring fractions of an augmented crop into fractions of the plain crop."""
-    inverse = np.asarray(cv2.invertAffineTransform(matrix), dtype=np.float64)
-    return (affine(fractions * size - 0.5, inverse) + 0.5) / size
+    return (affine(fractions * size - 0.5, invert(matrix)) + 0.5) / size

@@ -16,12 +16,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from pipnet.errors import PipnetError
-from pipnet.geometry import affine, similarity
+from pipnet.geometry import affine, invert, similarity
 
 _Points = Float64[np.ndarray, "points 2"]
 _POSE_POINTS = np.array([[-0.5, 0.0], [0.5, 0.0]])
@@ -175,8 +174,7 @@ class CausalSmoother:
         pose = similarity(self._mean_face, points)
         size = max(float(np.sqrt(abs(np.linalg.det(pose[:, :2])))), 1e-6)
         smooth_pose = similarity(_POSE_POINTS, self._pose(affine(_POSE_POINTS, pose), time, size))
-        inverse = np.asarray(cv2.invertAffineTransform(pose), dtype=np.float64)
-        shape = self._shape(affine(points, inverse), time, 1.0)
+        shape = self._shape(affine(points, invert(pose)), time, 1.0)
         self._last = affine(shape, smooth_pose).astype(np.float32)
         return self._last
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import html
+import io
 import secrets
 import threading
 import time
@@ -14,7 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import cv2
+import PIL.Image
 
 from pipnet.errors import PipnetError
 from pipnet.geometry import Image
@@ -138,7 +139,9 @@ class Preview:
                 if self._closed or self._image is None:
                     return
                 shown = self._image
-            content = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR))[1].tobytes()
+            file = io.BytesIO()
+            PIL.Image.fromarray(shown).save(file, "JPEG", quality=95)
+            content = file.getvalue()
             # The next boundary follows at once: some browsers show an image only after they received it.
             header = f"Content-Type: image/jpeg\r\nContent-Length: {len(content)}\r\n\r\n"
             yield header.encode() + content + b"\r\n--frame\r\n"

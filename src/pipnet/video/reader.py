@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError
-from pipnet.geometry import Image
+from pipnet.geometry import Image, resize
 from pipnet.io.image import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -246,7 +245,7 @@ def to_upright_rgb(frame: av.VideoFrame, pixel_aspect: float, max_pixels: int) -
     source = color_space(frame.height) if frame.colorspace == _UNSPECIFIED_COLOR_SPACE else None
     image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=source), dtype=np.uint8)
     if width != frame.width:
-        image = np.asarray(cv2.resize(image, (width, frame.height)), dtype=np.uint8)
+        image = resize(image, width, frame.height)
     quarter_turns = round(frame.rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(image, quarter_turns), dtype=np.uint8)
 

@@ -9,11 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipnet.errors import VideoError
-from pipnet.geometry import Image
+from pipnet.geometry import Image, resize
 from pipnet.io.atomic import atomic_write
 from pipnet.io.signals import defer_signals
 from pipnet.video.reader import VideoReader, color_space, ffmpeg_message, require_av
@@ -120,7 +119,7 @@ class VideoWriter:
                 self._open(image)
                 self._shape = image.shape
             if image.shape != self._shape:
-                image = np.asarray(cv2.resize(image, self._shape[1::-1]), dtype=np.uint8)
+                image = resize(image, *self._shape[1::-1])
             padding = (
                 (0, self._stream.height - image.shape[0]),
                 (0, self._stream.width - image.shape[1]),
