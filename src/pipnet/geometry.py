@@ -282,7 +282,7 @@ def _neighbors(
 
 
 def _warp_rotated(image: Image, inverse: Affine, size: int) -> Image:
-    """Warp by Pillow, with floats because it cuts off the decimals of bytes."""
+    """Warp in Pillow, as floats, because it would truncate bytes instead of rounding them."""
     sides = np.array(image.shape[1::-1])
     low, high = _covered(inverse, size, 0.0)
     low, high = low.clip(-1, sides), high.clip(low.clip(-1, sides), sides + 1)  # with a black frame
@@ -292,16 +292,30 @@ def _warp_rotated(image: Image, inverse: Affine, size: int) -> Image:
         return np.zeros((size, size, 3), np.uint8)
     left, top = low.clip(0) - low
     channels[:, top : top + y1 - y0, left : left + x1 - x0] = image[y0:y1, x0:x1].transpose(2, 0, 1)
-    # Pillow counts from the edge of the first pixel, not from its center.
-    linear, shift = inverse[:, :2], inverse[:, 2] - low + 0.5 - inverse[:, :2].sum(axis=1) / 2
-    coefficients = np.hstack([linear, shift[:, None]]).ravel().tolist()
+    inverse = compose(inverse, np.hstack([np.eye(2), -low[:, None]]))
     out = np.empty((size, size, 3), np.uint8)
     for i, channel in enumerate(channels):
-        warped = PIL.Image.fromarray(channel).transform(
-            (size, size), PIL.Image.Transform.AFFINE, coefficients, PIL.Image.Resampling.BILINEAR
-        )
-        out[..., i] = np.asarray(warped) + 0.5
+        out[..., i] = sample_map(channel, inverse, size) + 0.5
     return out
+
+
+def sample_map(
+    values: Float32[np.ndarray, "height width"], inverse: Affine, size: int
+) -> Float32[np.ndarray, "size size"]:
+    """Warp a map of floats bilinearly to size x size pixels; 0 outside the map.
+
+    Args:
+        values: the map.
+        inverse: from pixels of the result to pixels of the map.
+        size: side of the result, S.
+    """
+    # Pillow counts from the edge of the first pixel, not from its center.
+    shift = inverse[:, 2:] + 0.5 - inverse[:, :2].sum(axis=1, keepdims=True) / 2
+    coefficients = np.hstack([inverse[:, :2], shift]).ravel().tolist()
+    warped = PIL.Image.fromarray(values).transform(
+        (size, size), PIL.Image.Transform.AFFINE, coefficients, PIL.Image.Resampling.BILINEAR
+    )
+    return np.asarray(warped)
 
 
 def crop(image: Image, box: Box, size: int) -> Image:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import cv2
-import numpy as np
 
 from pipnet.annotations.pts import read_pts
 from pipnet.annotations.samples import FaceSample
-from pipnet.errors import DataError, MissingDataError
-from pipnet.geometry import Image
+from pipnet.errors import DataError, MissingDataError, VideoError
 from pipnet.io.image import write_image
+from pipnet.video.reader import VideoReader
 
 CLIPS = {
     # Well lit, naturalistic; unconstrained light; completely unconstrained.
@@ -29,6 +25,7 @@ def unpack_300vw(root: Path, subset: str, images: Path) -> list[FaceSample]:
 
     Raises:
         DataError: a clip is missing or cannot be decoded, or lacks labeled frames.
+        MissingExtraError: PyAV is not installed.
     """
     tests = {clip for clips in CLIPS.values() for clip in clips.split()}
     folders = sorted(p.parent for p in root.rglob("vid.avi"))
@@ -47,27 +44,17 @@ def _unpack_clip(clip: Path, images: Path) -> list[FaceSample]:
     if not labels:
         raise DataError(f"{clip / 'annot'}: no .pts files")
     samples = []
-    for number, frame in enumerate(_frames(clip / "vid.avi"), start=1):
-        if number in labels:
-            path = images / clip.name / f"{number:06d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_image(path, frame)
-            name = f"{clip.name}/{number:06d}"
-            samples.append(FaceSample(path, read_pts(labels.pop(number), 68), name, clip.name))
+    try:
+        for frame in VideoReader(clip / "vid.avi"):
+            number = frame.number + 1
+            if number in labels:
+                path = images / clip.name / f"{number:06d}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_image(path, frame.image)
+                name = f"{clip.name}/{number:06d}"
+                samples.append(FaceSample(path, read_pts(labels.pop(number), 68), name, clip.name))
+    except VideoError as error:
+        raise DataError(str(error)) from None
     if labels:
         raise DataError(f"{clip / 'vid.avi'}: ends before frame {min(labels)}, which is labeled")
     return samples
-
-
-def _frames(video: Path) -> Iterator[Image]:
-    capture = cv2.VideoCapture(str(video))
-    try:
-        if not capture.isOpened():
-            raise DataError(f"{video}: cannot be decoded")
-        while True:
-            success, frame = capture.read()
-            if not success:
-                return
-            yield np.ascontiguousarray(frame[..., ::-1])
-    finally:
-        capture.release()

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+import PIL.Image
 from jaxtyping import Bool, Float32
 
 from pipnet.annotations.samples import FaceSample
@@ -157,7 +157,7 @@ def texture(image: Image) -> float:
     The minimum asks for some contrast everywhere: one strong edge, such as a shoulder before a wall, is no
     texture.
     """
-    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    gray = np.asarray(PIL.Image.fromarray(image).convert("L"))
     return min(
         float(tile.std()) for row in np.array_split(gray, 4) for tile in np.array_split(row, 4, axis=1)
     )

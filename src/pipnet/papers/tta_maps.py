@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from jaxtyping import Float32
 
 from pipnet.config import TTA
 from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
-from pipnet.geometry import Affine, Box, Image, affine, box_to_crop, compose, warp
+from pipnet.geometry import Box, Image, affine, box_to_crop, compose, invert, sample_map, warp
 from pipnet.inference.tta import tta_views
 from pipnet.metadata import ModelMetadata
 from pipnet.model.pipnet import PIPNet
@@ -69,10 +68,10 @@ def tta_maps(
         total, covered, view_points = np.zeros((size, size)), np.zeros((size, size)), []
         for number, view in enumerate(views, start=1):
             index = metadata.scheme.flip_permutation[landmark] if view.mirrored else landmark
-            total += _undo(np.kron(prediction.score_maps[number, index], cell), view.matrix)
-            covered += _undo(np.ones((size, size), np.float32), view.matrix)
-            inverse = np.asarray(cv2.invertAffineTransform(view.matrix), dtype=np.float64)
-            view_points.append(affine(points[number, index], inverse))
+            # An augmented crop's map in the plain crop is 0 where the augmented crop does not reach.
+            total += sample_map(np.kron(prediction.score_maps[number, index], cell), view.matrix, size)
+            covered += sample_map(np.ones((size, size), np.float32), view.matrix, size)
+            view_points.append(affine(points[number, index], invert(view.matrix)))
         landmark_maps.append(
             LandmarkMaps(
                 name,
@@ -102,9 +101,3 @@ def plot_tta_maps(crop: Image, landmark_maps: Sequence[LandmarkMaps], tta: TTA, 
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
     save_figure(figure, path, dpi=110)
-
-
-def _undo(score_map: ScoreMap, matrix: Affine) -> ScoreMap:
-    """Return an augmented crop's map in the plain crop; 0 where the augmented crop does not reach."""
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(score_map, matrix, score_map.shape, flags=flags), dtype=np.float32)

@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageFilter
 from jaxtyping import Float32
 
 from pipnet.field_checks import Range
-from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose, warp
+from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose, resize, warp
 from pipnet.scheme import LandmarkScheme
 
 _Fraction = Annotated[float, Range(0, 1)]
@@ -132,8 +133,7 @@ def _random_downscale(crop: Image, a: Augmentation, rng: np.random.Generator) ->
         return crop
     size = len(crop)
     side = max(round(size / a.downscale_by**amount), 1)
-    small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    return resize(resize(crop, side, side), size, size)
 
 
 def _random_colors(crop: Image, a: Augmentation, rng: np.random.Generator) -> Image:
@@ -148,7 +148,8 @@ def _random_colors(crop: Image, a: Augmentation, rng: np.random.Generator) -> Im
     if chances[1] < a.blur:
         sigma = rng.random() * a.blur_by * size
         if sigma > 0.1:
-            crop = np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma), dtype=np.uint8)
+            blur = PIL.ImageFilter.GaussianBlur(sigma)
+            crop = np.array(PIL.Image.fromarray(crop).filter(blur))
     if chances[2] < a.color_jitter:
         gamma, gain = (
             np.exp(rng.normal(0, 0.25)),
@@ -156,8 +157,7 @@ def _random_colors(crop: Image, a: Augmentation, rng: np.random.Generator) -> Im
         )
         levels = (np.arange(256) / 255) ** gamma
         table = (levels[:, None] * gain * 255).clip(0, 255).astype(np.uint8)
-        crop = np.asarray(cv2.LUT(crop, table[None]), dtype=np.uint8)
+        crop = np.array(PIL.Image.fromarray(crop).point(table.T.ravel().tolist()))
     if chances[3] < a.grayscale:
-        gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-        crop = np.repeat(np.asarray(gray, dtype=np.uint8)[..., None], 3, axis=2)
+        crop = np.array(PIL.Image.fromarray(crop).convert("L").convert("RGB"))
     return crop

@@ -23,16 +23,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, PipnetError
-from pipnet.geometry import Box, CropConfig, Image, Points
+from pipnet.geometry import Box, CropConfig, Image, Points, reduce
 from pipnet.hub import cache_folder
 from pipnet.io.image import read_image
 
-_VERSION = 1
+_VERSION = 2
 _LIMIT_GB = 8.0
 _STALE = 3600
 """Seconds after which an unfinished build is deleted."""
@@ -129,8 +128,7 @@ class FaceCrops:
         reduction = min(max(int(side / self._resolution), 1), *part.shape[:2])
         if reduction > 1:
             height, width = (n - n % reduction for n in part.shape[:2])
-            small = (width // reduction, height // reduction)
-            part = cv2.resize(part[:height, :width], small, interpolation=cv2.INTER_AREA)
+            part = reduce(part[:height, :width], reduction)
         return Part(np.ascontiguousarray(part, dtype=np.uint8), int(low[0]), int(low[1]), reduction)
 
     # -- the cache ---------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL
 import timm
@@ -91,7 +90,6 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "numpy": np.__version__,
-        "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "machine": platform.platform(),
         "cpu": _cpu_capabilities().get("cpu_name"),
