@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
@@ -14,6 +15,11 @@ _INTERVAL = 10.0
 """Seconds between lines if standard error is not a terminal."""
 
 
+def is_quiet() -> bool:
+    """Whether the level of the logger ``pipnet`` is set above INFO, so that only warnings and errors show."""
+    return logging.getLogger("pipnet").level > logging.INFO
+
+
 def show_progress(
     items: Iterable[Item],
     total: int | None,
@@ -21,7 +27,7 @@ def show_progress(
     size: Callable[[Item], int] = lambda _: 1,
     done: int = 0,
 ) -> Generator[Item, None, None]:
-    """Yield the items and show on standard error how many of them are done.
+    """Yield the items and show on standard error how many of them are done, unless `is_quiet`.
 
     Args:
         items: the items to work on.
@@ -31,7 +37,7 @@ def show_progress(
         done: the size of the items that were done before, as part of the total.
     """
     console = Console(stderr=True, highlight=False)
-    if total is not None and total <= 1:
+    if is_quiet() or (total is not None and total <= 1):
         yield from items
     elif console.is_terminal:
         columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

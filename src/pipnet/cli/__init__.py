@@ -2,7 +2,8 @@
 
 JSON goes to standard output, everything else to standard error. Exit codes: 0 success (also without a face),
 1 an error in one line, 2 wrong usage, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM, 141 closed
-output.
+output. ``-q`` and ``-v``, anywhere on the line, set the level of the logger ``pipnet``, which decides what is
+printed on standard error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 
 import cyclopts
@@ -19,6 +21,7 @@ from rich.console import Console
 import pipnet
 from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.io.image import ignore_pillow_warnings
+from pipnet.progress import is_quiet
 
 COMMANDS = (
     ("detect", "detect:detect", "Find faces and their landmarks in images."),
@@ -54,6 +57,17 @@ COMMANDS = (
 )
 """Name, module and function, and line of help, of at most 63 characters so that it fits a terminal of 80. A
 command is imported when it is run."""
+_HELP = """Facial landmarks: fast, accurate and robust in the wild.
+
+Every command takes -q (--quiet: only results, warnings and errors) and -v (--verbose: also what is loaded and
+which device runs it, and the traceback of an error)."""
+_LOG = logging.getLogger("pipnet")
+_LEVELS = {
+    "-q": logging.WARNING,
+    "--quiet": logging.WARNING,
+    "-v": logging.DEBUG,
+    "--verbose": logging.DEBUG,
+}
 _GROUPS = {
     "data": "Prepare, convert, check and show labeled faces.",
     "detector": "Use the boxes of any detector; measure how exact they must be.",
@@ -66,7 +80,7 @@ def _build(argv: list[str]) -> cyclopts.App:
     """Return all commands; the help of the requested one is its whole docstring."""
     app = cyclopts.App(
         name="pipnet",
-        help="Facial landmarks: fast, accurate and robust in the wild.",
+        help=_HELP,
         version=pipnet.__version__,
         result_action="return_value",
         suppress_keyboard_interrupt=False,
@@ -85,18 +99,24 @@ def _build(argv: list[str]) -> cyclopts.App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    argv, level = _split_level(sys.argv[1:] if arguments is None else arguments)
+    with _print_notes(level):
+        ignore_pillow_warnings()
+        return _exit_code(argv)
+
+
+def _exit_code(argv: list[str]) -> int:
+    """Run a command, report what ends it, and return the exit code."""
     errors = Console(stderr=True)
-    _print_notes()
-    ignore_pillow_warnings()
-    argv = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _build(argv)(argv, exit_on_error=False, error_console=errors)
-        sys.stdout.flush()
+        code = _run(argv, errors)
     except cyclopts.CycloptsError:
         return 2
     except PipnetError as error:
         # An error from a worker process comes with that process's traceback above its own line.
-        say(f"error: {str(error).splitlines()[-1]}")
+        if _LOG.isEnabledFor(logging.DEBUG):
+            traceback.print_exc()
+        say_error(str(error).splitlines()[-1])
         return 1
     except KeyboardInterrupt:
         say("interrupted")
@@ -106,21 +126,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        say(f"error: {error.filename or 'system'}: {error.strerror or error}")
+        say_error(f"{error.filename or 'system'}: {error.strerror or error}")
         return 1
     return code if isinstance(code, int) else 0
 
 
-def _print_notes() -> None:
-    """Print what the library logs, a line each, on standard error."""
-    logger = logging.getLogger("pipnet")
-    logger.setLevel(logging.INFO)
-    logger.handlers = [_NoteHandler()]
+def _run(argv: list[str], errors: Console) -> object:
+    """Run a command and return what it returns."""
+    if sys.stdout is not None:
+        result = _build(argv)(argv, exit_on_error=False, error_console=errors)
+        sys.stdout.flush()
+        return result
+    # The shell closed standard output (>&-): the results are wanted nowhere.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
+        return _build(argv)(argv, exit_on_error=False, error_console=errors)
+
+
+def _split_level(arguments: Sequence[str]) -> tuple[list[str], int]:
+    """Return the arguments without -q and -v, and the level of the log that the last of these sets."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    levels = [_LEVELS[word] for word in arguments[:end] if word in _LEVELS]
+    rest = [word for word in arguments[:end] if word not in _LEVELS]
+    return [*rest, *arguments[end:]], levels[-1] if levels else logging.INFO
+
+
+@contextlib.contextmanager
+def _print_notes(level: int) -> Iterator[None]:
+    """Print what the library logs at this level and above, a line each, on standard error."""
+    before, handlers = _LOG.level, _LOG.handlers
+    _LOG.setLevel(level)
+    _LOG.handlers = [_NoteHandler()]
+    try:
+        yield
+    finally:
+        _LOG.setLevel(before)
+        _LOG.handlers = handlers
 
 
 class _NoteHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
+        _print_error(record.getMessage())
 
 
 @contextlib.contextmanager
@@ -136,11 +181,22 @@ def training_imports() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line on standard error, as it is."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line on standard error, unless the user wants only results, warnings and errors (-q)."""
+    if not is_quiet():
+        _print_error(text)
+
+
+def say_error(text: str) -> None:
+    """Print an error on standard error."""
+    _print_error(f"error: {text}")
 
 
 def say_errors(errors: Iterable[object]) -> None:
     """Print each error once, a line each."""
     for line in dict.fromkeys(map(str, errors)):
-        say(f"error: {line}")
+        say_error(line)
+
+
+def _print_error(line: str) -> None:
+    if sys.stderr is not None:  # closed by the shell (2>&-): print would write to standard output
+        print(line, file=sys.stderr, flush=True)

@@ -15,17 +15,24 @@ from pipnet.bulk.job_config import JobConfig, resolve
 from pipnet.bulk.store import Store
 from pipnet.bulk.worker import WorkerConfig
 from pipnet.cli import say
-from pipnet.cli.options import DEFAULT_LANDMARKER, DEFAULT_RUNTIME, LandmarkerFlags, Output, RuntimeFlags
+from pipnet.cli.hints import say_low_quality
+from pipnet.cli.options import (
+    DEFAULT_LANDMARKER,
+    DEFAULT_RUNTIME,
+    Images,
+    LandmarkerFlags,
+    Output,
+    RuntimeFlags,
+)
 from pipnet.errors import PipnetError
+from pipnet.io.text import counted
 
 SHARD_SIZE = 256
 """Images in a shard: some seconds of work, which is what a kill costs at most."""
 
 
 def annotate(
-    images: list[str],
-    /,
-    *,
+    *images: Images,
     output: Output,
     format: list[ExportFormat] | None = None,  # noqa: A002
     workers: int | None = None,
@@ -90,8 +97,10 @@ def annotate(
         for file_format in dict.fromkeys(format or []):
             say(f"{export(store, metadata, file_format)}: written")
         store.remove_work_files()
-    errors = f", {summary.errors} images with an error" if summary.errors else ""
-    say(f"{output}: {summary.images} images, {summary.faces} faces{errors}; {_speed(summary)}")
+    errors = f", {counted(summary.errors, 'image')} with an error" if summary.errors else ""
+    images_faces = f"{counted(summary.images, 'image')}, {counted(summary.faces, 'face')}"
+    say(f"{output}: {images_faces}{errors}; {_speed(summary)}")
+    say_low_quality(summary.low_quality, summary.faces, config)
     return 1 if summary.errors == summary.images else 0
 
 
@@ -100,7 +109,8 @@ def _speed(summary: Summary) -> str:
         return "all were annotated before (for images that were added since, choose another -o)"
     images, faces = (count / summary.seconds for count in (summary.new_images, summary.new_faces))
     earlier = summary.images - summary.new_images
-    resumed = f", {earlier} images were annotated before" if earlier else ""
+    was = "was" if earlier == 1 else "were"
+    resumed = f", {counted(earlier, 'image')} {was} annotated before" if earlier else ""
     return f"{images:.1f} images and {faces:.1f} faces per second{resumed}"
 
 

@@ -10,17 +10,21 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import PIL.Image
 from cyclopts import Parameter
 
-from pipnet.cli import say
+from pipnet.cli import say, say_error
+from pipnet.cli.hints import say_low_quality
 from pipnet.cli.options import (
     DEFAULT_LANDMARKER,
     DEFAULT_RUNTIME,
+    Images,
     LandmarkerFlags,
     OptionalOutput,
     RuntimeFlags,
 )
+from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import PipnetError
 from pipnet.geometry import xywh_to_xyxy
 from pipnet.inference.landmarker import FaceLandmarker
@@ -28,6 +32,7 @@ from pipnet.inference.results import FaceLandmarks, pts_file
 from pipnet.io.atomic import make_folder
 from pipnet.io.discovery import FoundImage, find_images
 from pipnet.io.image import IMAGE_SUFFIXES
+from pipnet.io.text import counted
 from pipnet.progress import show_progress
 
 _OVERLAY = "_overlay"
@@ -35,9 +40,7 @@ _WRITABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def detect(
-    images: list[str],
-    /,
-    *,
+    *images: Images,
     output: OptionalOutput = None,
     json: bool = False,
     pts: bool = False,
@@ -62,7 +65,8 @@ def detect(
     pts
         Write one .pts file per face into the output folder; the drawn images are named NAME_overlay there.
     box
-        A face box x,y,w,h in pixels, instead of the detector's; may be given several times.
+        A face box x,y,w,h in pixels (corner, width and height, with commas and without spaces), instead of
+        the detector's; may be given several times.
     box_format
         What the given boxes mean: face (forehead to chin), landmarks (tight around them), full_image, a
         detector's name, or a name from pipnet detector fit.
@@ -77,6 +81,7 @@ def detect(
     inputs = list(find_images(images, skip=output))
     overlays = plan_overlays(inputs, output, pts)
     failed = 0
+    qualities: list[np.ndarray] = []
     for image, overlay in show_progress(zip(inputs, overlays, strict=True), len(inputs), "detecting"):
         row: dict[str, Any] = {"image": str(image.path), "width": None, "height": None, "faces": []}
         error = image.error
@@ -84,20 +89,22 @@ def detect(
             try:
                 result = landmarker(image.path, boxes)
                 row |= result.to_dict()
+                qualities.append(result.quality)
                 if overlay is not None:
                     _write(result, overlay, pts)
             except Exception as exception:  # one image must not stop the others
                 error = _describe(exception, image.path)
         if error is not None:
             failed += 1
-            say(f"error: {error}")
+            say_error(error)
         if json:
             print(jsonlib.dumps({**row, "error": error}), flush=True)
         elif error is None:
-            faces = len(row["faces"])
-            say(f"{image.path}: {faces} {'face' if faces == 1 else 'faces'}")
+            say(f"{image.path}: {counted(len(row['faces']), 'face')}")
     if failed and len(inputs) > 1:
         say(f"{len(inputs) - failed} of {len(inputs)} images done, {failed} failed")
+    quality = np.concatenate([np.zeros(0), *qualities])
+    say_low_quality(int((quality < LOW_QUALITY).sum()), len(quality), config, detects=boxes is None)
     return 1 if failed else 0
 
 
@@ -221,6 +228,9 @@ def _parse_box(text: str) -> list[float]:
     try:
         x, y, w, h = (float(part) for part in text.split(","))
     except ValueError:
-        message = f"--box {text:.80}: expected x,y,w,h in pixels, such as --box 10,20,200,250"
+        message = (
+            f"--box {text:.80}: expected one word x,y,w,h (left, top, width, height in pixels), with commas"
+            " and without spaces, such as --box 10,20,200,250"
+        )
         raise PipnetError(message) from None
     return [float(value) for value in xywh_to_xyxy((x, y, w, h))]

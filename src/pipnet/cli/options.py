@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 from pipnet.config import LandmarkerConfig, RuntimeConfig
 
+Images = Annotated[str, Parameter(required=True)]
+"""The type of ``*images``: positional arguments, before, between and after flags."""
 Output = Annotated[Path, Parameter(alias="-o")]
 OptionalOutput = Annotated[Path | None, Parameter(alias="-o")]
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json as jsonlib
-from collections.abc import Generator
+from collections import defaultdict
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from pipnet.cli import say
+from pipnet.cli import say, say_error
+from pipnet.cli.hints import say_low_quality
 from pipnet.cli.options import (
     DEFAULT_LANDMARKER,
     DEFAULT_RUNTIME,
@@ -20,12 +22,14 @@ from pipnet.cli.options import (
     OptionalOutput,
     RuntimeFlags,
 )
+from pipnet.confidence import LOW_QUALITY
 from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import PipnetError, VideoError
 from pipnet.geometry import Image
 from pipnet.inference.draw import draw_labels
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.signals import exit_on_signals
+from pipnet.io.text import counted
 from pipnet.progress import show_progress
 from pipnet.video.camera import LiveReader
 from pipnet.video.preview_page import Preview
@@ -107,13 +111,36 @@ def track_faces(
         check_output(outputs.output)
     landmarker = FaceLandmarker.from_configs(config, runtime)
     video_landmarker = VideoLandmarker(landmarker, detect_every=outputs.detect_every, smooth=not outputs.raw)
-    frames = show_progress(video_landmarker.track(reader), reader.frames, Path(name).name)
+    tracks = _TrackQuality()
+    frames = show_progress(tracks.watch(video_landmarker.track(reader)), reader.frames, Path(name).name)
     audio_warning = _write_outputs(frames, reader, name, outputs)
+    say_low_quality(*tracks.count(), config)
     if audio_warning:
         say(f"{outputs.output}: {audio_warning}")
     if reader.damage:
-        say(f"error: {name}: {reader.damage}")
+        say_error(f"{name}: {reader.damage}")
     return 1 if reader.damage else 0
+
+
+class _TrackQuality:
+    """The mean quality of each track of a video."""
+
+    def __init__(self) -> None:
+        self._sums: dict[int, float] = defaultdict(float)
+        self._frames: dict[int, int] = defaultdict(int)
+
+    def watch(self, frames: Iterator[FrameFaces]) -> Generator[FrameFaces, None, None]:
+        """Yield the frames, and take note of the quality of their faces."""
+        for frame in frames:
+            for track_id, quality in zip(frame.track_ids, frame.faces.quality.tolist(), strict=True):
+                self._sums[track_id] += quality
+                self._frames[track_id] += 1
+            yield frame
+
+    def count(self) -> tuple[int, int]:
+        """Return the number of tracks with low quality, and that of all tracks."""
+        low = sum(total / self._frames[track_id] < LOW_QUALITY for track_id, total in self._sums.items())
+        return low, len(self._sums)
 
 
 def _write_outputs(
@@ -144,7 +171,7 @@ def _write_outputs(
                     break
     finally:
         if count:
-            say(f"{name}: {count} frames{_dropped(reader)}, detector ran on {detected}")
+            say(f"{name}: {counted(count, 'frame')}{_dropped(reader)}, detector ran on {detected}")
     return None if writer is None else writer.audio_warning
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from pipnet.inference.predict import Prediction, predict_crops
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import search_rolls, search_rotations
 from pipnet.inference.selection import select_faces
+
+_LOG = logging.getLogger(__name__)
 
 
 class Pipeline:
@@ -51,10 +54,12 @@ class Pipeline:
             raise ModelError(f"model {model.metadata.name!r} has no scores, which any_rotation needs")
         if config.min_quality and model.metadata.calibration is None:
             raise ModelError(
-                f"model {model.metadata.name!r} is not calibrated, which min_quality needs: pipnet calibrate"
+                f"model {model.metadata.name!r} is not calibrated, which min_quality needs: use pipnet calibrate"
             )
         if box_format != "face":
             model.metadata.box_adapter(box_format)
+        runs_in = getattr(model, "provider", type(model).__name__)
+        _LOG.debug("model %s: %s in %s", model.metadata.name, getattr(model, "path", "loaded"), runs_in)
         self.model, self.config, self.box_format = model, config, box_format
         self._source, self._threads = detector, threads
         self._detector = None if isinstance(detector, str) else self._load_detector()
@@ -67,7 +72,9 @@ class Pipeline:
         return self._detector
 
     def _load_detector(self) -> FaceDetector:
-        return load_detector(self._source, self.config.detector_size, self.box_format, self._threads)
+        detector = load_detector(self._source, self.config.detector_size, self.box_format, self._threads)
+        _LOG.debug("detector: %s, longest side %d px", detector.box_format, self.config.detector_size)
+        return detector
 
     def detect(self, image: Image) -> Detections:
         """Return the detector's boxes of the faces in an image.

@@ -15,6 +15,7 @@ from rich.progress import Progress
 
 from pipnet.evaluation.matplotlib_figure import plot, require_figures
 from pipnet.io.atomic import write_text
+from pipnet.progress import is_quiet
 
 
 class TrainingLog:
@@ -24,6 +25,7 @@ class TrainingLog:
         require_figures()
         self.path = run / "metrics.jsonl"
         self.epochs = epochs
+        quiet = quiet or is_quiet()
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
         self.progress = Progress(
             console=self.console,
