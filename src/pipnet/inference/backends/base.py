@@ -77,6 +77,11 @@ class ExportedModel(ABC):
         size, landmarks = self.metadata.input_size, self.metadata.scheme.landmarks
         self._outputs = OUTPUTS_FORMAT_1 if OUTPUTS_FORMAT_1[-1] in graph.outputs else OUTPUTS
         outputs = dict(zip(self._outputs, ([landmarks, 2], [landmarks], [landmarks]), strict=True))
+        if "score_maps" in graph.outputs:
+            raise ModelError(
+                f"{path}: ends at the maps, for other runtimes (pipnet export --format scores): pipnet runs"
+                " the model of --format onnx"
+            )
         if graph.inputs != {"image": [size, size, 3]} or graph.outputs != outputs:
             raise ModelError(
                 f"{path}: the graph has inputs {graph.inputs} and outputs {graph.outputs}, which differ"

@@ -16,7 +16,8 @@ def load_model(path: Path, runtime: RuntimeConfig | None = None) -> CropModel:
     """Load a model file.
 
     Args:
-        path: an ``.onnx`` file exported by pipnet, or the ``.toml`` file of another project's network, see
+        path: an ``.onnx`` file exported by pipnet; its ``.xml`` file in OpenVINO's format, which runs in
+            OpenVINO; or the ``.toml`` file of another project's network, see
             `pipnet.inference.backends.external_model`, which runs in ONNX Runtime on the CPU.
         runtime: device, backend, precision and threads.
 
@@ -30,8 +31,10 @@ def load_model(path: Path, runtime: RuntimeConfig | None = None) -> CropModel:
         return ExternalModel(path, runtime.threads)
     backend = runtime.backend
     if backend == "auto":
-        backend = "openvino" if runtime.precision == "bf16" else "onnxruntime"
+        backend = "openvino" if runtime.precision == "bf16" or path.suffix == ".xml" else "onnxruntime"
     if backend == "onnxruntime":
+        if path.suffix == ".xml":
+            raise PipnetError(f"{path}: a model in OpenVINO's format: use the backend openvino")
         if runtime.precision != "f32":
             raise PipnetError("ONNX Runtime computes in f32 only: for bf16, use the backend openvino")
         return OnnxModel(path, runtime.device, runtime.threads)

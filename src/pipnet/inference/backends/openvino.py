@@ -45,7 +45,8 @@ class OpenVinoModel(ExportedModel):
             graph = core.read_model(str(self.path))
             compiled = core.compile_model(graph, "CPU", settings)
         except Exception as error:  # OpenVINO raises plain RuntimeError for each cause
-            raise ModelError(f"{self.path}: not a usable ONNX model: {one_line(error)}") from None
+            kind = "OpenVINO" if self.path.suffix == ".xml" else "ONNX"
+            raise ModelError(f"{self.path}: not a usable {kind} model: {one_line(error)}") from None
         self._request, self._lock = compiled.create_infer_request(), threading.Lock()
         is_exported = graph.has_rt_info(_METADATA_KEY)
         inputs, outputs = (
