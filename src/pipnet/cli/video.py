@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from cyclopts import Parameter
 
 from pipnet.cli import say, say_error
@@ -198,7 +199,7 @@ def _draw(tracked: FrameFaces) -> Image:
     """Return the image with its faces and their track IDs."""
     image = tracked.faces.plot()
     draw_labels(image, tracked.faces.boxes, [str(track_id) for track_id in tracked.track_ids])
-    return image
+    return np.asarray(image)
 
 
 def _dropped(reader: VideoReader | LiveReader) -> str:

@@ -28,7 +28,7 @@ def face_tile(
     height, width = image.shape[:2]
     box = _CROP.region(tight_box(points if center_on is None else center_on), width, height)
     drawn = affine(points, box_to_crop(box, size)).astype(np.float32)
-    return draw_faces(crop(image, box, size), drawn[None], np.zeros((0, 4), np.float32), scheme)
+    return np.asarray(draw_faces(crop(image, box, size), drawn[None], np.zeros((0, 4), np.float32), scheme))
 
 
 def sheet(tiles: Sequence[Image], columns: int, rows: int | None = None) -> Image:
