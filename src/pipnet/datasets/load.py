@@ -56,6 +56,7 @@ def load_samples(
     """
     requested = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
     name = recognize_dataset(root)
+    _warn_of_other_datasets(root, name)
     if name and requested:
         _check_scheme_name(requested)
     spec = DATASETS[name] if name else _own_annotations(root, requested, images)
@@ -97,6 +98,29 @@ def recognize_dataset(root: Path) -> str | None:
 def find_markers(root: Path) -> list[str]:
     """Return the datasets whose published file or folder names are in a folder."""
     return [name for name, spec in DATASETS.items() if any((root / m).exists() for m in spec.markers)]
+
+
+def _warn_of_other_datasets(root: Path, name: str | None) -> None:
+    """Log which datasets in a folder are not read: one folder may hold several, or be the parent of some."""
+    if not root.is_dir():
+        return
+    own = DATASETS[name].markers if name else ()
+    here = [] if (root / PREPARED).is_file() else find_markers(root)
+    others = [DATASETS[other].title for other in here if not set(DATASETS[other].markers) <= set(own)]
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        try:
+            below = (
+                recognize_dataset(folder) if (folder / PREPARED).is_file() or find_markers(folder) else None
+            )
+        except DataError:  # a damaged description
+            continue
+        if below:
+            others.append(f"{DATASETS[below].title} in {folder.name:.80}")
+    if others:
+        what = DATASETS[name].title if name else "a folder of .pts files with all its subfolders"
+        _LOG.warning(
+            "%s: read as %s, without %s: name the folder of one dataset", root, what, ", ".join(others)
+        )
 
 
 def check_faces(samples: list[FaceSample]) -> None:
