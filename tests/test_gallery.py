@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipnet.annotations.formats import Annotations, write_annotations
+from pipnet.annotations.pts import write_pts
 from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.cli import main
 from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
@@ -37,7 +38,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.tags.add(tag)
-        self._in_name = attributes.get("class") == "name"
+        self._in_name = attributes.get("class") in ("start", "end")
         if tag == "figure":
             self.faces.append(attributes)
         if tag == "img":
@@ -45,7 +46,7 @@ class Page(HTMLParser):
             self.images.append(attributes["src"])
         if tag == "option":
             self.sorts.append(attributes["value"])
-        if self._in_name:
+        if attributes.get("class") == "name":
             self.names.append("")
 
     def handle_data(self, data):
@@ -116,6 +117,18 @@ def test_gallery_escapes_names(own, tmp_path):
     assert dots == [68, 67]  # unknown landmarks are not drawn
 
 
+def test_gallery_captions_keep_the_end_of_a_name(tmp_path, portrait, landmarker):
+    name = "a folder with a name as long as they get/and-a-photo-2024-11-28-000123.jpg"
+    (tmp_path / name).parent.mkdir()
+    shutil.copy(portrait, tmp_path / name)
+    write_pts((tmp_path / name).with_suffix(".pts"), landmarker(portrait)[0].points)
+    out = tmp_path / "page"
+    assert main(["data", "view", str(tmp_path), "-o", str(out)]) == 0
+    page = Page(out)
+    assert page.names == [name]
+    assert re.search(r'class="end">([^<]*)<', page.text)[1] == "4-11-28-000123.jpg"
+
+
 def test_gallery_draws_the_edges_of_a_scheme(own, tmp_path):
     out = tmp_path / "sheet"
     assert main(["data", "view", str(own), "--scheme", "300w", "-o", str(out)]) == 0
@@ -155,11 +168,11 @@ def test_gallery_of_a_job(annotated, tmp_path, landmarker, capsys):
     out = tmp_path / "sheet"
     capsys.readouterr()
     assert main(["data", "view", str(annotated), "-o", str(out)]) == 0
-    assert "2 of 2 faces; 1 images were annotated with an error" in capsys.readouterr().err
+    assert "2 of 2 faces; 1 image with an error" in capsys.readouterr().err
     page = Page(out)
     assert page.names == ["a.jpg", "c.png"]
     assert page.sorts == ["quality", "mean_score", "vote_std", "order", "name"]
-    assert "1 images could not be read when they were annotated." in page.text
+    assert "1 image could not be read when it was annotated." in page.text
     faces = landmarker(tmp_path / "album" / "a.jpg")
     assert float(page.faces[0]["data-quality"]) == pytest.approx(faces.quality[0], abs=0.01)
     assert float(page.faces[0]["data-vote_std"]) == pytest.approx(100 * faces.vote_std.mean(), abs=0.05)

@@ -410,7 +410,7 @@ def test_load_samples_logs_unusable_faces_and_boxes(tmp_path, small_300w, caplog
     faces = load_samples(tmp_path / "a.json", None, scheme)[0]
     assert len(faces) == 11
     assert all(face.box is None for face in faces)
-    assert "1 faces left out" in caplog.text
+    assert "1 face left out" in caplog.text
     assert "only 1 of 11 faces have a box" in caplog.text
 
 

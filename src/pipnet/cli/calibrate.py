@@ -10,6 +10,7 @@ from pipnet.cli import say, training_imports
 from pipnet.cli.options import OptionalOutput, TrainingSubset
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
+from pipnet.io.text import counted
 
 
 def calibrate(
@@ -58,4 +59,5 @@ def calibrate(
     target = output or checkpoint
     save_checkpoint(target, model, replace(metadata, calibration=calibration))
     kept_out = "" if share == 1 else f" that a training with data.validation {share:g} keeps out"
-    say(f"{target}: calibrated on {len(held_out)} faces{kept_out}\nexport it: pipnet export {target}")
+    say(f"{target}: calibrated on {counted(len(held_out), 'face')}{kept_out}")
+    say(f"export it: pipnet export {target}")

@@ -25,6 +25,7 @@ from pipnet.evaluation.gallery.page import INDEX, Heading, write_gallery
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
 from pipnet.io.image import write_image
+from pipnet.io.text import counted
 
 
 def prepare(name: str, source: Path, target: Path, /) -> int:
@@ -88,7 +89,7 @@ def convert(
         samples, loaded, _ = load_samples(source, subset, scheme)
         annotations = Annotations(samples, loaded.landmark_names)
     write_annotations(target, annotations, to)
-    say(f"{target}: {len(annotations.samples):,} faces")
+    say(f"{target}: {counted(len(annotations.samples), 'face')}")
 
 
 def scheme(
@@ -189,7 +190,7 @@ def view(
     heading = Heading(f"{source.resolve().name} {subset or ''}".strip(), faces.total, faces.unreadable)
     errors = write_gallery(output, faces.faces, faces.scheme, heading, landmarker)
     say_errors(errors)
-    unreadable = f"; {faces.unreadable:,} images were annotated with an error" if faces.unreadable else ""
+    unreadable = f"; {counted(faces.unreadable, 'image')} with an error" if faces.unreadable else ""
     say(f"{output / INDEX}: {len(faces.faces) - len(errors):,} of {faces.total:,} faces{unreadable}")
     return 1 if errors else 0
 

@@ -24,6 +24,7 @@ from pipnet.evaluation.gallery.page import INDEX, Heading, write_gallery
 from pipnet.evaluation.label_check import check_faces, find_duplicates, label_offsets
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.load import load_model
+from pipnet.io.text import counted
 from pipnet.progress import show_progress
 
 SHOWN = 200
@@ -94,7 +95,7 @@ def check(
             selection="those with the largest disagreement",
         )
         write_gallery(output, shown, landmarks, heading, None)
-        say(f"{output / INDEX}: the {len(shown)} faces with the largest disagreement")
+        say(f"{output / INDEX}: the {counted(len(shown), 'face')} with the largest disagreement")
 
 
 def _parts(
@@ -118,7 +119,7 @@ def _parts(
 
 def _report(summary: dict[str, Any]) -> None:
     """Print the summary for people."""
-    say(f"{summary['dataset']}: {summary['faces']:,} faces, compared with {summary['model']}")
+    say(f"{summary['dataset']}: {counted(summary['faces'], 'face')}, compared with {summary['model']}")
     say("offset of the labels along x, in pixels (label minus image; 95 % interval):")
     for name, offset in summary["offsets"].items():
         low, high = offset["interval"]

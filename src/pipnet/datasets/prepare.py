@@ -23,6 +23,7 @@ from pipnet.datasets.unlabeled import BOXES, write_boxes
 from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError
 from pipnet.io.atomic import write_text
 from pipnet.io.image import image_size
+from pipnet.io.text import counted
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
@@ -51,7 +52,9 @@ class SubsetReport:
     def __str__(self) -> str:
         if self.absent:
             return f"{self.subset}: missing, but optional"
-        count = f"{self.faces:,} of {self.published:,} faces" if self.published else f"{self.faces:,} faces"
+        count = (
+            f"{self.faces:,} of {self.published:,} faces" if self.published else counted(self.faces, "face")
+        )
         problem = self.problem or (None if self.published else "not checked: the number was never published")
         return f"{self.subset}: {count}" + (f" ({problem})" if problem else "")
 

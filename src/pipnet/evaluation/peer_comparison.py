@@ -53,13 +53,15 @@ def compare_with_peer(name: str, model: FaceErrors, peer: FaceErrors) -> dict[st
 
 
 def peers_table(comparisons: Sequence[dict[str, Any]], model: str) -> Table:
-    """Return comparisons with peers as a table: two rows a peer, one for each of `FRAMES`."""
+    """Return comparisons with peers as a table: a row a peer, and one below it if labels have an offset."""
     caption = f"gain: by how much the NME of {model} is lower, over the faces that neither missed"
     table = Table("peer", title="Peers on the same faces", caption=caption)
     for column in ("NME, %", "95 % interval", "gain, %", "95 % interval"):
         table.add_column(column, justify="right")
     for row in comparisons:
         for frame, name in zip(FRAMES, (row["name"], "  offset removed"), strict=True):
+            if frame != FRAMES[0] and row[frame] == row[FRAMES[0]]:
+                continue
             (low, high), (gain, gain_low, gain_high) = row[frame]["nme_ci"], row["gain"][frame]
             nme = f"{row[frame]['nme']:.3f}"
             table.add_row(

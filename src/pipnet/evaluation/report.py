@@ -15,6 +15,7 @@ from pipnet.evaluation.evaluate import FaceErrors, LabeledImage
 from pipnet.evaluation.matplotlib_figure import plot
 from pipnet.evaluation.metrics import cumulative_errors
 from pipnet.io.image import write_image
+from pipnet.io.text import counted
 from pipnet.scheme import LandmarkScheme
 
 _TILE_SIZE = 200
@@ -33,17 +34,23 @@ _ROWS: dict[str, Callable[[Any], str]] = {
 
 
 def results_table(summary: Mapping[str, Any], title: str) -> Table:
-    """Return a summary (see `FaceErrors.summary`) as a table: a column a frame, a row a metric."""
+    """Return a summary (see `FaceErrors.summary`) as a table: a column a frame, a row a metric.
+
+    Labels without a known offset have no column for the errors without it.
+    """
     table = Table(title=title)
     table.add_column("% of the norm")
-    for column in _FRAMES.values():
-        table.add_column(column, justify="right")
-    frames = [summary[key] for key in _FRAMES]
+    frames = []
+    for key, column in _FRAMES.items():
+        if key != "offset_removed" or summary[key] != summary["pixels"]:
+            table.add_column(column, justify="right")
+            frames.append(summary[key])
     for name, text in _ROWS.items():
         table.add_row(name, *(text(metrics) for metrics in frames))
     for region in frames[0]["regions"]:
         table.add_row(f"  {region}", *(f"{metrics['regions'][region]:.3f}" for metrics in frames))
-    table.caption = f"{summary['faces']} faces, {summary['missed']} missed (failures; not part of the NME)"
+    faces = counted(summary["faces"], "face")
+    table.caption = f"{faces}, {summary['missed']} missed (failures; not part of the NME)"
     if summary["without_norm"]:
         table.caption += f", {summary['without_norm']} more without a norm"
     return table

@@ -23,6 +23,7 @@ from pipnet.evaluation.metrics import bootstrap_mean, failure_rate, norm_distanc
 from pipnet.geometry import box_iou
 from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.io.text import counted
 
 SHIFTS = (0.05, 0.1, 0.15, 0.2)
 """Fractions of the box's width or height."""
@@ -155,7 +156,7 @@ def _tolerated(curve: list[tuple[float, float]]) -> float | None:
 
 def sensitivity_table(facts: Mapping[str, Any], title: str) -> Table:
     """Return a summary as a table: a row a perturbation."""
-    table = Table(title=title, caption=f"{facts['faces']} faces; errors in % of the norm")
+    table = Table(title=title, caption=f"{counted(facts['faces'], 'face')}; errors in % of the norm")
     for column in ("box", "IoU", "NME", "95 % interval", "failures above 10 %"):
         table.add_column(column, justify="left" if column == "box" else "right")
     for row in facts["rows"]:

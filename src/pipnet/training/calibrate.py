@@ -70,10 +70,10 @@ def calibrate(
     scores, vote_std, errors = observe(model, samples, views, seed)
     known = np.isfinite(errors)
     if not known.any() or not (errors[known] > MAX_ERROR).any():
-        raise DataError(f"{len(samples)} faces are too few, or too easy, to calibrate on")
+        raise DataError(f"too few or too easy faces to calibrate on: {len(samples)}")
     calibration = fit(features(scores, vote_std, model.metadata.mean_face), errors, domain_shift)
     if not calibration.is_valid(errors.shape[1]):
-        raise DataError(f"{len(samples)} faces are too few to calibrate on")
+        raise DataError(f"too few faces to calibrate on: {len(samples)}")
     return calibration
 
 

@@ -30,6 +30,7 @@ from pipnet.errors import DataError, PipnetError
 from pipnet.geometry import Box, CropConfig, Image, Points, reduce
 from pipnet.hub import cache_folder
 from pipnet.io.image import read_image
+from pipnet.io.text import counted
 
 _VERSION = 2
 _LIMIT_GB = 8.0
@@ -201,7 +202,7 @@ class FaceCrops:
                     if start > _limit():
                         raise OSError(f"the faces exceed the limit of {_limit():.0f} bytes")
         if errors:
-            raise DataError(f"{len(errors)} images cannot be used: {'; '.join(errors)}")
+            raise DataError(f"{counted(len(errors), 'image')} cannot be used: {'; '.join(errors)}")
         return index
 
     def _try_cut(self, i: int) -> Part | PipnetError:

@@ -11,6 +11,7 @@ import torch
 import pipnet
 from pipnet.errors import DataError
 from pipnet.geometry import to_fraction
+from pipnet.io.text import counted
 from pipnet.metadata import ModelMetadata
 from pipnet.model.checkpoint import read_checkpoint_metadata, start_from
 from pipnet.model.distributed import is_rank_zero
@@ -89,11 +90,11 @@ def trained_metadata(
     subset = recipe.data.subset or ("train" if "train" in first.subsets else "all")
     titles = " and ".join([f"{first.title} {subset}", *(other.title for other in others)])
     pseudo = f"{len(split.pseudo):,} with pseudo-labels, " if split.pseudo else ""
-    length = f"{recipe.optim.epochs} epochs"
+    length = counted(recipe.optim.epochs, "epoch")
     if step < steps:
-        length = f"{step} steps of {length}"
+        length = f"{counted(step, 'step')} of {length}"
     line = (
-        f"{titles}: {len(split.training):,} faces, {pseudo}"
+        f"{titles}: {counted(len(split.training), 'face')}, {pseudo}"
         f"{length}, seed {recipe.seed}, pipnet {pipnet.__version__}"
     )
     return replace(metadata, training="; ".join(filter(None, [line, metadata.training])))

@@ -12,6 +12,7 @@ import numpy as np
 from pipnet.errors import MissingExtraError, VideoError
 from pipnet.geometry import Image, resize
 from pipnet.io.image import MAX_PIXELS
+from pipnet.io.text import counted
 
 if TYPE_CHECKING:
     import av
@@ -135,7 +136,7 @@ class VideoReader:
         # not decoded, or not even read. In the latter case the duration is right all the same.
         missing = self.frames - self._packets
         is_complete = missing <= 0 or (self._duration is not None and missing_time < 0.5 / self.fps)
-        return None if is_complete else f"the file ends after {number} frames, {missing} are missing"
+        return None if is_complete else f"the file ends after {counted(number, 'frame')}, {missing} missing"
 
     def _decode(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         """Yield all frames that can be decoded; corrupt packets are skipped."""

@@ -23,6 +23,7 @@ from pipnet.geometry import Box, CropConfig, Points, crop, tight_box, to_fractio
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image, write_image
+from pipnet.io.text import counted
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
@@ -33,6 +34,8 @@ _MAX_SIDE = 400
 """Maximum side of a face image in pixels. Smaller faces are not enlarged."""
 _GRID = 1000
 """Landmarks are drawn to this fraction of the face image."""
+_NAME_END = 18
+"""Characters at the end of a name that the smallest tile shows."""
 
 
 class _Column(NamedTuple):
@@ -145,15 +148,17 @@ def _facts(
 ) -> list[str]:
     """Return sentences about which faces the page shows and which it does not."""
     left_out = heading.total - len(shown) - failed
-    facts = [f"{len(shown):,} faces: the complete dataset."]
+    facts = [f"{counted(len(shown), 'face')}: the complete dataset."]
     if left_out or failed:
         facts = [f"{len(shown):,} of {heading.total:,} faces."]
     if left_out:
-        facts.append(f"{left_out:,} are left out; those shown are {heading.selection}.")
+        are = "is" if left_out == 1 else "are"
+        facts.append(f"{left_out:,} {are} left out; those shown are {heading.selection}.")
     if failed:
         facts.append(f"{failed:,} could not be shown.")
     if heading.unreadable:
-        facts.append(f"{heading.unreadable:,} images could not be read when they were annotated.")
+        they_were = "it was" if heading.unreadable == 1 else "they were"
+        facts.append(f"{counted(heading.unreadable, 'image')} could not be read when {they_were} annotated.")
     if landmarker is not None:
         errors = [face.values["nme"] for face in shown if "nme" in face.values]
         mean = f" Mean NME of these faces: {np.mean(errors):.2f} %." if errors else ""
@@ -162,8 +167,7 @@ def _facts(
 
 
 def _tile(face: GalleryFace, box: Box, scheme: LandmarkScheme, file: str, number: int) -> str:
-    """Return a face as HTML. Names are from outside, so they are escaped."""
-    name = escape(face.sample.name)
+    """Return a face as HTML."""
     data = [f'data-order="{number}"', *(f'data-{key}="{value:.4f}"' for key, value in face.values.items())]
     values = [
         f"<span>{column.title} <b>{column.text.format(face.values[key])}</b></span>"
@@ -177,8 +181,15 @@ def _tile(face: GalleryFace, box: Box, scheme: LandmarkScheme, file: str, number
         f'<figure {" ".join(data)}><button type="button" class="face">'
         f'<img src="{file}" loading="lazy" decoding="async" alt="">'
         f'<svg viewBox="0 0 {_GRID} {_GRID}">{layers}</svg></button>'
-        f'<figcaption><span class="name" title="{name}">{name}</span>{"".join(values)}</figcaption></figure>'
+        f"<figcaption>{_caption(face.sample.name)}{''.join(values)}</figcaption></figure>"
     )
+
+
+def _caption(name: str) -> str:
+    """Return a name as HTML, escaped, in two parts: a small tile cuts the first one, and shows the end."""
+    start, end = escape(name[:-_NAME_END]), escape(name[-_NAME_END:])
+    parts = f'<span class="start">{start}</span><span class="end">{end}</span>'
+    return f'<span class="name" title="{escape(name)}">{parts}</span>'
 
 
 def _layer(name: str, points: Points, box: Box, scheme: LandmarkScheme) -> str:
