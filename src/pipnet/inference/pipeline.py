@@ -54,7 +54,7 @@ class Pipeline:
             raise ModelError(f"model {model.metadata.name!r} has no scores, which any_rotation needs")
         if config.min_quality and model.metadata.calibration is None:
             raise ModelError(
-                f"model {model.metadata.name!r} is not calibrated, which min_quality needs: use pipnet calibrate"
+                f"model {model.metadata.name!r} is not calibrated, which min_quality needs (pipnet calibrate)"
             )
         if box_format != "face":
             model.metadata.box_adapter(box_format)
