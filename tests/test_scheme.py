@@ -11,7 +11,7 @@ from pipnet.errors import DataError
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
-SIZES = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106, "menpo39": 39}
+SIZES = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106, "menpo39": 39, "five": 5}
 MIDDLE = {"300w": 10, "wflw": 10, "cofw": 7, "aflw": 3, "lapa": 12}
 """Landmarks on the symmetry axis: each scheme's other points come in pairs."""
 

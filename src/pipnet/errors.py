@@ -7,6 +7,7 @@
     ├── VideoError              a video or camera is missing or unreadable, or a video cannot be written
     ├── BoxError                a face box is empty, not finite or outside the image
     ├── ModelError              a model file is missing, corrupt or not a pipnet model
+    │   └── DivergenceError     a training diverges, or weights are the result of such a training
     ├── DataError               an annotation file or a dataset folder is malformed
     │   └── MissingDataError    a file or folder of a dataset is missing
     ├── RecipeError             a recipe has an unknown key or a value out of range
@@ -18,6 +19,9 @@ Each message is one line that says what is wrong and, where possible, what to do
 """
 
 from __future__ import annotations
+
+import importlib
+from typing import Any
 
 
 class PipnetError(Exception):
@@ -38,6 +42,10 @@ class BoxError(PipnetError):
 
 class ModelError(PipnetError):
     """A model file is missing, corrupt or not a pipnet model."""
+
+
+class DivergenceError(ModelError):
+    """A training diverges, or weights are the result of such a training."""
 
 
 class DataError(PipnetError):
@@ -63,8 +71,24 @@ class DownloadError(PipnetError):
 class MissingExtraError(PipnetError, ImportError):
     """An optional dependency is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: pip install '{installed_from()}[{extra}]'")
+    def __init__(self, package: str, extra: str | None = None) -> None:
+        """Name the package and the extra of pipnet that installs it, or none for one of its own."""
+        what = package if extra is None else f"'{installed_from()}[{extra}]'"
+        super().__init__(f"{package} is not installed: pip install {what}")
+
+
+def import_optional(package: str) -> Any:
+    """Return a package that is none of pipnet's dependencies, such as pandas.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MissingExtraError(package) from None
 
 
 def installed_from() -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 
 from pipnet.errors import DataError
 
-BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa", "menpo39")
-"""The schemes that come with pipnet: 68, 98, 29, 19, 106 and 39 points."""
+BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa", "menpo39", "five")
+"""The schemes that come with pipnet: 68, 98, 29, 19, 106, 39 and 5 points."""
 _KEYS = ("title", "landmarks", "norm", "flip", "edges", "regions", "landmark_names")
 """The keys of a scheme file. Its name is that of the file."""
 _EARLIER_KEYS = ("names",)
@@ -222,7 +222,10 @@ class SchemeMapping:
         """
         name = f"{source}_to_{target}"
         if not (resources.files("pipnet.schemes") / f"{name}.toml").is_file():
-            raise DataError(f"no mapping from scheme {source[:80]!r} to {target[:80]!r}")
+            there_are = ", ".join(_targets(source)) or "none"
+            raise DataError(
+                f"no mapping from scheme {source[:80]!r} to {target[:80]!r}; those from it: {there_are}"
+            )
         table = tomllib.loads(_read_built_in(name))
         if "via" in table:
             first, second = cls.load(source, table["via"]), cls.load(table["via"], target)
@@ -235,9 +238,20 @@ class SchemeMapping:
             y_weights[int(row)] = _mean_rows([members], columns)[0]
         return cls(source, target, x_weights, y_weights)
 
-    def __call__(self, points: Float[np.ndarray, "source 2"]) -> Float64[np.ndarray, "target 2"]:
+    def __call__(self, points: Float[np.ndarray, "*n source 2"]) -> Float64[np.ndarray, "*n target 2"]:
         """Map points of the source scheme to the target scheme, in the same frame."""
-        return np.stack([self.x_weights @ points[:, 0], self.y_weights @ points[:, 1]], axis=1)
+        return np.stack([points[..., 0] @ self.x_weights.T, points[..., 1] @ self.y_weights.T], axis=-1)
+
+    def average(self, values: Float[np.ndarray, "*n source"]) -> Float32[np.ndarray, "*n target"]:
+        """Average values of the source landmarks, such as scores, for each target landmark."""
+        return np.asarray(values @ ((self.x_weights + self.y_weights) / 2).T, dtype=np.float32)
+
+
+def _targets(source: str) -> list[str]:
+    """Return the schemes that there is a mapping to."""
+    files = (file.name for file in resources.files("pipnet.schemes").iterdir())
+    prefix, suffix = f"{source}_to_", ".toml"
+    return sorted(f[len(prefix) : -len(suffix)] for f in files if f.startswith(prefix) and f.endswith(suffix))
 
 
 def _region_names(landmarks: int, regions: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipnet.bulk.rows import read_labels
 from pipnet.bulk.store import Store
-from pipnet.inference.results import coco_category
+from pipnet.inference.tables import coco_category
 from pipnet.metadata import ModelMetadata
 
 ExportFormat = Literal["jsonl", "coco"]

@@ -7,21 +7,32 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
+import PIL.Image
 from jaxtyping import Float32, UInt8
 
 from pipnet.annotations.pts import write_pts
 from pipnet.confidence import ErrorEstimate
-from pipnet.errors import DataError, PipnetError
-from pipnet.geometry import Box, Image, Points, similarity, tight_box, warp
-from pipnet.inference.draw import draw_faces
+from pipnet.errors import DataError, import_optional
+from pipnet.geometry import Box, Image, Points, warp
+from pipnet.inference import tables
+from pipnet.inference.align import Template, alignment, check_template
+from pipnet.inference.draw import Color, DrawStyle, draw_faces
+from pipnet.inference.openness import Openness, openness
+from pipnet.inference.pose import head_pose
 from pipnet.io.image import write_image
 from pipnet.metadata import ModelMetadata
-from pipnet.scheme import LandmarkScheme
+from pipnet.scheme import LandmarkScheme, SchemeMapping
+
+if TYPE_CHECKING:
+    import pandas
+    import supervision
+
+_MARGIN = 0.25
+"""Default margin of aligned faces."""
 
 
 class Face(NamedTuple):
@@ -61,7 +72,9 @@ class FaceLandmarks:
     image: Image
     """The image itself."""
     metadata: ModelMetadata
-    """The metadata of the model."""
+    """The metadata of the model; its scheme and mean face are those of the points, see `to_scheme`."""
+    mapped_errors: ErrorEstimate | None = None
+    """Estimates of the errors of mapped points; None for the model's own, see `to_scheme`."""
 
     def __len__(self) -> int:
         return len(self.points)
@@ -93,7 +106,8 @@ class FaceLandmarks:
             )
         indices = np.arange(len(self))[key]
         names = ("points", "scores", "vote_std", "tta_std", "boxes", "crop_boxes", "detection_score")
-        return replace(self, **{name: getattr(self, name)[indices] for name in names})
+        errors = self.mapped_errors and ErrorEstimate(*(part[indices] for part in self.mapped_errors))
+        return replace(self, **{name: getattr(self, name)[indices] for name in names}, mapped_errors=errors)
 
     @property
     def scheme(self) -> LandmarkScheme:
@@ -113,8 +127,15 @@ class FaceLandmarks:
         """Expected error of each landmark as a fraction of the face; NaN if the model is not calibrated."""
         return self._errors.expected
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether confidence, expected error and quality are known; they are NaN otherwise."""
+        return self.mapped_errors is not None or self.metadata.calibration is not None
+
     @cached_property
     def _errors(self) -> ErrorEstimate:
+        if self.mapped_errors is not None:
+            return self.mapped_errors
         calibration = self.metadata.calibration
         if calibration is None:
             return ErrorEstimate(np.full_like(self.scores, np.nan), np.full_like(self.scores, np.nan))
@@ -129,11 +150,131 @@ class FaceLandmarks:
         height, width = self.image.shape[:2]
         return f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
 
+    # -- geometry ----------------------------------------------------------------------------------
+
+    @cached_property
+    def five_points(self) -> Float32[np.ndarray, "faces 5 2"]:
+        """Right eye, left eye, nose tip, right and left corner of the mouth, in pixels of the image.
+
+        Left and right are the person's, so the first eye is on the left of an upright image. This is the
+        order of insightface, RetinaFace and MTCNN. An eye is the mean of its outline, or the pupil in schemes
+        with few points.
+
+        Raises:
+            DataError: the scheme has no mapping to five points.
+        """
+        return self.to_scheme("five").points
+
+    def to_scheme(self, name: str) -> FaceLandmarks:
+        """Return the result with other landmarks, such as ``"300w"``, ``"aflw"`` or ``"five"``.
+
+        A landmark that the model lacks is the mean of several of its own, see `SchemeMapping`. So are its
+        score, deviations, confidence and expected error.
+
+        Raises:
+            DataError: no mapping leads from these landmarks to the scheme.
+        """
+        if name == self.scheme.name:
+            return self
+        mapping = SchemeMapping.load(self.scheme.name, name)
+        metadata = replace(
+            self.metadata,
+            scheme=LandmarkScheme.load(name),
+            mean_face=mapping(self.metadata.mean_face),
+            calibration=None,
+        )
+        averaged = {key: mapping.average(getattr(self, key)) for key in ("scores", "vote_std", "tta_std")}
+        errors = ErrorEstimate(*(mapping.average(part) for part in self._errors))
+        return replace(
+            self,
+            points=mapping(self.points).astype(np.float32),
+            **averaged,
+            metadata=metadata,
+            mapped_errors=errors if self.is_calibrated else None,
+        )
+
+    def head_pose(self, focal_length: float | None = None) -> Float32[np.ndarray, "faces 3"]:
+        """Return yaw, pitch and roll of each head in degrees, by a rigid 3D mean face.
+
+        Positive is, as seen in the image: turned to its right, looking up, tilted clockwise. See
+        `pipnet.inference.pose` for the frame and the order of the rotations.
+
+        Args:
+            focal_length: of the camera in pixels of the image: its longer side for a field of view of 53
+                degrees. If None, the camera is assumed to be far away, and the angles are those to the line
+                from the camera to the face instead of those to the camera's axis.
+
+        Raises:
+            PipnetError: the focal length is not above 0.
+            DataError: neither do the landmarks map to 300-W's 68, nor do both map to AFLW's 19 or to five
+                points.
+        """
+        height, width = self.image.shape[:2]
+        return head_pose(self.points, self.scheme, (width, height), focal_length).astype(np.float32)
+
+    def openness(self) -> Openness:
+        """Return how far both eyes and the mouth of each face are open, with the confidence of each.
+
+        Raises:
+            DataError: the landmarks do not map to 300-W's 68.
+        """
+        mapped = self.to_scheme("300w")
+        return openness(mapped.points, mapped.confidence)
+
+    def aligned(
+        self, size: int = 256, margin: float = _MARGIN, *, template: Template = "mean_face"
+    ) -> UInt8[np.ndarray, "faces size size 3"]:
+        """Return each face rotated upright, at the same size and position.
+
+        The map is a similarity: rotation, scale and shift. Pixels beyond the image are black.
+
+        Args:
+            size: side of the crops in pixels.
+            margin: room around the mean face's landmarks, as a fraction of their longer side; for
+                ``mean_face`` only.
+            template: ``mean_face``: the landmarks are nearest to the model's mean face. ``arcface``: the five
+                points are where face recognition networks expect them, the same as insightface's
+                ``norm_crop``; these networks take 112. ``ffhq``: the crop of the FFHQ dataset, without its
+                blurred padding; StyleGAN takes 1024 or 256.
+
+        Raises:
+            PipnetError: size or margin out of range, no such template, or the model's mean face is unknown.
+            DataError: the template needs `five_points`, and the scheme has no mapping to them.
+        """
+        check_template(size, margin, template, _MARGIN)
+        five = [None] * len(self) if template == "mean_face" else self.five_points
+        crops = [
+            warp(self.image, alignment(points, corners, self.metadata, size, margin, template), size)
+            for points, corners in zip(self.points, five, strict=True)
+        ]
+        return np.array(crops, np.uint8).reshape(-1, size, size, 3)
+
     # -- output ------------------------------------------------------------------------------------
 
-    def plot(self) -> Image:
-        """Return a copy of the image with boxes, edges and points drawn on it."""
-        return draw_faces(self.image, self.points, self.boxes, self.scheme)
+    def plot(
+        self,
+        *,
+        color: Color | None = None,
+        thickness: float | None = None,
+        boxes: bool = True,
+        numbers: bool = False,
+    ) -> PIL.Image.Image:
+        """Return a copy of the image with boxes, edges and points drawn on it, as a Pillow image.
+
+        Sizes scale with each face. Faces with a quality below 0.25 are dashed and red.
+
+        Args:
+            color: of points and edges: a name or code such as ``"red"`` or ``"#ff8800"``, or red, green and
+                blue from 0 to 255. Green points and blue edges if None.
+            thickness: of lines in pixels; 1/250 of the face, at least 1, if None. Points scale with it.
+            boxes: draw the boxes.
+            numbers: write the index of each landmark beside it.
+
+        Raises:
+            PipnetError: no such color, or the thickness is out of range.
+        """
+        style = DrawStyle(color, thickness, boxes, numbers)
+        return draw_faces(self.image, self.points, self.boxes, self.scheme, self.quality, style)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image of `plot`; the file's suffix decides the format.
@@ -142,46 +283,65 @@ class FaceLandmarks:
             ImageError: no such format.
             WriteError: the file cannot be written.
         """
-        write_image(path, self.plot())
+        write_image(path, np.asarray(self.plot()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: width, height, and a list of faces, each with the fields of `Face`.
 
         Values that the model is not calibrated for are None.
         """
-        calibrated = self.metadata.calibration is not None
-        faces = [
-            {
-                "box": _rounded(face.box, 2),
-                "crop_box": _rounded(face.crop_box, 2),
-                "detection_score": round(face.detection_score, 4),
-                "quality": round(face.quality, 4) if calibrated else None,
-                "points": _rounded(face.points, 3),
-                "scores": _rounded(face.scores, 4),
-                "confidence": _rounded(face.confidence, 4) if calibrated else None,
-                "expected_error": _rounded(face.expected_error, 4) if calibrated else None,
-                "vote_std": _rounded(face.vote_std, 4),
-                "tta_std": _rounded(face.tta_std, 4),
-            }
-            for face in self
-        ]
-        return {"width": self.image.shape[1], "height": self.image.shape[0], "faces": faces}
+        return tables.to_dict(self)
 
     def to_json(self) -> str:
         """Return `to_dict` as one line of JSON."""
         return json.dumps(self.to_dict())
 
-    def to_coco(self, image_id: int = 1, file_name: str = "") -> dict[str, Any]:
-        """Return a COCO keypoint table of this image; all points count as visible (2)."""
-        height, width = self.image.shape[:2]
-        return {
-            "images": [{"id": image_id, "file_name": file_name, "width": width, "height": height}],
-            "annotations": [
-                coco_annotation(face.points, annotation_id, image_id, face.detection_score)
-                for annotation_id, face in enumerate(self, start=1)
-            ],
-            "categories": [coco_category(self.scheme)],
-        }
+    def to_coco(self, image_id: int = 1, file_name: str = "", first_id: int = 1) -> dict[str, Any]:
+        """Return a COCO keypoint table of this image; all points count as visible (2).
+
+        Args:
+            image_id: ID of the image.
+            file_name: name of the image.
+            first_id: ID of the first face, for tables of several images.
+        """
+        return tables.coco_table(self, image_id, file_name, first_id)
+
+    def to_dataframe(self, rows: Literal["face", "landmark"] = "face") -> pandas.DataFrame:
+        """Return a pandas data frame.
+
+        With a row a face, which is what filters and joins need, the columns are those of ``pipnet detect
+        --csv``: face, box_x, box_y, box_w, box_h, detection_score, quality, then NAME_x and NAME_y of each
+        landmark, in pixels, then NAME_confidence. With a row a landmark, for plots and statistics: face,
+        landmark, name, x, y, scores, confidence, expected_error, vote_std, tta_std.
+
+        Args:
+            rows: what a row is.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        pandas = import_optional("pandas")
+        if rows == "landmark":
+            return pandas.DataFrame(tables.landmark_table(self))
+        frame = pandas.DataFrame(tables.face_rows(self), columns=tables.face_columns(self.scheme))
+        return frame.astype({name: "float64" for name in frame.columns if name != "face"} | {"face": "int64"})
+
+    def to_supervision(self) -> supervision.KeyPoints:
+        """Return `supervision.KeyPoints` for its annotators, with names in ``data["class_name"]``.
+
+        ``keypoint_confidence`` is `confidence`, or `scores` if the model is not calibrated.
+
+        Raises:
+            MissingExtraError: supervision is not installed.
+        """
+        supervision = import_optional("supervision")
+        return supervision.KeyPoints(
+            xy=self.points,
+            class_id=np.zeros(len(self), int),
+            keypoint_confidence=self.confidence if self.is_calibrated else self.scores,
+            detection_confidence=self.detection_score,
+            data={"class_name": np.array(["face"] * len(self), dtype=object)},
+        )
 
     def to_pts(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write one ``.pts`` file a face, see `pts_files`, and return their paths.
@@ -200,62 +360,6 @@ class FaceLandmarks:
     def pts_files(self, path: str | os.PathLike[str]) -> list[Path]:
         """Return the paths of the faces' ``.pts`` files: ``NAME.pts``, then ``NAME_face2.pts`` and so on."""
         return [pts_file(Path(path), i) for i in range(len(self))]
-
-    def aligned(self, size: int = 256, margin: float = 0.25) -> UInt8[np.ndarray, "faces size size 3"]:
-        """Return each face rotated upright, at the same size and position.
-
-        The map is the least-squares similarity from its landmarks to the model's mean face; black beyond the
-        image.
-
-        Args:
-            size: side of the crops in pixels.
-            margin: room around the mean face's landmarks, as a fraction of their longer side.
-
-        Raises:
-            PipnetError: size or margin out of range, or the model's mean face is unknown.
-        """
-        if not (isinstance(size, int | np.integer) and 0 < size < 2**15 and -0.5 < margin < 100):
-            raise PipnetError(f"size must be 1 to 32767 and margin -0.5 to 100, not {size} and {margin}")
-        mean_face = self.metadata.require_mean_face("alignment")
-        box = tight_box(mean_face)
-        center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
-        target = (mean_face - center) / side * size + (size - 1) / 2
-        crops = [warp(self.image, similarity(face.points, target), size) for face in self]
-        return np.array(crops, np.uint8).reshape(-1, size, size, 3)
-
-
-def coco_category(scheme: LandmarkScheme) -> dict[str, Any]:
-    """Return the COCO category of faces with these landmarks."""
-    segments = [pair for chain in scheme.edges for pair in pairwise(chain)]
-    return {
-        "id": 1,
-        "name": "face",
-        "keypoints": list(scheme.landmark_names),
-        "skeleton": [[a + 1, b + 1] for a, b in segments],
-    }
-
-
-def _rounded(values: Float32[np.ndarray, ...], digits: int) -> Any:
-    return np.round(values.astype(np.float64), digits).tolist()
-
-
-def coco_annotation(
-    points: Points, annotation_id: int, image_id: int, detection_score: float
-) -> dict[str, Any]:
-    """Return the COCO annotation of a face; all points count as visible (2)."""
-    x0, y0, x1, y1 = (float(v) for v in tight_box(points))
-    visible = np.concatenate([points, np.full((len(points), 1), 2)], axis=1)
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": 1,
-        "bbox": [round(v, 2) for v in (x0, y0, x1 - x0, y1 - y0)],
-        "area": round((x1 - x0) * (y1 - y0), 2),
-        "iscrowd": 0,
-        "num_keypoints": len(points),
-        "keypoints": [round(v, 3) for v in visible.ravel().tolist()],
-        "score": round(detection_score, 4),  # the name that COCO's tools read
-    }
 
 
 def pts_file(first: Path, face: int) -> Path:
