@@ -7,7 +7,8 @@
 
 Landmarks without names are ``x0,y0,x1,y1``. An empty cell is an unknown point. The box is optional. Two more
 columns are optional: ``subset``, the subsets of a face, such as ``test`` or ``test|pose``, and ``group``, a
-name that is shared by images cut from one photo.
+name that is shared by images cut from one photo. In a table of ``pipnet detect --csv`` the columns ``face``,
+``detection_score``, ``quality`` and ``NAME_confidence`` are not read.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _SUBSET, _GROUP = "subset", "group"
 _SEPARATOR = "|"
 """Separates the subsets of a face."""
 _BOX = ("box_x", "box_y", "box_w", "box_h")
+_PREDICTION, _CONFIDENCE = ("face", "detection_score", "quality"), "_confidence"
+"""Columns of predictions, which are not read."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def _columns(titles: list[str], where: str) -> _Columns:
         raise DataError(f"{where}: two columns are called {quoted(duplicate)}")
     box = _box_columns(index, where)
     subset, group = index.get(_SUBSET), index.get(_GROUP)
-    coordinates = [title for title in titles[1:] if index[title] not in (*box, subset, group)]
+    others = {index[title] for title in titles[1:] if _is_of_prediction(title, index)}
+    coordinates = [title for title in titles[1:] if index[title] not in (*box, subset, group, *others)]
     numbered = all(re.fullmatch(r"[xy][0-9]{1,9}", title) for title in coordinates)
     if numbered:
         names = in_order(title[1:] for title in coordinates)
@@ -92,6 +96,13 @@ def _columns(titles: list[str], where: str) -> _Columns:
         raise DataError(f"{where}: landmarks have the columns NAME_x,NAME_y or x0,y0,x1,y1{reason}")
     points = tuple((index[x], index[y]) for x, y in pairs)
     return _Columns(points, None if numbered else names, box, subset, group, len(titles))
+
+
+def _is_of_prediction(title: str, index: dict[str, int]) -> bool:
+    """Return whether a column of ``pipnet detect --csv`` is neither a landmark nor a box."""
+    return title in _PREDICTION or (
+        title.endswith(_CONFIDENCE) and f"{title.removesuffix(_CONFIDENCE)}_x" in index
+    )
 
 
 def _box_columns(index: dict[str, int], where: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""``pipnet detect``: landmarks of the faces in images, as overlays, JSON lines and .pts files."""
+"""``pipnet detect``: landmarks of the faces in images, as overlays, JSON lines, tables and .pts files."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pipnet.cli.options import (
     OptionalOutput,
     RuntimeFlags,
 )
+from pipnet.cli.result_files import ResultFiles
 from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import PipnetError
 from pipnet.geometry import xywh_to_xyxy
@@ -44,6 +45,8 @@ def detect(
     output: OptionalOutput = None,
     json: bool = False,
     pts: bool = False,
+    csv: Path | None = None,
+    coco: Path | None = None,
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_format: str = "face",
     config: LandmarkerFlags = DEFAULT_LANDMARKER,
@@ -64,6 +67,11 @@ def detect(
         Write one JSON line per image to standard output.
     pts
         Write one .pts file per face into the output folder; the drawn images are named NAME_overlay there.
+    csv
+        Write a table with one row per face to this .csv file: image, face, box, detection_score, quality, x
+        and y of each landmark, and its confidence. pipnet data reads it.
+    coco
+        Write the COCO keypoints of all images to this .json file.
     box
         A face box x,y,w,h in pixels (corner, width and height, with commas and without spaces), instead of
         the detector's; may be given several times.
@@ -78,6 +86,7 @@ def detect(
     landmarker = FaceLandmarker.from_configs(config, runtime, box_format)
     if boxes is None:
         _ = landmarker.detector  # a detector that cannot be loaded is one error, not one per image
+    tables = ResultFiles(csv, coco, landmarker.metadata.scheme)
     inputs = list(find_images(images, skip=output))
     overlays = plan_overlays(inputs, output, pts)
     failed = 0
@@ -90,6 +99,7 @@ def detect(
                 result = landmarker(image.path, boxes)
                 row |= result.to_dict()
                 qualities.append(result.quality)
+                tables.add(image.path, result)
                 if overlay is not None:
                     _write(result, overlay, pts)
             except Exception as exception:  # one image must not stop the others
@@ -101,6 +111,7 @@ def detect(
             print(jsonlib.dumps({**row, "error": error}), flush=True)
         elif error is None:
             say(f"{image.path}: {counted(len(row['faces']), 'face')}")
+    tables.write()
     if failed and len(inputs) > 1:
         say(f"{len(inputs) - failed} of {len(inputs)} images done, {failed} failed")
     quality = np.concatenate([np.zeros(0), *qualities])
