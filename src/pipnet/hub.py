@@ -52,6 +52,11 @@ def packaged_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.onnx"))}
 
 
+def packaged_detector() -> Path:
+    """Return the file of the face detector that is packaged with pipnet."""
+    return Path(str(resources.files("pipnet") / "weights" / "detectors" / "pipnet-face.onnx"))
+
+
 def list_models() -> list[str]:
     """Return the names of the models that are packaged with pipnet."""
     return list(packaged_models())

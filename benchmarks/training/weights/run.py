@@ -1,16 +1,19 @@
 """How the shipped weights are made: label, train, tune, calibrate.
 
-    python benchmarks/training/weights/run.py pipnet-68 --runs RUNS          (resumes; Ctrl-C at any time)
-    python benchmarks/training/weights/run.py pipnet-98 --runs RUNS --start
-    RUNS/pipnet-68/pipnet-68.safetensors python benchmarks/training/weights/run.py pipnet-tiny --runs RUNS
-    --start ...
+    python benchmarks/training/weights/run.py --runs RUNS1 pipnet-68         (resumes; Ctrl-C at any time)
+    python benchmarks/training/weights/run.py --runs RUNS2 --round 2 --start RUNS1/pipnet-68/pipnet-68.safetensors
+        pipnet-68 -- --initial.checkpoint RUNS1/pipnet-68/pipnet-68.safetensors
+    python benchmarks/training/weights/run.py --runs RUNS2 pipnet-98
+    python benchmarks/training/weights/run.py --runs RUNS2 --start RUNS2/pipnet-68/pipnet-68.safetensors pipnet-tiny
+
 
 1. Teachers (the Apache-2.0 networks of ``recipes/teachers``, and for 68 points ``--start``, by default the
   default before this one) label HELEN, WIDER and LFW; for 98 points also 300-W's training images, whose
   labels are not used.
 2. The recipe trains on these. Networks of 68 points also train on 300-W without its label offset and without
-  the three duplicates of test faces, on people 1 to 300 of CFP, and on 300W-LP's views of AFW photos that are
-  not validated on.
+  the three duplicates of test faces, on people 1 to 300 of CFP, and, in round 1, on 300W-LP's views of AFW
+  photos that are not validated on. In round 2 the weights of round 1 are the teacher, and the views are left
+  out: after round 1 the final training without them had 0.04 % less error on the validation split and 0.3 % on CFP.
 3. Networks of 68 points train a few more epochs on the labeled faces alone. They are kept if the NME on the
    validation split and on people 301 to 350 of CFP, each as a ratio to that before, is lower on the mean.
 4. Confidence is calibrated on faces that nothing was trained on: the validation split, and for 68 points the
@@ -55,10 +58,13 @@ from pipnet.training.trainer import train
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 START = ROOT / "checkpoints" / "pipnet-wild-mbv2-wide.safetensors"
+ROUND_2 = ["--optim.epochs", "10", "--optim.lr", "2.5e-4", "--augment.rotate_by", "45"]
+ROUND_2 += ["--augment.downscale", "0.3", "--augment.stretch", "0.2"]
+"""Settings of the second round: fewer epochs at a lower rate, and harder views of the faces."""
 BOX_FORMATS = {"helen": "yunet", "wider": "face", "lfw": "region"}
 """Box formats of the unlabeled folders."""
-TUNE_EPOCHS, TUNE_RATE = 6, 0.2
-"""The final training on labeled faces; its learning rate is relative to that of the recipe."""
+TUNE_EPOCHS, TUNE_RATE = 8, 1e-4
+"""Epochs and learning rate of the final training on labeled faces."""
 DATA = "300-W, 300W-LP's views of it, CFP, and pseudo-labeled images of HELEN, WIDER FACE and LFW"
 
 
@@ -88,6 +94,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
     parser.add_argument("--start", type=Path, default=START, help="our own teacher")
+    parser.add_argument("--round", type=int, choices=(1, 2), default=1)
     parser.add_argument("--lfw", type=int, default=2000, help="how many of LFW's images")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
@@ -103,8 +110,8 @@ def main() -> None:
     ]
     views, held_out_views = link_views(data, run / "views")
     if model.is_labeled:
-        flags += ["--data.root", str(data / "300w")]
-        flags += ["--data.also", str(views), "--data.also", str(data / "cfp_profile")]
+        flags += ["--data.root", str(data / "300w"), "--data.also", str(data / "cfp_profile")]
+        flags += ["--data.also", str(views)] if arguments.round == 1 else ROUND_2
     else:
         table = label(faces_without_labels(data), run / "labels_300w", teachers, model)
         flags += ["--data.root", str(table), "--data.scheme", model.scheme]
@@ -166,9 +173,9 @@ def tuning(recipe: Recipe, weights: Path) -> Recipe:
         recipe,
         name=f"{recipe.name}-tuned",
         pseudo=replace(recipe.pseudo, labels=None),
-        data=replace(recipe.data, also=recipe.data.also[1:]),  # without the views, which a model fitted
+        data=replace(recipe.data, also=recipe.data.also[:1]),  # without the views, which a model fitted
         initial=replace(recipe.initial, checkpoint=weights),
-        optim=replace(recipe.optim, epochs=TUNE_EPOCHS, lr=TUNE_RATE * recipe.optim.lr),
+        optim=replace(recipe.optim, epochs=TUNE_EPOCHS, lr=TUNE_RATE),
     )
 
 

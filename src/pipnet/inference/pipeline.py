@@ -153,11 +153,11 @@ class Pipeline:
             ModelError: the model has no adapter for this box format.
         """
         detections = [self._limit(faces) for faces in detections]
-        prediction = self.predict(images, [self.adapt(boxes, box_format) for boxes, _ in detections])
-        parts = prediction.split([len(boxes) for boxes, _ in detections])
+        prediction = self.predict(images, [self.adapt(found.boxes, box_format) for found in detections])
+        parts = prediction.split([len(found.boxes) for found in detections])
         results = [
-            self.build(image, part, boxes, scores)
-            for image, part, (boxes, scores) in zip(images, parts, detections, strict=True)
+            self.build(image, part, found.boxes, found.scores)
+            for image, part, found in zip(images, parts, detections, strict=True)
         ]
         return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in results]
 
@@ -167,7 +167,7 @@ class Pipeline:
         if config.max_faces is None or config.min_quality or config.any_rotation:
             return detections
         first = np.sort(np.argsort(-detections.scores, kind="stable")[: config.max_faces])
-        return Detections(detections.boxes[first], detections.scores[first])
+        return detections.take(first)
 
     def __call__(self, images: Sequence[Image]) -> list[FaceLandmarks]:
         """Return the landmarks of all faces that the detector finds in some decoded images."""

@@ -67,3 +67,15 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError, "model.")
+
+
+@dataclass(frozen=True)
+class FaceDetectorConfig:
+    """Size of the face detector, see `pipnet.model.face_detector`."""
+
+    stem: int = 24
+    """Channels at stride 4."""
+    widths: tuple[int, int, int] = (48, 96, 128)
+    """Channels at strides 8, 16 and 32."""
+    depths: tuple[int, int, int] = (3, 4, 4)
+    """Blocks at strides 8, 16 and 32."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int
 
 from pipnet.geometry import Image, resize, xywh_to_xyxy
 
@@ -21,6 +21,14 @@ class Detections(NamedTuple):
     """xyxy in pixels of the image; may extend beyond it."""
     scores: Float32[np.ndarray, " faces"]
     """The detector's confidence in [0, 1]."""
+    points: Float32[np.ndarray, "faces 5 2"] | None = None
+    """Right and left eye, nose tip, right and left corner of the mouth, in pixels of the image; right and
+    left are the person's. None: the detector has none."""
+
+    def take(self, faces: Int[np.ndarray, " some"]) -> Detections:
+        """Return some of the faces."""
+        points = None if self.points is None else self.points[faces]
+        return Detections(self.boxes[faces], self.scores[faces], points)
 
 
 @runtime_checkable
@@ -48,14 +56,26 @@ def detect_reduced(
     Returns:
         The faces, in pixels of the image.
     """
-    factor = max(max(image.shape[:2]) / size, 1.0)
-    if factor > 1:
-        width, height = (max(round(side / factor), 1) for side in image.shape[1::-1])
-        image = resize(image, width, height)
+    image, factor = reduce_longer_side(image, size)
     faces = detect(np.ascontiguousarray(image)) if min(image.shape[:2]) >= _MIN_SIDE else []
     boxes = np.array([xywh_to_xyxy(box) for box, _ in faces], np.float32).reshape(-1, 4)
     scores = np.array([score for _, score in faces], np.float32)
     order = np.argsort(-scores, kind="stable")
-    # Pixel k of the copy covers the pixels of the image from k * factor - 0.5 on.
-    scaled = (boxes + 0.5) * factor - 0.5
-    return Detections(scaled[order].astype(np.float32), scores[order])
+    return Detections(enlarge(boxes[order], factor), scores[order])
+
+
+def reduce_longer_side(image: Image, size: int) -> tuple[Image, float]:
+    """Return an image with a longer side of at most ``size`` pixels, and the factor that it was reduced by."""
+    factor = max(max(image.shape[:2]) / size, 1.0)
+    if factor > 1:
+        width, height = (max(round(side / factor), 1) for side in image.shape[1::-1])
+        image = resize(image, width, height)
+    return image, factor
+
+
+def enlarge(pixels: Float32[np.ndarray, "..."], factor: float) -> Float32[np.ndarray, "..."]:
+    """Bring pixels of a reduced copy into those of the image.
+
+    Pixel k of the copy covers the pixels of the image from k * factor - 0.5 on.
+    """
+    return ((pixels + 0.5) * factor - 0.5).astype(np.float32)

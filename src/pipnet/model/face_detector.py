@@ -1,0 +1,118 @@
+"""The network of the face detector ``pipnet-face``: score, box and five points in the cell where a face is.
+
+It follows the idea of the PIP head: no upsampling, and one cell of a low-resolution map answers for a whole
+object, by a score and by offsets inside and beyond the cell. Small faces are found at stride 8, medium ones
+at stride 16, large ones at stride 32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipnet.model.config import FaceDetectorConfig
+
+STRIDES = (8, 16, 32)
+"""Strides of the output maps in pixels."""
+SIDES = ((0.0, 44.0), (36.0, 120.0), (100.0, float("inf")))
+"""Sides of the faces that each map learns, the square root of the box's area in pixels; they overlap."""
+POINTS = 5
+"""Right eye, left eye, nose tip, right and left corner of the mouth, right and left as the person's."""
+_CHANNELS = 1 + 4 + 2 * POINTS
+
+
+class DenseDetections(NamedTuple):
+    """The answers of all cells of all maps."""
+
+    logits: Float[Tensor, "b cells"]
+    """Score of a face in the cell, before the sigmoid."""
+    boxes: Float[Tensor, "b cells 4"]
+    """xyxy in pixels of the input; the top-left corner of the image is (0, 0)."""
+    points: Float[Tensor, "b cells points 2"]
+    """x, y in the same pixels."""
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """Return a convolution, batch norm and ReLU."""
+    padding = 0 if kernel == stride else kernel // 2
+    layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class Block(nn.Module):
+    """A depthwise and a pointwise convolution, with a shortcut where the shape stays the same."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = conv(inputs, inputs, 3, stride, groups=inputs)
+        self.pointwise = conv(inputs, outputs, 1)
+        self.has_shortcut = inputs == outputs and stride == 1
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d i j"]:
+        """Return the block's features."""
+        y: Tensor = self.pointwise(self.depthwise(x))
+        return x + y if self.has_shortcut else y
+
+
+class FaceDetectorNet(nn.Module):
+    """Maps an image to the answers of all cells."""
+
+    cell_centers: Tensor
+
+    def __init__(self, config: FaceDetectorConfig | None = None) -> None:
+        super().__init__()
+        config = config or FaceDetectorConfig()
+        self.config = config
+        self.normalize = nn.BatchNorm2d(3, affine=False)
+        self.normalize.running_mean = torch.full((3,), 127.5)
+        self.normalize.running_var = torch.full((3,), 64.0**2)
+        self.stem = nn.Sequential(conv(3, config.stem, 4, 4), Block(config.stem, config.stem))
+        inputs = (config.stem, *config.widths[:2])
+        self.stages = nn.ModuleList(
+            nn.Sequential(Block(before, width, 2), *(Block(width, width) for _ in range(depth)))
+            for before, width, depth in zip(inputs, config.widths, config.depths, strict=True)
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(conv(width, width, 3, groups=width), nn.Conv2d(width, _CHANNELS, 1))
+            for width in config.widths
+        )
+        for head in self.heads:
+            assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Conv2d)
+            nn.init.normal_(head[-1].weight, std=0.01)
+            nn.init.zeros_(head[-1].bias)  # type: ignore[arg-type]
+            with torch.no_grad():
+                head[-1].bias[0] = -5.0  # type: ignore[index]  # most cells have no face
+
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> DenseDetections:
+        """Return the answers of all cells.
+
+        Args:
+            image: RGB, 0 to 255; height and width are multiples of 32.
+        """
+        features = self.stem(F.batch_norm(image, self.normalize.running_mean, self.normalize.running_var))
+        parts = []
+        for stride, stage, head in zip(STRIDES, self.stages, self.heads, strict=True):
+            features = stage(features)
+            parts.append(_decode(head(features), stride))
+        return DenseDetections(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+
+
+def _decode(
+    maps: Float[Tensor, "b c h w"], stride: int
+) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n 4"], Float[Tensor, "b n p 2"]]:
+    """Return the scores, boxes and points of one map's cells, row by row."""
+    height, width = maps.shape[2:]
+    flat = maps.flatten(2).transpose(1, 2).float()
+    rows = torch.arange(height, device=maps.device, dtype=torch.float32) + 0.5
+    columns = torch.arange(width, device=maps.device, dtype=torch.float32) + 0.5
+    centers = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=2).flatten(0, 1)
+    size = flat[:, :, 3:5].clamp(max=6).exp() * stride * 2
+    middle = (centers + flat[:, :, 1:3]) * stride
+    boxes = torch.cat([middle - size / 2, middle + size / 2], dim=2)
+    # Offsets of points count in sides of the box, so that faces of all sizes weigh alike.
+    offsets = flat[:, :, 5:].unflatten(2, (POINTS, 2))
+    return flat[:, :, 0], boxes, middle[:, :, None] + offsets * size[:, :, None]

@@ -1,0 +1,1 @@
+"""Training of the face detector ``pipnet-face``: label photos, compose scenes, train."""

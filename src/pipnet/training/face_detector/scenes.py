@@ -1,0 +1,220 @@
+"""Scenes for the training of a face detector: photos of faces, at all sizes and angles, on other images.
+
+Every scene depends on (seed, epoch, index) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from pipnet.geometry import Affine, Box, Image, affine, compose
+from pipnet.io.image import read_image
+from pipnet.training.face_detector.labels import LabeledPhoto
+from pipnet.training.face_detector.recipe import SceneConfig
+
+_BLACK = 12
+"""Maximum value of a black border, with the noise of its compression."""
+_MIRRORED = [1, 0, 2, 4, 3]
+"""The five points of a mirrored face."""
+
+
+class Scene(NamedTuple):
+    """An image and its faces; see `LabeledPhoto`."""
+
+    image: Image
+    boxes: Float32[np.ndarray, "faces 4"]
+    points: Float32[np.ndarray, "faces 5 2"]
+    ignored: Bool[np.ndarray, " faces"]
+
+
+class SceneComposer:
+    """Composes scenes from labeled photos and backgrounds."""
+
+    def __init__(
+        self, photos: Sequence[LabeledPhoto], backgrounds: Sequence[Image], config: SceneConfig, seed: int
+    ) -> None:
+        """Take the photos that have a certain face.
+
+        Args:
+            photos: labeled photos.
+            backgrounds: images without a face.
+            config: how scenes are composed.
+            seed: of all random choices.
+        """
+        self.photos = [photo for photo in photos if (~photo.ignored).any()]
+        self.backgrounds, self.config, self.seed = backgrounds, config, seed
+
+    def scene(self, epoch: int, index: int) -> Scene:
+        """Return one scene of an epoch."""
+        c, rng = self.config, np.random.default_rng((self.seed, epoch, index))
+        canvas = self._background(rng)
+        boxes, points = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32)
+        ignored = np.zeros(0, bool)
+        visible = np.zeros(0)
+        if rng.random() >= c.no_faces:
+            count = int(rng.integers(1, c.max_photos + 1))
+            sides = np.exp(rng.uniform(np.log(c.min_face), np.log(c.max_face), count))
+            for side in np.sort(sides)[::-1]:  # the smallest last, so that large photos do not cover them
+                photo = self.photos[int(rng.integers(len(self.photos)))]
+                pasted = self._paste(canvas, photo, float(side), rng)
+                visible = visible * (1 - _covered(boxes, pasted.mask))
+                boxes = np.concatenate([boxes, pasted.boxes])
+                points = np.concatenate([points, pasted.points])
+                ignored = np.concatenate([ignored, pasted.ignored])
+                visible = np.concatenate([visible, np.ones(len(pasted.boxes))])
+        visible = visible * _inside(boxes, c.size)
+        sides = np.sqrt((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(axis=1))
+        ignored = ignored | (visible < 0.65) | (sides < c.min_face * 0.9)
+        kept = visible > 0.1
+        return Scene(self._colors(canvas, rng), boxes[kept], points[kept], ignored[kept])
+
+    def _background(self, rng: np.random.Generator) -> Image:
+        """Return a canvas: a part of an image without a face, a gradient, or one color."""
+        size = self.config.size
+        kind = rng.random()
+        if kind < 0.12 or not self.backgrounds:
+            return np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
+        image = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+        height, width = image.shape[:2]
+        side = int(max(min(height, width) * rng.uniform(0.3, 1), 8))
+        y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+        part = image[y : y + side, x : x + side]
+        part = np.rot90(part, int(rng.integers(4))) if rng.random() < 0.5 else part
+        resized = cv2.resize(np.ascontiguousarray(part), (size, size), interpolation=cv2.INTER_LINEAR)
+        return np.array(resized, np.uint8)
+
+    def _paste(self, canvas: Image, photo: LabeledPhoto, side: float, rng: np.random.Generator) -> _Pasted:
+        """Paste a photo, one of its faces at this size and anywhere, rotated and perhaps mirrored."""
+        c = self.config
+        image = read_image(photo.image)
+        height, width = image.shape[:2]
+        box = photo.boxes[rng.choice(np.flatnonzero(~photo.ignored))]
+        scale = side / np.sqrt((box[2:] - box[:2]).prod())
+        angle = np.deg2rad(rng.uniform(-45, 45) if rng.random() < c.turned else rng.normal(0, 8))
+        center = (box[:2] + box[2:]) / 2
+        margin = min(0.35 * side, 0.4 * c.size)
+        place = rng.uniform(margin * rng.uniform(0.2, 1), c.size - margin * rng.uniform(0.2, 1), 2)
+        mirror = rng.random() < 0.5
+        linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        if mirror:
+            linear = linear @ np.diag([-1.0, 1.0])
+        matrix: Affine = np.concatenate([linear, (place - linear @ center)[:, None]], axis=1)
+        shrink = int(1 / scale)
+        if shrink >= 2:  # average first, so that small faces do not alias
+            small = (max(width // shrink, 1), max(height // shrink, 1))
+            fx, fy = width / small[0], height / small[1]
+            image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
+            back = np.array([[fx, 0, fx / 2 - 0.5], [0, fy, fy / 2 - 0.5]])
+            to_canvas = compose(back, matrix)
+        else:
+            to_canvas = matrix
+        mask = _warp_onto(canvas, image, to_canvas)
+        boxes, points = _moved(photo.boxes, photo.points, matrix, angle, mirror)
+        if rng.random() < c.occlude and self.backgrounds:
+            _occlude(canvas, boxes[0], self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
+        return _Pasted(mask, boxes, points, photo.ignored)
+
+    def _colors(self, image: Image, rng: np.random.Generator) -> Image:
+        """Return the scene in other light, blurred, noisy or compressed."""
+        c = self.config
+        values = image
+        if rng.random() < c.color_jitter:
+            gain = rng.uniform(0.7, 1.35) * rng.uniform(0.85, 1.15, 3)
+            table = (np.arange(256)[:, None] - 128) * gain + 128 + rng.uniform(-35, 35)
+            values = cv2.LUT(values, table.clip(0, 255).astype(np.uint8)[None])
+        if rng.random() < c.dark:
+            table = 255 * (np.arange(256) / 255) ** rng.uniform(1.3, 3) * rng.uniform(0.15, 0.8)
+            values = cv2.LUT(values, table.astype(np.uint8))
+            noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 10))
+            values = (values + noise).clip(0, 255).astype(np.uint8)
+        if rng.random() < c.grayscale:
+            values = cv2.cvtColor(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        if rng.random() < c.blur:
+            values = cv2.GaussianBlur(values, (0, 0), rng.uniform(0.4, 2.2))
+        if rng.random() < c.compress:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 90))]
+            values = cv2.imdecode(cv2.imencode(".jpg", values, quality)[1], cv2.IMREAD_COLOR)
+        return np.asarray(values, np.uint8)
+
+
+class _Pasted(NamedTuple):
+    mask: Bool[np.ndarray, "size size"]
+    boxes: Float32[np.ndarray, "faces 4"]
+    points: Float32[np.ndarray, "faces 5 2"]
+    ignored: Bool[np.ndarray, " faces"]
+
+
+def _warp_onto(canvas: Image, image: Image, matrix: Affine) -> Bool[np.ndarray, "size size"]:
+    """Warp a photo onto the canvas, without the black border of a crop, and return which pixels it covers."""
+    bright = image.max(axis=2) > _BLACK
+    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    mask = np.zeros(canvas.shape[:2], np.uint8)
+    if not len(rows):
+        return mask > 0
+    x0, y0, x1, y1 = columns[0], rows[0], columns[-1], rows[-1]
+    corners = affine(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64), matrix)
+    cv2.fillConvexPoly(mask, corners.round().astype(np.int32), 1)
+    low = np.floor(corners.min(axis=0)).astype(int).clip(0, len(canvas) - 1)
+    high = np.ceil(corners.max(axis=0)).astype(int).clip(low + 1, len(canvas))
+    part = (slice(low[1], high[1]), slice(low[0], high[0]))
+    shifted = compose(matrix, np.array([[1.0, 0, -low[0]], [0, 1, -low[1]]]))
+    size = (int(high[0] - low[0]), int(high[1] - low[1]))
+    warped = cv2.warpAffine(image, shifted, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    covered = mask[part] > 0
+    canvas[part][covered] = warped[covered]
+    return mask > 0
+
+
+def _occlude(canvas: Image, box: Box, cover: Image, rng: np.random.Generator) -> None:
+    """Cover up to 40 % of a face by an image; it stays a face."""
+    low, side = box[:2], box[2:] - box[:2]
+    part = side * rng.uniform(0.25, 0.63, 2)
+    corner = low + rng.uniform(0, 1, 2) * (side - part)
+    left, top = corner.astype(int).clip(0, len(canvas) - 1)
+    right, bottom = (corner + part).astype(int).clip([left + 1, top + 1], len(canvas))
+    canvas[top:bottom, left:right] = cv2.resize(cover, (int(right - left), int(bottom - top)))
+
+
+def _moved(
+    boxes: Float32[np.ndarray, "faces 4"],
+    points: Float32[np.ndarray, "faces 5 2"],
+    matrix: Affine,
+    angle: float,
+    mirror: bool,
+) -> tuple[Float32[np.ndarray, "faces 4"], Float32[np.ndarray, "faces 5 2"]]:
+    """Return boxes and points on the canvas.
+
+    The box of a rotated face keeps its center and area, and turns towards a square, as people draw it.
+    """
+    centers = affine(((boxes[:, :2] + boxes[:, 2:]) / 2).astype(np.float64), matrix)
+    scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    sides = (boxes[:, 2:] - boxes[:, :2]) * scale
+    cos, sin = abs(np.cos(angle)), abs(np.sin(angle))
+    turned = np.sqrt((sides * cos) ** 2 + (sides[:, ::-1] * sin) ** 2)
+    moved = np.concatenate([centers - turned / 2, centers + turned / 2], axis=1)
+    shape = affine(points.reshape(-1, 2).astype(np.float64), matrix).reshape(-1, 5, 2)
+    if mirror:
+        shape = shape[:, _MIRRORED]
+    return moved.astype(np.float32), shape.astype(np.float32)
+
+
+def _covered(boxes: Float32[np.ndarray, "faces 4"], mask: Bool[np.ndarray, "size size"]) -> np.ndarray:
+    """Return which share of each box a mask covers."""
+    size = len(mask)
+    shares = np.zeros(len(boxes))
+    for i, (x0, y0, x1, y1) in enumerate(boxes.clip(0, size).astype(int)):
+        part = mask[y0:y1, x0:x1]
+        shares[i] = part.mean() if part.size else 0
+    return shares
+
+
+def _inside(boxes: Float32[np.ndarray, "faces 4"], size: int) -> np.ndarray:
+    """Return which share of each box lies on the canvas."""
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    inner = boxes.clip(0, size)
+    return np.asarray((inner[:, 2:] - inner[:, :2]).prod(axis=1) / np.maximum(area, 1e-6))
