@@ -21,7 +21,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from pipnet import FaceLandmarker
@@ -29,7 +28,7 @@ from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.benchmark.timing import time_interleaved
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import LabeledImage, decoded, evaluate
-from pipnet.geometry import Image, affine
+from pipnet.geometry import Image, affine, warp
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.base import CropLandmarks, CropModel
 from pipnet.inference.backends.load import load_model
@@ -148,8 +147,10 @@ def rotated(samples: Sequence[FaceSample], angle: float) -> Iterator[LabeledImag
     for sample in samples:
         image = read_image(sample.image)
         height, width = image.shape[:2]
-        matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -angle, 1)
-        rotated_image = np.asarray(cv2.warpAffine(image, matrix, (width, height)), dtype=np.uint8)
+        center, radians = np.array([width - 1, height - 1]) / 2, np.deg2rad(angle)
+        linear = np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
+        matrix = np.hstack([linear, (center - linear @ center)[:, None]])
+        rotated_image = warp(image, matrix, max(width, height))[:height, :width]
         points = affine(sample.points, matrix).astype(np.float32)
         yield rotated_image, replace(sample, points=points, box=None, source_box=None)
 

@@ -16,7 +16,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 import psutil
 import pyarrow as pa
@@ -137,7 +136,6 @@ def stages(images: Path) -> dict[str, Any]:
     config, _ = _resolved_config()
     landmarker = config.load(threads=1)
     pipeline = landmarker.pipeline
-    cv2.setNumThreads(1)
     files = [path for path in sorted(images.rglob("*.jpg")) if path.is_symlink()][:_TIMED_IMAGES]
     times: list[tuple[float, ...]] = []
     rows: list[list[dict[str, Any]]] = []

@@ -23,14 +23,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageFilter
 
 from pipnet import FaceLandmarker
 from pipnet.benchmark.candidates import Candidate
 from pipnet.benchmark.report import draw, table_lines
 from pipnet.benchmark.run import benchmark
 from pipnet.datasets.load import load_samples
+from pipnet.geometry import resize
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image, write_image
 from speed_training import training
@@ -122,9 +124,10 @@ def photo(work: Path) -> Path:
     path = work / "1080p.jpg"
     if not path.is_file():
         portrait = read_image(HERE.parent / "examples" / "astronaut.jpg")
-        canvas = cv2.GaussianBlur(cv2.resize(portrait, (1920, 1080)), (0, 0), 8)
-        canvas[:, 420:1500] = cv2.resize(portrait, (1080, 1080), interpolation=cv2.INTER_CUBIC)
-        write_image(path, np.asarray(canvas, dtype=np.uint8))
+        face = PIL.Image.fromarray(portrait).resize((1080, 1080), PIL.Image.Resampling.BICUBIC)
+        canvas = PIL.Image.fromarray(resize(portrait, 1920, 1080)).filter(PIL.ImageFilter.GaussianBlur(8))
+        canvas.paste(face, (420, 0))
+        write_image(path, np.asarray(canvas))
     return path
 
 

@@ -30,7 +30,6 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float
 
@@ -38,7 +37,7 @@ from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample, split_by_group
 from pipnet.benchmark.timing import time_interleaved
 from pipnet.datasets.load import load_samples
-from pipnet.geometry import Image, affine, tight_box
+from pipnet.geometry import Image, affine, tight_box, warp
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.io.image import read_image
@@ -163,10 +162,11 @@ def render(sample: FaceSample, frequency: float, amplitude: float, seed: int) ->
     frames, truth = [], []
     for k in range(FRAMES):
         phase = np.sin(2 * np.pi * frequency * k / FPS)
-        matrix = cv2.getRotationMatrix2D(tuple(center.tolist()), 10 * phase, scale)
+        cos, sin = scale * np.cos(np.deg2rad(10 * phase)), scale * np.sin(np.deg2rad(10 * phase))
+        linear = np.array([[cos, sin], [-sin, cos]])
         shift = amplitude * 0.4 * SIDE * phase * np.array([np.cos(direction), np.sin(direction)])
-        matrix[:, 2] += SIDE / 2 - center + shift
-        frame = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_AREA)
+        matrix = np.hstack([linear, (SIDE / 2 + shift - linear @ center)[:, None]])
+        frame = warp(image, matrix, SIDE)
         frames.append((frame + rng.normal(0, 4, frame.shape)).clip(0, 255).astype(np.uint8))
         truth.append(affine(sample.points, matrix))
     return frames, np.array(truth)
