@@ -16,8 +16,9 @@ class Openness(NamedTuple):
     """How far the eyes and the mouth of each face are open. Left and right are the person's."""
 
     left_eye: Float32[np.ndarray, " faces"]
-    """Height over width of the eye (the eye aspect ratio, EAR): about 0.3 open, below 0.15 closed. Both vary
-    by person: compare with the same person's median, and see that a turned or lowered head changes it."""
+    """Height over width of the eye (the eye aspect ratio, EAR), about 0.3 for open eyes. It differs by person
+    and head pose, and closed eyes do not reach 0: compare it with the median of the same person, see
+    ``examples/blink_counter.py``."""
     right_eye: Float32[np.ndarray, " faces"]
     """The same of the right eye."""
     mouth: Float32[np.ndarray, " faces"]

@@ -180,10 +180,11 @@ def _descend(
     pose = start
     for _ in range(_STEPS):
         residual, jacobian = _linearize(pose, points, face, focal)
-        transposed = np.moveaxis(jacobian * weights[..., None, None], 3, 1).reshape(len(points), 6, -1)
-        normal = transposed @ jacobian.reshape(len(points), -1, 6)
+        shape = (len(points), 2 * len(face), 6)
+        transposed = (jacobian * weights[..., None, None]).reshape(shape).transpose(0, 2, 1)
+        normal = transposed @ jacobian.reshape(shape)
         normal += np.eye(6) * (_DAMPING * normal + np.finfo(np.float64).eps)
-        step = np.linalg.solve(normal, transposed @ residual.reshape(len(points), -1, 1))[..., 0]
+        step = np.linalg.solve(normal, transposed @ residual.reshape(*shape[:2], 1))[..., 0]
         pose = Poses(
             _rotation_of(step[:, :3]) @ pose.rotation,
             pose.shift + step[:, 3:5],
