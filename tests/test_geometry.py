@@ -1,11 +1,17 @@
 """Coordinates, boxes, crops and warps."""
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipnet.datasets.load import load_samples
 from pipnet.errors import BoxError
 from pipnet.geometry import (
     CropConfig,
@@ -16,14 +22,21 @@ from pipnet.geometry import (
     compose,
     crop,
     from_fraction,
+    invert,
+    reduce,
+    resize,
+    sample_map,
     similarity,
     tight_box,
     to_fraction,
     warp,
 )
+from pipnet.io.image import read_image
 
 coordinate = st.floats(-1000, 1000, width=32)
 side = st.floats(1, 1000, width=32)
+EXACT_OPENCV = int(cv2.__version__.split(".")[0]) >= 5
+"""OpenCV 4 rounds positions to 1/32 pixel; OpenCV 5 and pipnet do not."""
 
 
 @given(coordinate, coordinate, side, side, st.floats(0, 1), st.floats(0, 1))
@@ -100,11 +113,133 @@ def test_compose_applies_the_first_map_first():
     np.testing.assert_allclose(affine(np.ones((1, 2)), compose(shift, double)), [[12, 2]])
 
 
-def test_crop_of_an_image_longer_than_opencv_accepts():
+def test_crop_of_a_very_long_image():
     image = np.random.default_rng(0).integers(0, 256, (60, 40_000, 3), np.uint8)
     box = np.float32([35_000.3, 5.2, 35_040.3, 45.2])
     near = crop(image[:, 34_900:35_200], box - np.float32([34_900, 0, 34_900, 0]), 32)
     np.testing.assert_allclose(crop(image, box, 32).astype(int), near.astype(int), atol=2)
+
+
+def affine_map(scale_x, scale_y, degrees, image, size):
+    """Return the map that turns and scales an image about its center, onto the center of a crop."""
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    linear = np.array([[cos, -sin], [sin, cos]]) * [scale_x, scale_y]
+    center = (np.array(image.shape[1::-1]) - 1) / 2
+    return np.hstack([linear, ((size - 1) / 2 - linear @ center)[:, None]])
+
+
+@pytest.mark.parametrize("degrees", [0, 17, 90, 200])
+@pytest.mark.parametrize(("scale_x", "scale_y"), [(0.55, 0.55), (1, 1), (3.3, 3.3), (-0.8, 0.8), (0.6, 1.7)])
+@pytest.mark.parametrize("shift", [0, 60.3, -90.7])  # beyond the border, where both are black
+def test_warp_equals_opencv(portrait, degrees, scale_x, scale_y, shift):
+    image, size = read_image(portrait), 256
+    matrix = affine_map(scale_x, scale_y, degrees, image, size)
+    matrix[:, 2] += shift
+    reference = cv2.warpAffine(image, matrix, (size, size)).astype(int)
+    difference = np.abs(warp(image, matrix, size) - reference)
+    assert difference.mean() < (0.1 if EXACT_OPENCV else 0.5)
+    assert difference.max() <= (1 if EXACT_OPENCV else 16)
+
+
+def test_crops_of_real_faces_are_near_opencv(shared):
+    """At 128 pixels most of these crops are reduced by 2 first."""
+    samples = load_samples(shared / "data" / "300w", "common")[0][::40]
+    for size, limit in ((128, 0.5), (256, 0.05 if EXACT_OPENCV else 0.5)):
+        differences = []
+        for sample in samples:
+            image = read_image(sample.image)
+            box = sample.crop_region(CropConfig(), image)
+            differences.append(np.abs(crop(image, box, size) - _opencv_crop(image, box, size)).mean())
+        assert np.mean(differences) < limit
+
+
+def _opencv_crop(image, box, size):
+    """Return the crop of the versions of pipnet that used OpenCV."""
+    matrix, factor = box_to_crop(box, size), int(float(box[2] - box[0]) / size)
+    if factor >= 2:
+        (x0, y0), (x1, y1) = np.floor(box[:2]).astype(int).clip(0), np.ceil(box[2:]).astype(int)
+        part = image[y0:y1, x0:x1]
+        small = (part.shape[1] // factor, part.shape[0] // factor)
+        fx, fy = part.shape[1] / small[0], part.shape[0] / small[1]
+        matrix = compose(np.array([[fx, 0, x0 + fx / 2 - 0.5], [0, fy, y0 + fy / 2 - 0.5]]), matrix)
+        image = cv2.resize(part, small, interpolation=cv2.INTER_AREA)
+    return cv2.warpAffine(image, matrix, (size, size)).astype(int)
+
+
+def test_warp_takes_views_and_leaves_them_alone(portrait):
+    image = read_image(portrait)
+    view = image[10:400:2, 400:20:-1]
+    copy = view.copy()
+    image.flags.writeable = False
+    for degrees in (0, 30):
+        matrix = affine_map(0.9, 0.9, degrees, view, 128)
+        np.testing.assert_array_equal(warp(view, matrix, 128), warp(copy, matrix, 128))
+        assert warp(view, matrix, 128).flags.writeable
+
+
+def test_warp_in_threads_equals_warp(portrait):
+    image = read_image(portrait)
+    matrices = [affine_map(0.7, 0.7, degrees, image, 256) for degrees in range(0, 60, 3)]
+    with ThreadPoolExecutor(4) as pool:
+        warped = list(pool.map(lambda matrix: warp(image, matrix, 256), matrices))
+    np.testing.assert_array_equal(warped, [warp(image, matrix, 256) for matrix in matrices])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
+def test_warp_works_in_a_forked_process():
+    """Data loaders fork; kornia-rs 0.2 hangs there if it ran in the parent."""
+    code = (
+        "import multiprocessing; import numpy as np; from pipnet.geometry import reduce, resize, warp\n"
+        "image, turn = np.full((99, 99, 3), 7, np.uint8), np.array([[0.0, -1, 98], [1, 0, 0]])\n"
+        "def run(_): return {int(f.max()) for f in (warp(image, turn, 64), resize(image, 40, 40))}\n"
+        "run(0)\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(run, range(2)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert result.stdout == "[{7}, {7}]\n", result.stderr
+
+
+def test_warp_of_a_tiny_image():
+    image = np.full((1, 1, 3), 90, np.uint8)
+    for degrees in (0, 45):
+        warped = warp(image, affine_map(8, 8, degrees, image, 31), 31)
+        assert warped[15, 15].tolist() == [90, 90, 90]
+        assert warped[0, 0].max() == 0
+
+
+@pytest.mark.parametrize("size", [(256, 256), (393, 393), (244, 100), (111, 333), (640, 640), (512, 900)])
+def test_resize_is_near_opencv(portrait, size):
+    image = read_image(portrait)
+    is_smaller = min(size) < 512
+    mode = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
+    reference = cv2.resize(image, size, interpolation=mode).astype(int)
+    resized = resize(image, *size)
+    assert resized.shape == (size[1], size[0], 3)
+    assert np.abs(resized - reference).mean() < 0.7  # a textured photo
+
+
+def test_reduce_averages_blocks(portrait):
+    image = read_image(portrait)
+    blocks = image[:510, :510].reshape(170, 3, 170, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(reduce(image[:510, :510], 3), blocks, atol=0.6)
+    assert reduce(image, 3).shape == (171, 171, 3)
+    np.testing.assert_allclose(
+        reduce(image, 3)[170, :170], image[510:, :510].reshape(2, 170, 3, 3).mean((0, 2)), atol=0.6
+    )
+
+
+def test_sample_map_equals_opencv():
+    values = np.random.default_rng(0).random((40, 40)).astype(np.float32)
+    matrix = affine_map(0.9, 0.9, 20, values, 40)
+    reference = cv2.warpAffine(values, matrix, (40, 40), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    inside = np.s_[8:32, 8:32]  # at the border OpenCV mixes in zeros
+    np.testing.assert_allclose(sample_map(values, matrix, 40)[inside], reference[inside], atol=0.04)
+
+
+def test_invert_undoes_a_map():
+    matrix = np.array([[2.0, 0.5, 3], [-1, 1.5, -7]])
+    np.testing.assert_allclose(compose(matrix, invert(matrix)), np.eye(3)[:2], atol=1e-12)
+    assert not invert(np.array([[1.0, 2, 3], [2, 4, 5]])).any()
 
 
 def test_warp_of_a_far_away_box_does_not_crash():

@@ -32,6 +32,8 @@ _MIN_BOX_SIDE = 0.01
 """Boxes with a shorter side, in pixels, count as empty."""
 _MAX_BOX_SIDE = 100
 """Boxes with a longer side, in sides of the image, are refused."""
+_MAX_BILINEAR_REDUCTION = 1.45
+"""Factor of a reduction above which Pillow's bilinear filter blurs more than its Hamming filter."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +212,11 @@ def resize(image: Image, width: int, height: int) -> Image:
     source = PIL.Image.fromarray(image)
     if rows % height == 0 and columns % width == 0:
         return np.array(source.reduce((columns // width, rows // height)))
-    # Pillow's box filter takes each pixel fully or not at all. Its Hamming filter is nearer to the mean over
-    # the area (0.3 gray levels instead of 0.9).
-    is_smaller = width < columns or height < rows
-    filter_ = PIL.Image.Resampling.HAMMING if is_smaller else PIL.Image.Resampling.BILINEAR
-    return np.array(source.resize((width, height), filter_, reducing_gap=2.0))
+    # The filter that is nearest to the mean over the area of a pixel. Pillow's box filter is farther from it,
+    # because it takes each pixel fully or not at all.
+    is_much_smaller = max(rows / height, columns / width) > _MAX_BILINEAR_REDUCTION
+    filter_ = PIL.Image.Resampling.HAMMING if is_much_smaller else PIL.Image.Resampling.BILINEAR
+    return np.array(source.resize((width, height), filter_, reducing_gap=3.0))
 
 
 def reduce(image: Image, factor: int) -> Image:
