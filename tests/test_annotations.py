@@ -2,11 +2,15 @@
 
 import json
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipnet.annotations.formats import Annotations, ImageFinder, read_annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
@@ -21,9 +25,13 @@ FILES = {
     "label-studio": "tasks.json",
     "csv": "faces.csv",
     "pts": "pts",
+    "imglab": "imglab.xml",
+    "labelme": "labelme",
+    "yolo-pose": "yolo",
 }
 KEPT = {"coco": {"names", "box", "visible"}, "cvat": {"names", "visible"}, "label-studio": {"names", "box"}}
-KEPT |= {"csv": {"names", "box"}, "pts": set()}
+KEPT |= {"csv": {"names", "box"}, "pts": set(), "imglab": {"names", "box"}}
+KEPT |= {"labelme": {"names", "box", "visible"}, "yolo-pose": {"names", "box", "visible"}}
 NAMES = ("left eye", "right eye", "nose, tip", "chin")
 UNKNOWN = (np.nan, np.nan)
 
@@ -58,6 +66,11 @@ def incomplete(folder, complete) -> Annotations:
     return Annotations([lacking, *complete.samples], NAMES)
 
 
+def inside(annotations: Annotations) -> Annotations:
+    """Return the faces with the landmarks above their image moved into it."""
+    return replace(annotations, samples=[replace(s, points=abs(s.points)) for s in annotations.samples])
+
+
 def round_trip(annotations: Annotations, kind: str, folder: Path, images: Path | None = None) -> Annotations:
     path = folder / FILES[kind]
     write_annotations(path, annotations, kind)
@@ -65,21 +78,21 @@ def round_trip(annotations: Annotations, kind: str, folder: Path, images: Path |
     return read_annotations(path, images)
 
 
-def assert_same(loaded: Annotations, expected: Annotations, kept: set[str]) -> None:
+def assert_same(loaded: Annotations, expected: Annotations, kept: set[str], fractions: bool = True) -> None:
     """Check for the same faces, in any order of the images, and for what the format can express."""
     assert loaded.names == (expected.names if "names" in kept else None)
     a, b = (sorted(x.samples, key=lambda s: str(s.image.resolve())) for x in (loaded, expected))
     assert len(a) == len(b)
     for one, other in zip(a, b, strict=True):
         assert one.image.resolve() == other.image.resolve()
-        np.testing.assert_allclose(one.points, other.points, atol=0.01)
+        np.testing.assert_allclose(one.points, other.points, atol=0.01 if fractions else 0.51)
         for field in ("box", "visible"):
             value, required = getattr(one, field), getattr(other, field) if field in kept else None
             if field == "box" and value is None and required is not None:
                 value = tight_box(one.points)  # Label Studio's rectangle around the landmarks is no box
             assert (value is None) == (required is None), field
             if required is not None:
-                np.testing.assert_allclose(value, required, atol=0.01)
+                np.testing.assert_allclose(value, required, atol=0.01 if fractions else 0.51)
     assert len({s.name for s in loaded.samples}) == len(b)
 
 
@@ -88,19 +101,23 @@ def assert_same(loaded: Annotations, expected: Annotations, kept: set[str]) -> N
 
 @pytest.mark.parametrize(("first", "second"), [(a, b) for a in FILES for b in FILES])
 def test_write_annotations_converts_every_format_to_every_other(complete, folder, first, second):
+    if "yolo-pose" in (first, second):
+        complete = inside(complete)
     middle = round_trip(complete, first, folder / "x/one", folder / "in")
-    assert_same(middle, complete, KEPT[first])
+    assert_same(middle, complete, KEPT[first], first != "imglab")
     last = round_trip(middle, second, folder / "two", folder / "in")
-    assert_same(last, complete, KEPT[first] & KEPT[second])
+    assert_same(last, complete, KEPT[first] & KEPT[second], "imglab" not in (first, second))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FILES if kind != "pts"])
 def test_write_annotations_keeps_unknown_and_hidden_landmarks(incomplete, folder, kind):
-    assert_same(round_trip(incomplete, kind, folder / "out"), incomplete, KEPT[kind])
+    if kind == "yolo-pose":
+        incomplete = inside(incomplete)
     unnamed = replace(incomplete, names=None)
-    assert_same(round_trip(unnamed, kind, folder / "out"), unnamed, KEPT[kind])
     seen = replace(unnamed, samples=[replace(s, visible=None) for s in unnamed.samples])
-    assert_same(round_trip(seen, kind, folder / "out"), seen, KEPT[kind])
+    for annotations in (incomplete, unnamed, seen):
+        loaded = round_trip(annotations, kind, folder / "out")
+        assert_same(loaded, annotations, KEPT[kind], kind != "imglab")
 
 
 def test_write_pts_refuses_unknown_landmarks(incomplete, folder):
@@ -118,7 +135,7 @@ def test_write_annotations_keeps_real_datasets(shared, tmp_path, name, landmarks
     hidden = [0 if s.visible is None else int((~s.visible).sum()) for s in real.samples]
     assert hidden == ([6, 9] if name == "cofw" else [0] * len(real.samples))
     images = shared / "data/samples" / (name if kind == "pts" else "")
-    assert_same(round_trip(real, kind, tmp_path, images), real, KEPT[kind] - {"names"})
+    assert_same(round_trip(real, kind, tmp_path, images), real, KEPT[kind] - {"names"}, kind != "imglab")
 
 
 def test_read_annotations_reads_300w_as_a_pts_folder(small_300w):
@@ -159,7 +176,7 @@ def test_write_csv_keeps_subsets_and_groups(folder, complete):
             write_annotations(folder / "f.csv", Annotations(samples, NAMES))
 
 
-@pytest.mark.parametrize("kind", ["cvat", "label-studio", "pts"])
+@pytest.mark.parametrize("kind", ["cvat", "label-studio", "pts", "imglab", "labelme"])
 def test_write_annotations_never_loses_a_split(folder, complete, kind, caplog):
     samples = [replace(s, group=str(s.image), attributes=frozenset({"pose"})) for s in complete.samples]
     samples[2] = replace(samples[2], group=samples[0].group)
@@ -167,7 +184,7 @@ def test_write_annotations_never_loses_a_split(folder, complete, kind, caplog):
     message = f"left out, because {kind} cannot express it: pose, which images are cut from one photo"
     assert message in caplog.text
     caplog.clear()
-    bare = Annotations([replace(sample, box=None) for sample in complete.samples], None)
+    bare = Annotations([replace(s, box=None, points=np.floor(s.points)) for s in complete.samples], None)
     write_annotations(folder / "plain", bare, kind)
     assert not caplog.text
     for part in ("train", "test"):
@@ -181,10 +198,11 @@ def test_write_annotations_never_loses_a_split(folder, complete, kind, caplog):
 
 @pytest.mark.parametrize("kind", FILES)
 def test_write_annotations_logs_what_a_format_cannot_express(incomplete, folder, kind, caplog):
-    samples = [replace(s, points=np.nan_to_num(s.points, nan=1.0)) for s in incomplete.samples]
+    samples = [replace(s, points=abs(np.nan_to_num(s.points, nan=1.0))) for s in incomplete.samples]
     write_annotations(folder / FILES[kind], Annotations(samples, NAMES), kind)
     fields = {"box": "boxes", "visible": "which landmarks are hidden", "names": "landmark names"}
     lost = [text for field, text in fields.items() if field not in KEPT[kind]]
+    lost += ["fractions of pixels"] if kind == "imglab" else []
     message = f"{folder / FILES[kind]}: left out, because {kind} cannot express it: {', '.join(lost)}"
     assert caplog.messages == ([message] if lost else [])
 
@@ -232,7 +250,7 @@ def test_write_csv_resolves_symbolic_links(folder, complete):
     assert_same(read_annotations(folder / "link/f.csv"), complete, KEPT["csv"])
 
 
-@pytest.mark.parametrize("kind", ["coco", "cvat", "label-studio"])
+@pytest.mark.parametrize("kind", ["coco", "cvat", "label-studio", "imglab"])
 def test_write_annotations_keeps_the_old_file_if_an_image_is_missing(folder, kind):
     path = folder / "old"
     path.write_text("old")
@@ -382,6 +400,131 @@ def test_read_csv_accepts_common_dialects(folder, title):
     np.testing.assert_array_equal(loaded.samples[0].points, np.float32([(1.5, 20)]))
 
 
+def test_read_imglab_files_of_dlib(folder):
+    """As dlib writes them: parts in alphabetical order, without those that are hidden."""
+    boxes = [
+        "<box top='5' left='3' width='10' height='20'><label>x</label>"
+        "<part name='01' x='4' y='6'/><part name='00' x='5' y='7'/></box>",
+        "<box top='1' left='1' width='2' height='2' ignore='1'><part name='00' x='1' y='1'/></box>",
+        "<box top='1' left='1' width='2' height='2'/>",
+        "<box top='7' left='9' width='1' height='1'><part name='00' x='9' y='7'/></box>",
+    ]
+    text = f"<dataset><name>n</name><images><image file='a b.png'>{''.join(boxes)}</image></images></dataset>"
+    loaded = read(folder, "f.xml", "<?xml version='1.0' encoding='ISO-8859-1'?>" + text)
+    assert loaded.names is None
+    np.testing.assert_array_equal([s.points for s in loaded.samples], [[(5, 7), (4, 6)], [(9, 7), UNKNOWN]])
+    np.testing.assert_array_equal(loaded.samples[0].box, [3, 5, 12, 24])
+    assert loaded.samples[1].box is None
+
+
+def test_read_labelme_files_of_other_tools(folder):
+    """Two faces by groups, a hidden landmark, and shapes that are neither landmarks nor boxes."""
+    rectangle = {"label": "x", "shape_type": "rectangle", "points": [[9, 8], [1, 2]], "group_id": 7}
+    shapes = [
+        point("nose", group_id=7, flags={"occluded": True}),
+        point("eye", group_id=7, points=[[3, 4.5]]),
+        point("eye", group_id=8),
+        rectangle,
+        {"label": "hair", "shape_type": "polygon", "points": [[1, 2], [2, 3], [4, 4]], "group_id": None},
+    ]
+    (folder / "other.json").write_text('{"a": 1}')
+    (folder / "in/a b.json").write_text(labelme(*shapes, imagePath="a b.png", imageData="iVBOR"))
+    loaded = read_annotations(folder)
+    assert loaded.names == ("nose", "eye")
+    np.testing.assert_array_equal([s.points for s in loaded.samples], [[(1, 2), (3, 4.5)], [UNKNOWN, (1, 2)]])
+    np.testing.assert_array_equal(loaded.samples[0].box, [1, 2, 9, 8])
+    np.testing.assert_array_equal(loaded.samples[0].visible, [False, True])
+
+
+YOLO = "0 0.5 0.5 0.5 0.5 0.25 0.5 2 0 0 0\n\n1 .5 .5 1 1 1 1 1 0 0 1\n"
+
+
+def test_read_yolo_pose_files_of_ultralytics(folder):
+    (folder / "labels").mkdir()
+    (folder / "in").rename(folder / "images")
+    (folder / "labels/a b.txt").write_text(YOLO)
+    (folder / "labels/c%20d.txt").write_text("")
+    config = "path: ../datasets/mine\ntrain: images\nval: images\nkpt_shape: [2, 3]\nnames: {0: face, 1: x}\n"
+    (folder / "data.yaml").write_text(config)
+    loaded = read_annotations(folder)
+    np.testing.assert_array_equal(
+        [s.points for s in loaded.samples], [[(50, 50), UNKNOWN], [(200, 100), (0, 0)]]
+    )
+    np.testing.assert_array_equal(loaded.samples[0].box, [50, 25, 150, 75])
+    assert [s.box is None for s in loaded.samples] == [False, True]
+    np.testing.assert_array_equal(loaded.samples[1].visible, [False, False])
+    assert {s.attributes for s in loaded.samples} == {frozenset()}
+    (folder / "list.txt").write_text("./images/a b.png\n")
+    (folder / "labels/a b.txt").write_text("0 0.5 0.5 0.5 0.5 0.25 0.5 -1 -1\n")
+    (folder / "data.yml").write_text("test: list.txt\nkpt_shape: [2, 2]\nkpt_names: {0: [l, r]}\n")
+    loaded = read_annotations(folder / "data.yml")
+    assert (loaded.names, loaded.samples[0].attributes) == (("l", "r"), {"test"})
+    np.testing.assert_array_equal(loaded.samples[0].points, np.float32([(50, 50), UNKNOWN]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (YOLO.replace(" 0 0 0\n", " 0 0\n"), r"a b\.txt:1: 10 numbers, but kpt_shape of data\.yaml needs 11"),
+        (YOLO.replace(" 0 0 1\n", " 0 0 3\n"), r"a b\.txt:3: the third number"),
+        (YOLO.replace(".25", "left"), r"a b\.txt:1: expected a number, not '0left'"),
+        (YOLO.replace("0.25", "nan"), r"a b\.txt:1: expected a finite"),
+        (b"\xff\xfe", r"a b\.txt: not UTF-8"),
+    ],
+)
+def test_read_yolo_pose_names_invalid_labels(folder, text, words):
+    (folder / "in/a b.txt").write_bytes(text.encode() if isinstance(text, str) else text)
+    (folder / "data.yaml").write_text("train: in\nval: in\nkpt_shape: [2, 3]\n")
+    with pytest.raises(DataError, match=words):
+        read_annotations(folder)
+
+
+def test_write_yolo_pose_keeps_subsets(folder, complete, caplog):
+    """Landmarks outside the image are written as unknown: Ultralytics would leave out the whole image."""
+    parts = [{"test"}, {"test"}, {"train"}]
+    samples = [replace(s, attributes=frozenset(p)) for s, p in zip(complete.samples, parts, strict=True)]
+    loaded = round_trip(Annotations(samples, NAMES), "yolo-pose", folder)
+    assert {s.image.name: s.attributes for s in loaded.samples} == {"a b.png": {"test"}, "e.png": {"train"}}
+    assert "2 landmarks outside their image are written as unknown" in caplog.text
+    assert (folder / "yolo/images/test/a b.png").is_file()
+    config = yaml.safe_load((folder / "yolo/data.yaml").read_text())
+    assert config["kpt_shape"] == [4, 3]
+    assert {config["train"], config["val"]} == {"images/train", "images/test"}
+    samples[1] = replace(samples[1], attributes=frozenset())
+    with pytest.raises(DataError, match=r"a b\.png: has faces of several subsets: test, train"):
+        write_annotations(folder / "new", Annotations(samples, NAMES), "yolo-pose")
+
+
+coordinates = st.floats(0, 99, width=32)
+labels = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=9)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), names=st.lists(labels, min_size=1, max_size=6, unique=True))
+@pytest.mark.parametrize("kind", ["imglab", "labelme", "yolo-pose"])
+def test_write_annotations_keeps_any_faces(folder, kind, data, names):
+    samples = []
+    for name in ("in/a b.png", "in/a b.png", "in/deep/e.png"):
+        count = len(names)
+        points = np.float32(
+            data.draw(st.lists(st.tuples(coordinates, coordinates), min_size=count, max_size=count))
+        )
+        known = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+        known[0] = True
+        visible = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+        visible[0] = True
+        points[~known] = np.nan
+        box = np.float32([1, 2, 150, 90]) if data.draw(st.booleans()) else None
+        seen = None if visible[known].all() else visible & known
+        samples.append(face(folder / name, *points, box=box, visible=seen))
+    expected = Annotations(samples, tuple(names))
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        loaded = round_trip(expected, kind, Path(place))
+        if names[0] == "00" or names[0] == "point_0":  # names without meaning are not kept
+            expected = replace(expected, names=loaded.names)
+        assert_same(loaded, expected, KEPT[kind], kind != "imglab")
+
+
 # -- images --------------------------------------------------------------------------------------------
 
 
@@ -460,6 +603,21 @@ POINTS = '<points label="face" points="{}"/>'
 TWO = [region("a"), region("b")]
 
 
+def imglab(
+    *parts: str, part: str = "", box: str = "top='1' left='2' width='9' height='8'", file="a b.png"
+) -> str:
+    inner = "".join(f"<part {text}/>" for text in (*parts, part) if text)
+    return f"<dataset><images><image file='{file}'><box {box}>{inner}</box></image></images></dataset>"
+
+
+def labelme(*shapes: dict, **changes) -> str:
+    return json.dumps({"version": "5", "imagePath": "a b.png", "shapes": list(shapes), **changes})
+
+
+def point(label: str, **changes) -> dict:
+    return {"label": label, "shape_type": "point", "points": [[1, 2]], "group_id": None, **changes}
+
+
 def tasks(*items, **changes) -> str:
     """Tasks as JSON; keywords change the regions' values."""
     for item in items:
@@ -531,6 +689,39 @@ BAD = [
     ("f.xml", cvat(POINTS.format("1,2;3,4"))[:-15], "cut off"),
     ("f.xml", '<!DOCTYPE a [<!ENTITY b "c">]>' + cvat(), "DOCTYPE or ENTITY"),
     ("f.xml", "<html/>", "root is <html>"),
+    ("f.xml", '<!DOCTYPE d [<!ENTITY a "b">]><dataset/>', "DOCTYPE or ENTITY"),
+    ("f.xml", "<dataset><images><image/></images></dataset>", "image 1: file: expected a text"),
+    ("f.xml", imglab(), "no faces"),
+    ("f.xml", imglab(part="x='1'"), "box 1: name of a part: expected a text"),
+    ("f.xml", imglab("name='a' x='1'"), "box 1: part 'a': y: expected a text, not a missing"),
+    ("f.xml", imglab("name='a' x='1' y='two'"), "box 1: part 'a': expected a number, not 'two'"),
+    ("f.xml", imglab("name='a' x='1' y='2'", "name='a' x='1' y='2'"), "box 1: two parts are called 'a'"),
+    ("f.xml", imglab("name='a' x='1' y='2'", box="top='1'"), "box 1: left: expected a text"),
+    ("f.xml", imglab("name='a' x='1' y='2'", file="x.png"), "box 1: no image 'x.png'"),
+    # LabelMe
+    ("f.json", labelme(shapes=5), "shapes: expected a list"),
+    ("f.json", labelme(), "no faces"),
+    ("f.json", labelme(point("a"), imagePath=None), "imagePath: expected a text"),
+    ("f.json", labelme(point("a"), imagePath="x.png"), "face 1: no image 'x.png'"),
+    ("f.json", labelme(point("a"), point("a")), "shape 2: a second 'a'; several faces need a group_id"),
+    ("f.json", labelme(point("a"), point("b", group_id=1)), "a point without group_id"),
+    ("f.json", labelme(point("a", group_id=[1])), "shape 1: group_id: expected a number or a text"),
+    ("f.json", labelme(point("a", points=[[1, 2], [3, 4]])), "shape 1: points: expected 1 x"),
+    ("f.json", labelme(point("a", points=[[1]])), "shape 1: points: expected 1 x"),
+    ("f.json", labelme(point("a", points=[[1, "2"]])), "shape 1: points: expected a number, not '2'"),
+    ("f.json", labelme(point("a", flags=[1])), "shape 1: flags: expected an object"),
+    # YOLO-pose
+    ("f.yaml", "train: [", "not YAML"),
+    ("f.yaml", "a: &a [1]\nb: " + "[" * 5000, "not YAML"),
+    ("f.yaml", "#" * 1_000_001 + "\na: 1", "no data.yaml has"),
+    ("f.yaml", "[1]", "expected an object"),
+    ("f.yaml", "train: in\n", "kpt_shape: expected a list"),
+    ("f.yaml", "train: in\nkpt_shape: [2, 5]", "kpt_shape: expected .landmarks, 2 or 3"),
+    ("f.yaml", "train: in\nkpt_shape: [1000000, 3]", "1000000 landmarks, not 1 to"),
+    ("f.yaml", "kpt_shape: [2, 3]", "none of train, val and test"),
+    ("f.yaml", "train: none\nkpt_shape: [2, 3]", "train: no such folder or list of images"),
+    ("f.yaml", "train: in\nkpt_shape: [2, 3]", "no faces"),
+    ("f.yaml", "train: in\nkpt_shape: [2, 3]\nkpt_names: {0: [a], 1: [b]}", "classes with different"),
     ("f.xml", "<a>" * 100_000 + "</a>" * 100_000, "root is <a>"),
     ("f.xml", "<annotations><track/></annotations>", "CVAT for images"),
     ("f.xml", cvat(), "no faces"),

@@ -18,7 +18,6 @@ whole face and is ignored.
 
 from __future__ import annotations
 
-import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import NamedTuple
@@ -30,14 +29,13 @@ from pipnet.annotations.checked_values import as_text, parse_number, quoted
 from pipnet.annotations.face_collector import FaceCollector
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.samples import FaceSample
+from pipnet.annotations.xml_file import write_xml
 from pipnet.errors import DataError
 from pipnet.geometry import Points
-from pipnet.io.atomic import write_text
 from pipnet.io.image import image_size
-from pipnet.io.text import read_text, relative_name
+from pipnet.io.text import relative_name
 
 _LABEL = "face"
-_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 class _Shape(NamedTuple):
@@ -48,13 +46,20 @@ class _Shape(NamedTuple):
     where: str
 
 
-def read_cvat(path: Path, finder: ImageFinder) -> Annotations:
+def read_cvat(path: Path, root: ET.Element, finder: ImageFinder) -> Annotations:
     """Return the faces of a CVAT file.
 
+    Args:
+        path: the file, for error messages.
+        root: its content.
+        finder: finds the images.
+
     Raises:
-        DataError: the file is invalid; the place is named.
+        DataError: the content is invalid; the place is named.
     """
-    shapes = _shapes(_parse(path), path)
+    if root.find("track") is not None:
+        raise DataError(f'{path}: tracks of a video: export it from CVAT as "CVAT for images 1.1"')
+    shapes = _shapes(root, path)
     tags = {shape.element.tag for shape in shapes}
     if len(tags) > 1:
         raise DataError(f"{path}: some faces are points, some are skeletons: keep the faces of one type")
@@ -80,23 +85,6 @@ def read_cvat(path: Path, finder: ImageFinder) -> Annotations:
         visible = np.array([landmarks[name].get("occluded") != "1" for name in names])
         collector.add(image, points, shape.where, visible=visible)
     return collector.finish(str(path), names)
-
-
-def _parse(path: Path) -> ET.Element:
-    text = read_text(path)
-    # Entities can grow without limit or refer to other files. CVAT writes none, so declarations are refused.
-    # The text is decoded already, so no other encoding can hide a declaration from this search.
-    if re.search(r"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE):
-        raise DataError(f"{path}: declares a DOCTYPE or ENTITY, which CVAT never does: not read")
-    try:
-        root = ET.fromstring(text)  # noqa: S314 (see above)
-    except (ET.ParseError, ValueError) as error:
-        raise DataError(f"{path}: not XML, or cut off: {error}") from None
-    if root.tag != "annotations":
-        raise DataError(f"{path}: not a CVAT file: the root is <{root.tag[:40]}>, not <annotations>")
-    if root.find("track") is not None:
-        raise DataError(f'{path}: tracks of a video: export it from CVAT as "CVAT for images 1.1"')
-    return root
 
 
 def _shapes(root: ET.Element, path: Path) -> list[_Shape]:
@@ -173,11 +161,7 @@ def write_cvat(path: Path, annotations: Annotations) -> None:
             attributes |= {"width": str(width), "height": str(height)}
             images[sample.image] = ET.SubElement(root, "image", attributes)
         images[sample.image].append(_face(sample, names))
-    ET.indent(root)
-    text = ET.tostring(root, encoding="unicode")
-    if _NOT_XML.search(text):
-        raise DataError(f"{path}: a name has a character that XML does not allow")
-    write_text(path, f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n')
+    write_xml(path, root)
 
 
 def _face(sample: FaceSample, names: tuple[str, ...] | None) -> ET.Element:

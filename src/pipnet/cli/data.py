@@ -67,16 +67,19 @@ def convert(
 ) -> None:
     """Convert labeled faces, or those of a dataset, to another file format. Nothing is overwritten.
 
-    COCO and CSV store which faces are for training and for tests; other formats refuse faces with a split.
+    COCO, CSV and YOLO-pose store which faces are for training and for tests; other formats refuse faces with
+    a split.
 
     Parameters
     ----------
     source
-        A COCO or Label Studio .json, a CVAT .xml, a .csv, a folder of .pts files, or a dataset.
+        A COCO, Label Studio or LabelMe .json, a CVAT or imglab .xml, a .csv, a YOLO-pose data.yaml, a folder
+        of .pts or LabelMe files, or a dataset.
     target
-        A .json (COCO), .xml (CVAT), .csv, or a folder for .pts files.
+        A .json (COCO), .xml (CVAT), .csv, or a folder (.pts files).
     to
-        The format to write, if the suffix does not tell it: coco, cvat, label-studio, pts, csv.
+        The format to write, if the suffix does not tell it: coco, cvat, label-studio, csv, imglab (an .xml),
+        or a folder as pts, labelme, yolo-pose (with links to the images).
     scheme
         For a dataset: convert the points to this scheme, such as WFLW's 98 points to 300w.
     """
@@ -108,7 +111,7 @@ def scheme(
     Parameters
     ----------
     source
-        A COCO or Label Studio .json, a CVAT .xml, a .csv, or a folder of .pts files.
+        Your labeled faces, in any of the formats of pipnet data convert.
     output
         The .toml file to write.
     title

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.annotations.annotation_set import placeholder_names
-from pipnet.annotations.formats import Annotations, read_annotations
+from pipnet.annotations.formats import Annotations, folder_format, read_annotations
 from pipnet.annotations.samples import FaceSample, map_scheme
 from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels
 from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropConfig
-from pipnet.io.discovery import files_below
 from pipnet.io.text import counted
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
@@ -87,12 +86,12 @@ def recognize_dataset(root: Path) -> str | None:
         return _read_description(root / PREPARED)[0]
     if names := find_markers(root):
         return names[0]
-    if any(path.suffix.lower() == ".pts" for path in files_below(root)):
+    if folder_format(root):
         return None
     known = "; ".join(f"{s.title}: {', '.join(s.markers)}" for s in DATASETS.values() if s.markers)
     raise DataError(
-        f"{root}: no labeled faces found. Supported are datasets ({known}), folders of .pts files, "
-        "and annotation files named by their path"
+        f"{root}: no labeled faces found. Supported are datasets ({known}), folders of .pts or LabelMe "
+        "files, folders with the data.yaml of YOLO-pose, and annotation files named by their path"
     )
 
 
