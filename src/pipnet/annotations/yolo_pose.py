@@ -2,7 +2,7 @@
 
 ::
 
-    data.yaml                 path, train: images/train, val: images/val, kpt_shape: [68, 3], names
+    data.yaml                 train: images/train, val: images/val, kpt_shape: [68, 3], names
     images/train/a.jpg
     labels/train/a.txt        a line a face: class, box as x y w h (center), then x y v of each landmark
 
@@ -290,7 +290,8 @@ def _config_text(annotations: Annotations, splits: set[str]) -> str:
     places = {split: f"images/{split}" for split in found}
     # Ultralytics needs both.
     places = {"train": f"images/{found[0]}", "val": f"images/{found[-1]}"} | places
-    table = {"path": ".", **places, "kpt_shape": [len(annotations.samples[0].points), 3], "names": ["face"]}
+    # Without the key path, Ultralytics takes the folder of this file.
+    table = {**places, "kpt_shape": [len(annotations.samples[0].points), 3], "names": ["face"]}
     if annotations.names:
         table["kpt_names"] = {"0": annotations.names}
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())
