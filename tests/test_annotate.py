@@ -235,7 +235,7 @@ def test_annotate_unsupported_formats_are_error_rows(portrait, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     shutil.copy(portrait, folder / "a.jpg")
-    (folder / "b.HEIC").write_bytes(b"ftypheic")
+    (folder / "b.CR3").write_bytes(b"ftypcrx ")
     (folder / "notes.txt").write_text("not an image")
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(folder, "in")
@@ -243,7 +243,7 @@ def test_annotate_unsupported_formats_are_error_rows(portrait, tmp_path):
         table = rows(annotate(source, tmp_path / f"labels{source.suffix}", "--workers", "1"))
         assert [(row["image"], row["error"] is None) for row in table] == [
             (f"{within}a.jpg", True),
-            (f"{within}b.HEIC", False),
+            (f"{within}b.CR3", False),
         ]
         assert "convert it to JPEG" in table[1]["error"]
 

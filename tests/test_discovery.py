@@ -49,14 +49,14 @@ def test_find_images_expands_patterns(album):
         ("https://example.com/a.jpg", "URLs are not supported"),
         ("*.png", "no file matches"),
         ("empty", "no images in this folder"),
-        ("raw", "1 images in unsupported formats, such as raw/a.heic: convert"),
+        ("raw", "1 images in unsupported formats, such as raw/a.cr3: convert"),
     ],
 )
 def test_find_images_reports_names_that_are_no_image(name, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw/a.heic").touch()
+    (tmp_path / "raw/a.cr3").touch()
     (item,) = find_images([name])
     assert item.error is not None
     assert message in item.error

@@ -13,7 +13,8 @@ import PIL.Image
 import pytest
 
 from pipnet.errors import ImageError, WriteError
-from pipnet.io.image import as_image, ignore_pillow_warnings, image_size, read_image, write_image
+from pipnet.io.image import ignore_pillow_warnings, image_size, read_image, write_image
+from pipnet.io.image_source import as_image
 
 BAD = {
     "missing": None,
@@ -31,7 +32,7 @@ def test_read_image_refuses_other_files(tmp_path, kind):
     with pytest.raises(ImageError, match=str(path)) as error:
         read_image(path)
     assert "\n" not in str(error.value)
-    other = "not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA"
+    other = "not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA, HEIC"
     reason = {"missing": "no such file", "empty": "empty file"}.get(kind, other)
     assert str(error.value) == f"{path}: {reason}"
 
@@ -192,7 +193,7 @@ def test_as_image_accepts_paths_arrays_and_pil_images(portrait):
 
 @pytest.mark.parametrize(
     "source",
-    [None, 3, [1], np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 5, 3), np.uint8), b"x"],
+    [3, [1], np.zeros((4, 4), int), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 5, 3), np.uint8), b"x"],
 )
 def test_as_image_refuses_other_objects(source):
     with pytest.raises(ImageError):

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import PIL.Image
 
 from pipnet.config import LandmarkerConfig, RuntimeConfig, split_options
 from pipnet.errors import BoxError
-from pipnet.geometry import Image, check_boxes
+from pipnet.geometry import check_boxes
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.backends.load import load_model
@@ -20,10 +19,9 @@ from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import Detector
 from pipnet.inference.pipeline import Pipeline
 from pipnet.inference.results import FaceLandmarks
-from pipnet.io.image import as_image
+from pipnet.io.image_source import ImageSource, as_image
 from pipnet.metadata import ModelMetadata
 
-ImageSource = str | os.PathLike[str] | PIL.Image.Image | Image
 _BATCH_SIZE = 16
 """Images of a list whose faces go through the model in one batch."""
 
@@ -74,7 +72,7 @@ class FaceLandmarker:
             raise TypeError(
                 "device, backend, precision and threads need a model by name: this one is loaded already"
             )
-        self.pipeline = Pipeline(model, detector, config, box_format)
+        self.pipeline = Pipeline(model, detector, config, box_format, runtime.threads)
 
     @classmethod
     def from_configs(
@@ -83,7 +81,8 @@ class FaceLandmarker:
         """Load the model and the detector that a config names; otherwise the same as the constructor."""
         landmarker = cls.__new__(cls)
         model = load_model(find_model(config.model), runtime)
-        landmarker.pipeline = Pipeline(model, config.detector, config, box_format)
+        threads = runtime and runtime.threads
+        landmarker.pipeline = Pipeline(model, config.detector, config, box_format, threads)
         return landmarker
 
     @classmethod
@@ -108,15 +107,22 @@ class FaceLandmarker:
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # a str is a sequence of str
-        self, image: ImageSource, boxes: object = None, box_format: str | None = None
+        self,
+        image: ImageSource,
+        boxes: object = None,
+        box_format: str | None = None,
+        *,
+        bgr: bool = False,
     ) -> FaceLandmarks: ...
     @overload
-    def __call__(self, image: Sequence[ImageSource]) -> list[FaceLandmarks]: ...
+    def __call__(self, image: Sequence[ImageSource], *, bgr: bool = False) -> list[FaceLandmarks]: ...
     def __call__(
         self,
         image: ImageSource | Sequence[ImageSource],
         boxes: object = None,
         box_format: str | None = None,
+        *,
+        bgr: bool = False,
     ) -> FaceLandmarks | list[FaceLandmarks]:
         """Return the landmarks of every face in an image, or in each image of a list.
 
@@ -124,13 +130,17 @@ class FaceLandmarker:
         files one by one, or with ``pipnet annotate``.
 
         Args:
-            image: a path, a PIL image, an RGB uint8 array (height, width, 3), or a list of them.
+            image: a path; the content of an image file as bytes, as a file object opened in binary mode or as
+                a ``data:image/...;base64,`` URL; a PIL image; an RGB array (height, width, 3); a torch tensor
+                (3, height, width) or (height, width, 3); or a list of them. Arrays and tensors are uint8,
+                uint16 (10 and 12 bits in 16 are detected by the maximum), bool, or floats in [0, 1].
             boxes: (faces, 4) boxes xyxy in pixels; the detector finds them if None.
             box_format: what the boxes mean; that of the constructor if None. ``"face"``: forehead to
                 chin, as most detectors and people draw them; ``"landmarks"``: tight around the landmarks;
                 ``"full_image"``: an image of one face; ``"model"``: what the model's crops are cut around in
                 training, see `CropConfig.box`; or the name of a detector that the model was fitted to, one of
                 ours or, by ``pipnet detector fit``, any other.
+            bgr: whether arrays and tensors are BGR, as OpenCV's frames are. The image of the result is RGB.
 
         Raises:
             ImageError: an image cannot be read or is too large.
@@ -140,17 +150,17 @@ class FaceLandmarker:
         if boxes is None and box_format is not None:
             raise BoxError("box_format needs boxes: pass boxes too")
         max_pixels = self.pipeline.config.max_pixels
-        if isinstance(image, Sequence) and not isinstance(image, str | bytes):
+        if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
             if boxes is not None:
                 raise BoxError("boxes are for a single image, not for a list: pass the images one by one")
             return [
                 faces
                 for start in range(0, len(image), _BATCH_SIZE)
                 for faces in self.pipeline(
-                    [as_image(source, max_pixels) for source in image[start : start + _BATCH_SIZE]]
+                    [as_image(source, max_pixels, bgr) for source in image[start : start + _BATCH_SIZE]]
                 )
             ]
-        decoded = as_image(image, max_pixels)
+        decoded = as_image(image, max_pixels, bgr)
         if boxes is None:
             return self.pipeline([decoded])[0]
         checked = check_boxes(boxes, decoded.shape[1], decoded.shape[0])

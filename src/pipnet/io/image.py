@@ -1,4 +1,4 @@
-"""Images in files, bytes and arrays: always RGB uint8, upright, and of a checked size.
+"""Images in files and bytes: always RGB uint8, upright, and of a checked size.
 
 Pillow reads them: it knows the size of an image before it is decoded, and detects truncated files. Pillow
 warns of corrupt EXIF data and of large images, which do not matter here. A program that wants no such
@@ -10,32 +10,37 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import PIL.Image
 
-from pipnet.errors import ImageError, one_line
+from pipnet.errors import ImageError, installed_from, one_line
 from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
+from pipnet.io.image_array import check_size, deep_to_8_bits, white_level
 
 MAX_PIXELS = 100_000_000
 """Default maximum number of pixels; larger images are refused before they are decoded."""
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "TGA")
 """Formats that are decoded. Pillow would pass others to interpreters such as Ghostscript, or decode them
-before their size is known (icons). JPEG includes MPO, which is not a separate format in Pillow 13."""
+before their size is known (icons). JPEG includes MPO, which is not a separate format in Pillow 13. HEIC and
+formats of other packages come on top, see `_open`."""
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 IMAGE_SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
     *(".png", ".bmp", ".webp", ".gif", ".avif"),
     *(".tif", ".tiff", ".tga", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".heic", ".heif", ".hif"),
 }
 """Suffixes of the files in a folder that are read as images."""
 UNSUPPORTED_SUFFIXES = {
-    *(".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd"),
+    *(".jp2", ".j2k", ".jxl", ".psd"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 }
 """Suffixes of images that cannot be read."""
@@ -50,6 +55,13 @@ _TO_UPRIGHT = {
     8: PIL.Image.Transpose.ROTATE_90,
 }
 """By EXIF orientation. Pillow's ``exif_transpose`` rewrites all of EXIF, and fails on malformed tags."""
+_OTHER_BYTE = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+"""Pillow's names of the layouts of 16-bit color, of which it reads the high bytes, and for each the one with
+which it reads the low bytes."""
 
 
 def ignore_pillow_warnings() -> None:
@@ -60,12 +72,12 @@ def ignore_pillow_warnings() -> None:
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
     """Return an image file as RGB: EXIF orientation is applied, alpha is dropped, 16 bits are scaled to 8.
 
-    The first frame of an animation is read.
+    The first frame of an animation is read. Images of 10 or 12 bits in 16 are scaled as in `image_array`.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, or more than ``max_pixels``.
     """
-    with _named_errors(str(path)), Path(path).open("rb") as file:
+    with _named_errors(_short(str(path))), Path(path).open("rb") as file:
         return _read(file, max_pixels)
 
 
@@ -85,32 +97,34 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: missing, or not an image.
     """
-    with _named_errors(str(path)), PIL.Image.open(path, formats=_FORMATS) as image:
+    with _named_errors(_short(str(path))), path.open("rb") as file, _open(file) as image:
         width, height = image.size  # Pillow applies the orientation of TIFF itself
         swap = image.format != "TIFF" and _orientation(partial(_header_exif, image)) in {5, 6, 7, 8}
     return (height, width) if swap else (width, height)
 
 
-def as_image(source: object, max_pixels: int = MAX_PIXELS) -> Image:
-    """Return a path, a PIL image or a copy of an array as an RGB image.
-
-    Arrays are RGB (height, width, 3), RGBA (height, width, 4) or gray (height, width), of uint8, uint16
-    (scaled) or bool. Floats are refused: their range is unknown.
+def read_file_object(file: Any, max_pixels: int = MAX_PIXELS) -> Image:
+    """Return the image in a file object, read from its start, as RGB, see `read_image`.
 
     Raises:
-        ImageError: none of these, no pixels, or more than ``max_pixels``.
+        ImageError: opened as text, closed, or see `decode_image`.
     """
-    if isinstance(source, (str, os.PathLike)):
-        return read_image(source, max_pixels)
-    if isinstance(source, PIL.Image.Image):
-        with _named_errors("the PIL image"):  # it may be decoded only now
-            return _decode(source, max_pixels)
-    if not isinstance(source, np.ndarray):
-        raise ImageError(f"an image is a path, a PIL image or an RGB array, not {type(source).__name__}")
-    image = _array_to_rgb(source)
-    height, width = image.shape[:2]
-    _check_size(width, height, max_pixels)
-    return image
+    name = getattr(file, "name", None)
+    with _named_errors(_short(name) if isinstance(name, str) else "the file object"):
+        if not (hasattr(file, "seekable") and file.seekable()):  # such as a pipe
+            return _read(io.BytesIO(file.read()), max_pixels)
+        file.seek(0)
+        return _read(file, max_pixels)
+
+
+def decode_pil(image: PIL.Image.Image, max_pixels: int = MAX_PIXELS) -> Image:
+    """Return a PIL image as RGB, see `read_image`; Pillow itself reads color of 16 bits as its high bytes.
+
+    Raises:
+        ImageError: truncated, no pixels, or more than ``max_pixels``.
+    """
+    with _named_errors("the PIL image"):  # it may be decoded only now
+        return _decode(image, max_pixels)
 
 
 def write_image(path: str | os.PathLike[str], image: Image) -> None:
@@ -144,7 +158,7 @@ def _named_errors(name: str) -> Iterator[None]:
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except PIL.UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image of a supported format: {', '.join(_FORMATS)}") from None
+        raise ImageError(f"{name}: not an image of a supported format: {', '.join(_FORMATS)}, HEIC") from None
     except PIL.Image.DecompressionBombError:
         raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
     except ImageError as error:
@@ -152,22 +166,65 @@ def _named_errors(name: str) -> Iterator[None]:
     except MemoryError:  # not an error of the image
         raise
     except Exception as error:  # decoders raise any exception on corrupt files
-        raise ImageError(f"{name}: cannot be read: {one_line(error)}") from None
+        reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
+        raise ImageError(f"{name}: cannot be read: {reason}") from None
 
 
-def _read(file: BinaryIO, max_pixels: int) -> Image:
-    if not file.read(1):
+def _short(name: str) -> str:
+    """Return a path for messages: as it is, unless it is longer than file names can be, such as base64."""
+    return name if len(name) <= 255 else f"{' '.join(name.split()):.80}..."
+
+
+def _read(file: Any, max_pixels: int) -> Image:
+    start = file.read(1)
+    if not start:
         raise ImageError("empty file")
+    if isinstance(start, str):
+        raise ImageError("opened as text: open it in binary mode")
     file.seek(0)
-    with PIL.Image.open(file, formats=_FORMATS) as image:
-        return _decode(image, max_pixels)
+    with _open(file) as image:
+        is_deep = _layout(image) in _OTHER_BYTE
+        rgb = _decode(image, max_pixels)
+    if not is_deep or rgb.max() > 4095 >> 8:
+        return rgb
+    file.seek(0)  # at most 12 bits of 16: the high bytes of the values are not enough
+    with _open(file) as image:
+        image.tile = [_with_other_byte(tile) for tile in image.tile]
+        low = _decode(image, max_pixels)
+    return deep_to_8_bits(rgb.astype(np.uint16) << 8 | low)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
-    if not width * height:
-        raise ImageError(f"no pixels: {width} x {height}")
+def _layout(image: Any) -> str:
+    """Return Pillow's name of the layout of the values in a file that is not decoded yet."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else None
+    return str(args[0] if isinstance(args, tuple) and args else args)
+
+
+def _with_other_byte(tile: Any) -> Any:
+    """Return a part of a 16-bit image such that Pillow reads its low bytes."""
+    layout, *others = (tile.args,) if isinstance(tile.args, str) else tile.args
+    return tile._replace(args=(_OTHER_BYTE[layout], *others))
+
+
+def _open(file: Any) -> Any:
+    """Open an image of one of our formats, of a format that another package registered with Pillow, or HEIC.
+
+    pillow-heif need not be registered: that would change Pillow for the whole program.
+    """
+    registered = [name for name, (opener, _) in PIL.Image.OPEN.items() if opener.__module__[:4] != "PIL."]
+    try:
+        return PIL.Image.open(file, formats=[*_FORMATS, *registered])
+    except PIL.UnidentifiedImageError:
+        file.seek(4)
+        if file.read(4) != b"ftyp" or file.read(4) not in _HEIC_BRANDS:
+            raise
+    try:
+        from pillow_heif import HeifImageFile
+    except ImportError:
+        raise ImageError(f"HEIC needs pillow-heif: pip install '{installed_from()}[heic]'") from None
+    file.seek(0)
+    return HeifImageFile(file)
 
 
 def _header_exif(image: PIL.Image.Image) -> PIL.Image.Exif:
@@ -187,7 +244,7 @@ def _orientation(exif: Callable[[], PIL.Image.Exif]) -> int:
 
 def _decode(image: PIL.Image.Image, max_pixels: int) -> Image:
     """Return a Pillow image, which may not be decoded yet, as RGB uint8."""
-    _check_size(*image.size, max_pixels)
+    check_size(*image.size, max_pixels)
     image.load()  # this applies the orientation of a TIFF
     transpose = _TO_UPRIGHT.get(_orientation(image.getexif))
     upright = image if transpose is None else image.transpose(transpose)  # each of these would copy otherwise
@@ -202,22 +259,6 @@ def _deep_gray_to_rgb(image: PIL.Image.Image) -> Image:
     highest = np.percentile(values, 99)  # a few pixels may be brighter than white
     white = next((white for white in (1, 255, 65535) if highest <= white), values.max())
     if image.mode.startswith("I;16"):
-        white = 65535
+        white = white_level(int(values.max()))
     gray = (values / white * 255).clip(0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=2)
-
-
-def _array_to_rgb(array: np.ndarray) -> Image:
-    if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
-    elif array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype != np.uint8:
-        raise ImageError(f"an image array must be uint8, uint16 or bool, not {array.dtype}")
-    if array.ndim == 2:
-        array = array[..., None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ImageError(f"an image array must have shape (height, width, 3), not {array.shape}")
-    if array.shape[2] == 1:
-        array = np.repeat(array, 3, axis=2)
-    return np.array(array[..., :3], order="C")
