@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
+from pipnet.errors import PipnetError
 from pipnet.field_checks import Range, check_fields
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import MAX_PIXELS
 
-Device = Literal["auto", "cpu", "cuda", "coreml", "directml"]
-"""``auto`` takes a graphics card where ONNX Runtime has one."""
+Device = str
+"""``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``coreml`` or ``directml``, see `RuntimeConfig.device`."""
+_DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?|coreml|directml")
 Backend = Literal["auto", "onnxruntime", "openvino"]
 """``auto`` takes OpenVINO on a processor where bf16 is asked for, else ONNX Runtime."""
 Precision = Literal["f32", "bf16"]
@@ -31,7 +34,8 @@ class RuntimeConfig:
     """Where and how a network runs."""
 
     device: Device = "auto"
-    """Where the network runs."""
+    """Where the network runs: auto, cpu, cuda, cuda:N (the card with this number), coreml or directml. auto
+    uses a graphics card if the installed onnxruntime supports it and it works, else the CPU."""
     backend: Backend = "auto"
     """Library that runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]')."""
     precision: Precision = "f32"
@@ -41,6 +45,10 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not (isinstance(self.device, str) and _DEVICE.fullmatch(self.device)):
+            raise PipnetError(
+                f"device is one of auto, cpu, cuda, cuda:N, coreml, directml, not {self.device!r:.80}"
+            )
 
 
 @dataclass(frozen=True)
