@@ -52,6 +52,17 @@ def test_export_onnx_equals_torch_for_any_batch(exported, batch):
     np.testing.assert_allclose(out.vote_std, expected.vote_std, atol=1e-4)
 
 
+@pytest.mark.parametrize("shift", [20.0, -1e30, float("nan")])
+def test_export_refuses_weights_of_a_diverged_training(shift, blind_checkpoint, tmp_path, capsys):
+    checkpoint = blind_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=shift)
+    target = tmp_path / "model.onnx"
+    assert main(["export", str(checkpoint), "-o", str(target)]) == 1
+    error = capsys.readouterr().err
+    assert "68 of 68 landmarks of a drawn face are not within ten crops, such as jaw_0" in error
+    assert "lower optim.lr" in error
+    assert not target.exists()
+
+
 def test_export_onnx_has_documented_interface(exported):
     _, path = exported
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

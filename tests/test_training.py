@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +21,11 @@ import torch
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
-from pipnet.errors import DataError, ModelError, RecipeError
+from pipnet.errors import DataError, DivergenceError, ModelError, RecipeError
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
+from pipnet.training.divergence import check_loss, check_nme
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.recipe import OptimConfig, Recipe, load_recipe
 from pipnet.training.split import load_split
@@ -389,8 +392,84 @@ def test_train_runs_no_code_of_a_state(recipe, tmp_path):
 def test_train_reports_infinite_loss(recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--optim.lr", "1e30", "--optim.ema", "0"]
     recipe = load_recipe(recipe_file, flags)
-    with pytest.raises(ModelError, match=r"lower optim\.lr"):
+    with pytest.raises(DivergenceError, match=r"the loss is nan; no weights .* --optim\.lr 1e\+29 instead"):
         train(recipe, tmp_path / "run")
+
+
+def test_train_command_stops_a_training_that_diverges(recipe_file, small_300w, tmp_path, capsys):
+    """After one step at this learning rate, the head's biases are far outside the crop on any machine."""
+    run = tmp_path / "run"
+    flags = ["--data", str(small_300w), "-o", str(run), "--optim.lr", "1e6", "--data.validation", "0"]
+    assert main(["train", str(recipe_file), *flags]) == 1
+    *_, line = capsys.readouterr().err.splitlines()
+    assert re.match("error: the training diverges in epoch 1: the loss is .*; no weights are saved", line)
+    assert line.endswith("--optim.lr 1e+05 instead of 1e+06, and train in another folder")
+    assert not list(run.glob("*.safetensors"))
+
+
+def test_train_keeps_the_weights_before_a_divergence(recipe, tmp_path):
+    run = tmp_path / "run"
+    train(recipe, run, max_steps=2)  # one epoch
+    before = {path: path.read_bytes() for path in [*run.glob("*.safetensors"), run / "last.pt"]}
+    trainer = Trainer(recipe, run, resume=True)
+    with torch.no_grad():
+        trainer.model.head.conv.bias.fill_(1e9)
+    with pytest.raises(DivergenceError, match="in epoch 2: .* the weights of epoch 1 are kept"):
+        trainer.fit()
+    assert {path: path.read_bytes() for path in before} == before
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_train_stops_at_points_far_outside(recipe_file, small_300w, blind_checkpoint, tmp_path):
+    """The initial weights see nothing and put all points far outside the crop; they learn next to nothing."""
+    checkpoint = blind_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=1000.0)
+    flags = ["--data.root", str(small_300w), "--initial.checkpoint", str(checkpoint), "--optim.lr", "1e-9"]
+    with pytest.raises(DivergenceError, match=r"epoch 1: the validation NME is [0-9.]+e\+05 %"):
+        train(load_recipe(recipe_file, flags), tmp_path / "run")
+
+
+def test_validation_of_points_that_are_not_finite_is_infinite(
+    recipe_file, small_300w, blind_checkpoint, tmp_path
+):
+    checkpoint = blind_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=float("nan"))
+    flags = ["--data.root", str(small_300w), "--initial.checkpoint", str(checkpoint)]
+    assert Trainer(load_recipe(recipe_file, flags), tmp_path / "run")._validate() == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("loss", "diverges"), [(999, False), (1001, True), (float("inf"), True), (float("nan"), True)]
+)
+def test_check_loss_compares_with_the_first_step(loss, diverges):
+    with pytest.raises(DivergenceError, match="the loss is") if diverges else nullcontext():
+        check_loss(loss, 1.0, 3, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("nme", "epoch", "step", "diverges"),
+    [
+        (None, 9, 999, False),
+        (99.9, 9, 999, False),
+        (101, 9, 999, True),
+        (101, 5, 999, False),
+        (101, 9, 200, False),
+        (20_000, 1, 1, True),
+        (float("nan"), 1, 1, True),
+    ],
+)
+def test_check_nme_allows_more_in_the_first_epochs(nme, epoch, step, diverges):
+    with pytest.raises(DivergenceError) if diverges else nullcontext():
+        check_nme(nme, epoch, step, 1e-3)
+
+
+def test_train_says_how_to_train_a_finished_training_further(recipe_file, small_300w, tmp_path):
+    run, flags = tmp_path / "run", ["--data.root", str(small_300w), "--optim.epochs"]
+    weights = train(load_recipe(recipe_file, [*flags, "1"]), run)
+    with pytest.raises(
+        RecipeError, match=r"differs in optim\.epochs\. .* is finished: .*initial\.checkpoint"
+    ):
+        train(load_recipe(recipe_file, [*flags, "2"]), run, resume=True)
+    further = load_recipe(recipe_file, [*flags, "2", "--initial.checkpoint", str(weights)])
+    train(further, tmp_path / "further", max_steps=1)
 
 
 def test_trainer_starts_from_a_checkpoint(recipe, recipe_file, small_300w, tmp_path):

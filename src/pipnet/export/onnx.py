@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipnet.errors import MissingExtraError
+from pipnet.export.check_weights import check_weights
 from pipnet.export.onnx_metadata import set_metadata
 from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
@@ -63,6 +64,7 @@ def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool =
             half the size, the same speed.
 
     Raises:
+        DivergenceError: the weights are the result of a training that diverged.
         MissingExtraError: onnxscript is not installed.
         WriteError: the file cannot be written.
     """
@@ -73,6 +75,7 @@ def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool =
     size = model.config.input_size
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     plain = model.to(memory_format=torch.contiguous_format).eval()
+    check_weights(plain, metadata)
     with warnings.catch_warnings(), log_level("torch.onnx", logging.ERROR), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

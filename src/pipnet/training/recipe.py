@@ -251,6 +251,19 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return [key for key in keys if flat[0].get(key) != flat[1].get(key)]
 
 
+def cannot_resume(run: Path, changed: Sequence[str], finished: bool) -> str:
+    """Return why the training in a run folder is not resumed with another recipe, and what to do instead."""
+    message = f"{run} was trained with another recipe; it differs in {', '.join(changed)}"
+    if not finished:
+        return message
+    weights = run / "best.safetensors"
+    weights = weights if weights.exists() else run / "last.safetensors"
+    return (
+        f"{message}. That training is finished: train on from its weights with "
+        f"--initial.checkpoint {weights}, without --resume, in another folder"
+    )
+
+
 def _flatten(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in table.items():
         if isinstance(value, dict):

@@ -40,11 +40,12 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.training.augment import Augmentation
 from pipnet.training.cpu_speedups import FastDepthwise
 from pipnet.training.dataset import FULL_SUPERVISION, FaceDataset, FaceSupervision, ShuffledEpochs
+from pipnet.training.divergence import check_loss, check_nme
 from pipnet.training.fit_box_adapters import fit_box_adapters
 from pipnet.training.initial_model import build_model, trained_metadata
 from pipnet.training.log import TrainingLog
 from pipnet.training.optim import build_optimizer, build_scheduler
-from pipnet.training.recipe import FORMAT, Recipe, differences
+from pipnet.training.recipe import FORMAT, Recipe, cannot_resume, differences
 from pipnet.training.runtime import build_accelerator, environment, training_settings
 from pipnet.training.split import load_split
 from pipnet.training.validation import face_errors
@@ -70,6 +71,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
         RecipeError: the settings do not fit the data, the run folder or the processes, or ``max_steps`` is
             below 1.
         DataError, ModelError: the data or the initial weights are missing or not usable.
+        DivergenceError: the training diverges; the last weights before that remain.
         PipnetError: the run folder cannot be written, such as on a full disk; its previous content remains.
     """
     if max_steps is not None and max_steps < 1:
@@ -117,6 +119,7 @@ class Trainer:
         # With warm-up, so that the weight of the random initial weights vanishes quickly.
         self.ema = None if decay is None else ModelEmaV3(self.model, decay, use_warmup=True)
         self.epoch, self.step, self.best = 0, 0, float("inf")
+        self.first_loss = float("nan")  # until the first step
         if resume:
             self._resume()
             if len(set(gather_object([self.epoch]))) > 1:
@@ -178,9 +181,11 @@ class Trainer:
             while self.epoch < self.recipe.optim.epochs and (max_steps is None or self.step < max_steps):
                 started = time.perf_counter()
                 losses = self._train_epoch(max_steps)
+                check_loss(losses["loss"], self.first_loss, self.epoch + 1, self.recipe.optim.lr)
                 row: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step, **losses}
                 row["lr"] = self.scheduler.get_last_lr()[0]
                 row["nme"] = self._validate()
+                check_nme(row["nme"], self.epoch + 1, self.step, self.recipe.optim.lr)
                 row["seconds"] = round(time.perf_counter() - started, 1)
                 self.epoch += 1
                 self._save(row)
@@ -199,13 +204,12 @@ class Trainer:
         for batch in self.log.track(self.loader, len(self.loader), self.epoch + 1):
             for name, term in self._train_step(*batch).items():
                 totals[name] = totals.get(name, 0) + term.detach()
+            if np.isnan(self.first_loss):
+                self.first_loss = float(all_reduce_mean(totals["loss"]))
             batches += 1
             if max_steps is not None and self.step >= max_steps:
                 break
-        means = {name: float(all_reduce_mean(total)) / batches for name, total in totals.items()}
-        if not np.isfinite(means["loss"]):
-            raise ModelError(f"the loss is {means['loss']} in epoch {self.epoch + 1}: lower optim.lr")
-        return means
+        return {name: float(all_reduce_mean(total)) / batches for name, total in totals.items()}
 
     def _train_step(self, image: Tensor, points: Tensor, task: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Train on one batch and return the loss and its terms."""
@@ -246,7 +250,7 @@ class Trainer:
                 errors = face_errors(model, dataset, indices, batch_size, self.accelerator.device)
             all_errors: list[float] = gather_object(errors)
         model.train()
-        measured = [error for error in all_errors if np.isfinite(error)]  # NaN: no landmarks of the norm
+        measured = [error for error in all_errors if not np.isnan(error)]  # NaN: no landmarks of the norm
         return 100 * float(np.mean(measured)) if measured else None
 
     # -- save and resume ---------------------------------------------------------------------------
@@ -284,6 +288,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
+            "first loss": self.first_loss,
             "recipe": json.dumps({"format": FORMAT, **self.recipe.to_dict()}),
             "faces": self._fingerprint(),
             "mean face": self.metadata.mean_face.tolist(),
@@ -312,9 +317,8 @@ class Trainer:
         if not is_current:
             raise RecipeError(f"{path} is of an earlier format, convert it: pipnet migrate {self.run}")
         if changed:
-            raise RecipeError(
-                f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
-            )
+            is_finished = state["epoch"] == recipe["optim"]["epochs"]
+            raise RecipeError(cannot_resume(self.run, changed, is_finished))
         if is_rank_zero():
             self.log.keep(self.epoch)
 
@@ -335,6 +339,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
+        self.first_loss = state.get("first loss", float("nan"))
 
     def _fingerprint(self) -> str:
         """Return a digest of the faces' names, labels, supervision and scheme, but not of their paths."""

@@ -15,7 +15,9 @@ from pipnet.training.dataset import FaceDataset
 def face_errors(
     model: PIPNet, dataset: FaceDataset, faces: Sequence[int], batch_size: int, device: torch.device
 ) -> list[float]:
-    """Return the NME of each face as a fraction; NaN where the landmarks of the norm are unknown.
+    """Return the NME of each face as a fraction.
+
+    It is NaN where the landmarks of the norm are unknown, and infinite where a prediction is not finite.
 
     Args:
         model: the network, in evaluation mode.
@@ -37,4 +39,8 @@ def _error(dataset: FaceDataset, face: int, predicted: np.ndarray, true: np.ndar
     """Return the NME of a face. Crops may be stretched, so distances are measured in pixels of the image."""
     sample, box = dataset.crops.samples[face], dataset.crops.crop_region(face)
     unit, norm = box[2:] - box[:2], norm_distance(sample.points, dataset.scheme, sample.box)
-    return float(np.nanmean(point_errors(predicted * unit, true * unit, norm))) if norm > 0 else float("nan")
+    if not norm > 0:
+        return float("nan")
+    if not np.isfinite(predicted).all():
+        return float("inf")
+    return float(np.nanmean(point_errors(predicted * unit, true * unit, norm)))
