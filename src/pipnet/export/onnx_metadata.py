@@ -6,8 +6,25 @@ from pathlib import Path
 
 import onnx
 
+from pipnet.errors import ModelError, one_line
 from pipnet.io.atomic import atomic_write
 from pipnet.metadata import ModelMetadata
+
+
+def read_exported(source: Path) -> tuple[onnx.ModelProto, ModelMetadata]:
+    """Return the graph and the metadata of an exported model.
+
+    Raises:
+        ModelError: not an ONNX model, or not one exported by pipnet.
+    """
+    try:
+        proto = onnx.load(source)
+    except Exception as error:  # protobuf has its own unrelated exceptions
+        raise ModelError(f"{source}: not an ONNX model: {one_line(error, 120)}") from None
+    text = {entry.key: entry.value for entry in proto.metadata_props}.get("pipnet")
+    if text is None:
+        raise ModelError(f"{source}: an ONNX model, but not one exported by pipnet")
+    return proto, ModelMetadata.from_json(text, str(source))
 
 
 def set_metadata(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:

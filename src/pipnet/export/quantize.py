@@ -24,9 +24,9 @@ from jaxtyping import UInt8
 from onnx import TensorProto, numpy_helper
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.errors import DataError, MissingExtraError, ModelError, one_line
+from pipnet.errors import DataError, MissingExtraError
 from pipnet.export.onnx import log_level, store_in_half
-from pipnet.export.onnx_metadata import set_metadata
+from pipnet.export.onnx_metadata import read_exported, set_metadata
 from pipnet.geometry import crop
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
@@ -77,14 +77,7 @@ def quantize_onnx(source: Path, target: Path, crops: UInt8[np.ndarray, "faces s 
         from nncf.quantization.advanced_parameters import QuantizationParameters
     except ImportError as error:
         raise MissingExtraError(str(error.name), "int8") from None
-    try:
-        model = onnx.load(source)
-    except Exception as error:  # protobuf has its own unrelated exceptions
-        raise ModelError(f"{source}: not an ONNX model: {one_line(error, 120)}") from None
-    text = {entry.key: entry.value for entry in model.metadata_props}.get("pipnet")
-    if text is None:
-        raise ModelError(f"{source}: an ONNX model, but not one exported by pipnet")
-    metadata = ModelMetadata.from_json(text, str(source))
+    model, metadata = read_exported(source)
     with log_level("nncf", logging.ERROR):
         quantized = nncf.quantize(
             model,
