@@ -40,11 +40,11 @@ class AlphaBetaConfig:
 
     min_gain: float = 0.25
     """Fraction of a small error that is corrected: lower values smooth more."""
-    error_scale: float = 0.04
+    error_scale: float = 0.02
     """Mean error at which half of the remaining fraction is corrected too, in face sizes."""
-    error_gain: float = 0.3
+    error_gain: float = 0.5
     """Weight of the latest error in the mean error."""
-    max_shift: float = 0.04
+    max_shift: float = 0.02
     """Maximum shift of the smoothed pose from the measured one, in face sizes."""
 
     def __post_init__(self) -> None:
