@@ -502,3 +502,19 @@ def test_load_samples_reads_pseudo_labels():
     assert (len(samples), scheme.landmarks, spec.default_test) == (3, 19, "all")
     with pytest.raises(DataError, match="19 landmarks"):
         load_samples(table, None, "300w")
+
+
+def test_load_samples_names_the_datasets_that_it_does_not_read(shared, tmp_path, caplog):
+    both = tmp_path / "both"
+    both.mkdir()
+    for part in ("afw", "helen", "lfpw", "ibug"):
+        (both / part).symlink_to(shared / "data" / "300w" / part)
+    for part in ("WFLW_annotations", "WFLW_images"):
+        (both / part).symlink_to(shared / "data" / "wflw" / part)
+    (both / "profiles").symlink_to(shared / "data" / "cfp_profile")
+    samples, _, spec = load_samples(both, for_evaluation=True)
+    assert (len(samples), spec.title) == (554, "300-W")
+    assert f"{both}: read as 300-W, without WFLW, CFP profile in profiles: name the folder" in caplog.text
+    caplog.clear()
+    load_samples(shared / "data" / "wflw", for_evaluation=True)
+    assert not caplog.text
