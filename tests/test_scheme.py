@@ -9,6 +9,7 @@ import pytest
 
 from pipnet.errors import DataError
 from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.inference.scheme_figure import mean_face
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
 SIZES = {"300w": 68, "wflw": 98, "cofw": 29, "aflw": 19, "lapa": 106, "menpo39": 39, "five": 5}
@@ -109,7 +110,11 @@ def test_scheme_fills_in_names():
 
 
 @pytest.mark.parametrize(
-    ("source", "target"), [("wflw", "300w"), ("300w", "aflw"), ("cofw", "aflw"), ("wflw", "aflw")]
+    ("source", "target"),
+    [
+        *[("wflw", "300w"), ("300w", "aflw"), ("cofw", "aflw"), ("wflw", "aflw")],
+        *[(name, "five") for name in MIDDLE],
+    ],
 )
 def test_scheme_mapping_commutes_with_flips(source, target):
     mapping = SchemeMapping.load(source, target)
@@ -118,6 +123,17 @@ def test_scheme_mapping_commutes_with_flips(source, target):
     np.testing.assert_allclose(mapping(points)[there], mapping(points[here]))
     np.testing.assert_allclose(mapping.x_weights.sum(axis=1), 1)
     np.testing.assert_allclose(mapping.y_weights.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize("name", MIDDLE)
+def test_scheme_mapping_to_five_points(name):
+    """The same places on each mean face, but for its proportions: crops may be stretched."""
+    places = []
+    for source in (name, "300w"):
+        points = SchemeMapping.load(source, "five")(mean_face(LandmarkScheme.load(source)))
+        points -= points[:2].mean(axis=0)
+        places.append(points / [points[1, 0], points[3:, 1].mean()])
+    np.testing.assert_allclose(*places, atol=0.15)
 
 
 def test_scheme_mapping_to_19_points():

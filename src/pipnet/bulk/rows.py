@@ -135,7 +135,7 @@ def _image_labels(rows: Sequence[Row], metadata: ModelMetadata) -> ImageLabels:
     shapes: dict[str, tuple[int, ...]] = {"box": (4,), "crop_box": (4,), "detection_score": ()}
     shapes |= {"points": (metadata.scheme.landmarks, 2)}
     shapes |= dict.fromkeys(("scores", "vote_std", "tta_std"), (metadata.scheme.landmarks,))
-    values = {
+    values: dict[str, Any] = {
         name: np.array([row[name] for row in face_rows], np.float32).reshape(len(face_rows), *shape)
         for name, shape in shapes.items()
     }

@@ -71,7 +71,7 @@ def arcface_points(size: int) -> Float64[np.ndarray, "5 2"]:
     Sizes that are a multiple of neither 112 nor 128, which insightface refuses, are scaled like 112.
     """
     if size % _ARCFACE_SIZE and size % _WIDE_SIZE == 0:
-        return (_ARCFACE + np.array([_WIDE_SHIFT, 0])) * (size / _WIDE_SIZE)
+        return np.asarray((_ARCFACE + np.array([_WIDE_SHIFT, 0])) * (size / _WIDE_SIZE))
     return _ARCFACE * (size / _ARCFACE_SIZE)
 
 
@@ -79,7 +79,7 @@ def _mean_face(metadata: ModelMetadata, size: int, margin: float) -> Float64[np.
     mean_face = metadata.require_mean_face("alignment")
     box = tight_box(mean_face)
     center, side = (box[:2] + box[2:]) / 2, float((box[2:] - box[:2]).max()) * (1 + 2 * margin)
-    return (mean_face - center) / side * size + (size - 1) / 2
+    return np.asarray((mean_face - center) / side * size + (size - 1) / 2)
 
 
 def _ffhq_corners(five_points: Float[np.ndarray, "5 2"]) -> Float64[np.ndarray, "4 2"]:

@@ -229,12 +229,12 @@ def rotation(degrees: Float64[np.ndarray, "faces 3"]) -> Float64[np.ndarray, "fa
     zero, one = np.zeros_like(cy), np.ones_like(cy)
 
     def matrices(*rows: list[np.ndarray]) -> Float64[np.ndarray, "faces 3 3"]:
-        return np.moveaxis(np.array(rows), 2, 0)
+        return np.asarray(np.moveaxis(np.array(rows), 2, 0))
 
     yaw = matrices([cy, zero, -sy], [zero, one, zero], [sy, zero, cy])
     pitch = matrices([one, zero, zero], [zero, cp, sp], [zero, -sp, cp])
     roll = matrices([cr, -sr, zero], [sr, cr, zero], [zero, zero, one])
-    return yaw @ pitch @ roll
+    return np.asarray(yaw @ pitch @ roll)
 
 
 def angles(rotations: Float64[np.ndarray, "faces 3 3"]) -> Float64[np.ndarray, "faces 3"]:
@@ -242,7 +242,7 @@ def angles(rotations: Float64[np.ndarray, "faces 3 3"]) -> Float64[np.ndarray, "
     yaw = np.arctan2(-rotations[:, 0, 2], rotations[:, 2, 2])
     pitch = np.arcsin(rotations[:, 1, 2].clip(-1, 1))
     roll = np.arctan2(rotations[:, 1, 0], rotations[:, 1, 1])
-    return np.rad2deg(np.stack([yaw, pitch, roll], axis=1))
+    return np.asarray(np.rad2deg(np.stack([yaw, pitch, roll], axis=1)))
 
 
 def _rotation_of(vectors: Float64[np.ndarray, "faces 3"]) -> Float64[np.ndarray, "faces 3 3"]:
@@ -251,4 +251,4 @@ def _rotation_of(vectors: Float64[np.ndarray, "faces 3"]) -> Float64[np.ndarray,
     x, y, z = (vectors / angle[:, 0]).T
     zero = np.zeros_like(x)
     cross = np.moveaxis(np.array([[zero, -z, y], [z, zero, -x], [-y, x, zero]]), 2, 0)
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+    return np.asarray(np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross)

@@ -320,11 +320,11 @@ class FaceLandmarks:
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        pandas = import_optional("pandas")
+        make_frame: type[pandas.DataFrame] = import_optional("pandas").DataFrame
         if rows == "landmark":
-            return pandas.DataFrame(tables.landmark_table(self))
-        frame = pandas.DataFrame(tables.face_rows(self), columns=tables.face_columns(self.scheme))
-        return frame.astype({name: "float64" for name in frame.columns if name != "face"} | {"face": "int64"})
+            return make_frame(tables.landmark_table(self))
+        frame = make_frame(tables.face_rows(self), columns=tables.face_columns(self.scheme))
+        return frame.astype({name: "int64" if name == "face" else "float64" for name in frame.columns})
 
     def to_supervision(self) -> supervision.KeyPoints:
         """Return `supervision.KeyPoints` for its annotators, with names in ``data["class_name"]``.
@@ -334,8 +334,8 @@ class FaceLandmarks:
         Raises:
             MissingExtraError: supervision is not installed.
         """
-        supervision = import_optional("supervision")
-        return supervision.KeyPoints(
+        make_key_points: type[supervision.KeyPoints] = import_optional("supervision").KeyPoints
+        return make_key_points(
             xy=self.points,
             class_id=np.zeros(len(self), int),
             keypoint_confidence=self.confidence if self.is_calibrated else self.scores,
