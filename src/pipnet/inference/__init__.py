@@ -1,1 +1,1 @@
-"""From an image to landmarks: NumPy, OpenCV and ONNX Runtime, never torch."""
+"""From an image to landmarks: NumPy, Pillow and ONNX Runtime, never torch or OpenCV."""
