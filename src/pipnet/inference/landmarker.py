@@ -81,7 +81,7 @@ class FaceLandmarker:
         """Load the model and the detector that a config names; otherwise the same as the constructor."""
         landmarker = cls.__new__(cls)
         model = load_model(find_model(config.model), runtime)
-        threads = runtime and runtime.threads
+        threads = None if runtime is None else runtime.threads
         landmarker.pipeline = Pipeline(model, config.detector, config, box_format, threads)
         return landmarker
 
