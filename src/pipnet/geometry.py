@@ -269,7 +269,7 @@ def _warp_straight(image: Image, inverse: Affine, size: int) -> Image:
     left_weights, right_weights = np.repeat(x_weights, 3, axis=1)  # one for each channel
     pixels = rows.take(left - x0, axis=1).reshape(size, -1) * left_weights
     pixels += rows.take(right - x0, axis=1).reshape(size, -1) * right_weights
-    return (pixels + 0.5).astype(np.uint8).reshape(size, size, 3)
+    return np.asarray(pixels + 0.5, dtype=np.uint8).reshape(size, size, 3)
 
 
 def _neighbors(
