@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import torch
 
 from pipnet.errors import ImageError
 from pipnet.geometry import Image
-from pipnet.io.image import image_size, read_image, write_image
+from pipnet.io.image import image_size, read_image
 from pipnet.io.image_source import as_image
 
 
@@ -312,6 +313,31 @@ def test_as_image_uses_openers_registered_with_pillow(monkeypatch):
     assert as_image(content).tolist() == [[[0, 1, 2], [3, 4, 5]]]
 
 
-def test_write_image_is_read_back(tmp_path, rgb):
-    write_image(tmp_path / "a.png", rgb)
-    np.testing.assert_array_equal(as_image(tmp_path / "a.png"), rgb)
+def detect(*arguments, **streams) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "pipnet", "detect", *arguments]
+    return subprocess.run(command, capture_output=True, **streams)
+
+
+def test_detect_reads_standard_input(portrait, tmp_path, landmarker):
+    done = detect("-", "--json", "-o", str(tmp_path), input=portrait.read_bytes())
+    row = json.loads(done.stdout)
+    assert row["image"] == "stdin"
+    np.testing.assert_allclose(row["faces"][0]["points"], landmarker(portrait)[0].points, atol=0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["stdin.png"]
+    with portrait.open("rb") as file:
+        assert detect("-", stdin=file).stderr == b"stdin: 1 face\n"
+
+
+def test_detect_reports_standard_input_without_an_image():
+    for content, message in ((b"", b"empty file"), (b"text", b"not an image of a supported format")):
+        done = detect("-", input=content)
+        assert done.returncode == 1
+        assert done.stderr.startswith(b"error: <stdin>: " + message)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_detect_reports_a_closed_standard_input():
+    done = subprocess.run(
+        f"{sys.executable} -m pipnet detect - <&-", shell=True, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "error: stdin: the file object: empty file\n")

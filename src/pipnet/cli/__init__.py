@@ -20,6 +20,7 @@ from rich.console import Console
 
 import pipnet
 from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.io.discovery import STANDARD_INPUT
 from pipnet.io.image import ignore_pillow_warnings
 from pipnet.progress import is_quiet
 
@@ -99,7 +100,9 @@ def _build(argv: list[str]) -> cyclopts.App:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    argv, level = _split_level(sys.argv[1:] if arguments is None else arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # cyclopts takes a lone - for an option.
+    argv, level = _split_level([STANDARD_INPUT if word == "-" else word for word in words])
     with _print_notes(level):
         ignore_pillow_warnings()
         return _exit_code(argv)

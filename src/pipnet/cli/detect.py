@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json as jsonlib
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count
@@ -33,6 +35,7 @@ from pipnet.inference.results import FaceLandmarks, pts_file
 from pipnet.io.atomic import make_folder
 from pipnet.io.discovery import FoundImage, find_images
 from pipnet.io.image import IMAGE_SUFFIXES
+from pipnet.io.image_source import ImageSource
 from pipnet.io.text import counted
 from pipnet.progress import show_progress
 
@@ -59,7 +62,8 @@ def detect(
     Parameters
     ----------
     images
-        Image files, folders (searched with their subfolders) and glob patterns.
+        Image files, folders (searched with their subfolders), glob patterns, and - for an image on standard
+        input, which is named stdin in the results.
     output
         Folder for the images with the landmarks drawn on them, or a file name for a single image. Results of
         an earlier run are replaced.
@@ -96,7 +100,7 @@ def detect(
         error = image.error
         if error is None:
             try:
-                result = landmarker(image.path, boxes)
+                result = landmarker(_source(image), boxes)
                 row |= result.to_dict()
                 qualities.append(result.quality)
                 tables.add(image.path, result)
@@ -226,6 +230,13 @@ def _write(faces: FaceLandmarks, overlay: Path, pts: bool) -> None:
         while (old := pts_file(pts_path, number)).exists():
             old.unlink()
             number += 1
+
+
+def _source(image: FoundImage) -> ImageSource:
+    """Return what the landmarker reads; standard input is empty where the shell closed it."""
+    if not image.is_standard_input:
+        return image.path
+    return io.BytesIO() if sys.stdin is None else sys.stdin.buffer
 
 
 def _describe(error: Exception, path: Path) -> str:

@@ -11,6 +11,9 @@ from pathlib import Path
 from pipnet.errors import DataError
 from pipnet.io.image import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
 
+STANDARD_INPUT = "/dev/stdin"
+"""The name of standard input, on all systems; on the command line also ``-``."""
+
 
 @dataclass(frozen=True)
 class FoundImage:
@@ -20,6 +23,8 @@ class FoundImage:
     root: Path
     """The requested folder, or the folder of a requested file. Results keep the path below it."""
     error: str | None = None
+    is_standard_input: bool = False
+    """Whether the image is read from standard input; its path is only a name."""
 
 
 def walk(folder: Path, on_error: Callable[[OSError], object]) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -87,7 +92,7 @@ def find_images(names: Sequence[str], skip: Path | None = None) -> Iterator[Foun
     """Yield the images of files, folders and glob patterns, in a stable order; errors are yielded too.
 
     Args:
-        names: paths of files and folders, and glob patterns.
+        names: paths of files and folders, glob patterns, and `STANDARD_INPUT`.
         skip: a folder of results, which is left out if it is inside a requested folder.
     """
     for name in names:
@@ -95,8 +100,10 @@ def find_images(names: Sequence[str], skip: Path | None = None) -> Iterator[Foun
         try:
             if not name:  # Path("") would be the current folder
                 yield FoundImage(path, path, "the name of an image is empty")
+            elif name == STANDARD_INPUT:
+                yield FoundImage(Path("stdin"), Path(), is_standard_input=True)
             elif "://" in name:
-                yield FoundImage(path, path, f"{name}: URLs are not supported: download the image first")
+                yield FoundImage(path, path, f"{name:.80}: URLs are not supported: download the image first")
             elif path.is_dir():
                 yield from _images_of_folder(path, skip)
             elif glob.has_magic(name) and not path.exists():

@@ -19,8 +19,10 @@ def onnxruntime_distributions() -> list[str]:
 
 def install_command(for_cuda: bool) -> str:
     """Return the commands that leave one distribution: the CPU's, or NVIDIA's with CUDA and cuDNN."""
-    distribution = '"onnxruntime-gpu[cuda,cudnn]"' if for_cuda else "onnxruntime"
-    return f"pip uninstall -y {' '.join(onnxruntime_distributions())} && pip install {distribution}"
+    name, extras = ("onnxruntime-gpu", "[cuda,cudnn]") if for_cuda else ("onnxruntime", "")
+    install = f'pip install "{name}{extras}"'
+    installed = onnxruntime_distributions()
+    return install if installed in ([], [name]) else f"pip uninstall -y {' '.join(installed)} && {install}"
 
 
 def has_nvidia_card() -> bool:
