@@ -110,7 +110,7 @@ for options in ({"backend": "tensorflow"}, {"precision": "f16"}, {"device": "tpu
     assert out.splitlines() == [
         "backend is one of auto, onnxruntime, openvino, not 'tensorflow'",
         "precision is one of f32, bf16, not 'f16'",
-        "device is one of auto, cpu, cuda, coreml, directml, not 'tpu'",
+        "device is one of auto, cpu, cuda, cuda:N, coreml, directml, not 'tpu'",
     ]
 
 

@@ -63,6 +63,15 @@ def test_list_candidates_returns_possible_combinations():
         ("a.safetensors", "torch", "f32"),
         ("a.safetensors", "torch", "bf16"),
     ]
+    on_cuda = list_candidates(*arguments, ["cpu", "cuda:1"])
+    names = [c.name for c in on_cuda if c.threads == 1 and c.model == DEFAULT_MODEL]
+    assert names == [
+        f"{DEFAULT_MODEL}, onnxruntime f32, 1 thread",
+        f"{DEFAULT_MODEL}, onnxruntime f32, 1 thread, cuda:1",
+        f"{DEFAULT_MODEL}, openvino f32, 1 thread",
+        f"{DEFAULT_MODEL}, openvino bf16, 1 thread",
+    ]
+    assert {c.runtime.device for c in on_cuda} == {"cpu", "cuda:1"}
     with pytest.raises(PipnetError, match="unknown backend 'tensorrt'"):
         list_candidates([DEFAULT_MODEL], ["tensorrt"], ["f32"], [1])
 
@@ -139,6 +148,12 @@ def test_benchmark_command_prints_and_writes_the_report(tmp_path, monkeypatch, c
         (["--threads", "0"], "threads must be at least 1"),
         (["--data", "none", "--rounds", "1"], "no such file or folder"),
         (["--backend", "gpu"], "unknown backend 'gpu'"),
+        (["--device", "gpu"], "device is one of auto, cpu, cuda"),
+        (
+            ["--device", "cuda:7"],
+            "the installed onnxruntime cannot run on cuda:7, only on cpu: pip uninstall",
+        ),
+        (["--device", "cuda", "--backend", "openvino"], "none of openvino runs it in f32 on cuda"),
         (["--rounds", "0"], "rounds must be at least 1"),
     ],
 )

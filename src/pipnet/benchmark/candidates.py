@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipnet.config import Backend, Precision, RuntimeConfig
+from pipnet.config import Backend, Device, Precision, RuntimeConfig
 from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.hub import find_model
 from pipnet.inference.backends.base import CropModel
@@ -31,6 +31,8 @@ class Candidate:
     """One of `BACKENDS`."""
     precision: Precision
     threads: int
+    device: Device = "cpu"
+    """Where ONNX Runtime runs it, see `RuntimeConfig.device`; other backends run on the CPU."""
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
@@ -41,13 +43,14 @@ class Candidate:
     def runtime(self) -> RuntimeConfig:
         """What runs the model, if it is not torch."""
         backend: Backend = "openvino" if self.backend == "openvino" else "onnxruntime"
-        return RuntimeConfig("cpu", backend, self.precision, self.threads)
+        return RuntimeConfig(self.device, backend, self.precision, self.threads)
 
     @property
     def name(self) -> str:
         """Name of the candidate in tables."""
         threads = "thread" if self.threads == 1 else "threads"
-        return f"{Path(self.model).stem}, {self.backend} {self.precision}, {self.threads} {threads}"
+        device = "" if self.device == "cpu" else f", {self.device}"
+        return f"{Path(self.model).stem}, {self.backend} {self.precision}, {self.threads} {threads}{device}"
 
     @property
     def file(self) -> Path:
@@ -61,11 +64,13 @@ class Candidate:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the backend runs this kind of model in this precision."""
+        """Whether the backend runs this kind of model in this precision on this device."""
         is_checkpoint = self.model.endswith(".safetensors")
         if is_checkpoint != self.backend.startswith("torch"):
             return False
-        return (self.backend, self.precision) != ("onnxruntime", "bf16")
+        if self.backend != "onnxruntime":
+            return self.device == "cpu"
+        return self.precision != "bf16"
 
     def load(self) -> CropModel:
         """Load the model.
@@ -79,22 +84,28 @@ class Candidate:
 
 
 def list_candidates(
-    models: Sequence[str], backends: Sequence[str], precisions: Sequence[Precision], threads: Sequence[int]
+    models: Sequence[str],
+    backends: Sequence[str],
+    precisions: Sequence[Precision],
+    threads: Sequence[int],
+    devices: Sequence[Device] = ("cpu",),
 ) -> list[Candidate]:
     """Return all possible combinations, in this order.
 
     Raises:
-        PipnetError: an unknown backend or precision, less than 1 thread, two models of one name, or a model
-            that no backend runs.
+        PipnetError: an unknown backend, precision or device, less than 1 thread, two models of one name, or
+            a model that no backend runs.
     """
     stems = [Path(model).stem for model in models]
     if len(set(stems)) < len(stems):
         raise PipnetError(f"models need different file names, but two are equal: {', '.join(models):.200}")
-    combinations = [Candidate(*values) for values in product(models, backends, precisions, threads)]
+    combinations = [Candidate(*values) for values in product(models, backends, precisions, threads, devices)]
     candidates = [candidate for candidate in combinations if candidate.is_possible]
     for model in models:
         if model not in {candidate.model for candidate in candidates}:
-            raise PipnetError(f"{model}: none of {', '.join(backends)} runs it in {', '.join(precisions)}")
+            where = "" if list(devices) == ["cpu"] else f" on {', '.join(devices)}"
+            what = f"none of {', '.join(backends)} runs it in {', '.join(precisions)}{where}"
+            raise PipnetError(f"{model}: {what}")
     return candidates
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 
 from pipnet.errors import ImageError
 from pipnet.geometry import crop
-from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.inference.backends.onnxruntime import OnnxModel, start_session
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 
@@ -68,6 +68,4 @@ def _score_map_session(model: OnnxModel, threads: int) -> onnxruntime.InferenceS
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "maps.onnx")
         extract_model(model.path, path, ["image"], [maps], check_model=False)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return start_session(path, model.device, threads)

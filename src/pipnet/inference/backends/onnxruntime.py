@@ -44,6 +44,7 @@ class OnnxModel(ExportedModel):
         super().__init__(path, device, threads)
 
     def _load(self, device: Device, threads: int | None) -> Graph:
+        self.device = device
         self._session = start_session(self.path, device, threads)
         self.provider = self._session.get_providers()[0]
         return Graph(
