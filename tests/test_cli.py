@@ -369,7 +369,7 @@ def test_detect_does_not_wait_for_a_pipe(tmp_path, portrait):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--box", "1,2,3"], "expected x,y,w,h"),
+        (["--box", "1,2,3"], "expected one word x,y,w,h"),
         (["--box", "0,0,nan,5"], "not finite"),
         (["--box", "0,0,0,5"], "empty"),
         (["--box", "900,900,10,10"], "outside"),
