@@ -90,6 +90,8 @@ def _load(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
             session = start_session(file, "cpu", threads)
     except OSError as error:
         raise ModelError(f"{file}: cannot be read: {error.strerror}") from None
+    except ModelError as error:
+        raise ModelError(f"{file}: not a YuNet model: {str(error).removeprefix(f'{file}: ')}") from None
     names = {node.name for node in session.get_outputs()}
     if len(session.get_inputs()) != 1 or not names.issuperset(_OUTPUTS):
         raise ModelError(f"{file}: not a YuNet model: it has no outputs {', '.join(_OUTPUTS[:3])}, ...")
