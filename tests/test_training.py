@@ -285,7 +285,7 @@ def test_train_stopped_within_an_epoch_restarts(recipe, tmp_path):
     run = tmp_path / "run"
     train(recipe, run, max_steps=1)
     assert not (run / "last.pt").exists()
-    assert "1 steps of 4 epochs" in load_checkpoint(run / "last.safetensors")[1].training
+    assert "1 step of 4 epochs" in load_checkpoint(run / "last.safetensors")[1].training
     with pytest.raises(RecipeError, match=r"holds a training \(.*safetensors\)"):
         train(recipe, run)  # it has weights
     train(recipe, run, resume=True)
