@@ -34,7 +34,8 @@ def decode(maps, constants):
     squared = np.sum((direct - points) ** 2, axis=1)
     np.add.at(squared, neighbors, np.sum((votes - points[neighbors]) ** 2, axis=2))
     vote_std = np.sqrt(squared / (1 + np.bincount(neighbors.ravel(), minlength=n)))
-    return points, scores.max(axis=1).clip(0, 1), vote_std
+    peak = scores.max(axis=1)
+    return points, 1 / (1 + np.exp(-peak)) if constants["sigmoid"] else peak.clip(0, 1), vote_std
 
 
 def run(convert):

@@ -81,8 +81,6 @@ def export_score_maps(source: Path, target: Path) -> None:
     grid = size // int(metadata.config["stride"])
     for name, weight, bias in _maps(head):
         _append_map(maps_graph, head.features, name, weight, bias, grid)
-    if metadata.config.get("score_loss") == "focal":
-        _append_sigmoid(maps_graph)
     _write(proto, maps_graph, metadata, head.merge, target)
 
 
@@ -175,13 +173,6 @@ def _append_map(
     graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
 
-def _append_sigmoid(graph: onnx.GraphProto) -> None:
-    """Append the sigmoid that scores of the focal loss need."""
-    node = next(node for node in graph.node if node.output[0] == "score_maps")
-    node.output[0] = "score_maps.logits"
-    graph.node.append(helper.make_node("Sigmoid", ["score_maps.logits"], ["score_maps"]))
-
-
 def _write(
     source: onnx.ModelProto,
     graph: onnx.GraphProto,
@@ -205,6 +196,7 @@ def _decode_constants(metadata: ModelMetadata, merge: Float32[np.ndarray, "n pre
 
     ``neighbors`` (N, C) are the indices of the landmarks that each landmark votes for, ``direct_weights`` (N)
     and ``vote_weights`` (N, C) the weights of its own prediction and of its votes in the weighted means.
+    ``sigmoid`` says whether peaks are logits: in the maps, its rounding would make cells equal.
     """
     neighbors = nearest_neighbors(metadata.mean_face, int(metadata.config["neighbors"]))
     landmarks = len(neighbors)
@@ -214,4 +206,5 @@ def _decode_constants(metadata: ModelMetadata, merge: Float32[np.ndarray, "n pre
         "neighbors": neighbors.tolist(),
         "direct_weights": weights[:landmarks].tolist(),
         "vote_weights": weights[landmarks:].reshape(neighbors.shape).tolist(),
+        "sigmoid": metadata.config.get("score_loss") == "focal",
     }
