@@ -1,4 +1,4 @@
-"""Photos that pan, zoom and turn smoothly, with sensor noise: videos whose movement is known exactly."""
+"""Photos that pan, zoom and turn smoothly, with sensor noise: videos whose movement is known exactly; and measures of paths."""
 
 from __future__ import annotations
 
@@ -61,3 +61,28 @@ def render(
         reduced[:, 2] += matrix[:, :2] @ [offset, offset]
         frame = cv2.warpAffine(image, reduced, SIZE, borderMode=cv2.BORDER_REPLICATE)
         yield (frame + rng.normal(0, noise, frame.shape)).clip(0, 255).astype(np.uint8), matrix
+
+
+def jitter(points: np.ndarray, truth: np.ndarray | float, eyes: float) -> float:
+    """Return the root mean square of the second difference, in % of the inter-ocular distance."""
+    second = np.diff(points - truth, n=2, axis=0)
+    return float(100 * np.sqrt((second**2).sum(axis=2).mean()) / eyes)
+
+
+def lag(points: np.ndarray, truth: np.ndarray) -> float:
+    """Return the frames by which the path of the face's center is late, to a twentieth."""
+    center, true = points.mean(axis=1), truth.mean(axis=1)
+    times, inner = np.arange(len(points)), slice(10, -5)
+    shifts = np.arange(-1, 4, 0.05)
+    errors = [
+        np.linalg.norm(
+            center - np.stack([np.interp(times - s, times, true[:, k]) for k in (0, 1)], axis=1), axis=1
+        )[inner].mean()
+        for s in shifts
+    ]
+    return float(shifts[int(np.argmin(errors))])
+
+
+def eye_distance(points: np.ndarray) -> float:
+    """Return the mean inter-ocular distance in pixels."""
+    return float(np.linalg.norm(points[:, 36] - points[:, 45], axis=1).mean())
