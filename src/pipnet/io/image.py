@@ -224,7 +224,8 @@ def _open(file: Any) -> Any:
     except ImportError:
         raise ImageError(f"HEIC needs pillow-heif: pip install '{installed_from()}[heic]'") from None
     file.seek(0)
-    return HeifImageFile(file)
+    opener: Any = HeifImageFile
+    return opener(file)
 
 
 def _header_exif(image: PIL.Image.Image) -> PIL.Image.Exif:

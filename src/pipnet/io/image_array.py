@@ -115,5 +115,6 @@ def _to_8_bits(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
             raise ImageError(
                 f"a float image must be {values}: divide it by its white, or convert it to uint8"
             )
-        return np.rint(array * 255).astype(np.uint8)
+        scaled: np.ndarray = np.rint(array * 255)
+        return scaled.astype(np.uint8)
     raise ImageError(f"an image must be uint8, uint16, bool or float in [0, 1], not {array.dtype!s:.80}")
