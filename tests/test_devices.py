@@ -1,7 +1,10 @@
 """Devices, distributions and telemetry of ONNX Runtime. A list of providers stands for a graphics card."""
 
+import json
 import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -231,3 +234,36 @@ def test_users_choice_of_telemetry_is_kept(tmp_path):
 
 def test_landmarker_runs_on_a_device_by_name(portrait):
     assert len(FaceLandmarker(device="cpu")(portrait)) == 1
+
+
+def run(python: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, "-m", *words], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_documented_installation_for_a_gpu(tmp_path, portrait):
+    """In an empty environment, without CUDA and cuDNN: with them it needs 2.4 GB."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def pip(*words: str) -> None:
+        done = run(python, "pip", *words, "--quiet", "--disable-pip-version-check")
+        assert done.returncode == 0, done.stderr
+
+    pip("install", str(Path(__file__).parents[1]))
+    pip("uninstall", "-y", "onnxruntime")
+    pip("install", "onnxruntime-gpu")
+    doctor = run(python, "pipnet", "doctor").stdout
+    assert re.search(rf"onnxruntime providers .*{CUDA}", doctor)
+    assert "another package provides its module: onnxruntime-gpu" in doctor
+    if not distributions.has_nvidia_card():
+        fallback = run(python, "pipnet", "detect", str(portrait), "--json")
+        assert json.loads(fallback.stdout)["faces"]
+        assert fallback.stderr.count("onnxruntime cannot start on cuda and uses the CPU") == 1
+        cuda = run(python, "pipnet", "detect", str(portrait), "--device", "cuda")
+        assert cuda.returncode == 1
+        assert "error: onnxruntime cannot start on cuda: check the card with nvidia-smi" in cuda.stderr
+    pip("install", "onnxruntime")
+    doctor = run(python, "pipnet", "doctor").stdout
+    assert "onnxruntime and onnxruntime-gpu overwrite each other's files: keep one: pip uninstall" in doctor
+    shutil.rmtree(tmp_path / "venv")
