@@ -181,9 +181,10 @@ def write_labelme(folder: Path, annotations: Annotations) -> None:
 def _text(file: Path, image: Path, samples: Sequence[FaceSample], names: tuple[str, ...]) -> str:
     width, height = image_size(image)
     shapes = [shape for i, sample in enumerate(samples, start=1) for shape in _shapes(sample, names, i)]
-    content = {"version": _VERSION, "flags": {}, "shapes": shapes, _ORDER: names}
+    content: dict[str, object] = {"version": _VERSION, "flags": {}, "shapes": shapes, _ORDER: names}
     content |= {"imagePath": relative_name(image, file.parent), "imageData": None}
-    return json.dumps(content | {"imageHeight": height, "imageWidth": width}, ensure_ascii=False) + "\n"
+    content |= {"imageHeight": height, "imageWidth": width}
+    return json.dumps(content, ensure_ascii=False) + "\n"
 
 
 def _shapes(sample: FaceSample, names: tuple[str, ...], group: int) -> list[dict[str, object]]:

@@ -200,7 +200,8 @@ def _faces(
 def _clipped(points: Points, image: Path) -> Box:
     """Return the tight box of the landmarks, within the image."""
     width, height = image_size(image)
-    return tight_box(points).clip(0, np.float32([width, height, width, height]))
+    box: Box = tight_box(points).clip(0, np.array([width, height, width, height], np.float32))
+    return box
 
 
 def write_yolo_pose(folder: Path, annotations: Annotations) -> None:
@@ -291,7 +292,11 @@ def _config_text(annotations: Annotations, splits: set[str]) -> str:
     # Ultralytics needs both.
     places = {"train": f"images/{found[0]}", "val": f"images/{found[-1]}"} | places
     # Without the key path, Ultralytics takes the folder of this file.
-    table = {**places, "kpt_shape": [len(annotations.samples[0].points), 3], "names": ["face"]}
+    table: dict[str, object] = {
+        **places,
+        "kpt_shape": [len(annotations.samples[0].points), 3],
+        "names": ["face"],
+    }
     if annotations.names:
         table["kpt_names"] = {"0": annotations.names}
     return "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in table.items())

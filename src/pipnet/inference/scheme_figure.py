@@ -71,7 +71,8 @@ def draw_scheme(
         draw.circle((x, y), 0.5 * unit, colors[i])
     for i, place in enumerate(_number_places(pixels, unit)):
         draw.text(tuple(place), str(i), _TEXT_COLOR, font, anchor="mm")
-    return np.asarray(canvas.reduce(_OVERSAMPLING))
+    figure: Image = np.asarray(canvas.reduce(_OVERSAMPLING), np.uint8)
+    return figure
 
 
 def _fit(points: Float64[np.ndarray, "n 2"], unit: float) -> Float64[np.ndarray, "n 2"]:
