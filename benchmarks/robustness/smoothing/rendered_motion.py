@@ -1,4 +1,4 @@
-"""Photos that pan, zoom and turn smoothly, with sensor noise: videos whose movement is known exactly; and measures of paths."""
+"""Videos with an exactly known movement, of photos that pan, zoom and turn; and measures of paths."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ HISTORY = (
     "This is the second search. A first one tried 144 settings, of the shape too, and asked for no more error"
     " or lag than the earlier settings have; it found none that follow better. The held-out results of raw"
     " landmarks, `file` and `camera before` were seen after it. Then 60 settings of the pose were compared on"
-    " the tuning half only (half of them with other weights of the absolute error), and the grid and the two"
+    " the tuning half only (24 of them with other weights of the absolute error), and the grid and the two"
     " limits above were set with knowledge of these results. `camera` was measured on the held-out half once,"
     " after it was chosen."
 )
