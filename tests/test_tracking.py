@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipnet import FaceLandmarker
-from pipnet.errors import PipnetError
+from pipnet.errors import PipnetError, VideoError
 from pipnet.io.image import read_image
 from pipnet.video.reader import VideoReader
 from pipnet.video.tracker import FaceTracker
@@ -83,3 +83,41 @@ def test_video_landmarker_tracks_faces_upside_down(landmarker, clip, tmp_path):
         upright = landmarker(np.ascontiguousarray(frame.image[::-1, ::-1])).points[0]
         distance = np.linalg.norm([width - 1, height - 1] - upright - faces.points[0], axis=1).mean()
         assert distance < 0.03 * np.ptp(upright[:, 0])
+
+
+def test_update_equals_a_causally_smoothed_tracker(landmarker, clip):
+    """Frames of the caller, RGB or BGR, give what a camera gives; after a reset, a new video begins."""
+    frames = list(islice(VideoReader(clip), 8))
+    tracker = FaceTracker(landmarker.pipeline, smooth=True)
+    expected = [tracker(frame.image, frame.time) for frame in frames]
+    video = VideoLandmarker(landmarker)
+    for _ in range(2):
+        for number, (frame, known) in enumerate(zip(frames, expected, strict=True)):
+            bgr = bool(number % 2)
+            image = np.ascontiguousarray(frame.image[..., ::-1]) if bgr else frame.image
+            result = video.update(image, frame.time, bgr=bgr)
+            np.testing.assert_array_equal(result.frame.image, frame.image)
+            assert (result.frame.time, result.frame.number) == (frame.time, number)
+            assert (result.track_ids, result.detected) == (known.track_ids, known.detected)
+            np.testing.assert_allclose(result.faces.points, known.faces.points, atol=1e-3)
+        video.reset()
+
+
+def test_update_without_smoothing_returns_raw_landmarks(landmarker, clip):
+    tracker, video = FaceTracker(landmarker.pipeline), VideoLandmarker(landmarker, smooth=False)
+    for frame in islice(VideoReader(clip), 3):
+        raw = tracker(frame.image, frame.time).faces.points
+        np.testing.assert_array_equal(video.update(frame.image, frame.time).faces.points, raw)
+
+
+def test_update_refuses_times_that_go_back(landmarker, portrait):
+    video = VideoLandmarker(landmarker)
+    first = video.update(read_image(portrait), 5.0)
+    again = video.update(read_image(portrait), 5.0)
+    np.testing.assert_array_equal(again.faces.points, first.faces.points)
+    with pytest.raises(VideoError, match=r"earlier than that of the last frame, 5.*reset\(\)"):
+        video.update(read_image(portrait), 4.0)
+    with pytest.raises(VideoError, match="finite"):
+        video.update(read_image(portrait), float("nan"))
+    video.reset()
+    assert video.update(read_image(portrait), 0.0).frame.number == 0

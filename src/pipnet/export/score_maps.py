@@ -122,7 +122,8 @@ def _rank(node: onnx.NodeProto, constants: dict[str, np.ndarray]) -> int:
 
 def _float_image(graph: onnx.GraphProto) -> str | None:
     """Return the tensor of the input image as float32 with the channels first, None if there is none."""
-    name, kinds = "image", set()
+    name = "image"
+    kinds: set[str] = set()
     while True:
         readers = [node for node in graph.node if name in node.input]
         if len(readers) != 1 or readers[0].op_type not in ("Transpose", "Cast"):

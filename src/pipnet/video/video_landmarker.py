@@ -1,4 +1,4 @@
-"""Tracked and smoothed landmarks of the faces of a video file or a camera."""
+"""Tracked and smoothed landmarks of the faces of a video file, a camera, or frames of the caller."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from pipnet.errors import VideoError
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.inference.results import FaceLandmarks
+from pipnet.io.image_source import ImageSource, as_image
 from pipnet.video.camera import LiveReader, is_live
 from pipnet.video.reader import Frame, VideoReader
 from pipnet.video.savgol_smoother import SavgolSmoother
@@ -39,6 +41,12 @@ class VideoLandmarker:
 
         for frame, faces, track_ids, _ in VideoLandmarker().stream("clip.mp4"):
             print(frame.time, track_ids, faces.points)
+
+    With frames of your own, such as those of OpenCV, one object follows one video::
+
+        video_landmarker = VideoLandmarker()
+        while capturing:
+            _, faces, track_ids, _ = video_landmarker.update(image, time.monotonic(), bgr=True)
     """
 
     def __init__(
@@ -55,7 +63,7 @@ class VideoLandmarker:
             model: a landmarker, or a model's name, file, folder or hub ID.
             detect_every: number of frames between two runs of the detector; faces are tracked in all frames.
             smooth: smooth the landmarks: those of a file with the frames before and after (`SavgolSmoother`),
-                those of a camera with the frames before (`CausalSmoother`).
+                those of a camera and of `update` with the frames before (`CausalSmoother`).
             options: options of `FaceLandmarker`; only if ``model`` is not a landmarker.
 
         Raises:
@@ -65,6 +73,47 @@ class VideoLandmarker:
             raise TypeError(f"pass {', '.join(options)} to the FaceLandmarker: it is loaded already")
         self.landmarker = model if isinstance(model, FaceLandmarker) else FaceLandmarker(model, **options)
         self.detect_every, self.smooth = detect_every, smooth
+        self._tracker: FaceTracker | None = None
+        self._time, self._frames = -np.inf, 0
+
+    def update(self, frame: ImageSource, time: float, *, bgr: bool = False) -> FrameFaces:
+        """Return the faces of the next frame of the caller's own video, without delay.
+
+        Args:
+            frame: the frame: an RGB uint8 array (height, width, 3), or any other image that `FaceLandmarker`
+                takes. Frames may differ in size.
+            time: seconds, from any start; not earlier than that of the last frame. A frame with the same
+                time as the last one gets the last frame's landmarks where they are smoothed.
+            bgr: whether arrays and tensors are BGR, as OpenCV's frames are. The frame of the result is RGB.
+
+        Returns:
+            The same as an element of `stream`. Frame numbers count from 0, and track IDs from 1, since the
+            start or the last `reset`.
+
+        Raises:
+            ImageError: the frame cannot be read.
+            VideoError: the time is earlier than that of the last frame, or not finite.
+            PipnetError: ``detect_every`` is less than 1.
+        """
+        image = as_image(frame, self.landmarker.pipeline.config.max_pixels, bgr)
+        if not -np.inf < time < np.inf:
+            raise VideoError(f"time must be a finite number of seconds, not {time}")
+        if time < self._time:
+            raise VideoError(
+                f"time {time:g} is earlier than that of the last frame, {self._time:g}: pass frames in order,"
+                " and call reset() before another video"
+            )
+        if self._tracker is None:
+            self._tracker = FaceTracker(self.landmarker.pipeline, self.detect_every, self.smooth)
+        tracked = self._tracker(image, time)
+        result = FrameFaces(Frame(image, time, self._frames), *tracked)
+        self._time, self._frames = time, self._frames + 1
+        return result
+
+    def reset(self) -> None:
+        """Forget the faces and the time of earlier calls of `update`: the next frame begins another video."""
+        self._tracker = None
+        self._time, self._frames = -np.inf, 0
 
     def stream(self, source: int | str | os.PathLike[str]) -> Iterator[FrameFaces]:
         """Return the faces of each frame of a video file, or of the latest frames of a live source.
