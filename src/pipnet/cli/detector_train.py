@@ -20,7 +20,7 @@ _Flags = Annotated[
 
 @app.default
 def train(
-    recipe_file: RecipeFile,
+    recipe_file: RecipeFile,  # noqa: ARG001 (read by with_recipe_file)
     /,
     *,
     run: OptionalOutput = None,

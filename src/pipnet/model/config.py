@@ -73,9 +73,9 @@ class ModelConfig:
 class FaceDetectorConfig:
     """Size of the face detector, see `pipnet.model.face_detector`."""
 
-    stem: int = 24
+    stem: int = 32
     """Channels at stride 4."""
-    widths: tuple[int, int, int] = (48, 96, 128)
+    widths: tuple[int, int, int] = (64, 128, 128)
     """Channels at strides 8, 16 and 32."""
     depths: tuple[int, int, int] = (3, 4, 4)
     """Blocks at strides 8, 16 and 32."""

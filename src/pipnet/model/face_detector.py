@@ -81,7 +81,8 @@ class FaceDetectorNet(nn.Module):
             for width in config.widths
         )
         for head in self.heads:
-            assert isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Conv2d)
+            assert isinstance(head, nn.Sequential)
+            assert isinstance(head[-1], nn.Conv2d)
             nn.init.normal_(head[-1].weight, std=0.01)
             nn.init.zeros_(head[-1].bias)  # type: ignore[arg-type]
             with torch.no_grad():

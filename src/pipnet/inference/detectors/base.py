@@ -65,7 +65,7 @@ def detect_reduced(
 
 
 def reduce_longer_side(image: Image, size: int) -> tuple[Image, float]:
-    """Return an image with a longer side of at most ``size`` pixels, and the factor that it was reduced by."""
+    """Reduce an image to a longer side of at most ``size`` pixels, and return the factor too."""
     factor = max(max(image.shape[:2]) / size, 1.0)
     if factor > 1:
         width, height = (max(round(side / factor), 1) for side in image.shape[1::-1])

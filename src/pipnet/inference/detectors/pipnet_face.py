@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipnet.config import DETECTOR_SIZE
 from pipnet.errors import ModelError
 from pipnet.geometry import Image
@@ -46,7 +44,9 @@ class PipnetFaceDetector:
         if not file.is_file():
             raise ModelError(f"{file}: no such face detector")
         self._session = start_session(file, "cpu", threads)
-        names = [[node.name for node in nodes()] for nodes in (self._session.get_inputs, self._session.get_outputs)]
+        names = [
+            [node.name for node in nodes()] for nodes in (self._session.get_inputs, self._session.get_outputs)
+        ]
         if names != [_INPUTS, _OUTPUTS]:
             raise ModelError(f"{file}: not a face detector of pipnet; `pipnet detector train` writes one")
 

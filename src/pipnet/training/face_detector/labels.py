@@ -12,21 +12,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, ImageError
-from pipnet.geometry import Box, Image, box_iou, tight_box
+from pipnet.geometry import Box, Image, box_iou, resize, tight_box
 from pipnet.inference.detectors.base import FaceDetector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
+from pipnet.scheme import SchemeMapping
 
-FIVE_POINTS = ((36, 37, 38, 39, 40, 41), (42, 43, 44, 45, 46, 47), (30,), (48,), (54,))
-"""Landmarks of the 68-point scheme of which the five points are the means; see `pipnet.model.face_detector`."""
 _ZOOMS = (1.0, 0.5, 2.0)
 """The detectors search each photo at these sizes, if that makes it no longer than `_MAX_SIDE`."""
 _MAX_SIDE = 640
@@ -78,6 +76,7 @@ def label_photo(
         return boxes, points, np.zeros(0, bool)
     height, width = image.shape[:2]
     adapter = landmarker.metadata.box_adapter("face")
+    to_five = SchemeMapping.load(landmarker.metadata.scheme.name, "five")
     inside = np.flatnonzero((boxes[:, :2] < [width - 1, height - 1]).all(1) & (boxes[:, 2:] > 0).all(1))
     if len(inside):
         faces = landmarker(image, boxes[inside], "yunet")
@@ -88,7 +87,7 @@ def label_photo(
                 face.quality > _MIN_QUALITY and box_iou(box[None], boxes[index])[0] > 0.55
             ):
                 boxes[index] = box
-                points[index] = [shape[list(part)].mean(axis=0) for part in FIVE_POINTS]
+                points[index] = to_five(shape)
             elif faces.quality[row] < 0.2 and scores[index] < 0.9:
                 scores[index] = min(scores[index], _SURE - 0.01)
     return boxes, points, scores < _SURE
@@ -102,9 +101,8 @@ def _search(
     for zoom in _ZOOMS:
         if zoom > 1 and zoom * max(image.shape[:2]) > _MAX_SIDE:
             continue
-        resized = np.asarray(
-            cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA), np.uint8
-        )
+        height, width = (max(round(side * zoom), 1) for side in image.shape[:2])
+        resized = resize(image, width, height)
         for detector in detectors:
             detected = detector(resized)
             boxes += [(box + 0.5) / zoom - 0.5 for box in detected.boxes]
@@ -139,12 +137,12 @@ def label_photos(
         total: how many photos, for the progress bar.
     """
     result = []
-    for path, group, known, sample in show_progress(photos, total, "labeling faces"):
+    for path, group, drawn, sample in show_progress(photos, total, "labeling faces"):
         try:
             image = read_image(path)
         except ImageError:
             continue
-        shape = None
+        known, shape = drawn, None
         if sample is not None:
             known = landmarker.metadata.box_adapter("face").inverse(tight_box(sample.points)[None])[0]
             shape = sample.points

@@ -17,7 +17,7 @@ _SPREAD = 0.12
 """Standard deviation of the score's target around the center of a face, in sides of its box."""
 _LEARNS_BOX = 0.5
 """Cells with at least this target learn box and points too."""
-_BOX_WEIGHT, _POINTS_WEIGHT = 2.0, 4.0
+_BOX_WEIGHT, _POINTS_WEIGHT = 4.0, 4.0
 
 
 class Targets(NamedTuple):

@@ -31,6 +31,9 @@ class SceneConfig:
     """Probability of a scene without a face."""
     turned: _Fraction = 0.3
     """Probability that a photo is rotated by up to 45 degrees, instead of a few."""
+    upside_down: _Fraction = 0.06
+    """Probability that a photo is upside down, and its faces count as background: `any_rotation` finds them,
+    and needs detectors that tell which way is up."""
     grayscale: _Fraction = 0.12
     """Probability of a grayscale scene."""
     dark: _Fraction = 0.15

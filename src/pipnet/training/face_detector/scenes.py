@@ -5,14 +5,17 @@ Every scene depends on (seed, epoch, index) alone.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFilter
 from jaxtyping import Bool, Float32
 
-from pipnet.geometry import Affine, Box, Image, affine, compose
+from pipnet.geometry import Affine, Box, Image, affine, compose, invert, reduce, resize
 from pipnet.io.image import read_image
 from pipnet.training.face_detector.labels import LabeledPhoto
 from pipnet.training.face_detector.recipe import SceneConfig
@@ -74,28 +77,42 @@ class SceneComposer:
         return Scene(self._colors(canvas, rng), boxes[kept], points[kept], ignored[kept])
 
     def _background(self, rng: np.random.Generator) -> Image:
-        """Return a canvas: a part of an image without a face, a gradient, or one color."""
-        size = self.config.size
-        kind = rng.random()
-        if kind < 0.12 or not self.backgrounds:
+        """Return a canvas: a part of an image or a photo without a face, or one color."""
+        size, kind = self.config.size, rng.random()
+        if kind < 0.1:
             return np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
-        image = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
-        height, width = image.shape[:2]
-        side = int(max(min(height, width) * rng.uniform(0.3, 1), 8))
-        y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
-        part = image[y : y + side, x : x + side]
+        if kind < 0.5 and self.backgrounds:
+            part = _random_part(self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
+        else:
+            part = self._faceless_part(rng)
         part = np.rot90(part, int(rng.integers(4))) if rng.random() < 0.5 else part
-        resized = cv2.resize(np.ascontiguousarray(part), (size, size), interpolation=cv2.INTER_LINEAR)
-        return np.array(resized, np.uint8)
+        return resize(np.ascontiguousarray(part), size, size)
+
+    def _faceless_part(self, rng: np.random.Generator) -> Image:
+        """Return a part of a photo that holds no face, certain or not: hair, hands, clothes, walls."""
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        image = read_image(photo.image)
+        height, width = image.shape[:2]
+        room = 0.08 * (photo.boxes[:, 2:] - photo.boxes[:, :2])
+        low, high = photo.boxes[:, :2] - room, photo.boxes[:, 2:] + room
+        for _ in range(30):
+            side = int(rng.integers(24, max(min(height, width) // 2, 25)))
+            corner = np.array([rng.integers(0, max(room, 1)) for room in (width - side, height - side)])
+            if not ((low < corner + side) & (high > corner)).all(axis=1).any():
+                x, y = corner
+                return image[y : y + side, x : x + side]
+        return image[:24, :24]
 
     def _paste(self, canvas: Image, photo: LabeledPhoto, side: float, rng: np.random.Generator) -> _Pasted:
         """Paste a photo, one of its faces at this size and anywhere, rotated and perhaps mirrored."""
         c = self.config
         image = read_image(photo.image)
-        height, width = image.shape[:2]
         box = photo.boxes[rng.choice(np.flatnonzero(~photo.ignored))]
         scale = side / np.sqrt((box[2:] - box[:2]).prod())
         angle = np.deg2rad(rng.uniform(-45, 45) if rng.random() < c.turned else rng.normal(0, 8))
+        is_upside_down = rng.random() < c.upside_down
+        if is_upside_down:
+            angle += np.pi
         center = (box[:2] + box[2:]) / 2
         margin = min(0.35 * side, 0.4 * c.size)
         place = rng.uniform(margin * rng.uniform(0.2, 1), c.size - margin * rng.uniform(0.2, 1), 2)
@@ -105,15 +122,14 @@ class SceneComposer:
             linear = linear @ np.diag([-1.0, 1.0])
         matrix: Affine = np.concatenate([linear, (place - linear @ center)[:, None]], axis=1)
         shrink = int(1 / scale)
+        to_canvas = matrix
         if shrink >= 2:  # average first, so that small faces do not alias
-            small = (max(width // shrink, 1), max(height // shrink, 1))
-            fx, fy = width / small[0], height / small[1]
-            image = np.asarray(cv2.resize(image, small, interpolation=cv2.INTER_AREA), np.uint8)
-            back = np.array([[fx, 0, fx / 2 - 0.5], [0, fy, fy / 2 - 0.5]])
-            to_canvas = compose(back, matrix)
-        else:
-            to_canvas = matrix
+            image = reduce(image, shrink)
+            offset = shrink / 2 - 0.5
+            to_canvas = compose(np.array([[shrink, 0.0, offset], [0, shrink, offset]]), matrix)
         mask = _warp_onto(canvas, image, to_canvas)
+        if is_upside_down:
+            return _Pasted.without_faces(mask)
         boxes, points = _moved(photo.boxes, photo.points, matrix, angle, mirror)
         if rng.random() < c.occlude and self.backgrounds:
             _occlude(canvas, boxes[0], self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
@@ -121,25 +137,25 @@ class SceneComposer:
 
     def _colors(self, image: Image, rng: np.random.Generator) -> Image:
         """Return the scene in other light, blurred, noisy or compressed."""
-        c = self.config
-        values = image
+        c, scene = self.config, PIL.Image.fromarray(image)
         if rng.random() < c.color_jitter:
             gain = rng.uniform(0.7, 1.35) * rng.uniform(0.85, 1.15, 3)
             table = (np.arange(256)[:, None] - 128) * gain + 128 + rng.uniform(-35, 35)
-            values = cv2.LUT(values, table.clip(0, 255).astype(np.uint8)[None])
+            scene = scene.point(table.clip(0, 255).astype(np.uint8).T.ravel().tolist())
         if rng.random() < c.dark:
             table = 255 * (np.arange(256) / 255) ** rng.uniform(1.3, 3) * rng.uniform(0.15, 0.8)
-            values = cv2.LUT(values, table.astype(np.uint8))
             noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 10))
-            values = (values + noise).clip(0, 255).astype(np.uint8)
+            values = np.asarray(scene.point(table.astype(np.uint8).tolist() * 3)) + noise
+            scene = PIL.Image.fromarray(values.clip(0, 255).astype(np.uint8))
         if rng.random() < c.grayscale:
-            values = cv2.cvtColor(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            scene = scene.convert("L").convert("RGB")
         if rng.random() < c.blur:
-            values = cv2.GaussianBlur(values, (0, 0), rng.uniform(0.4, 2.2))
+            scene = scene.filter(PIL.ImageFilter.GaussianBlur(rng.uniform(0.4, 2.2)))
         if rng.random() < c.compress:
-            quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 90))]
-            values = cv2.imdecode(cv2.imencode(".jpg", values, quality)[1], cv2.IMREAD_COLOR)
-        return np.asarray(values, np.uint8)
+            file = io.BytesIO()
+            scene.save(file, "JPEG", quality=int(rng.integers(15, 90)))
+            scene = PIL.Image.open(file)
+        return np.array(scene)
 
 
 class _Pasted(NamedTuple):
@@ -148,26 +164,36 @@ class _Pasted(NamedTuple):
     points: Float32[np.ndarray, "faces 5 2"]
     ignored: Bool[np.ndarray, " faces"]
 
+    @classmethod
+    def without_faces(cls, mask: Bool[np.ndarray, "size size"]) -> _Pasted:
+        return cls(mask, np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool))
+
 
 def _warp_onto(canvas: Image, image: Image, matrix: Affine) -> Bool[np.ndarray, "size size"]:
     """Warp a photo onto the canvas, without the black border of a crop, and return which pixels it covers."""
     bright = image.max(axis=2) > _BLACK
     rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
-    mask = np.zeros(canvas.shape[:2], np.uint8)
+    mask = PIL.Image.new("1", canvas.shape[1::-1])
     if not len(rows):
-        return mask > 0
+        return np.array(mask)
     x0, y0, x1, y1 = columns[0], rows[0], columns[-1], rows[-1]
     corners = affine(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]], np.float64), matrix)
-    cv2.fillConvexPoly(mask, corners.round().astype(np.int32), 1)
+    PIL.ImageDraw.Draw(mask).polygon([(x, y) for x, y in corners.tolist()], fill=1)
+    covered = np.array(mask)
     low = np.floor(corners.min(axis=0)).astype(int).clip(0, len(canvas) - 1)
     high = np.ceil(corners.max(axis=0)).astype(int).clip(low + 1, len(canvas))
     part = (slice(low[1], high[1]), slice(low[0], high[0]))
-    shifted = compose(matrix, np.array([[1.0, 0, -low[0]], [0, 1, -low[1]]]))
-    size = (int(high[0] - low[0]), int(high[1] - low[1]))
-    warped = cv2.warpAffine(image, shifted, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    covered = mask[part] > 0
-    canvas[part][covered] = warped[covered]
-    return mask > 0
+    inverse = invert(compose(matrix, np.array([[1.0, 0, -low[0]], [0, 1, -low[1]]])))
+    # Pillow counts from the edge of the first pixel, not from its center.
+    shift = inverse[:, 2:] + 0.5 - inverse[:, :2].sum(axis=1, keepdims=True) / 2
+    warped = PIL.Image.fromarray(image).transform(
+        tuple((high - low).tolist()),
+        PIL.Image.Transform.AFFINE,
+        np.hstack([inverse[:, :2], shift]).ravel().tolist(),
+        PIL.Image.Resampling.BILINEAR,
+    )
+    canvas[part][covered[part]] = np.asarray(warped)[covered[part]]
+    return covered
 
 
 def _occlude(canvas: Image, box: Box, cover: Image, rng: np.random.Generator) -> None:
@@ -177,7 +203,15 @@ def _occlude(canvas: Image, box: Box, cover: Image, rng: np.random.Generator) ->
     corner = low + rng.uniform(0, 1, 2) * (side - part)
     left, top = corner.astype(int).clip(0, len(canvas) - 1)
     right, bottom = (corner + part).astype(int).clip([left + 1, top + 1], len(canvas))
-    canvas[top:bottom, left:right] = cv2.resize(cover, (int(right - left), int(bottom - top)))
+    canvas[top:bottom, left:right] = resize(cover, int(right - left), int(bottom - top))
+
+
+def _random_part(image: Image, rng: np.random.Generator) -> Image:
+    """Return a random square of an image."""
+    height, width = image.shape[:2]
+    side = int(max(min(height, width) * rng.uniform(0.3, 1), 8))
+    y, x = int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))
+    return image[y : y + side, x : x + side]
 
 
 def _moved(
