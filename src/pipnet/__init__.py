@@ -12,6 +12,7 @@ from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import (
     BoxError,
     DataError,
+    DivergenceError,
     DownloadError,
     ImageError,
     MissingExtraError,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BoxError",
     "DataError",
+    "DivergenceError",
     "DownloadError",
     "Face",
     "FaceLandmarker",
