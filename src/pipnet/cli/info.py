@@ -119,7 +119,8 @@ def _read(model: str) -> tuple[Path, ModelMetadata]:
         with training_imports():
             from pipnet.model.checkpoint import read_checkpoint_metadata
         return path, read_checkpoint_metadata(path)
-    from pipnet.inference.backends.onnxruntime import OnnxModel
+    from pipnet.config import RuntimeConfig
+    from pipnet.inference.backends.load import load_model
 
     path = find_model(model)
-    return path, OnnxModel(path, "cpu").metadata
+    return path, load_model(path, RuntimeConfig(device="cpu")).metadata
