@@ -31,7 +31,7 @@ from pipnet.model.pipnet import PIPNet
 OPSET = 18
 _FOLDED = 2**28
 """Maximum size in bytes of constants that are computed from others at export."""
-_MIN_HALF_SIZE = 1024
+_MIN_HALF_SIZE = 8192
 """Tensors with fewer values stay in float32: they take little space, and the decode's constants must be
 exact."""
 
