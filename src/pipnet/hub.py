@@ -14,8 +14,14 @@ from typing import NamedTuple
 from pipnet.errors import DownloadError, MissingExtraError, ModelError, WriteError
 from pipnet.io.atomic import atomic_write
 
-DEFAULT_MODEL = "pipnet-wild-mbv2"
+DEFAULT_MODEL = "pipnet-68"
 """Name of the model that is used by default."""
+ALIASES = {
+    "pipnet-wild-mbv2": "pipnet-68",
+    "pipnet-300w-mbv2": "pipnet-68",
+    "pipnet-wild-mbv2-int8": "pipnet-68-int8",
+}
+"""Earlier names of packaged models."""
 _TIMEOUT = 30
 """Seconds to wait for a server."""
 _MAX_BYTES = 2**30
@@ -70,8 +76,9 @@ def find_model(name: str | Path) -> Path:
         DownloadError: the hub cannot be reached.
     """
     packaged = packaged_models()
-    if str(name) in packaged:
-        return packaged[str(name)]
+    current_name = ALIASES.get(str(name), str(name))
+    if current_name in packaged:
+        return packaged[current_name]
     path = Path(name)
     if path.is_dir():
         return _single_onnx_file(path)

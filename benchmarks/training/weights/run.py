@@ -58,12 +58,12 @@ from pipnet.training.trainer import train
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 START = ROOT / "checkpoints" / "pipnet-wild-mbv2-wide.safetensors"
-ROUND_2 = ["--optim.epochs", "10", "--optim.lr", "2.5e-4", "--augment.rotate_by", "45"]
+ROUND_2 = ["--optim.epochs", "7", "--optim.lr", "2.5e-4", "--augment.rotate_by", "45"]
 ROUND_2 += ["--augment.downscale", "0.3", "--augment.stretch", "0.2"]
 """Settings of the second round: fewer epochs at a lower rate, and harder views of the faces."""
 BOX_FORMATS = {"helen": "yunet", "wider": "face", "lfw": "region"}
 """Box formats of the unlabeled folders."""
-TUNE_EPOCHS, TUNE_RATE = 8, 1e-4
+TUNE_EPOCHS, TUNE_RATE = 6, 1e-4
 """Epochs and learning rate of the final training on labeled faces."""
 DATA = "300-W, 300W-LP's views of it, CFP, and pseudo-labeled images of HELEN, WIDER FACE and LFW"
 

@@ -51,6 +51,7 @@ COMMANDS = (
     ("data scheme", "data:scheme", "Propose a landmark scheme for your own labeled faces."),
     ("data view", "data:view", "Write a page that shows labeled faces."),
     ("detector fit", "detector:fit", "Fit a model to the boxes of a detector."),
+    ("detector train", "detector_train:app", "Train a face detector by a recipe."),
     ("detector sensitivity", "detector:sensitivity", "Measure how exact boxes must be."),
     ("teacher fit", "teacher:fit", "Fit a teacher's landmarks to the labels of a dataset."),
     ("protocol tsd", "protocol:tsd_app", "Train with a share of the labels of one dataset."),

