@@ -291,6 +291,13 @@ def provenance() -> dict[str, str]:
     return {"commit": commit, "machine": f"{cpu}, {os.cpu_count()} cores"}
 
 
+def cell(row: dict[str, Any]) -> str:
+    """Return recall, overlap and false alarms of a detector as the text of a cell."""
+    if row["recall"] is None:
+        return f"{row['false_alarms']} false alarms"
+    return f"{row['recall']:.1f}, IoU {row['mean_iou'] or 0:.2f}, {row['false_alarms']}"
+
+
 def report(results: dict[str, Any]) -> str:
     """Return the page."""
     lines = ["# The face detector", ""]
@@ -304,12 +311,7 @@ def report(results: dict[str, Any]) -> str:
             "|---|---|" + "---|" * len(DETECTORS),
         ]
         for title, row in part["rows"].items():
-            cells = [
-                f"{row[name]['false_alarms']} false alarms"
-                if row[name]["recall"] is None
-                else f"{row[name]['recall']:.1f}, IoU {row[name]['mean_iou'] or 0:.2f}, {row[name]['false_alarms']}"
-                for name in DETECTORS
-            ]
+            cells = [cell(row[name]) for name in DETECTORS]
             lines.append(f"| {title} | {row[DETECTORS[0]]['images']} | " + " | ".join(cells) + " |")
         lines.append("")
     if "end to end" in results:
@@ -324,7 +326,7 @@ def report(results: dict[str, Any]) -> str:
         ]
         for title, row in part["rows"].items():
             cells = [
-                f"{row[n]['nme']:.2f} ({row[n]['interval'][0]} to {row[n]['interval'][1]}), {row[n]['missed']}"
+                f"{row[n]['nme']:.2f} ({' to '.join(map(str, row[n]['interval']))}), {row[n]['missed']}"
                 for n in names
             ]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
@@ -332,7 +334,8 @@ def report(results: dict[str, Any]) -> str:
     if "speed" in results:
         part = results["speed"]
         lines += [
-            f"Median milliseconds for a 640 x 427 image, interleaved. {part['machine']}, commit {part['commit']}.",
+            "Median milliseconds for a 640 x 427 image, interleaved."
+            f" {part['machine']}, commit {part['commit']}.",
             "",
             "| | " + " | ".join(DETECTORS) + " |",
             "|---|" + "---|" * len(DETECTORS),

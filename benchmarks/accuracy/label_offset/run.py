@@ -64,8 +64,8 @@ def report(results: dict[str, Any]) -> str:
     lines = [
         "# The offset of 300-W's labels",
         "",
-        "Mean of label minus prediction along x in pixels of the images here, with its 95 % bootstrap interval;"
-        " the prediction is the mean over a face and its mirror image.",
+        "Mean of label minus prediction along x in pixels of the images here, with its 95 % bootstrap"
+        " interval; the prediction is the mean over a face and its mirror image.",
         "",
         "| faces | number | " + " | ".join(offsets) + " | taken off, mean |",
         "|---|---|" + "---|" * (len(offsets) + 1),
@@ -83,11 +83,13 @@ def report(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        'The values taken off in training and in the column "offset removed" are AFW 2.3, LFPW 1.8, HELEN 2.4 and'
-        " 1.4 for HELEN crops at the 448 px limit; iBUG takes AFW's, because it is a test set and was never measured."
+        'The values taken off in training and in the column "offset removed" are AFW 2.3, LFPW 1.8, HELEN 2.4'
+        " and 1.4 for HELEN crops at the 448 px limit; iBUG takes AFW's, because it is a test set and was never"
+        " measured."
         " An offset along y cannot be measured in this way.",
         "",
-        f"`python benchmarks/accuracy/label_offset/run.py`, commit {results['commit']}, {results['machine']}.",
+        f"`python benchmarks/accuracy/label_offset/run.py`, commit {results['commit']}, "
+        f"{results['machine']}.",
         "",
     ]
     return "\n".join(lines)

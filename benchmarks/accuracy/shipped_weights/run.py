@@ -247,12 +247,13 @@ def report(results: dict[str, Any]) -> str:
         f"{t} {first[t]['pixels']['interval'][0]} to {first[t]['pixels']['interval'][1]}" for t in titles
     )
     lines += [
-        f"Norm: the distance of the outer eye corners; on CFP (people 351 to 400, the 30 visible landmarks) the longer"
-        f" side of their box. {results['boxes']}. 95 % intervals of pipnet-68, as filed: {intervals}.",
+        "Norm: the distance of the outer eye corners; on CFP (people 351 to 400, the 30 visible landmarks) the"
+        f" longer side of their box. {results['boxes']}. 95 % intervals of pipnet-68, as filed: {intervals}.",
         "",
-        "300-W's labels lie about two pixels to the right of the points that the image shows. No network here was"
-        " trained to meet that offset: a network that is trained without mirroring learns it, and is better as filed."
-        ' "Offset removed" takes it off the labels (AFW\'s value on iBUG, where it was never measured); predictions'
+        "300-W's labels lie about two pixels to the right of the points that the image shows. No network of ours"
+        " was trained to meet that offset: a network that is trained without mirroring learns it, and is better"
+        ' as filed. "Offset removed" takes it off the labels (AFW\'s value on iBUG, where it was never measured);'
+        " predictions"
         " are the same in both tables. iBUG's images are placed by a rule that may be 0.6 % of the norm off.",
         "",
         "By how many percent the error of pipnet-68 is lower, offset removed, with paired 95 % intervals:",
@@ -276,14 +277,15 @@ def report(results: dict[str, Any]) -> str:
         gain, low, high = part["gain"]
         lines += [
             "",
-            f"WFLW's own 98 landmarks, the same 114 faces, NME in %: {values}. The error of pipnet-98 is {gain:.1f} %"
-            f" lower ({low:.1f} to {high:.1f}).",
+            f"WFLW's own 98 landmarks, the same 114 faces, NME in %: {values}. The error of pipnet-98 is"
+            f" {gain:.1f} % lower ({low:.1f} to {high:.1f}).",
         ]
     lines += [
         "",
         "![Cumulative errors, offset removed](ced.png)",
         "",
-        f"`python benchmarks/accuracy/shipped_weights/run.py`, commit {results['commit']}, {results['machine']}.",
+        f"`python benchmarks/accuracy/shipped_weights/run.py`, commit {results['commit']}, "
+        f"{results['machine']}.",
         "",
     ]
     return "\n".join(lines)

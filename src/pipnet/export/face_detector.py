@@ -9,6 +9,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import safetensors
@@ -42,7 +43,7 @@ class _Decoded(nn.Module):
         return output.boxes - 0.5, output.logits.sigmoid()[:, None], output.points - 0.5
 
 
-def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, object]]:
+def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, Any]]:
     """Return the network of a face detector's checkpoint, in evaluation mode, and its recipe.
 
     Raises:
@@ -52,7 +53,9 @@ def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, object]]:
         with safetensors.safe_open(path, "pt") as file:
             recipe = json.loads((file.metadata() or {})["recipe"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
-        sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe["model"].items()}
+        sizes: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in recipe["model"].items()
+        }
         model = FaceDetectorNet(FaceDetectorConfig(**sizes))
         model.load_state_dict(tensors)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
@@ -156,5 +159,10 @@ def _append_suppression(graph: onnx.GraphProto) -> None:
         ]
     )
     del graph.output[:]
-    for name, shape in (("boxes", ["faces", 4]), ("scores", ["faces"]), ("points", ["faces", 5, 2])):
+    outputs: dict[str, list[int | str]] = {
+        "boxes": ["faces", 4],
+        "scores": ["faces"],
+        "points": ["faces", 5, 2],
+    }
+    for name, shape in outputs.items():
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))

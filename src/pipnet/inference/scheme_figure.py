@@ -80,7 +80,7 @@ def _fit(points: Float64[np.ndarray, "n 2"], unit: float) -> Float64[np.ndarray,
     box = tight_box(points)
     extent = box[2:] - box[:2]
     scale = 88 * unit / (float(extent.max()) or 1.0)
-    return (points - box[:2]) * scale + [50 * unit - extent[0] * scale / 2, 6 * unit]
+    return np.asarray((points - box[:2]) * scale + [50 * unit - extent[0] * scale / 2, 6 * unit])
 
 
 def _number_places(pixels: Float64[np.ndarray, "n 2"], unit: float) -> Float64[np.ndarray, "n 2"]:

@@ -115,5 +115,5 @@ def _decode(
     middle = (centers + flat[:, :, 1:3]) * stride
     boxes = torch.cat([middle - size / 2, middle + size / 2], dim=2)
     # Offsets of points count in sides of the box, so that faces of all sizes weigh alike.
-    offsets = flat[:, :, 5:].unflatten(2, (POINTS, 2))
+    offsets = flat[:, :, 5:].reshape(*flat.shape[:2], POINTS, 2)
     return flat[:, :, 0], boxes, middle[:, :, None] + offsets * size[:, :, None]
