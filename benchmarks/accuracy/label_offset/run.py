@@ -84,7 +84,8 @@ def report(results: dict[str, Any]) -> str:
     lines += [
         "",
         'The values taken off in training and in the column "offset removed" are AFW 2.3, LFPW 1.8, HELEN 2.4'
-        " and 1.4 for HELEN crops at the 448 px limit; iBUG takes AFW's, because it is a test set and was never"
+        " and 1.4 for HELEN crops at the 448 px limit; iBUG takes AFW's, because it is a test set"
+        " and was never"
         " measured."
         " An offset along y cannot be measured in this way.",
         "",

@@ -247,12 +247,16 @@ def report(results: dict[str, Any]) -> str:
         f"{t} {first[t]['pixels']['interval'][0]} to {first[t]['pixels']['interval'][1]}" for t in titles
     )
     lines += [
-        "Norm: the distance of the outer eye corners; on CFP (people 351 to 400, the 30 visible landmarks) the"
+        "Norm: the distance of the outer eye corners; on CFP (people 351 to 400, the 30 visible"
+        " landmarks) the"
         f" longer side of their box. {results['boxes']}. 95 % intervals of pipnet-68, as filed: {intervals}.",
         "",
-        "300-W's labels lie about two pixels to the right of the points that the image shows. No network of ours"
-        " was trained to meet that offset: a network that is trained without mirroring learns it, and is better"
-        ' as filed. "Offset removed" takes it off the labels (AFW\'s value on iBUG, where it was never measured);'
+        "300-W's labels lie about two pixels to the right of the points that the image shows. No"
+        " network of ours"
+        " was trained to meet that offset: a network that is trained without mirroring learns it,"
+        " and is better"
+        ' as filed. "Offset removed" takes it off the labels (AFW\'s value on iBUG, where it was'
+        " never measured);"
         " predictions"
         " are the same in both tables. iBUG's images are placed by a rule that may be 0.6 % of the norm off.",
         "",

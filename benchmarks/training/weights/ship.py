@@ -1,11 +1,11 @@
 """Put trained weights into the package: a half-precision checkpoint, and the exported file.
 
-    python benchmarks/training/weights/ship.py RUNS/pipnet-68/pipnet-68.safetensors --faces ../shared/data/300w
-    python benchmarks/training/weights/ship.py RUNS/pipnet-68/pipnet-68.safetensors --int8 ../shared/data/300w
+    python benchmarks/training/weights/ship.py CHECKPOINT --faces ../shared/data/300w
+    python benchmarks/training/weights/ship.py CHECKPOINT --int8 ../shared/data/300w
 
 The first command fits the box adapters of all detectors on labeled faces (for 98 landmarks: the pseudo-labels
-of 300-W's images, RUNS/pipnet-98/labels_300w/pseudo_labels.csv) and writes ``checkpoints/NAME.safetensors`` and
-``src/pipnet/weights/NAME.onnx``. The second quantizes that checkpoint: ``src/pipnet/weights/NAME-int8.onnx``.
+of 300-W's images, RUNS/pipnet-98/labels_300w/pseudo_labels.csv) and writes ``checkpoints/NAME.safetensors``
+and ``src/pipnet/weights/NAME.onnx``. The second quantizes that checkpoint to ``NAME-int8.onnx``.
 """
 
 from __future__ import annotations
