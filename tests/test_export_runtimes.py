@@ -69,7 +69,7 @@ def assert_same(full, path, crops, decode):
         np.testing.assert_allclose(vote_std, expected.vote_std[i], atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["pipnet-wild-mbv2", "pipnet-tiny", "pipnet-300w-mbv2"])
+@pytest.mark.parametrize("name", ["pipnet-68", "pipnet-tiny", "pipnet-98"])
 def test_score_maps_of_a_shipped_model_decode_to_its_landmarks(name, real_crops, decode, tmp_path):
     path = tmp_path / "maps.onnx"
     assert main(["export", name, "--format", "scores", "-o", str(path)]) == 0
@@ -120,7 +120,7 @@ def test_documented_decode_is_that_of_the_examples():
 
 def test_export_scores_refuses_models_without_maps(tmp_path):
     with pytest.raises(ModelError, match="full precision"):
-        export_score_maps(packaged_models()["pipnet-wild-mbv2-int8"], tmp_path / "maps.onnx")
+        export_score_maps(packaged_models()["pipnet-68-int8"], tmp_path / "maps.onnx")
     config = ModelConfig("lcnet_050", 128, head="coord", neighbors=10)
     export_onnx(PIPNet(config, face()).eval(), described(config, face()), tmp_path / "coord.onnx")
     with pytest.raises(ModelError, match="no Pixel-in-Pixel head"):
@@ -144,7 +144,7 @@ def test_export_openvino_of_a_checkpoint_equals_onnx(portrait, tmp_path):
         load_model(tmp_path / "a.xml", RuntimeConfig(backend="onnxruntime"))
 
 
-@pytest.mark.parametrize("model", ["pipnet-tiny", "pipnet-wild-mbv2-int8"])
+@pytest.mark.parametrize("model", ["pipnet-tiny", "pipnet-68-int8"])
 def test_export_openvino_of_a_shipped_model(model, portrait, tmp_path, monkeypatch):
     pytest.importorskip("openvino")
     monkeypatch.chdir(tmp_path)

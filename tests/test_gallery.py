@@ -75,7 +75,7 @@ def own(tmp_path, portrait, landmarker) -> Path:
 
 def test_gallery_of_a_dataset_with_a_model(small_300w, tmp_path, capsys):
     out = tmp_path / "deep" / "sheet"
-    arguments = ["--subset", "common", "--model", "pipnet-wild-mbv2", "--limit", "5", "-o", str(out)]
+    arguments = ["--subset", "common", "--model", "pipnet-68", "--limit", "5", "-o", str(out)]
     assert main(["data", "view", str(small_300w), *arguments]) == 0
     assert "5 of 8 faces" in capsys.readouterr().err
     page = Page(out)
@@ -239,7 +239,7 @@ def test_gallery_names_an_unreadable_image_and_shows_the_others(own, tmp_path, c
         (["nothing"], "no such file or folder"),
         (["labels.json", "--limit", "0"], "at least 1"),
         (["labels.json", "--scheme", "wflw"], "98"),
-        (["labels.json", "--model", "pipnet-300w-mbv2", "--scheme", "300w"], "--scheme"),
+        (["labels.json", "--model", "pipnet-68", "--scheme", "300w"], "--scheme"),
         (["labels.json", "--model", "none.onnx"], "none.onnx"),
         (["empty.csv"], "empty.csv"),
         (["labels.json", "-o", "plain.jpg"], "exists already"),

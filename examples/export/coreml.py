@@ -1,7 +1,7 @@
 """Convert a model to CoreML, and on a Mac print landmarks of face crops.
 
     pip install coremltools "torch==2.7.0" onnx2torch pillow
-    pipnet export pipnet-wild-mbv2 --format scores -o maps.onnx
+    pipnet export pipnet-68 --format scores -o maps.onnx
     python examples/export/coreml.py maps.onnx CROP.png ...
 
 writes maps.mlpackage. The crops are those of examples/onnx_alone.py. Without crops the model is only

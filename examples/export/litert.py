@@ -1,7 +1,7 @@
 """Convert a model to LiteRT (TensorFlow Lite) by litert-torch, and print landmarks of face crops.
 
     pip install litert-torch onnx2torch pillow
-    pipnet export pipnet-wild-mbv2 --format scores -o maps.onnx
+    pipnet export pipnet-68 --format scores -o maps.onnx
     python examples/export/litert.py maps.onnx CROP.png ...
 
 writes maps.tflite. Its outputs have the order of the .onnx file. The crops are those of

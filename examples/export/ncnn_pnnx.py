@@ -1,7 +1,7 @@
 """Convert a model to ncnn by pnnx, and print landmarks of face crops.
 
     pip install pnnx ncnn pillow
-    pipnet export pipnet-wild-mbv2 --format scores -o maps.onnx
+    pipnet export pipnet-68 --format scores -o maps.onnx
     python examples/export/ncnn_pnnx.py maps.onnx CROP.png ...
 
 writes maps.ncnn.param and maps.ncnn.bin, in float32. Their outputs out0, out1, ... have the order of the

@@ -1,7 +1,7 @@
 """Landmarks of face crops with OpenCV's DNN module.
 
     pip install opencv-python-headless pillow
-    pipnet export pipnet-wild-mbv2 --format scores -o maps.onnx
+    pipnet export pipnet-68 --format scores -o maps.onnx
     python examples/export/opencv_dnn.py maps.onnx CROP.png ...
 
 The crops are those of examples/onnx_alone.py.

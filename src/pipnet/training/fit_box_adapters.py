@@ -152,20 +152,26 @@ def fit_box_adapters(samples: Sequence[FaceSample], crop_config: CropConfig) -> 
     if crop_config.box == "dataset":
         pairs = [(tight_box(s.points), s.face_box(crop_config)) for s in chosen]
         adapters["landmarks"] = BoxAdapter.fit(pairs)
+    unreadable: list[ImageError] = []
     for detector, version in _available():
         file = _cache_file(chosen, crop_config, detector.box_format, version)
-        fit = _read_cached(file) or _fit_available(detector, chosen, crop_config, file)
+        fit = _read_cached(file) or _fit_available(detector, chosen, crop_config, file, unreadable)
         if fit["adapter"] is not None:
             adapters[detector.box_format] = BoxAdapter.from_list(fit["adapter"])
         _log.info("box adapter of %s: %s", detector.box_format, fit["message"])
+    for line in dict.fromkeys(map(str, unreadable)):
+        _log.warning("error: %s", line)
     return adapters
 
 
 def _fit_available(
-    detector: FaceDetector, samples: Sequence[FaceSample], crop_config: CropConfig, file: Path
+    detector: FaceDetector,
+    samples: Sequence[FaceSample],
+    crop_config: CropConfig,
+    file: Path,
+    unreadable: list[ImageError],
 ) -> dict[str, Any]:
     """Fit the adapter of a detector, and keep the result unless an image could not be read."""
-    unreadable: list[ImageError] = []
     searched, detections = search(detector, samples, unreadable)
     true = [s.face_box(crop_config) for s in searched]
     fit: dict[str, Any] = {"adapter": None}
@@ -174,8 +180,6 @@ def _fit_available(
         fit = {"adapter": list(adapter), "message": f"fitted on {count} of {len(samples)} faces"}
     except PipnetError as error:
         fit["message"] = str(error)
-    for line in dict.fromkeys(map(str, unreadable)):
-        _log.warning("error: %s", line)
     if not unreadable:
         with contextlib.suppress(PipnetError):  # without a cache the next training fits again
             write_text(file, json.dumps(fit))
