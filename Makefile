@@ -44,7 +44,7 @@ check: $(VENV)/.developing
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.developing
-	$(BIN)/python benchmarks/shipped_weights.py --checkpoint checkpoints/pipnet-wild-mbv2.safetensors
+	$(BIN)/python benchmarks/accuracy/shipped_weights/run.py
 
 docs:
 	@echo "The documentation is README.md and docs/; a built site comes with a later release."
