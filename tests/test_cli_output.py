@@ -110,7 +110,7 @@ def test_quiet_prints_results_and_errors_only(flag, upside_down, tmp_path, capsy
 def test_verbose_prints_model_and_detector_and_the_traceback_of_an_error(portrait, capsys):
     assert main(["detect", str(portrait), "-v"]) == 0
     err = capsys.readouterr().err
-    assert "pipnet-wild-mbv2.onnx in CPUExecutionProvider" in err
+    assert "pipnet-68.onnx in CPUExecutionProvider" in err
     assert "detector: " in err
     assert main(["--verbose", "detect", str(portrait), "--model", "none"]) == 1
     lines = capsys.readouterr().err.splitlines()

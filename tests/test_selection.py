@@ -130,16 +130,22 @@ def test_track_of_low_quality_is_hidden_and_keeps_its_id(landmarker, portrait):
     hidden = clear.copy()
     hidden[(top + bottom) // 2 : bottom, left:right] = 90  # a hand over the lower half of the face
     frames = [clear] * 3 + [hidden] * 3 + [clear] * 3
-    shown = {}
-    for min_quality in (0.0, 0.7):
+
+    def track(min_quality):
         tracker = FaceTracker(FaceLandmarker(landmarker.model, min_quality=min_quality).pipeline)
-        shown[min_quality] = [tracker(frame, number / 25) for number, frame in enumerate(frames)]
-    assert [result.track_ids for result in shown[0.0]] == [[1]] * 9
-    assert [result.track_ids for result in shown[0.7]] == [[1]] * 3 + [[]] * 3 + [[1]] * 3
-    for all_faces, good_faces in zip(shown[0.0], shown[0.7], strict=True):
+        return [tracker(frame, number / 25) for number, frame in enumerate(frames)]
+
+    shown = track(0.0)
+    qualities = [float(result.faces.quality[0]) for result in shown]
+    covered, uncovered = max(qualities[3:6]), min(*qualities[:3], *qualities[6:])
+    assert covered < uncovered
+    shown_above = track((covered + uncovered) / 2)
+    assert [result.track_ids for result in shown] == [[1]] * 9
+    assert [result.track_ids for result in shown_above] == [[1]] * 3 + [[]] * 3 + [[1]] * 3
+    for all_faces, good_faces in zip(shown, shown_above, strict=True):
         assert all_faces.detected == good_faces.detected
         assert len(good_faces.faces) == len(good_faces.track_ids)
-    np.testing.assert_array_equal(shown[0.0][-1].faces.points, shown[0.7][-1].faces.points)
+    np.testing.assert_array_equal(shown[-1].faces.points, shown_above[-1].faces.points)
 
 
 def test_track_ids_count_the_faces_that_are_shown(landmarker, pair, plain):

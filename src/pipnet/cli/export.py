@@ -59,7 +59,7 @@ def export(
         )
     if not is_checkpoint and (format == "onnx" or int8):
         raise PipnetError(
-            f"{model:.80}: not a checkpoint: export a .safetensors file, or use --format openvino or scores"
+            f"{model:.255}: not a checkpoint: export a .safetensors file, or use --format openvino or scores"
         )
     target = output or _default_target(model, format)
     if target.suffix != _SUFFIX[format]:
