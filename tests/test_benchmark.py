@@ -1,5 +1,6 @@
 """The benchmark: candidates, interleaved timing, and the reported numbers. No duration is asserted."""
 
+import io
 import json
 import time
 from dataclasses import replace
@@ -7,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from pipnet import FaceLandmarker
 from pipnet.benchmark.candidates import Candidate, list_candidates, measure_memory
 from pipnet.benchmark.other_software import installed_peers
 from pipnet.benchmark.reference_model import Reference
+from pipnet.benchmark.report import to_table
 from pipnet.benchmark.run import REFERENCE, Report, Row, benchmark, peer_error
 from pipnet.benchmark.stages import DETECTOR, MAPS, TOTAL, stages
 from pipnet.benchmark.timing import Timing, time_interleaved
@@ -202,3 +205,16 @@ def test_installed_peers_predict_landmarks(portrait, landmarker):
         points = peer(image, peer.adapt(image, box))
         distance = np.linalg.norm(points - faces[0].points, axis=1).mean()
         assert distance < 0.06 * np.ptp(faces[0].points[:, 0]), peer.name
+
+
+def test_table_fits_a_terminal_of_80_columns():
+    timing = Timing(6.31, 7.12, 40, (6.3, 6.4))
+    names = ["plain PyTorch, 2 threads", "pipnet-68-int8, onnxruntime f32, 2 threads"]
+    rows = [Row(name, timing, 12.7, {1: 6.31, 16: 3.91}, 212, 6.6) for name in names]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_table(Report(rows, {}, {})))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    for number in ("6.31", "7.12", "12.7", "3.91 (16)", "212", "6.6"):
+        assert text.count(number) >= len(rows), text
+    assert "NME" not in text  # a column without values

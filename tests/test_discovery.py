@@ -49,7 +49,7 @@ def test_find_images_expands_patterns(album):
         ("https://example.com/a.jpg", "URLs are not supported"),
         ("*.png", "no file matches"),
         ("empty", "no images in this folder"),
-        ("raw", "1 images in unsupported formats, such as raw/a.cr3: convert"),
+        ("raw", "1 image in unsupported formats, such as raw/a.cr3: convert"),
     ],
 )
 def test_find_images_reports_names_that_are_no_image(name, message, tmp_path, monkeypatch):

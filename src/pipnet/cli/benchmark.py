@@ -72,7 +72,7 @@ def benchmark(
             require_figures()
     report = run_benchmark(candidates, rounds, image, data, subset)
     console = Console(stderr=True)
-    console.print(to_table(report), width=max(console.width, 150))
+    console.print(to_table(report))
     for name, timings in report.stages.items():
         parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in timings.items())
         console.print(f"{name}, ms: {parts}", soft_wrap=True, highlight=False)

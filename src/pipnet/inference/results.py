@@ -24,6 +24,7 @@ from pipnet.inference.draw import Color, DrawStyle, draw_faces
 from pipnet.inference.openness import Openness, openness
 from pipnet.inference.pose import head_pose
 from pipnet.io.image import write_image
+from pipnet.io.text import counted
 from pipnet.metadata import ModelMetadata
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 
@@ -148,7 +149,7 @@ class FaceLandmarks:
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
-        return f"<{len(self)} faces of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
+        return f"<{counted(len(self), 'face')} of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
 
     # -- geometry ----------------------------------------------------------------------------------
 

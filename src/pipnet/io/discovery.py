@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipnet.errors import DataError
 from pipnet.io.image import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
+from pipnet.io.text import counted
 
 STANDARD_INPUT = "/dev/stdin"
 """The name of standard input, on all systems; on the command line also ``-``."""
@@ -131,7 +132,7 @@ def _images_of_folder(folder: Path, skip: Path | None) -> Iterator[FoundImage]:
         where = Path(error.filename or folder)
         yield FoundImage(where, folder, f"{where}: cannot be read: {error.strerror}")
     if unsupported:
-        what = f"{len(unsupported)} images in unsupported formats, such as {unsupported[0]}"
+        what = f"{counted(len(unsupported), 'image')} in unsupported formats, such as {unsupported[0]}"
         yield FoundImage(folder, folder, f"{folder}: {what}: convert them to JPEG or PNG")
     elif not has_images and not errors:
         yield FoundImage(folder, folder, f"{folder}: no images in this folder")
