@@ -208,7 +208,7 @@ def test_installed_peers_predict_landmarks(portrait, landmarker):
 
 
 def test_table_fits_a_terminal_of_80_columns():
-    timing = Timing(6.31, 7.12, 40, (6.3, 6.4))
+    timing = Timing(6.31, 7.12, [6.3, 6.4], 40)
     names = ["plain PyTorch, 2 threads", "pipnet-68-int8, onnxruntime f32, 2 threads"]
     rows = [Row(name, timing, 12.7, {1: 6.31, 16: 3.91}, 212, 6.6) for name in names]
     console = Console(width=80, record=True, file=io.StringIO())

@@ -149,7 +149,8 @@ class FaceLandmarks:
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]
-        return f"<{counted(len(self), 'face')} of {self.scheme.landmarks} landmarks in {width} x {height} pixels>"
+        faces, landmarks = counted(len(self), "face"), counted(self.scheme.landmarks, "landmark")
+        return f"<{faces} of {landmarks} in {width} x {height} pixels>"
 
     # -- geometry ----------------------------------------------------------------------------------
 
