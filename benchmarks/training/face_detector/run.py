@@ -14,11 +14,13 @@ The weights are written into the run folder, which stays outside the checkout.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipnet.annotations.samples import FaceSample, without_label_offset
+from pipnet.cli import main as run_command
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import load_unlabeled
 from pipnet.geometry import Box
@@ -28,6 +30,31 @@ from pipnet.training.face_detector.labels import label_photos, save_photos
 
 ROOT = Path(__file__).parents[3]
 LABELS = "photos.jsonl"
+BACKGROUNDS = [
+    "brick.png",
+    "cell.png",
+    "chelsea.png",
+    "chessboard_GRAY.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "color.png",
+    "grass.png",
+    "gravel.png",
+    "horse.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "logo.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "page.png",
+    "phantom.png",
+    "retina.jpg",
+    "rocket.jpg",
+    "text.png",
+    "china.jpg",
+    "flower.jpg",
+]
 Item = tuple[Path, str, Box | None, FaceSample | None]
 
 
@@ -42,6 +69,26 @@ def main() -> None:
     table = run / LABELS
     if not table.is_file():
         label(arguments.shared.resolve(), table)
+    recipe = str(ROOT / "recipes" / "face_detector.yaml")
+    flags = ["--photos", str(table), "--backgrounds", str(link_backgrounds(run / "backgrounds"))]
+    raise SystemExit(
+        run_command(["detector", "train", recipe, *flags, "--run", str(run / "train"), "--resume"])
+    )
+
+
+def link_backgrounds(folder: Path) -> Path:
+    """Return a folder with the images without faces that are inside scikit-image and scikit-learn."""
+    folder.mkdir(exist_ok=True)
+    places = {"skimage": "data", "sklearn": "datasets/images"}
+    for package, place in places.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            raise SystemExit(f"{package} is missing: pip install scikit-image scikit-learn")
+        for name in BACKGROUNDS:
+            file, link = Path(spec.origin).parent / place / name, folder / name
+            if file.is_file() and not link.is_symlink():
+                link.symlink_to(file)
+    return folder
 
 
 def label(shared: Path, table: Path) -> None:
