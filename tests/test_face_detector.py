@@ -21,6 +21,7 @@ from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.detectors.pipnet_face import PipnetFaceDetector
 from pipnet.io.image import read_image
 from pipnet.model.face_detector import STRIDES, FaceDetectorNet
+from pipnet.training.face_detector import train
 from pipnet.training.face_detector.labels import (
     LabeledPhoto,
     label_photo,
@@ -176,7 +177,7 @@ def test_exported_detector_equals_the_network(tmp_path):
     np.testing.assert_allclose(result.scores[:count], expected[:count, 4], atol=1e-4)
 
 
-def test_training_resumes_to_the_same_weights(photos, trained, tmp_path):
+def test_training_is_deterministic_and_not_overwritten(photos, trained, tmp_path):
     full, _ = load_face_detector(trained)
     train_face_detector(small_recipe(photos), tmp_path)
     again, _ = load_face_detector(tmp_path / "pipnet-face.safetensors")
@@ -185,6 +186,28 @@ def test_training_resumes_to_the_same_weights(photos, trained, tmp_path):
     with pytest.raises(RecipeError, match="use --resume"):
         train_face_detector(small_recipe(photos), tmp_path)
     train_face_detector(small_recipe(photos), tmp_path, resume=True)  # nothing is left to do
+    with pytest.raises(RecipeError, match="another recipe; it differs in seed"):
+        train_face_detector(small_recipe(photos, seed=1), tmp_path, resume=True)
+
+
+def test_training_stopped_between_epochs_resumes_to_the_same_weights(photos, trained, tmp_path, monkeypatch):
+    validate = train._Training._validate
+
+    def stop_in_the_second_epoch(training):
+        if training.epoch == 1:
+            raise KeyboardInterrupt
+        return validate(training)
+
+    monkeypatch.setattr(train._Training, "_validate", stop_in_the_second_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train_face_detector(small_recipe(photos), tmp_path)
+    monkeypatch.undo()
+    resumed, _ = load_face_detector(train_face_detector(small_recipe(photos), tmp_path, resume=True))
+    full, _ = load_face_detector(trained)
+    for name, value in full.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
 
 
 def test_match_counts_ignored_faces_neither_way():

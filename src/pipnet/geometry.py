@@ -148,6 +148,25 @@ def box_iou(boxes: Float32[np.ndarray, "faces 4"], other: Box) -> Float32[np.nda
     return np.asarray(overlap / np.maximum(union, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
+def suppress_overlaps(
+    boxes: Float32[np.ndarray, "faces 4"], scores: Float32[np.ndarray, " faces"], max_iou: float
+) -> Int[np.ndarray, " kept"]:
+    """Return the indices of the boxes that overlap no box with a higher score, by descending score.
+
+    This is non-maximum suppression.
+
+    Args:
+        boxes: xyxy.
+        scores: of each box.
+        max_iou: of two boxes with a higher intersection over union, the one with the lower score is dropped.
+    """
+    left, kept = np.argsort(-scores, kind="stable"), []
+    while len(left):
+        kept.append(left[0])
+        left = left[1:][box_iou(boxes[left[1:]], boxes[left[0]]) <= max_iou]
+    return np.array(kept, np.int64)
+
+
 def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarray, "*n 2"]:
     """Bring pixels of the image into fractions of the box."""
     box64 = box.astype(np.float64)
@@ -311,13 +330,21 @@ def sample_map(
         inverse: from pixels of the result to pixels of the map.
         size: side of the result, S.
     """
+    return np.asarray(transform(PIL.Image.fromarray(values), inverse, (size, size)))
+
+
+def transform(image: PIL.Image.Image, inverse: Affine, size: tuple[int, int]) -> PIL.Image.Image:
+    """Warp a Pillow image bilinearly; 0 outside the image. Pillow truncates bytes instead of rounding them.
+
+    Args:
+        image: of any mode.
+        inverse: from pixels of the result to pixels of the image.
+        size: width and height of the result.
+    """
     # Pillow counts from the edge of the first pixel, not from its center.
     shift = inverse[:, 2:] + 0.5 - inverse[:, :2].sum(axis=1, keepdims=True) / 2
     coefficients = np.hstack([inverse[:, :2], shift]).ravel().tolist()
-    warped = PIL.Image.fromarray(values).transform(
-        (size, size), PIL.Image.Transform.AFFINE, coefficients, PIL.Image.Resampling.BILINEAR
-    )
-    return np.asarray(warped)
+    return image.transform(size, PIL.Image.Transform.AFFINE, coefficients, PIL.Image.Resampling.BILINEAR)
 
 
 def crop(image: Image, box: Box, size: int) -> Image:

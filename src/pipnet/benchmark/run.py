@@ -120,7 +120,7 @@ def benchmark(
         row.file_megabytes = round(candidate.file.stat().st_size / 1e6, 2)
     facts: dict[str, Any] = {
         "pipnet": pipnet.__version__,
-        "machine": _processor(),
+        "machine": processor_name(),
         "python": platform.python_version(),
         "rounds": rounds,
     }
@@ -209,7 +209,7 @@ def _timing_dict(timing: Timing) -> dict[str, Any]:
     return {"median": round(timing.median, 4), "p95": round(timing.p95, 4), "runs": timing.runs}
 
 
-def _processor() -> str:
+def processor_name() -> str:
     """Return the name of the processor, if the system tells it, and the number of its threads."""
     name = platform.processor() or platform.machine()
     try:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-import onnxruntime
+from typing import Any
 
 from pipnet.errors import ImageError
 from pipnet.geometry import crop
@@ -57,7 +56,7 @@ def stages(landmarker: FaceLandmarker, image_path: Path, threads: int) -> dict[s
     return runs
 
 
-def _score_map_session(model: OnnxModel, threads: int) -> onnxruntime.InferenceSession | None:
+def _score_map_session(model: OnnxModel, threads: int) -> Any:
     """Return the graph up to its last convolution, the score maps; None without the onnx package."""
     try:
         import onnx

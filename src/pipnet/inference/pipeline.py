@@ -153,11 +153,11 @@ class Pipeline:
             ModelError: the model has no adapter for this box format.
         """
         detections = [self._limit(faces) for faces in detections]
-        prediction = self.predict(images, [self.adapt(found.boxes, box_format) for found in detections])
-        parts = prediction.split([len(found.boxes) for found in detections])
+        prediction = self.predict(images, [self.adapt(faces.boxes, box_format) for faces in detections])
+        parts = prediction.split([len(faces.boxes) for faces in detections])
         results = [
-            self.build(image, part, found.boxes, found.scores)
-            for image, part, found in zip(images, parts, detections, strict=True)
+            self.build(image, part, faces.boxes, faces.scores)
+            for image, part, faces in zip(images, parts, detections, strict=True)
         ]
         return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in results]
 

@@ -12,14 +12,13 @@ from pipnet.hub import packaged_detector
 from pipnet.inference.backends.onnxruntime import start_session
 from pipnet.inference.detectors.base import Detections, enlarge, reduce_longer_side
 
-BOX_FORMAT = "pipnet-face"
 _INPUTS, _OUTPUTS = ["image"], ["boxes", "scores", "points"]
 
 
 class PipnetFaceDetector:
     """The network of `pipnet.model.face_detector`, with non-maximum suppression in its graph."""
 
-    box_format = BOX_FORMAT
+    box_format = "pipnet-face"
 
     def __init__(
         self,

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
-from jaxtyping import Float32, Int
+from jaxtyping import Float32
 
 from pipnet.config import DETECTOR_SIZE
 from pipnet.errors import ModelError
-from pipnet.geometry import Image, box_iou, xywh_to_xyxy
+from pipnet.geometry import Image, suppress_overlaps
 from pipnet.hub import YUNET, cached_download
 from pipnet.inference.backends.onnxruntime import start_session
 from pipnet.inference.detectors.base import Detections, detect_reduced
@@ -80,11 +79,12 @@ class YuNetDetector:
         padded[0, :, : image.shape[0], : image.shape[1]] = image[..., ::-1].transpose(2, 0, 1)  # BGR
         outputs = self._session.run(_OUTPUTS, {self._session.get_inputs()[0].name: padded})
         boxes, scores = _decode(outputs, width, self.threshold)
-        kept = _suppress_overlaps(boxes, scores)
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        kept = suppress_overlaps(corners, scores, _MAX_IOU)
         return list(zip(boxes[kept].tolist(), scores[kept].tolist(), strict=True))
 
 
-def _load(file: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def _load(file: Path, threads: int | None) -> Any:
     try:
         with file.open("rb"):
             session = start_session(file, "cpu", threads)
@@ -119,15 +119,3 @@ def _decode(
         boxes.append(np.concatenate([center - side / 2, side], axis=1))
         scores.append(score[cells])
     return np.concatenate(boxes).astype(np.float32), np.concatenate(scores)
-
-
-def _suppress_overlaps(
-    boxes: Float32[np.ndarray, "faces 4"], scores: Float32[np.ndarray, " faces"]
-) -> Int[np.ndarray, " kept"]:
-    """Return the indices of the boxes that overlap no box with a higher score, by descending score."""
-    corners = np.array([xywh_to_xyxy(box) for box in boxes.tolist()], np.float32).reshape(-1, 4)
-    left, kept = np.argsort(-scores, kind="stable"), []
-    while len(left):
-        kept.append(left[0])
-        left = left[1:][box_iou(corners[left[1:]], corners[left[0]]) <= _MAX_IOU]
-    return np.array(kept, np.int64)

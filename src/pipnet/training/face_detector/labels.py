@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from pipnet.annotations.samples import FaceSample
+from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import DataError, ImageError
 from pipnet.geometry import Box, Image, box_iou, resize, tight_box
 from pipnet.inference.detectors.base import FaceDetector
@@ -28,10 +29,14 @@ from pipnet.scheme import SchemeMapping
 _ZOOMS = (1.0, 0.5, 2.0)
 """The detectors search each photo at these sizes, if that makes it no longer than `_MAX_SIDE`."""
 _MAX_SIDE = 640
-_SURE, _MIN_SCORE = 0.75, 0.3
+_SURE = 0.75
+"""Faces are certain from this score of all teachers together on."""
+_SURE_WITHOUT_LANDMARKS = 0.9
+"""The same for faces on which the landmark model has low quality."""
 _SAME_FACE_IOU = 0.4
-_MIN_QUALITY = 0.4
-"""Minimum quality of the landmarks for a box and points from them."""
+_MIN_QUALITY, _MIN_AGREEMENT = 0.4, 0.55
+"""Boxes and points come from landmarks of at least this quality, if their box has at least this IoU with the
+detected one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def label_photo(
         detectors: the teachers.
         landmarker: turns boxes into landmarks; its model has 68 of them.
         known: the box of a face that the dataset labels, in any format.
-        landmarks: its landmarks, where they are labeled too; some may be unknown (NaN).
+        landmarks: its landmarks, where they are labeled too; some may be unknown (NaN). They need ``known``.
     """
     boxes, scores = _search(image, detectors)
     if known is not None:
@@ -80,15 +85,14 @@ def label_photo(
     inside = np.flatnonzero((boxes[:, :2] < [width - 1, height - 1]).all(1) & (boxes[:, 2:] > 0).all(1))
     if len(inside):
         faces = landmarker(image, boxes[inside], "yunet")
-        for row, (index, face) in enumerate(zip(inside, faces, strict=True)):
-            shape = landmarks if known is not None and index == 0 and landmarks is not None else face.points
+        for index, face in zip(inside, faces, strict=True):
+            labeled = landmarks if index == 0 else None
+            shape = face.points if labeled is None else labeled
             box = adapter.inverse(tight_box(shape)[None])[0]
-            if shape is landmarks or (
-                face.quality > _MIN_QUALITY and box_iou(box[None], boxes[index])[0] > 0.55
-            ):
-                boxes[index] = box
-                points[index] = to_five(shape)
-            elif faces.quality[row] < 0.2 and scores[index] < 0.9:
+            agrees = face.quality > _MIN_QUALITY and box_iou(box[None], boxes[index])[0] > _MIN_AGREEMENT
+            if labeled is not None or agrees:
+                boxes[index], points[index] = box, to_five(shape)
+            elif face.quality < LOW_QUALITY and scores[index] < _SURE_WITHOUT_LANDMARKS:
                 scores[index] = min(scores[index], _SURE - 0.01)
     return boxes, points, scores < _SURE
 

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipnet.model.face_detector import SIDES, STRIDES, DenseDetections
+from pipnet.model.face_detector import POINTS, SIDES, STRIDES, DenseDetections
 from pipnet.training.face_detector.scenes import Scene
 
 _SPREAD = 0.12
 """Standard deviation of the score's target around the center of a face, in sides of its box."""
 _LEARNS_BOX = 0.5
 """Cells with at least this target learn box and points too."""
+_NEAR = 0.6
+"""Faces that are too small or large for a map by less than this factor are no background for it."""
 _BOX_WEIGHT, _POINTS_WEIGHT = 4.0, 4.0
 
 
@@ -37,43 +39,44 @@ def encode(scene: Scene) -> Targets:
 
     Scenes count pixels from the center of the first one, the network from its corner.
     """
-    size = len(scene.image)
-    boxes, points = torch.from_numpy(scene.boxes + 0.5), torch.from_numpy(scene.points + 0.5)
-    ignored = torch.from_numpy(scene.ignored)
-    sides = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    parts = []
-    for stride, (low, high) in zip(STRIDES, SIDES, strict=True):
-        n = size // stride
-        axis = (torch.arange(n) + 0.5) * stride
-        centers = torch.stack([axis.repeat(n), axis.repeat_interleave(n)], dim=1)
-        distance = (centers[:, None] - middle[None]).norm(dim=2)
-        target = torch.exp(-0.5 * (distance / (_SPREAD * sides).clamp(min=0.4 * stride)) ** 2)
-        in_box = ((centers[:, None] > boxes[None, :, :2]) & (centers[:, None] < boxes[None, :, 2:])).all(
-            dim=2
-        )
-        if len(boxes):
-            nearest = distance.argmin(dim=0)
-            cell = (middle / stride).floor().clamp(0, n - 1).long()
-            nearest = cell[:, 1] * n + cell[:, 0]
-            target[nearest, torch.arange(len(boxes))] = 1.0
-        own = (sides >= low) & (sides < high) & ~ignored
-        score = torch.where(own[None], target, torch.zeros(())) if len(boxes) else target
-        best = score.max(dim=1) if len(boxes) else None
-        weight = torch.ones(n * n)
-        # A face of another map's size, or an ignored one, is no negative example for this map.
-        other = ~own & ((sides >= low * 0.6) & (sides < high * 1.6) | ignored)
-        weight[(in_box & other[None]).any(dim=1)] = 0
-        if best is None:
-            parts.append(
-                Targets(
-                    torch.zeros(n * n), weight, torch.zeros(n * n, 4), torch.full((n * n, 5, 2), torch.nan)
-                )
-            )
-            continue
-        weight[best.values >= _LEARNS_BOX] = 1
-        parts.append(Targets(best.values, weight, boxes[best.indices], points[best.indices]))
+    faces = _Faces(
+        torch.from_numpy(scene.boxes + 0.5),
+        torch.from_numpy(scene.points + 0.5),
+        torch.from_numpy(scene.ignored),
+    )
+    parts = [_encode_map(faces, len(scene.image), *level) for level in zip(STRIDES, SIDES, strict=True)]
     return Targets(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+class _Faces(NamedTuple):
+    """The faces of a scene in the network's pixels."""
+
+    boxes: Float[Tensor, "faces 4"]
+    points: Float[Tensor, "faces points 2"]
+    ignored: Bool[Tensor, " faces"]
+
+
+def _encode_map(faces: _Faces, size: int, stride: int, sides: tuple[float, float]) -> Targets:
+    """Return the targets of one map, which learns the faces whose sides are in this range."""
+    n = size // stride
+    if not len(faces.boxes):
+        nothing = torch.zeros(n * n, 4), torch.full((n * n, POINTS, 2), torch.nan)
+        return Targets(torch.zeros(n * n), torch.ones(n * n), *nothing)
+    axis = (torch.arange(n) + 0.5) * stride
+    centers = torch.stack([axis.repeat(n), axis.repeat_interleave(n)], dim=1)[:, None]
+    low, high = faces.boxes[:, :2], faces.boxes[:, 2:]
+    side, middle = (high - low).prod(dim=1).sqrt(), (low + high) / 2
+    spread = (_SPREAD * side).clamp(min=0.4 * stride)
+    score = torch.exp(-0.5 * ((centers - middle).norm(dim=2) / spread) ** 2)
+    column, row = (middle / stride).long().clamp(0, n - 1).unbind(dim=1)
+    score[row * n + column, torch.arange(len(side))] = 1.0
+    is_learned = (side >= sides[0]) & (side < sides[1]) & ~faces.ignored
+    best = (score * is_learned).max(dim=1)
+    # Neither learned nor background: ignored faces, and those that are a little too small or too large.
+    is_near = (side >= _NEAR * sides[0]) & (side < sides[1] / _NEAR) | faces.ignored
+    is_inside = ((centers > low) & (centers < high)).all(dim=2)
+    weight = (~(is_inside & is_near & ~is_learned).any(dim=1) | (best.values >= _LEARNS_BOX)).float()
+    return Targets(best.values, weight, faces.boxes[best.indices], faces.points[best.indices])
 
 
 def collate(targets: Sequence[Targets]) -> Targets:

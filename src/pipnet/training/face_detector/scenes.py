@@ -15,13 +15,14 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 from jaxtyping import Bool, Float32
 
-from pipnet.geometry import Affine, Box, Image, affine, compose, invert, reduce, resize
+from pipnet.geometry import Affine, Box, Image, affine, compose, invert, reduce, resize, transform
 from pipnet.io.image import read_image
 from pipnet.training.face_detector.labels import LabeledPhoto
 from pipnet.training.face_detector.recipe import SceneConfig
 
 _BLACK = 12
 """Maximum value of a black border, with the noise of its compression."""
+_NO_FACES = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool)
 _MIRRORED = [1, 0, 2, 4, 3]
 """The five points of a mirrored face."""
 
@@ -56,8 +57,7 @@ class SceneComposer:
         """Return one scene of an epoch."""
         c, rng = self.config, np.random.default_rng((self.seed, epoch, index))
         canvas = self._background(rng)
-        boxes, points = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32)
-        ignored = np.zeros(0, bool)
+        boxes, points, ignored = _NO_FACES
         visible = np.zeros(0)
         if rng.random() >= c.no_faces:
             count = int(rng.integers(1, c.max_photos + 1))
@@ -93,47 +93,50 @@ class SceneComposer:
         photo = self.photos[int(rng.integers(len(self.photos)))]
         image = read_image(photo.image)
         height, width = image.shape[:2]
-        room = 0.08 * (photo.boxes[:, 2:] - photo.boxes[:, :2])
-        low, high = photo.boxes[:, :2] - room, photo.boxes[:, 2:] + room
+        margin = 0.08 * (photo.boxes[:, 2:] - photo.boxes[:, :2])
+        low, high = photo.boxes[:, :2] - margin, photo.boxes[:, 2:] + margin
         for _ in range(30):
             side = int(rng.integers(24, max(min(height, width) // 2, 25)))
             corner = np.array([rng.integers(0, max(room, 1)) for room in (width - side, height - side)])
             if not ((low < corner + side) & (high > corner)).all(axis=1).any():
                 x, y = corner
                 return image[y : y + side, x : x + side]
-        return image[:24, :24]
+        return np.zeros((8, 8, 3), np.uint8)
 
     def _paste(self, canvas: Image, photo: LabeledPhoto, side: float, rng: np.random.Generator) -> _Pasted:
         """Paste a photo, one of its faces at this size and anywhere, rotated and perhaps mirrored."""
+        image, c = read_image(photo.image), self.config
+        target = int(rng.choice(np.flatnonzero(~photo.ignored)))
+        placement = self._place(photo.boxes[target], side, rng)
+        shrink = int(1 / np.sqrt(abs(np.linalg.det(placement.matrix[:, :2]))))
+        if shrink < 2:
+            mask = _warp_onto(canvas, image, placement.matrix)
+        else:  # average first, so that small faces do not alias
+            offset = shrink / 2 - 0.5
+            enlarge = np.array([[shrink, 0.0, offset], [0, shrink, offset]])
+            mask = _warp_onto(canvas, reduce(image, shrink), compose(enlarge, placement.matrix))
+        if placement.is_upside_down:
+            return _Pasted(mask, *_NO_FACES)
+        boxes, points = _moved(photo.boxes, photo.points, placement)
+        if rng.random() < c.occlude and self.backgrounds:
+            _occlude(canvas, boxes[target], self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
+        return _Pasted(mask, boxes, points, photo.ignored)
+
+    def _place(self, box: Box, side: float, rng: np.random.Generator) -> _Placement:
+        """Return where a photo goes, so that a face of it has this side."""
         c = self.config
-        image = read_image(photo.image)
-        box = photo.boxes[rng.choice(np.flatnonzero(~photo.ignored))]
         scale = side / np.sqrt((box[2:] - box[:2]).prod())
         angle = np.deg2rad(rng.uniform(-45, 45) if rng.random() < c.turned else rng.normal(0, 8))
-        is_upside_down = rng.random() < c.upside_down
+        is_upside_down, is_mirrored = rng.random() < c.upside_down, rng.random() < 0.5
         if is_upside_down:
             angle += np.pi
-        center = (box[:2] + box[2:]) / 2
         margin = min(0.35 * side, 0.4 * c.size)
         place = rng.uniform(margin * rng.uniform(0.2, 1), c.size - margin * rng.uniform(0.2, 1), 2)
-        mirror = rng.random() < 0.5
         linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        if mirror:
+        if is_mirrored:
             linear = linear @ np.diag([-1.0, 1.0])
-        matrix: Affine = np.concatenate([linear, (place - linear @ center)[:, None]], axis=1)
-        shrink = int(1 / scale)
-        to_canvas = matrix
-        if shrink >= 2:  # average first, so that small faces do not alias
-            image = reduce(image, shrink)
-            offset = shrink / 2 - 0.5
-            to_canvas = compose(np.array([[shrink, 0.0, offset], [0, shrink, offset]]), matrix)
-        mask = _warp_onto(canvas, image, to_canvas)
-        if is_upside_down:
-            return _Pasted.without_faces(mask)
-        boxes, points = _moved(photo.boxes, photo.points, matrix, angle, mirror)
-        if rng.random() < c.occlude and self.backgrounds:
-            _occlude(canvas, boxes[0], self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
-        return _Pasted(mask, boxes, points, photo.ignored)
+        shift = place - linear @ ((box[:2] + box[2:]) / 2)
+        return _Placement(np.hstack([linear, shift[:, None]]), float(angle), is_mirrored, is_upside_down)
 
     def _colors(self, image: Image, rng: np.random.Generator) -> Image:
         """Return the scene in other light, blurred, noisy or compressed."""
@@ -158,15 +161,24 @@ class SceneComposer:
         return np.array(scene)
 
 
+class _Placement(NamedTuple):
+    """Where a photo is pasted."""
+
+    matrix: Affine
+    """From pixels of the photo to pixels of the canvas."""
+    angle: float
+    """Rotation in radians."""
+    is_mirrored: bool
+    is_upside_down: bool
+
+
 class _Pasted(NamedTuple):
+    """The pixels that a pasted photo covers, and its faces on the canvas."""
+
     mask: Bool[np.ndarray, "size size"]
     boxes: Float32[np.ndarray, "faces 4"]
     points: Float32[np.ndarray, "faces 5 2"]
     ignored: Bool[np.ndarray, " faces"]
-
-    @classmethod
-    def without_faces(cls, mask: Bool[np.ndarray, "size size"]) -> _Pasted:
-        return cls(mask, np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool))
 
 
 def _warp_onto(canvas: Image, image: Image, matrix: Affine) -> Bool[np.ndarray, "size size"]:
@@ -184,14 +196,8 @@ def _warp_onto(canvas: Image, image: Image, matrix: Affine) -> Bool[np.ndarray, 
     high = np.ceil(corners.max(axis=0)).astype(int).clip(low + 1, len(canvas))
     part = (slice(low[1], high[1]), slice(low[0], high[0]))
     inverse = invert(compose(matrix, np.array([[1.0, 0, -low[0]], [0, 1, -low[1]]])))
-    # Pillow counts from the edge of the first pixel, not from its center.
-    shift = inverse[:, 2:] + 0.5 - inverse[:, :2].sum(axis=1, keepdims=True) / 2
-    warped = PIL.Image.fromarray(image).transform(
-        tuple((high - low).tolist()),
-        PIL.Image.Transform.AFFINE,
-        np.hstack([inverse[:, :2], shift]).ravel().tolist(),
-        PIL.Image.Resampling.BILINEAR,
-    )
+    width, height = (high - low).tolist()
+    warped = transform(PIL.Image.fromarray(image), inverse, (width, height))
     canvas[part][covered[part]] = np.asarray(warped)[covered[part]]
     return covered
 
@@ -217,14 +223,13 @@ def _random_part(image: Image, rng: np.random.Generator) -> Image:
 def _moved(
     boxes: Float32[np.ndarray, "faces 4"],
     points: Float32[np.ndarray, "faces 5 2"],
-    matrix: Affine,
-    angle: float,
-    mirror: bool,
+    placement: _Placement,
 ) -> tuple[Float32[np.ndarray, "faces 4"], Float32[np.ndarray, "faces 5 2"]]:
     """Return boxes and points on the canvas.
 
     The box of a rotated face keeps its center and area, and turns towards a square, as people draw it.
     """
+    matrix, angle = placement.matrix, placement.angle
     centers = affine(((boxes[:, :2] + boxes[:, 2:]) / 2).astype(np.float64), matrix)
     scale = np.sqrt(abs(np.linalg.det(matrix[:, :2])))
     sides = (boxes[:, 2:] - boxes[:, :2]) * scale
@@ -232,7 +237,7 @@ def _moved(
     turned = np.sqrt((sides * cos) ** 2 + (sides[:, ::-1] * sin) ** 2)
     moved = np.concatenate([centers - turned / 2, centers + turned / 2], axis=1)
     shape = affine(points.reshape(-1, 2).astype(np.float64), matrix).reshape(-1, 5, 2)
-    if mirror:
+    if placement.is_mirrored:
         shape = shape[:, _MIRRORED]
     return moved.astype(np.float32), shape.astype(np.float32)
 

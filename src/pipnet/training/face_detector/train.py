@@ -17,13 +17,13 @@ import numpy as np
 import safetensors.torch
 import torch
 import yaml
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipnet.errors import DataError, RecipeError
-from pipnet.geometry import box_iou
+from pipnet.geometry import box_iou, suppress_overlaps
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.io.discovery import images_below
 from pipnet.io.image import read_image
@@ -37,9 +37,14 @@ from pipnet.training.face_detector.scenes import Scene, SceneComposer
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.runtime import environment, resolve_precision, training_settings
 
-STATE, WEIGHTS = "last.pt", "pipnet-face.safetensors"
+STATE = "last.pt"
+"""The file in a run folder from which a training resumes."""
 _VALIDATION_STRIDE = 20
+"""Every so many photos, one is for validation."""
 _THRESHOLD, _NMS_IOU = 0.5, 0.4
+"""Minimum score of a validated face, and maximum overlap of two."""
+_FREE = {"photos", "backgrounds", "workers"}
+"""Settings that a resumed training may change."""
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +75,8 @@ def train_face_detector(recipe: FaceDetectorRecipe, run: Path, resume: bool = Fa
         The path of the weights.
 
     Raises:
-        RecipeError: the recipe has no photos, or the run folder holds another training.
+        RecipeError: the recipe has no photos, or the run folder holds a training that is not to be resumed,
+            or one with another recipe.
         DataError, ImageError: photos are missing or not usable.
     """
     if recipe.photos is None:
@@ -104,6 +110,7 @@ class _Training:
         self.scheduler = build_scheduler(recipe.optim, self.optimizer, self.steps)
         self.ema = ModelEmaV3(self.model, recipe.optim.ema or 0.0, use_warmup=True)
         self.epoch, self.step = 0, 0
+        self.rows: list[dict[str, Any]] = []
         if (run / STATE).exists():
             self._resume()
         write_text(run / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
@@ -118,7 +125,12 @@ class _Training:
             row["seconds"] = round(time.perf_counter() - started, 1)
             self.epoch += 1
             self._save(row)
-        return self.run / WEIGHTS
+        return self.weights
+
+    @property
+    def weights(self) -> Path:
+        """The file of the averaged weights."""
+        return self.run / f"{self.recipe.name}.safetensors"
 
     def _train_epoch(self) -> dict[str, float]:
         """Train one epoch and return the mean of each term of the loss."""
@@ -160,27 +172,38 @@ class _Training:
             return {}
         network = self.ema.module.eval()
         with torch.no_grad():
-            found = [suppressed(network(_as_input(torch.from_numpy(s.image)[None]))) for s in self.validation]
-        return {key: round(value, 4) for key, value in match(self.validation, found).items()}
+            detections = [
+                suppressed(network(_as_input(torch.from_numpy(scene.image)[None])))
+                for scene in self.validation
+            ]
+        return {key: round(value, 4) for key, value in match(self.validation, detections).items()}
 
     def _save(self, row: dict[str, Any]) -> None:
-        tensors = {k: v.contiguous() for k, v in self.ema.module.state_dict().items()}
-        with atomic_write(self.run / WEIGHTS) as partial:
-            safetensors.torch.save_file(tensors, partial, {"recipe": json.dumps(self.recipe.to_dict())})
-        with (self.run / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Save weights, state and metrics; a resume never reads a file that a kill can cut short."""
+        self.rows.append(row)
         _log.info("%s %s", time.strftime("%H:%M:%S"), json.dumps(row))
+        recipe = json.dumps(self.recipe.to_dict())
+        tensors = {k: v.contiguous() for k, v in self.ema.module.state_dict().items()}
+        with atomic_write(self.weights) as partial:
+            safetensors.torch.save_file(tensors, partial, {"recipe": recipe})
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
         state |= {"average": self.ema.module.state_dict(), "epoch": self.epoch, "step": self.step}
         with atomic_write(self.run / STATE) as partial:
-            torch.save(state, partial)
+            torch.save({**state, "recipe": recipe, "rows": self.rows}, partial)
+        write_text(self.run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def _resume(self) -> None:
         state = torch.load(self.run / STATE, weights_only=True)
+        before, now = json.loads(state["recipe"]), self.recipe.to_dict()
+        changed = sorted(key for key in now if key not in _FREE and before.get(key) != now[key])
+        if changed:
+            raise RecipeError(
+                f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
+            )
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
         self.ema.module.load_state_dict(state["average"])
-        self.epoch, self.step = state["epoch"], state["step"]
+        self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
 
 
 def _collate(batch: Sequence[tuple[Tensor, Targets]]) -> tuple[Tensor, Targets]:
@@ -192,16 +215,12 @@ def _as_input(images: UInt8[Tensor, "b h w 3"]) -> Tensor:
     return images.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
 
 
-def suppressed(output: DenseDetections, threshold: float = _THRESHOLD) -> np.ndarray:
-    """Return the boxes of one scene by descending score, one a face, in pixels of the scene: (faces, 5)."""
-    scores = output.logits[0].sigmoid().numpy()
-    chosen = np.flatnonzero(scores >= threshold)
-    rows = np.concatenate([output.boxes[0].numpy()[chosen] - 0.5, scores[chosen, None]], axis=1)
-    kept: list[np.ndarray] = []
-    for row in rows[np.argsort(-rows[:, 4], kind="stable")]:
-        if not kept or box_iou(np.stack(kept)[:, :4].astype(np.float32), row[:4]).max() < _NMS_IOU:
-            kept.append(row)
-    return np.array(kept, np.float32).reshape(-1, 5)
+def suppressed(output: DenseDetections, threshold: float = _THRESHOLD) -> Float32[np.ndarray, "faces 5"]:
+    """Return the detections of one scene by descending score: xyxy in pixels of the scene, and the score."""
+    boxes, scores = output.boxes[0].numpy() - 0.5, output.logits[0].sigmoid().numpy()
+    chosen = scores >= threshold
+    kept = suppress_overlaps(boxes[chosen], scores[chosen], _NMS_IOU)
+    return np.asarray(np.concatenate([boxes[chosen], scores[chosen, None]], axis=1)[kept])
 
 
 def match(scenes: Sequence[Scene], detections: Sequence[np.ndarray]) -> dict[str, float]:
@@ -228,7 +247,7 @@ def match(scenes: Sequence[Scene], detections: Sequence[np.ndarray]) -> dict[str
 
 
 def _in_ignored(box: np.ndarray, scene: Scene) -> bool:
-    """Return whether a third of a box lies in an ignored face, or its center does."""
+    """Return whether the center of a box lies in an ignored face."""
     center = (box[:2] + box[2:]) / 2
     ignored = scene.boxes[scene.ignored]
     return bool(((center > ignored[:, :2]) & (center < ignored[:, 2:])).all(axis=1).any())
