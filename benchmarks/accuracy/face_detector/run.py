@@ -17,9 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,6 +39,9 @@ from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.training.face_detector.labels import LabeledPhoto, load_photos
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -274,21 +276,6 @@ def speed(rounds: int = 40) -> dict[str, Any]:
                 times[name].append(1000 * (time.perf_counter() - started))
         rows[f"{threads} threads"] = {name: round(statistics.median(t[3:]), 2) for name, t in times.items()}
     return {"rows": rows}
-
-
-def provenance() -> dict[str, str]:
-    """Return commit and machine."""
-    command = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-    cpu = next(
-        (
-            line.split(": ")[1]
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return {"commit": commit, "machine": f"{cpu}, {os.cpu_count()} cores"}
 
 
 def cell(row: dict[str, Any]) -> str:

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +27,9 @@ from pipnet.geometry import Points, tight_box
 from pipnet.inference.results import FaceLandmarks
 from pipnet.io.csv_file import CsvReader
 from pipnet.progress import show_progress
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -174,13 +176,6 @@ def report(result: dict[str, Any]) -> str:
         "all numbers are in `results.json`. `fit_mean_face.py` fits the 3D mean face.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def provenance() -> dict[str, str]:
-    """Return commit and machine."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-    return {"commit": commit, "machine": platform.processor() or platform.machine()}
 
 
 if __name__ == "__main__":

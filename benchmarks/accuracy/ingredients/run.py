@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
@@ -37,6 +35,9 @@ from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import teach
 from pipnet.training.teachers import Teacher
 from pipnet.training.trainer import train
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -159,13 +160,6 @@ def read_results() -> dict[str, Any]:
     path = HERE / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     return results
-
-
-def provenance() -> dict[str, str]:
-    """Return commit and machine."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-    return {"commit": commit, "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor()}
 
 
 if __name__ == "__main__":

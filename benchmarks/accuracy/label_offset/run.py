@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,9 @@ from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.load import load_model
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -41,7 +42,7 @@ def main() -> None:
     root = parser.parse_args().shared.resolve() / "data" / "300w"
     samples, _, _ = load_samples(root, "train-deduplicated")
     used: dict[str, list[float]] = {}
-    results: dict[str, Any] = {"commit": commit(), "machine": machine(), "offsets": {}}
+    results: dict[str, Any] = {**provenance(), "offsets": {}}
     for name, model in MODELS.items():
         shown = show_progress(samples, len(samples), f"faces, {name}")
         faces = check_faces(load_model(find_model(model)), shown, LandmarkScheme.load("300w"))
@@ -94,21 +95,6 @@ def report(results: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def commit() -> str:
-    """Return the commit, and whether files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def machine() -> str:
-    """Return the processor and its number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next(
-        (line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +34,9 @@ from pipnet.geometry import tight_box
 from pipnet.hub import packaged_models
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -67,8 +68,7 @@ def main() -> None:
             rows[name][part.title] = predict(part)
         print(name, json.dumps(summary(rows[name])), flush=True)
     results = {
-        "machine": machine(),
-        "commit": commit(),
+        **provenance(),
         "boxes": "true boxes, one crop; dlib and MediaPipe: boxes that suit them",
         "rows": {name: summary(row) for name, row in rows.items()},
         "gain": {name: gains(rows, name) for name in rows if name != "pipnet-68"},
@@ -298,21 +298,6 @@ def report(results: dict[str, Any]) -> str:
 def missed(row: dict[str, Any]) -> str:
     """Return how many faces were missed, if any."""
     return f" ({row['missed']} missed)" if row["missed"] else ""
-
-
-def commit() -> str:
-    """Return the commit, and whether files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def machine() -> str:
-    """Return the processor and its number of cores."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    name = next(
-        (line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor()
-    )
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

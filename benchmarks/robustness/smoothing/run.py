@@ -20,10 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -45,6 +42,9 @@ from pipnet.video.causal_smoother import AlphaBetaConfig, CausalSmoother
 from pipnet.video.reader import VideoReader
 from pipnet.video.savgol_smoother import SavgolSmoother
 from pipnet.video.tracker import FaceTracker
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 FPS, FRAMES = 30.0, 90
@@ -324,12 +324,9 @@ def report(result: dict[str, Any]) -> str:
 
 
 def _provenance(landmarker: FaceLandmarker) -> dict[str, str]:
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
     return {
+        **provenance(),
         "model": landmarker.model.metadata.name,
-        "commit": commit,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, 1 thread",
         "command": shlex.join(["python", *sys.argv]),
     }
 

@@ -31,15 +31,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from pipnet.annotations.samples import FaceSample, evenly_spaced, split_by_group, without_label_offset
 from pipnet.datasets.load import load_samples
@@ -58,6 +56,9 @@ from pipnet.training.recipe import Recipe, load_recipe
 from pipnet.training.self_training import LABELS, teach
 from pipnet.training.teachers import Teacher
 from pipnet.training.trainer import train
+
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -237,13 +238,6 @@ def measure(weights: Path, data: Path, recipe: Recipe) -> dict[str, float]:
         if removed != filed:
             result[f"{title}, offset removed"] = removed
     return result
-
-
-def provenance() -> dict[str, str]:
-    """Return commit and machine."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout.strip()
-    return {"commit": commit, "machine": torch.cpu.get_capabilities().get("cpu_name") or platform.processor()}
 
 
 if __name__ == "__main__":
