@@ -38,6 +38,7 @@ from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
+from pipnet.io.text import counted
 from pipnet.training.face_detector.labels import LabeledPhoto, load_photos
 
 sys.path.append(str(Path(__file__).parents[2]))
@@ -274,7 +275,9 @@ def speed(rounds: int = 40) -> dict[str, Any]:
                 started = time.perf_counter()
                 detector(image)
                 times[name].append(1000 * (time.perf_counter() - started))
-        rows[f"{threads} threads"] = {name: round(statistics.median(t[3:]), 2) for name, t in times.items()}
+        rows[counted(threads, "thread")] = {
+            name: round(statistics.median(t[3:]), 2) for name, t in times.items()
+        }
     return {"rows": rows}
 
 
@@ -291,7 +294,7 @@ def report(results: dict[str, Any]) -> str:
     if "detection" in results:
         part = results["detection"]
         lines += [
-            f"Recall at IoU {FOUND} in %, mean IoU of the faces found, false alarms. Longest side searched:"
+            f"Recall at IoU {FOUND} in %, mean IoU of these faces, false alarms. Longest side searched:"
             f" {part['size']} px. {part['machine']}, commit {part['commit']}.",
             "",
             "| faces | images | " + " | ".join(DETECTORS) + " |",
@@ -332,7 +335,8 @@ def report(results: dict[str, Any]) -> str:
             for title, row in part["rows"].items()
         ]
         lines.append("")
-    lines += ["How to reproduce: see `run.py`.", ""]
+    command = "python benchmarks/accuracy/face_detector/run.py"
+    lines += [f"`{command} --labels RUNS/pipnet-face/photos.jsonl`, and `--speed`.", ""]
     return "\n".join(lines)
 
 

@@ -60,7 +60,8 @@ HISTORY = (
     " landmarks, `file` and `camera before` were seen after it. Then 60 settings of the pose were compared on"
     " the tuning half only (24 of them with other weights of the absolute error), and the grid and the two"
     " limits above were set with knowledge of these results. `camera` was measured on the held-out half once,"
-    " after it was chosen."
+    " after it was chosen. All of that was done with the weights before `pipnet-68`; the settings were kept"
+    " when the weights changed, and `camera chosen`, if there is such a row, is what the search chooses now."
 )
 """What was tried before the search that the page describes: state it, for the grid is not all of it."""
 LIMITS = (

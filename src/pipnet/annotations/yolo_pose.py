@@ -143,8 +143,8 @@ def _parts(table: Mapping[str, object], path: Path) -> dict[Path, frozenset[str]
         raise DataError(f"{path}: none of train, val and test")
     is_one = len(keys) == 1 and "train" in next(iter(keys.values()))
     return {
-        part: frozenset() if is_one or (len(found) > 1 and "train" in found) else frozenset(found[-1:])
-        for part, found in keys.items()
+        part: frozenset() if is_one or (len(names) > 1 and "train" in names) else frozenset(names[-1:])
+        for part, names in keys.items()
     }
 
 
@@ -232,10 +232,12 @@ def write_yolo_pose(folder: Path, annotations: Annotations) -> None:
 
 
 def _split(image: Path, samples: list[FaceSample]) -> str:
-    found = {next((name for name in SPLITS[1:] if name in sample.attributes), "train") for sample in samples}
-    if len(found) > 1:
-        raise DataError(f"{image}: has faces of several subsets: {', '.join(sorted(found))}")
-    return found.pop()
+    subsets = {
+        next((name for name in SPLITS[1:] if name in sample.attributes), "train") for sample in samples
+    }
+    if len(subsets) > 1:
+        raise DataError(f"{image}: has faces of several subsets: {', '.join(sorted(subsets))}")
+    return subsets.pop()
 
 
 def _places(folder: Path, splits: Mapping[Path, str]) -> dict[Path, Path]:
@@ -287,10 +289,10 @@ def _line(sample: FaceSample, image: Path) -> tuple[str, int]:
 
 def _config_text(annotations: Annotations, splits: set[str]) -> str:
     """Return ``data.yaml``. JSON is YAML too, so each value is written as JSON."""
-    found = [split for split in SPLITS if split in splits]
-    places = {split: f"images/{split}" for split in found}
+    names = [split for split in SPLITS if split in splits]
+    places = {split: f"images/{split}" for split in names}
     # Ultralytics needs both.
-    places = {"train": f"images/{found[0]}", "val": f"images/{found[-1]}"} | places
+    places = {"train": f"images/{names[0]}", "val": f"images/{names[-1]}"} | places
     # Without the key path, Ultralytics takes the folder of this file.
     table: dict[str, object] = {
         **places,

@@ -141,7 +141,7 @@ def _run(argv: list[str], errors: Console) -> object:
         result = _build(argv)(argv, exit_on_error=False, error_console=errors)
         sys.stdout.flush()
         return result
-    # The shell closed standard output (>&-): the results are wanted nowhere.
+    # The shell closed standard output (>&-): results are dropped.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
         return _build(argv)(argv, exit_on_error=False, error_console=errors)
 

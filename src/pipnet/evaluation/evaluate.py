@@ -185,8 +185,8 @@ def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_
     crop_config = landmarker.metadata.crop
     true_box = sample.face_box(crop_config)
     if true_boxes:
-        given = landmarker(image, boxes=true_box, box_format="model")
-        return given[0].points if len(given) else None
+        faces = landmarker(image, boxes=true_box, box_format="model")
+        return faces[0].points if len(faces) else None
     faces = landmarker(image)
     height, width = image.shape[:2]
     # Crops are compared instead of face boxes: a few landmarks span a box so small that any shift misses it.

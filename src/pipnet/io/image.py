@@ -210,7 +210,7 @@ def _with_other_byte(tile: Any) -> Any:
 def _open(file: Any) -> Any:
     """Open an image of one of our formats, of a format that another package registered with Pillow, or HEIC.
 
-    pillow-heif need not be registered: that would change Pillow for the whole program.
+    pillow-heif need not be registered: that would change Pillow for the entire program.
     """
     registered = [name for name, (opener, _) in PIL.Image.OPEN.items() if opener.__module__[:4] != "PIL."]
     try:

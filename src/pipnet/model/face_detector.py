@@ -1,7 +1,7 @@
 """The network of the face detector ``pipnet-face``: score, box and five points in the cell where a face is.
 
-It follows the idea of the PIP head: no upsampling, and one cell of a low-resolution map answers for a whole
-object, by a score and by offsets inside and beyond the cell. Small faces are found at stride 8, medium ones
+It follows the idea of the PIP head: no upsampling, and one cell of a low-resolution map answers for an object
+by a score and by offsets inside and beyond the cell. Small faces are found at stride 8, medium ones
 at stride 16, large ones at stride 32.
 """
 
