@@ -3,9 +3,9 @@
     python benchmarks/confidence.py --shared ../shared
 
 The calibration was fitted when the weights were made (`benchmarks/training/weights/run.py`), on faces held
-out of training. Here it is evaluated on 300-W Common, WFLW and its occlusion subset, faces with a part hidden or
-outside the image, and crops without a face. All boxes are true boxes. A landmark is wrong if its error is
-more than 5 % of the face.
+out of training. Here it is evaluated on 300-W Common, WFLW and its occlusion subset, faces with a part
+hidden or outside the image, and crops without a face. All boxes are true boxes. A landmark is wrong if its
+error is more than 5 % of the face.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from pipnet import FaceLandmarker
 from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
-from pipnet.errors import DataError, ModelError, RecipeError
+from pipnet.errors import DataError, DivergenceError, ModelError, RecipeError
 from pipnet.export.face_detector import export_face_detector, load_face_detector
 from pipnet.geometry import box_iou, tight_box
 from pipnet.inference.detectors.load import load_detector
@@ -208,6 +208,13 @@ def test_training_stopped_between_epochs_resumes_to_the_same_weights(photos, tra
         torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_training_that_diverges_ends_in_an_error(photos, tmp_path):
+    optim = OptimConfig(batch_size=2, epochs=2, lr=1e30, clip=None)
+    with pytest.raises(DivergenceError, match="Lower the learning rate"):
+        train_face_detector(small_recipe(photos, optim=optim), tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_match_counts_ignored_faces_neither_way():

@@ -28,7 +28,9 @@ from pipnet.model.face_detector import STRIDES, DenseDetections, FaceDetectorNet
 MIN_SCORE = 0.2
 """Cells with a lower score are left out."""
 NMS_IOU = 0.4
+"""Of two boxes that overlap more, the one with the lower score is dropped."""
 MAX_FACES = 1000
+"""Maximum number of faces in an image."""
 
 
 class _Decoded(nn.Module):
@@ -105,45 +107,29 @@ def export_face_detector(checkpoint: Path, path: Path) -> None:
 
 def _prepend_padding(graph: onnx.GraphProto) -> None:
     """Let the graph begin at uint8 pixels of any height and width; padding is black, right and below."""
-    constants = {
-        "pad_stride": [STRIDES[-1]],
-        "pad_from": [0, 0, 0, 0],
-        "pad_first": [0],
-    }
-    for name, values in constants.items():
-        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))
+    _add_constants(graph, pad_stride=[STRIDES[-1]], pad_zero=[0], pad_start=[0, 0, 0, 0])
+    sides = ["pad_start", "pad_zero", "pad_zero", "pad_missing"]
     nodes = [
         helper.make_node("Shape", ["image"], ["pad_shape"], start=1, end=3),
         helper.make_node("Neg", ["pad_shape"], ["pad_negative"]),
-        helper.make_node(
-            "Mod", ["pad_negative", "pad_stride"], ["pad_missing"]
-        ),  # like Python's: not below 0
-        helper.make_node(
-            "Concat", ["pad_from", "pad_first", "pad_first", "pad_missing"], ["pad_sides"], axis=0
-        ),
+        # Like Python's modulo, ONNX's is not below 0.
+        helper.make_node("Mod", ["pad_negative", "pad_stride"], ["pad_missing"]),
+        helper.make_node("Concat", sides, ["pad_sides"], axis=0),
         helper.make_node("Transpose", ["image"], ["pad_planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Cast", ["pad_planes"], ["pad_values"], to=TensorProto.FLOAT),
         helper.make_node("Pad", ["pad_values", "pad_sides"], ["padded"]),
+        *graph.node,
     ]
-    nodes += graph.node
-    del graph.node[:]
+    del graph.node[:], graph.input[:]
     graph.node.extend(nodes)
-    del graph.input[:]
-    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", "width", 3])
-    graph.input.append(image)
+    shape: list[int | str] = [1, "height", "width", 3]
+    graph.input.append(helper.make_tensor_value_info("image", TensorProto.UINT8, shape))
 
 
 def _append_suppression(graph: onnx.GraphProto) -> None:
     """Replace the dense outputs by those that non-maximum suppression selects."""
-    constants = {
-        "nms_count": helper.make_tensor("nms_count", TensorProto.INT64, [1], [MAX_FACES]),
-        "nms_iou": helper.make_tensor("nms_iou", TensorProto.FLOAT, [1], [NMS_IOU]),
-        "nms_score": helper.make_tensor("nms_score", TensorProto.FLOAT, [1], [MIN_SCORE]),
-        "nms_column": helper.make_tensor("nms_column", TensorProto.INT64, [1], [2]),
-        "nms_row": helper.make_tensor("nms_row", TensorProto.INT64, [1], [-1]),
-        "nms_first": helper.make_tensor("nms_first", TensorProto.INT64, [1], [0]),
-    }
-    graph.initializer.extend(constants.values())
+    _add_constants(graph, nms_count=[MAX_FACES], nms_iou=[NMS_IOU], nms_score=[MIN_SCORE])
+    _add_constants(graph, nms_column=[2], nms_row=[-1], nms_first=[0])
     inputs = ["dense_boxes", "dense_scores", "nms_count", "nms_iou", "nms_score"]
     graph.node.extend(
         [
@@ -153,16 +139,17 @@ def _append_suppression(graph: onnx.GraphProto) -> None:
             helper.make_node("Squeeze", ["dense_boxes", "nms_first"], ["all_boxes"]),
             helper.make_node("Reshape", ["dense_scores", "nms_row"], ["all_scores"]),
             helper.make_node("Squeeze", ["dense_points", "nms_first"], ["all_points"]),
-            helper.make_node("Gather", ["all_boxes", "nms_indices"], ["boxes"], axis=0),
-            helper.make_node("Gather", ["all_scores", "nms_indices"], ["scores"], axis=0),
-            helper.make_node("Gather", ["all_points", "nms_indices"], ["points"], axis=0),
         ]
     )
     del graph.output[:]
-    outputs: dict[str, list[int | str]] = {
-        "boxes": ["faces", 4],
-        "scores": ["faces"],
-        "points": ["faces", 5, 2],
-    }
-    for name, shape in outputs.items():
-        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    shapes: dict[str, list[int | str]] = {"boxes": [4], "scores": [], "points": [5, 2]}
+    for name, sides in shapes.items():
+        graph.node.append(helper.make_node("Gather", [f"all_{name}", "nms_indices"], [name], axis=0))
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["faces", *sides]))
+
+
+def _add_constants(graph: onnx.GraphProto, **constants: list[int] | list[float]) -> None:
+    """Add vectors of integers or floats to a graph."""
+    for name, values in constants.items():
+        kind = TensorProto.INT64 if isinstance(values[0], int) else TensorProto.FLOAT
+        graph.initializer.append(helper.make_tensor(name, kind, [len(values)], values))

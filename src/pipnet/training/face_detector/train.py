@@ -30,6 +30,7 @@ from pipnet.io.image import read_image
 from pipnet.model.face_detector import DenseDetections, FaceDetectorNet
 from pipnet.progress import show_progress
 from pipnet.training.cpu_speedups import FastDepthwise
+from pipnet.training.divergence import check_loss
 from pipnet.training.face_detector.labels import load_photos
 from pipnet.training.face_detector.loss import Targets, collate, encode, loss
 from pipnet.training.face_detector.recipe import FaceDetectorRecipe
@@ -78,6 +79,7 @@ def train_face_detector(recipe: FaceDetectorRecipe, run: Path, resume: bool = Fa
         RecipeError: the recipe has no photos, or the run folder holds a training that is not to be resumed,
             or one with another recipe.
         DataError, ImageError: photos are missing or not usable.
+        DivergenceError: the loss is not finite or explodes; the weights of the epoch before are kept.
     """
     if recipe.photos is None:
         raise RecipeError("photos is missing: the table of labeled photos")
@@ -111,6 +113,7 @@ class _Training:
         self.ema = ModelEmaV3(self.model, recipe.optim.ema or 0.0, use_warmup=True)
         self.epoch, self.step = 0, 0
         self.rows: list[dict[str, Any]] = []
+        self.first_loss = float("nan")  # until the first step
         if (run / STATE).exists():
             self._resume()
         write_text(run / "recipe.yaml", yaml.safe_dump(recipe.to_dict(), sort_keys=False))
@@ -144,12 +147,14 @@ class _Training:
         self.model.train()
         totals: dict[str, float] = {}
         for images, targets in show_progress(loader, self.steps, f"epoch {self.epoch + 1}"):
-            for name, value in self._train_step(images, targets).items():
-                totals[name] = totals.get(name, 0.0) + float(value)
-        means = {name: round(total / self.steps, 5) for name, total in totals.items()}
-        if not np.isfinite(list(means.values())).all():
-            raise RecipeError(f"the loss is not finite in epoch {self.epoch + 1}: lower optim.lr")
-        return means
+            terms = {name: float(value) for name, value in self._train_step(images, targets).items()}
+            if np.isnan(self.first_loss):
+                self.first_loss = sum(terms.values())
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0.0) + value
+        mean_loss = sum(totals.values()) / self.steps
+        check_loss(mean_loss, self.first_loss, self.epoch + 1, recipe.optim.lr)
+        return {name: round(total / self.steps, 5) for name, total in totals.items()}
 
     def _train_step(self, images: UInt8[Tensor, "b h w 3"], targets: Targets) -> dict[str, Tensor]:
         bf16 = resolve_precision(self.recipe.precision)
@@ -189,7 +194,7 @@ class _Training:
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
         state |= {"average": self.ema.module.state_dict(), "epoch": self.epoch, "step": self.step}
         with atomic_write(self.run / STATE) as partial:
-            torch.save({**state, "recipe": recipe, "rows": self.rows}, partial)
+            torch.save({**state, "recipe": recipe, "rows": self.rows, "first_loss": self.first_loss}, partial)
         write_text(self.run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def _resume(self) -> None:
@@ -203,7 +208,8 @@ class _Training:
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
         self.ema.module.load_state_dict(state["average"])
-        self.epoch, self.step, self.rows = state["epoch"], state["step"], state["rows"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.rows, self.first_loss = state["rows"], state["first_loss"]
 
 
 def _collate(batch: Sequence[tuple[Tensor, Targets]]) -> tuple[Tensor, Targets]:
