@@ -44,7 +44,9 @@ class SceneConfig:
     """Probability of a blurred scene."""
     compress: _Fraction = 0.4
     """Probability of compression as JPEG."""
-    occlude: _Fraction = 0.15
+    cut: _Fraction = 0.3
+    """Probability that a face may lie partly outside; it is ignored if less than 65 % of it is visible."""
+    occlude: _Fraction = 0.25
     """Probability that a face is partly covered by a rectangle of another image."""
 
 
@@ -58,7 +60,7 @@ class FaceDetectorRecipe:
     """Seed of all random numbers."""
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """``auto``: bf16 where the machine has instructions for it, otherwise float32."""
-    workers: Annotated[int, Range(0, 1024)] = 1
+    workers: Annotated[int, Range(0, 1024)] = 2
     """Processes that compose scenes; 0: the training process itself."""
     photos: Path | None = None
     """The table of labeled photos, see `pipnet.training.face_detector.labels`."""

@@ -6,6 +6,8 @@ Every scene depends on (seed, epoch, index) alone.
 from __future__ import annotations
 
 import io
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,8 @@ from pipnet.io.image import read_image
 from pipnet.training.face_detector.labels import LabeledPhoto
 from pipnet.training.face_detector.recipe import SceneConfig
 
+_MAX_TILES = 3
+"""Maximum number of tiles along a side of a background."""
 _BLACK = 12
 """Maximum value of a black border, with the noise of its compression."""
 _NO_FACES = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool)
@@ -44,6 +48,9 @@ class SceneComposer:
     ) -> None:
         """Take the photos that have a certain face.
 
+        A group of photos is drawn in proportion to the square root of its size, so that a large one of easy
+        faces does not outweigh small ones of hard faces.
+
         Args:
             photos: labeled photos.
             backgrounds: images without a face.
@@ -52,6 +59,8 @@ class SceneComposer:
         """
         self.photos = [photo for photo in photos if (~photo.ignored).any()]
         self.backgrounds, self.config, self.seed = backgrounds, config, seed
+        sizes = Counter(photo.group for photo in self.photos)
+        self._shares = np.cumsum([1 / np.sqrt(sizes[photo.group]) for photo in self.photos])
 
     def scene(self, epoch: int, index: int) -> Scene:
         """Return one scene of an epoch."""
@@ -63,7 +72,7 @@ class SceneComposer:
             count = int(rng.integers(1, c.max_photos + 1))
             sides = np.exp(rng.uniform(np.log(c.min_face), np.log(c.max_face), count))
             for side in np.sort(sides)[::-1]:  # the smallest last, so that large photos do not cover them
-                photo = self.photos[int(rng.integers(len(self.photos)))]
+                photo = self._photo(rng)
                 pasted = self._paste(canvas, photo, float(side), rng)
                 visible = visible * (1 - _covered(boxes, pasted.mask))
                 boxes = np.concatenate([boxes, pasted.boxes])
@@ -76,32 +85,30 @@ class SceneComposer:
         kept = visible > 0.1
         return Scene(self._colors(canvas, rng), boxes[kept], points[kept], ignored[kept])
 
-    def _background(self, rng: np.random.Generator) -> Image:
-        """Return a canvas: a part of an image or a photo without a face, or one color."""
-        size, kind = self.config.size, rng.random()
-        if kind < 0.1:
-            return np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
-        if kind < 0.5 and self.backgrounds:
-            part = _random_part(self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
-        else:
-            part = self._faceless_part(rng)
-        part = np.rot90(part, int(rng.integers(4))) if rng.random() < 0.5 else part
-        return resize(np.ascontiguousarray(part), size, size)
+    def _photo(self, rng: np.random.Generator) -> LabeledPhoto:
+        """Return a random photo."""
+        return self.photos[int(np.searchsorted(self._shares, rng.random() * self._shares[-1]))]
 
-    def _faceless_part(self, rng: np.random.Generator) -> Image:
-        """Return a part of a photo that holds no face, certain or not: hair, hands, clothes, walls."""
-        photo = self.photos[int(rng.integers(len(self.photos)))]
+    def _background(self, rng: np.random.Generator) -> Image:
+        """Return a canvas: one color, or a mosaic of parts of images and photos without a face."""
+        size = self.config.size
+        if rng.random() < 0.1:
+            return np.full((size, size, 3), rng.integers(0, 256, 3), np.uint8)
+        count = int(rng.integers(1, _MAX_TILES + 1))
+        edges = np.linspace(0, size, count + 1).round().astype(int)
+        canvas = np.empty((size, size, 3), np.uint8)
+        photo = self._photo(rng)
         image = read_image(photo.image)
-        height, width = image.shape[:2]
-        margin = 0.08 * (photo.boxes[:, 2:] - photo.boxes[:, :2])
-        low, high = photo.boxes[:, :2] - margin, photo.boxes[:, 2:] + margin
-        for _ in range(30):
-            side = int(rng.integers(24, max(min(height, width) // 2, 25)))
-            corner = np.array([rng.integers(0, max(room, 1)) for room in (width - side, height - side)])
-            if not ((low < corner + side) & (high > corner)).all(axis=1).any():
-                x, y = corner
-                return image[y : y + side, x : x + side]
-        return np.zeros((8, 8, 3), np.uint8)
+        for top, bottom in itertools.pairwise(edges):
+            for left, right in itertools.pairwise(edges):
+                if rng.random() < 0.4 and self.backgrounds:
+                    part = _random_part(self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
+                else:
+                    part = _faceless_part(image, photo.boxes, rng)
+                part = np.rot90(part, int(rng.integers(4))) if rng.random() < 0.5 else part
+                tile = resize(np.ascontiguousarray(part), int(right - left), int(bottom - top))
+                canvas[top:bottom, left:right] = tile
+        return canvas
 
     def _paste(self, canvas: Image, photo: LabeledPhoto, side: float, rng: np.random.Generator) -> _Pasted:
         """Paste a photo, one of its faces at this size and anywhere, rotated and perhaps mirrored."""
@@ -130,8 +137,8 @@ class SceneComposer:
         is_upside_down, is_mirrored = rng.random() < c.upside_down, rng.random() < 0.5
         if is_upside_down:
             angle += np.pi
-        margin = min(0.35 * side, 0.4 * c.size)
-        place = rng.uniform(margin * rng.uniform(0.2, 1), c.size - margin * rng.uniform(0.2, 1), 2)
+        margin = min((0.15 if rng.random() < c.cut else 0.5) * side, 0.5 * c.size)
+        place = rng.uniform(margin, c.size - margin, 2)
         linear = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         if is_mirrored:
             linear = linear @ np.diag([-1.0, 1.0])
@@ -183,8 +190,8 @@ class _Pasted(NamedTuple):
 
 def _warp_onto(canvas: Image, image: Image, matrix: Affine) -> Bool[np.ndarray, "size size"]:
     """Warp a photo onto the canvas, without the black border of a crop, and return which pixels it covers."""
-    bright = image.max(axis=2) > _BLACK
-    rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+    rows = np.flatnonzero(image.reshape(len(image), -1).max(axis=1) > _BLACK)
+    columns = np.flatnonzero(image.max(axis=0).max(axis=1) > _BLACK)
     mask = PIL.Image.new("1", canvas.shape[1::-1])
     if not len(rows):
         return np.array(mask)
@@ -196,8 +203,7 @@ def _warp_onto(canvas: Image, image: Image, matrix: Affine) -> Bool[np.ndarray, 
     high = np.ceil(corners.max(axis=0)).astype(int).clip(low + 1, len(canvas))
     part = (slice(low[1], high[1]), slice(low[0], high[0]))
     inverse = invert(compose(matrix, np.array([[1.0, 0, -low[0]], [0, 1, -low[1]]])))
-    width, height = (high - low).tolist()
-    warped = transform(PIL.Image.fromarray(image), inverse, (width, height))
+    warped = transform(PIL.Image.fromarray(image), inverse, tuple((high - low).tolist()))
     canvas[part][covered[part]] = np.asarray(warped)[covered[part]]
     return covered
 
@@ -210,6 +216,20 @@ def _occlude(canvas: Image, box: Box, cover: Image, rng: np.random.Generator) ->
     left, top = corner.astype(int).clip(0, len(canvas) - 1)
     right, bottom = (corner + part).astype(int).clip([left + 1, top + 1], len(canvas))
     canvas[top:bottom, left:right] = resize(cover, int(right - left), int(bottom - top))
+
+
+def _faceless_part(image: Image, boxes: Float32[np.ndarray, "faces 4"], rng: np.random.Generator) -> Image:
+    """Return a square part of a photo that holds no face, certain or not: hair, hands, clothes, walls."""
+    height, width = image.shape[:2]
+    margin = 0.08 * (boxes[:, 2:] - boxes[:, :2])
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    for _ in range(30):
+        side = int(rng.integers(24, max(min(height, width) // 2, 25)))
+        corner = np.array([rng.integers(0, max(room, 1)) for room in (width - side, height - side)])
+        if not ((low < corner + side) & (high > corner)).all(axis=1).any():
+            x, y = corner
+            return image[y : y + side, x : x + side]
+    return np.zeros((8, 8, 3), np.uint8)
 
 
 def _random_part(image: Image, rng: np.random.Generator) -> Image:
