@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 
-from pipnet.errors import ImageError, installed_from, one_line
+from pipnet.errors import ImageError, ImageTooLargeError, installed_from, one_line
 from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image_array import check_size, deep_to_8_bits, white_level
@@ -160,9 +160,11 @@ def _named_errors(name: str) -> Iterator[None]:
     except PIL.UnidentifiedImageError:
         raise ImageError(f"{name}: not an image of a supported format: {', '.join(_FORMATS)}, HEIC") from None
     except PIL.Image.DecompressionBombError:
-        raise ImageError(f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS") from None
+        raise ImageTooLargeError(
+            f"{name}: more pixels than Pillow's limit, PIL.Image.MAX_IMAGE_PIXELS"
+        ) from None
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+        raise type(error)(f"{name}: {error}") from None
     except MemoryError:  # not an error of the image
         raise
     except Exception as error:  # decoders raise any exception on corrupt files

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from pipnet.errors import ImageError, one_line
+from pipnet.errors import ImageError, ImageTooLargeError, one_line
 from pipnet.geometry import Image
 
 _SHAPES = "(height, width, 3), or for tensors (3, height, width); pass a batch as a list"
@@ -26,10 +26,11 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """Refuse an image of too many pixels, or of none.
 
     Raises:
-        ImageError: see above.
+        ImageTooLargeError: too many pixels.
+        ImageError: none.
     """
     if width * height > max_pixels:
-        raise ImageError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
+        raise ImageTooLargeError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
     if not width * height:
         raise ImageError(f"no pixels: {width} x {height}")
 
