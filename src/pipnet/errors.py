@@ -4,6 +4,7 @@
 
     PipnetError                 base class of all of them
     ├── ImageError              an image is missing, unreadable, of an unsupported type or too large
+    │   └── ImageTooLargeError  an image has more pixels than the limit
     ├── VideoError              a video or camera is missing or unreadable, or a video cannot be written
     ├── BoxError                a face box is empty, not finite or outside the image
     ├── ModelError              a model file is missing, corrupt or not a pipnet model
@@ -30,6 +31,10 @@ class PipnetError(Exception):
 
 class ImageError(PipnetError):
     """An image is missing, unreadable, of an unsupported type or too large."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has more pixels than the limit."""
 
 
 class VideoError(PipnetError):
