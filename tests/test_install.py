@@ -26,7 +26,7 @@ for module in pkgutil.walk_packages(pipnet.__path__, "pipnet."):
 """
 NO_TORCH = (
     "annotations box_adapter bulk confidence config datasets errors evaluation geometry hub inference io"
-    " metadata progress scheme video"
+    " metadata progress scheme service video"
 )
 
 

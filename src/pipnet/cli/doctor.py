@@ -19,6 +19,7 @@ _PACKAGES: dict[str | None, tuple[str, tuple[str, ...]]] = {
     "video": ("videos and cameras", ("av",)),
     "bulk": ("annotate", ("pyarrow", "filelock", "ray")),
     "openvino": ("faster inference on most processors", ("openvino",)),
+    "serve": ("serve", ("fastapi", "uvicorn", "python-multipart", "prometheus-client")),
     "hub": ("models of the Hugging Face hub", ("huggingface-hub",)),
     "report": ("figures of evaluations", ("matplotlib",)),
     "data": ("Matlab files of datasets, data scheme", ("scipy", "h5py")),

@@ -1,0 +1,168 @@
+"""Running the application: the socket, the processes, and a stop that loses no request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
+from typing import Any
+
+import PIL.Image
+import uvicorn
+
+from pipnet.config import LandmarkerConfig, RuntimeConfig
+from pipnet.errors import PipnetError, one_line
+from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.io.image import ignore_pillow_warnings
+from pipnet.service.config import ServiceConfig
+from pipnet.service.supervisor import Supervisor
+
+_DRAIN = 0.3
+"""Seconds between closing the door and the end of idle connections, in which requests on their way arrive."""
+_BACKLOG = 2048
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+@dataclass(frozen=True)
+class ServiceOptions:
+    """All options of a service; they are sent to its processes."""
+
+    service: ServiceConfig
+    landmarker: LandmarkerConfig
+    runtime: RuntimeConfig
+    token: str | None
+
+    def per_process(self) -> ServiceOptions:
+        """Return the options of one process, which share the processor's threads evenly."""
+        if self.service.workers == 1 or self.runtime.threads is not None:
+            return self
+        return replace(self, runtime=replace(self.runtime, threads=self.threads))
+
+    @property
+    def threads(self) -> int:
+        """How many threads one process uses."""
+        return self.runtime.threads or max(_processors() // self.service.workers, 1)
+
+
+def serve(options: ServiceOptions, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C, and answer the requests that were accepted before returning.
+
+    This changes global state: the handlers of signals, Pillow's warnings, and an environment variable.
+
+    Args:
+        options: all options.
+        on_ready: is called with the address when requests can be sent.
+
+    Raises:
+        PipnetError: the port cannot be used, the model or the detector cannot be loaded, or a process cannot
+            start.
+    """
+    config = options.service
+    with _listen(config) as listener, _ignored_signals():
+        host, port = listener.getsockname()[:2]
+        address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        if config.workers == 1:
+            _run(options, listener, lambda: on_ready(address))
+            return
+        check = FaceLandmarker.from_configs(options.landmarker, options.runtime)
+        _ = check.detector  # errors are one line, before any process starts
+        del check
+        with tempfile.TemporaryDirectory(prefix="pipnet-metrics-") as folder:
+            os.environ[_METRICS_FOLDER] = folder  # prometheus_client reads it when it is imported
+            try:
+                run = (_run_worker, (options.per_process(), listener))
+                Supervisor(*run, config.workers).run(lambda: on_ready(address))
+            finally:
+                del os.environ[_METRICS_FOLDER]
+
+
+def _listen(config: ServiceConfig) -> socket.socket:
+    """Return a listening socket, so that a port in use is known before the model is loaded."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise PipnetError(f"{config.host:.80}, port {config.port}, cannot be used: {reason}") from None
+
+
+@contextlib.contextmanager
+def _ignored_signals() -> Iterator[None]:
+    """Ignore SIGTERM and Ctrl-C where uvicorn does not handle them: it raises them again when it has stopped."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run_worker(options: ServiceOptions, listener: socket.socket, ready: Event) -> None:
+    """Serve in a process of its own, until it is told to stop or its parent dies."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _run(options, listener, ready.set)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _run(options: ServiceOptions, listener: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Load the model and serve on a socket."""
+    from pipnet.service.app import create_app
+
+    ignore_pillow_warnings()
+    PIL.Image.MAX_IMAGE_PIXELS = None  # max_pixels is checked instead
+    landmarker = FaceLandmarker.from_configs(options.landmarker, options.runtime)
+    app = create_app(landmarker, options.service, options.token, options.threads)
+    settings = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,  # warnings and errors go to standard error
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(2 * options.service.timeout) + 5,
+    )
+    _Server(settings, app.state.service, on_ready).run([listener])
+
+
+class _Server(uvicorn.Server):
+    """A server that answers what it has accepted before it stops."""
+
+    def __init__(self, config: uvicorn.Config, service: Any, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service, self._on_ready = service, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept nothing more, let requests on their way arrive, then answer all and stop."""
+        self._service.is_stopping = True
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_DRAIN)  # uvicorn closes connections whose request has not arrived
+        await super().shutdown(sockets)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,82 @@
+"""Several processes that serve the same socket; one that dies is replaced."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from pipnet.errors import PipnetError
+
+_LOG = logging.getLogger(__name__)
+_POLL = 0.2
+"""Seconds between looks at the processes."""
+_PAUSE = 1.0
+"""Seconds before a process that died is replaced, so that an error at each start does not use a processor."""
+
+
+class Supervisor:
+    """Starts processes, replaces those that die, and stops all on SIGTERM or Ctrl-C."""
+
+    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
+        """Describe the processes.
+
+        Args:
+            function: what each process runs, with the arguments and an event to set when it is ready.
+            arguments: its first arguments.
+            processes: the number of processes.
+        """
+        self._function, self._arguments, self._count = function, arguments, processes
+        self._context = multiprocessing.get_context("spawn")
+        self._processes: list[SpawnProcess] = []
+        self._is_stopping = False
+
+    def run(self, on_ready: Callable[[], None]) -> None:
+        """Run until a signal; ``on_ready`` is called when all processes are ready.
+
+        Raises:
+            PipnetError: a process ended before it was ready for the first time.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        try:
+            started = [self._start() for _ in range(self._count)]
+            for process, ready in started:
+                while not ready.wait(_POLL) and not self._is_stopping:
+                    if not process.is_alive():
+                        raise PipnetError(f"a process of the service cannot start: exit code {process.exitcode}")
+            if not self._is_stopping:
+                on_ready()
+            while not self._is_stopping:
+                wait([process.sentinel for process in self._processes], _POLL)
+                self._replace_dead()
+        finally:
+            for process in self._processes:
+                process.terminate()  # SIGTERM: it answers what it has accepted
+            for process in self._processes:
+                process.join()
+
+    def _stop(self, *_: object) -> None:
+        self._is_stopping = True
+
+    def _start(self) -> tuple[SpawnProcess, Event]:
+        ready = self._context.Event()
+        process = self._context.Process(target=self._function, args=(*self._arguments, ready))
+        process.start()
+        self._processes.append(process)
+        return process, ready
+
+    def _replace_dead(self) -> None:
+        for process in [process for process in self._processes if not process.is_alive()]:
+            if self._is_stopping:
+                return
+            _LOG.warning("a process of the service died (exit code %s): starting another", process.exitcode)
+            self._processes.remove(process)
+            time.sleep(_PAUSE)
+            self._start()
