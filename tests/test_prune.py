@@ -20,7 +20,7 @@ from pipnet.training.dataset import FaceDataset
 from pipnet.training.prune import keep_best, prune
 from test_model import face
 
-CHECKPOINT = Path("checkpoints/pipnet-wild-mbv2-wide.safetensors")
+CHECKPOINT = Path("checkpoints/pipnet-68.safetensors")
 
 
 def test_keep_best_removes_linear_combinations():
@@ -49,12 +49,14 @@ def test_prune_command_keeps_landmarks(small_300w, portrait, tmp_path, capsys):
     """On real weights: the landmarks hardly move, without any training."""
     pruned = tmp_path / "pruned.safetensors"
     command = ["prune", str(CHECKPOINT), "--data", str(small_300w), "-o", str(pruned)]
-    assert main([*command, "--last-width", "900", "--neighbors", "5"]) == 0
-    assert "--model.last-width 900 --model.neighbors 5" in capsys.readouterr().err
+    assert main([*command, "--last-width", "512", "--neighbors", "5"]) == 0
+    assert "--model.last-width 512 --model.neighbors 5" in capsys.readouterr().err
     model, metadata = load_checkpoint(pruned)
-    assert (model.config.last_width, model.config.neighbors) == (900, 5)
+    assert (model.config.last_width, model.config.neighbors) == (512, 5)
     assert metadata.calibration is None
-    assert pruned.stat().st_size < 0.8 * CHECKPOINT.stat().st_size
+    original = load_checkpoint(CHECKPOINT)[0]
+    sizes = [sum(p.numel() for p in network.parameters()) for network in (original, model)]
+    assert sizes[1] < 0.85 * sizes[0]
     box = [[178, 63, 267, 175]]
     before = FaceLandmarker(TorchModel(*load_checkpoint(CHECKPOINT)))(portrait, box).points[0]
     after = FaceLandmarker(TorchModel(model, metadata))(portrait, box).points[0]

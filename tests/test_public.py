@@ -84,7 +84,8 @@ def test_readme_commands_work(checkout):
             arguments += shlex.split("--max-steps 2 --data.limit 64 --workers 0")
         if arguments[1] == "self-train":  # the same, from weights whose pseudo-labels are usable
             arguments += shlex.split("--max-steps 1 --data.limit 40 --self-training.limit 20 --workers 0")
-            arguments += ["--initial.checkpoint", "checkpoints/pipnet-wild-mbv2-wide.safetensors"]
+            arguments += ["--initial.checkpoint", "checkpoints/pipnet-68.safetensors"]
+            arguments += ["--model.last-width", "640"]
         command = [sys.executable, "-m", *arguments]
         result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, f"{line}\n{result.stderr}"
