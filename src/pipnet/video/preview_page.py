@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import html
 import io
 import secrets
@@ -11,14 +9,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import PIL.Image
 
-from pipnet.errors import PipnetError
+from pipnet.errors import PipnetError, printable
 from pipnet.geometry import Image
+from pipnet.video.preview_server import PreviewServer
 
 _RATE_WINDOW = 2.0
 """Seconds over which the frame rate is averaged."""
@@ -57,6 +53,7 @@ class Preview:
 
     The page can be reached only from this machine, and only with its address, which contains a random token:
     frames of a camera must not be visible to other users of the machine, nor to other pages in the browser.
+    For what else is refused, see `preview_server`.
 
     Example::
 
@@ -85,7 +82,7 @@ class Preview:
         self._times: deque[float] = deque()
         self._closed = False
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, self))
+            self._server = PreviewServer(port, self.answer)
         except OSError as error:
             raise PipnetError(f"port {port} cannot be used: {error.strerror}") from None
         except OverflowError:
@@ -117,7 +114,7 @@ class Preview:
             return None
         match method, path.removeprefix(self._path):
             case "GET", "":
-                page = _PAGE.format(title=html.escape(self._title))
+                page = _PAGE.format(title=html.escape(printable(self._title)))
                 return "text/html; charset=utf-8", iter([page.encode()])
             case "GET", "status":
                 return _TEXT, iter([self._status.encode()])
@@ -159,30 +156,3 @@ class Preview:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """Sends the responses of a preview; one object a request, each in a thread."""
-
-    def __init__(self, preview: Preview, *arguments: Any) -> None:
-        self._preview = preview
-        super().__init__(*arguments)
-
-    def do_GET(self) -> None:
-        response = self._preview.answer(self.command, self.path)
-        if response is None:
-            self.send_error(HTTPStatus.NOT_FOUND)
-            return
-        content_type, parts = response
-        with contextlib.suppress(ConnectionError):  # the browser closed the page
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Cache-Control", "no-store")
-            self.end_headers()
-            for part in parts:
-                self.wfile.write(part)
-
-    do_POST = do_GET  # noqa: N815  (the name in the base class)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  (the name in the base class)
-        """Log nothing: standard error is for messages to the user."""
