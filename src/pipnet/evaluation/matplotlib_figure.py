@@ -54,5 +54,18 @@ def save_figure(figure: Any, path: Path, dpi: int = 120) -> None:
     Raises:
         WriteError: it cannot be written.
     """
+    disable_formulas(figure)
     with atomic_write(path) as partial:
         figure.savefig(partial, dpi=dpi, format=path.suffix[1:] or "png")
+
+
+def disable_formulas(figure: Any) -> None:
+    """Show titles, labels and legends as they are: names in them may contain dollar signs.
+
+    Ticks of logarithmic axes remain formulas.
+    """
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *(legend.get_texts() if legend else [])]
+        for text in texts:
+            text.set_parse_math(False)

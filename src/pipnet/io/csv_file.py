@@ -1,9 +1,14 @@
-"""Reading and writing CSV files, with errors that name the file and the line."""
+"""Reading and writing CSV files, with errors that name the file and the line.
+
+Spreadsheets run text that begins with ``=``, ``+``, ``-`` or ``@`` as a formula. An apostrophe is written
+before such text, as OWASP recommends ("CSV Injection"), and `CsvReader` removes it. Numbers stay as they are.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,9 +16,15 @@ from pipnet.errors import DataError
 from pipnet.io.atomic import atomic_write
 from pipnet.io.text import read_text
 
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How text begins that is written with an apostrophe: as a formula, or as one with apostrophes before it."""
+_QUOTED_FORMULA = re.compile(r"'+[=+\-@\t\r]")
+
 
 class CsvReader:
     """The rows of a UTF-8 CSV file below its header; commas, semicolons and tabs are recognized.
+
+    The apostrophe before text that spreadsheets would take for a formula is removed.
 
     Iteration yields ``PATH:LINE`` and the cells of each row that is not blank.
     """
@@ -54,13 +65,14 @@ class CsvReader:
 
     def _next(self) -> list[str] | None:
         try:
-            return next(self._reader, None)
+            cells = next(self._reader, None)
+            return cells and [cell[1:] if _QUOTED_FORMULA.match(cell) else cell for cell in cells]
         except csv.Error as error:
             raise DataError(f"{self.path}:{self._reader.line_num}: not CSV: {error}") from None
 
 
 def write_csv_file(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a CSV file atomically, in UTF-8 and with commas.
+    """Write a CSV file atomically, in UTF-8 and with commas; text like a formula gets an apostrophe.
 
     Raises:
         WriteError: the file cannot be written.
@@ -68,5 +80,20 @@ def write_csv_file(path: Path, header: Sequence[str], rows: Iterable[Sequence[ob
     """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(_without_formula, header))
+        writer.writerows(map(_without_formula, row) for row in rows)
+
+
+def _without_formula(cell: object) -> object:
+    """Return a cell with an apostrophe before text that spreadsheets would take for a formula."""
+    if not isinstance(cell, str) or not _FORMULA.match(cell) or _is_number(cell):
+        return cell
+    return f"'{cell}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

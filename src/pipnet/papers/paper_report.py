@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from pipnet.errors import printable
 from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.evaluation.record import EvaluationRecord
 from pipnet.papers.published import (
@@ -203,7 +204,7 @@ def markdown(sections: Sequence[Section]) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r"([\\|*`<\[])", r"\\\1", text)
+    return re.sub(r"([\\|*`<\[])", r"\\\1", printable(text))
 
 
 def plot_comparison(sections: Sequence[Section], path: Path) -> None:
@@ -221,9 +222,9 @@ def plot_comparison(sections: Sequence[Section], path: Path) -> None:
         nmes = [row.nme for row in section.rows]
         bars = axes.barh(places, nmes, color=["tab:red" if row.ours else "0.75" for row in section.rows])
         axes.bar_label(bars, fmt=" %.2f", fontsize=8)
-        # The name of a model may contain dollar signs, which matplotlib would parse as a formula.
+        # The name of a model may contain dollar signs, see `disable_formulas`.
         axes.set_yticks(places, [_label(row) for row in section.rows], fontsize=8, parse_math=False)
-        axes.set_title(section.title, fontsize=10, parse_math=False)
+        axes.set_title(section.title, fontsize=10)
         axes.set_xlabel("NME, %", fontsize=8)
         axes.invert_yaxis()
         axes.margins(x=0.1, y=0.01)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 
 from pipnet.errors import ModelError
-from pipnet.evaluation.matplotlib_figure import new_figure
+from pipnet.evaluation.matplotlib_figure import disable_formulas, new_figure
 from pipnet.geometry import Image
 from pipnet.model.pipnet import PIPNet
 from pipnet.scheme import LandmarkScheme
@@ -237,6 +237,7 @@ def _draw_face(
 def _save_palette_png(figure: Any, path: Path) -> None:
     """Write a figure in 256 colors: with photos among the plots, the file is a third as large."""
     buffer = io.BytesIO()
+    disable_formulas(figure)
     figure.savefig(buffer, dpi=100, format="png")
     image = PIL.Image.open(buffer).convert("RGB")
     palette = image.quantize(256, kmeans=5)

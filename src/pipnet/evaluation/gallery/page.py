@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipnet.errors import DataError, PipnetError
+from pipnet.errors import DataError, PipnetError, printable
 from pipnet.evaluation.gallery.faces import GalleryFace, Value, with_prediction
 from pipnet.geometry import Box, CropConfig, Points, crop, tight_box, to_fraction
 from pipnet.inference.landmarker import FaceLandmarker
@@ -135,8 +135,8 @@ def _page(
     ]
     facts = _facts(shown, heading, landmarker, failed)
     return template.substitute(
-        title=escape(heading.title),
-        facts=" ".join(f"<span>{escape(fact)}</span>" for fact in facts),
+        title=escape(printable(heading.title)),
+        facts=" ".join(f"<span>{escape(printable(fact))}</span>" for fact in facts),
         sorts="\n".join(sorts),
         toggles="\n".join(toggles),
         tiles="\n".join(tiles),
@@ -187,6 +187,7 @@ def _tile(face: GalleryFace, box: Box, scheme: LandmarkScheme, file: str, number
 
 def _caption(name: str) -> str:
     """Return a name as HTML, escaped, in two parts: a small tile cuts the first one, and shows the end."""
+    name = printable(name)
     start, end = escape(name[:-_NAME_END]), escape(name[-_NAME_END:])
     parts = f'<span class="start">{start}</span><span class="end">{end}</span>'
     return f'<span class="name" title="{escape(name)}">{parts}</span>'
