@@ -32,6 +32,8 @@ _MIN_BOX_SIDE = 0.01
 """Boxes with a shorter side, in pixels, count as empty."""
 _MAX_BOX_SIDE = 100
 """Boxes with a longer side, in sides of the image, are refused."""
+_MAX_BOXES = 100_000
+"""More boxes in an image are refused, before they are copied."""
 _MAX_BILINEAR_REDUCTION = 1.45
 """Factor of a reduction above which Pillow's bilinear filter blurs more than its Hamming filter."""
 
@@ -116,16 +118,13 @@ def check_boxes(
     Raises:
         BoxError: wrong shape, NaN, no area, or no overlap with the image.
     """
-    try:
-        array = np.asarray(boxes, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise BoxError(f"boxes must be numbers, not {boxes!r:.80}") from None
+    array = as_numbers(boxes, "boxes")
     if array.size == 0:
         return np.zeros((0, 4), np.float32)
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or array.shape[1] != 4:
-        raise BoxError(f"boxes must have shape (faces, 4), x0 y0 x1 y1, not {array.shape}")
+        raise BoxError(f"boxes must have shape (faces, 4), x0 y0 x1 y1, not {array.shape!s:.80}")
     for x0, y0, x1, y1 in array.tolist():
         text = f"box {x0:g},{y0:g} to {x1:g},{y1:g}"
         if not np.isfinite([x0, y0, x1, y1]).all():
@@ -171,6 +170,36 @@ def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarr
     """Bring pixels of the image into fractions of the box."""
     box64 = box.astype(np.float64)
     return (points - box64[:2]) / (box64[2:] - box64[:2])
+
+
+def as_numbers(values: object, name: str) -> Float32[np.ndarray, "..."]:
+    """Return boxes or scores of a user or a detector as a float32 array.
+
+    Args:
+        values: an array of any kind, or nested lists.
+        name: what they are, for the message.
+
+    Raises:
+        BoxError: not numbers, masked, or far too many.
+    """
+    try:
+        array = np.asarray(values)  # without a copy
+        if array.size > 4 * _MAX_BOXES:
+            raise BoxError(f"more than {_MAX_BOXES:,} {name}: shape {array.shape!s:.80}")
+        if array.dtype.kind in "cmMV":  # complex numbers, times and records, which NumPy would convert
+            raise TypeError
+        with np.errstate(over="ignore"):  # infinite then
+            numbers = array.astype(np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise BoxError(f"{name} must be numbers, not {short_repr(values)}") from None
+    if np.ma.is_masked(values):
+        raise BoxError(f"{name} must not be masked: leave masked faces out")
+    return numbers
+
+
+def short_repr(value: object) -> str:
+    """Return the start of an object's repr on one line, for messages."""
+    return f"{' '.join(repr(value).split()):.80}"
 
 
 def from_fraction(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -153,13 +154,9 @@ class FaceLandmarker:
         if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
             if boxes is not None:
                 raise BoxError("boxes are for a single image, not for a list: pass the images one by one")
-            return [
-                faces
-                for start in range(0, len(image), _BATCH_SIZE)
-                for faces in self.pipeline(
-                    [as_image(source, max_pixels, bgr) for source in image[start : start + _BATCH_SIZE]]
-                )
-            ]
+            sources = iter(image)  # not every sequence can be sliced
+            batches = iter(lambda: [as_image(s, max_pixels, bgr) for s in islice(sources, _BATCH_SIZE)], [])
+            return [faces for batch in batches for faces in self.pipeline(batch)]
         decoded = as_image(image, max_pixels, bgr)
         if boxes is None:
             return self.pipeline([decoded])[0]

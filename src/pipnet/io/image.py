@@ -27,6 +27,8 @@ from pipnet.io.image_array import check_size, deep_to_8_bits, white_level
 
 MAX_PIXELS = 100_000_000
 """Default maximum number of pixels; larger images are refused before they are decoded."""
+MAX_FILE_BYTES = 2**31
+"""Maximum size of an image file that is read from a pipe or a memory view."""
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "AVIF", "TGA")
 """Formats that are decoded. Pillow would pass others to interpreters such as Ghostscript, or decode them
 before their size is known (icons). JPEG includes MPO, which is not a separate format in Pillow 13. HEIC and
@@ -112,7 +114,7 @@ def read_file_object(file: Any, max_pixels: int = MAX_PIXELS) -> Image:
     name = getattr(file, "name", None)
     with _named_errors(_short(name) if isinstance(name, str) else "the file object"):
         if not (hasattr(file, "seekable") and file.seekable()):  # such as a pipe
-            return _read(io.BytesIO(file.read()), max_pixels)
+            return _read(io.BytesIO(_read_pipe(file)), max_pixels)
         file.seek(0)
         return _read(file, max_pixels)
 
@@ -194,6 +196,16 @@ def _read(file: Any, max_pixels: int) -> Image:
         image.tile = [_with_other_byte(tile) for tile in image.tile]
         low = _decode(image, max_pixels)
     return deep_to_8_bits(rgb.astype(np.uint16) << 8 | low)
+
+
+def _read_pipe(file: Any) -> bytearray:
+    """Return the content of a file object that cannot be read twice; it may have no end."""
+    content = bytearray()
+    while chunk := file.read(2**20):
+        content += chunk
+        if len(content) > MAX_FILE_BYTES:
+            raise ImageError(f"more than the limit of {MAX_FILE_BYTES:,} bytes")
+    return content
 
 
 def _layout(image: Any) -> str:

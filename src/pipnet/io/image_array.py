@@ -10,7 +10,7 @@ Values are scaled to 8 bits by their type:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from jaxtyping import UInt8
 from pipnet.errors import ImageError, ImageTooLargeError, one_line
 from pipnet.geometry import Image
 
+_BLOCK_SIZE = 2**20
+"""Values that are converted in one step, which limits memory."""
 _SHAPES = "(height, width, 3), or for tensors (3, height, width); pass a batch as a list"
 
 
@@ -46,13 +48,13 @@ def array_to_rgb(array: np.ndarray, max_pixels: int, bgr: bool = False) -> Image
     Raises:
         ImageError: another shape or type, a float out of [0, 1], masked pixels, or more than ``max_pixels``.
     """
+    _check_shape(array.shape, max_pixels)
     if np.ma.is_masked(array):
         raise ImageError("an image array must not have masked pixels: fill them, array.filled(0)")
     array = np.asarray(array)  # a matrix has always two dimensions
-    _check_shape(array.shape, max_pixels)
     array = _to_8_bits(array)
     if array.ndim == 2 or array.shape[2] == 1:
-        array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+        array = np.broadcast_to(array.reshape(*array.shape[:2], 1), (*array.shape[:2], 3))
     return np.array(array[..., 2::-1] if bgr else array[..., :3], order="C")
 
 
@@ -87,8 +89,8 @@ def deep_to_8_bits(values: np.ndarray) -> UInt8[np.ndarray, "..."]:
     """Return values of 8, 10, 12 or 16 bits as 8 bits, by their maximum: see the module."""
     white = white_level(int(values.max()))
     if white == 65535:
-        return (values >> 8).astype(np.uint8)
-    return np.rint(values * np.float32(255 / white)).astype(np.uint8)
+        return _in_blocks(values, lambda block: block >> 8)
+    return _in_blocks(values, lambda block: np.rint(block * np.float32(255 / white)))
 
 
 def white_level(maximum: int) -> int:
@@ -116,6 +118,16 @@ def _to_8_bits(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
             raise ImageError(
                 f"a float image must be {values}: divide it by its white, or convert it to uint8"
             )
-        scaled: np.ndarray = np.rint(array * 255)
-        return scaled.astype(np.uint8)
+        return _in_blocks(array, lambda block: np.rint(block * 255))
     raise ImageError(f"an image must be uint8, uint16, bool or float in [0, 1], not {array.dtype!s:.80}")
+
+
+def _in_blocks(values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray]) -> UInt8[np.ndarray, "..."]:
+    """Return values as 8 bits by a function of each, called on one block after another."""
+    converted = np.empty(values.shape, np.uint8)
+    axis = int(values.shape[1] > values.shape[0])  # the longer one
+    step = max(_BLOCK_SIZE * values.shape[axis] // values.size, 1)
+    for start in range(0, values.shape[axis], step):
+        block = (slice(None),) * axis + (slice(start, start + step),)
+        converted[block] = convert(values[block]).astype(np.uint8)
+    return converted

@@ -13,7 +13,7 @@ import PIL.Image
 
 from pipnet.errors import ImageError, one_line
 from pipnet.geometry import Image
-from pipnet.io.image import MAX_PIXELS, decode_image, decode_pil, read_file_object, read_image
+from pipnet.io.image import MAX_FILE_BYTES, MAX_PIXELS, decode_image, decode_pil, read_file_object, read_image
 from pipnet.io.image_array import array_to_rgb, is_tensor, tensor_to_rgb
 
 
@@ -74,6 +74,8 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS, bgr: bool = False) ->
     if isinstance(source, str | os.PathLike):
         return read_image(source, max_pixels)
     if isinstance(source, bytes | bytearray | memoryview):
+        if isinstance(source, memoryview) and source.nbytes > MAX_FILE_BYTES:  # it may repeat a few bytes
+            raise ImageError(f"{source.nbytes:,} bytes, more than the limit of {MAX_FILE_BYTES:,}")
         return decode_image(bytes(source), "the bytes", max_pixels)
     if isinstance(source, PIL.Image.Image):
         return decode_pil(source, max_pixels)

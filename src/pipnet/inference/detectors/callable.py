@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipnet.errors import BoxError
-from pipnet.geometry import Image, check_boxes, overlaps
+from pipnet.geometry import Image, as_numbers, check_boxes, overlaps, short_repr
 from pipnet.inference.detectors.base import Detections
 
 
@@ -34,12 +34,10 @@ class CallableDetector:
         checked = check_boxes([] if boxes is None else boxes, width, height, inside=False)
         detection_score = np.ones(len(checked), np.float32)
         if len(checked) and scores is not None:
-            try:
-                detection_score = np.asarray(scores, dtype=np.float32)
-            except (TypeError, ValueError):
-                raise BoxError(f"the detector's scores are not numbers: {scores!r:.80}") from None
+            detection_score = as_numbers(scores, "the detector's scores")
         if detection_score.shape != (len(checked),) or not np.isfinite(detection_score).all():
-            raise BoxError(f"the detector returned {len(checked)} boxes but these scores: {scores!r:.80}")
+            text = short_repr(scores)
+            raise BoxError(f"the detector returned {len(checked)} boxes but these scores: {text}")
         order = np.argsort(-detection_score, kind="stable")
         order = order[overlaps(checked[order], width, height)]
         return Detections(checked[order], detection_score[order])
