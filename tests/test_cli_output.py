@@ -107,16 +107,16 @@ def test_quiet_prints_results_and_errors_only(flag, upside_down, tmp_path, capsy
     assert captured.err == f"error: {tmp_path / 'none.jpg'}: no such file\n"
 
 
-def test_verbose_prints_model_and_detector_and_the_traceback_of_an_error(portrait, capsys):
+def test_verbose_prints_model_and_detector_and_debug_the_traceback_of_an_error(portrait, capsys):
     assert main(["detect", str(portrait), "-v"]) == 0
     err = capsys.readouterr().err
     assert "pipnet-68.onnx in CPUExecutionProvider" in err
     assert "detector: " in err
-    assert main(["--verbose", "detect", str(portrait), "--model", "none"]) == 1
+    assert main(["--debug", "detect", str(portrait), "--model", "none"]) == 1
     lines = capsys.readouterr().err.splitlines()
     assert "Traceback (most recent call last):" in lines
     assert lines[-1].startswith("error: none: no such model")
-    assert main(["detect", str(portrait), "--model", "none"]) == 1
+    assert main(["--verbose", "detect", str(portrait), "--model", "none"]) == 1
     assert "Traceback" not in capsys.readouterr().err
 
 

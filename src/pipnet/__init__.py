@@ -8,26 +8,32 @@ Example::
     faces.points    # (faces, 68, 2), x and y in pixels of the photo
 """
 
-from pipnet.config import LandmarkerConfig, RuntimeConfig
-from pipnet.errors import (
-    BoxError,
-    DataError,
-    DivergenceError,
-    DownloadError,
-    ImageError,
-    ImageTooLargeError,
-    MissingExtraError,
-    ModelError,
-    PipnetError,
-    RecipeError,
-    VideoError,
-    WriteError,
-)
-from pipnet.hub import list_models
-from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.results import Face, FaceLandmarks
-from pipnet.scheme import LandmarkScheme
-from pipnet.video.video_landmarker import VideoLandmarker
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipnet.config import LandmarkerConfig, RuntimeConfig
+    from pipnet.errors import (
+        BoxError,
+        DataError,
+        DivergenceError,
+        DownloadError,
+        ImageError,
+        ImageTooLargeError,
+        MissingExtraError,
+        ModelError,
+        PipnetError,
+        RecipeError,
+        VideoError,
+        WriteError,
+    )
+    from pipnet.hub import list_models
+    from pipnet.inference.landmarker import FaceLandmarker
+    from pipnet.inference.results import Face, FaceLandmarks
+    from pipnet.scheme import LandmarkScheme
+    from pipnet.video.video_landmarker import VideoLandmarker
 
 __version__ = "0.1.0"
 
@@ -53,3 +59,27 @@ __all__ = [
     "WriteError",
     "list_models",
 ]
+
+_MODULES = {
+    "config": ("LandmarkerConfig", "RuntimeConfig"),
+    "hub": ("list_models",),
+    "inference.landmarker": ("FaceLandmarker",),
+    "inference.results": ("Face", "FaceLandmarks"),
+    "scheme": ("LandmarkScheme",),
+    "video.video_landmarker": ("VideoLandmarker",),
+}
+"""The modules of names; those of all others, the exceptions, are in ``errors``."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562), so that the command line starts at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = next((module for module, names in _MODULES.items() if name in names), "errors")
+    value = getattr(importlib.import_module(f"pipnet.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

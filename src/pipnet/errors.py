@@ -22,6 +22,7 @@ Each message is one line that says what is wrong and, where possible, what to do
 from __future__ import annotations
 
 import importlib
+import unicodedata
 from typing import Any
 
 
@@ -116,3 +117,16 @@ def installed_from() -> str:
 def one_line(error: Exception, limit: int = 160) -> str:
     """Return an exception's message as one line, cut at ``limit`` characters; its type if it is empty."""
     return (" ".join(str(error).split()) or type(error).__name__)[:limit]
+
+
+def printable(text: object) -> str:
+    """Return text as one line that is safe to print: unprintable characters are written as escapes.
+
+    These are control characters, line breaks, characters that reverse the direction of text or are invisible,
+    and surrogates of file names that are not UTF-8. Spaces of all widths stay.
+    """
+    return "".join(c if _is_printable(c) else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _is_printable(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from pipnet.errors import DownloadError, MissingExtraError, ModelError, WriteError
+from pipnet.errors import DownloadError, MissingExtraError, ModelError, PipnetError, WriteError
 from pipnet.io.atomic import atomic_write
 
 DEFAULT_MODEL = "pipnet-68"
@@ -45,11 +45,18 @@ YUNET = RemoteFile(
 
 
 def cache_folder() -> Path:
-    """Return ``$PIPNET_CACHE``, or ``pipnet`` in the user's cache folder."""
+    """Return ``$PIPNET_CACHE``, or ``pipnet`` in the user's cache folder.
+
+    Raises:
+        PipnetError: neither is known: the user has no home folder.
+    """
     for variable, subfolder in (("PIPNET_CACHE", ""), ("XDG_CACHE_HOME", "pipnet")):
         if os.environ.get(variable):
             return Path(os.environ[variable], subfolder)
-    return Path.home() / ".cache" / "pipnet"
+    try:
+        return Path.home() / ".cache" / "pipnet"
+    except RuntimeError:  # no HOME, and no entry in the list of users, as in some containers
+        raise PipnetError("no home folder for the cache: set PIPNET_CACHE to a folder") from None
 
 
 def packaged_models() -> dict[str, Path]:

@@ -10,6 +10,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipnet.errors import printable
+
 Item = TypeVar("Item")
 _INTERVAL = 10.0
 """Seconds between lines if standard error is not a terminal."""
@@ -37,10 +39,16 @@ def show_progress(
         done: the size of the items that were done before, as part of the total.
     """
     console = Console(stderr=True, highlight=False)
+    description = printable(description)
     if is_quiet() or (total is not None and total <= 1):
         yield from items
     elif console.is_terminal:
-        columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, transient=True, redirect_stdout=False) as progress:
             task = progress.add_task(description, total=total, completed=done)
             for item in items:
@@ -51,6 +59,7 @@ def show_progress(
         for item in items:
             if time.monotonic() - last_line >= _INTERVAL:
                 last_line = time.monotonic()
-                console.print(f"{description}: {done}" + (f" of {total}" if total else ""), soft_wrap=True)
+                line = f"{description}: {done}" + (f" of {total}" if total else "")
+                console.print(line, soft_wrap=True, markup=False)
             yield item
             done += size(item)

@@ -2,26 +2,26 @@
 
 JSON goes to standard output, everything else to standard error. Exit codes: 0 success (also without a face),
 1 an error in one line, 2 wrong usage, 129, 130 and 143 ended by SIGHUP, Ctrl-C and SIGTERM, 141 closed
-output. ``-q`` and ``-v``, anywhere on the line, set the level of the logger ``pipnet``, which decides what is
-printed on standard error.
+output. ``-q``, ``-v`` and ``--debug``, anywhere on the line, set the level of the logger ``pipnet``, which
+decides what is printed on standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 
 import cyclopts
-from rich.console import Console
 
 import pipnet
-from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.cli.streams import standard_streams
+from pipnet.errors import MissingExtraError, PipnetError, one_line, printable
 from pipnet.io.discovery import STANDARD_INPUT
 from pipnet.io.image import ignore_pillow_warnings
+from pipnet.io.signals import record_interrupts
 from pipnet.progress import is_quiet
 
 COMMANDS = (
@@ -62,14 +62,17 @@ COMMANDS = (
 command is imported when it is run."""
 _HELP = """Facial landmarks: fast, accurate and robust in the wild.
 
-Every command takes -q (--quiet: only results, warnings and errors) and -v (--verbose: also what is loaded and
-which device runs it, and the traceback of an error)."""
+Every command takes -q (--quiet: only results, warnings and errors), -v (--verbose: also what is loaded and
+which device runs it) and --debug (the same, and the traceback of an error)."""
 _LOG = logging.getLogger("pipnet")
+_DEBUG = logging.DEBUG - 1
+"""Below the level of all notes."""
 _LEVELS = {
     "-q": logging.WARNING,
     "--quiet": logging.WARNING,
     "-v": logging.DEBUG,
     "--verbose": logging.DEBUG,
+    "--debug": _DEBUG,
 }
 _GROUPS = {
     "data": "Prepare, convert, check and show labeled faces.",
@@ -105,50 +108,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     # cyclopts takes a lone - for an option.
     argv, level = _split_level([STANDARD_INPUT if word == "-" else word for word in words])
-    with _print_notes(level):
+    with standard_streams() as output, _print_notes(level):
         ignore_pillow_warnings()
-        return _exit_code(argv)
+        failure = None
+        with record_interrupts() as interrupts:
+            try:
+                result = _run(argv)
+            except SystemExit:
+                if output.error is None:
+                    raise
+                failure = output.error  # rich exits if nobody reads its output
+            except BaseException as error:
+                failure = error
+        if failure is None:
+            return result if isinstance(result, int) else 0
+        return _report(KeyboardInterrupt() if interrupts else failure, failure is output.error)
 
 
-def _exit_code(argv: list[str]) -> int:
-    """Run a command, report what ends it, and return the exit code."""
-    errors = Console(stderr=True)
-    try:
-        code = _run(argv, errors)
-    except cyclopts.CycloptsError:
-        return 2
-    except PipnetError as error:
-        # An error from a worker process comes with that process's traceback above its own line.
-        if _LOG.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
-        say_error(str(error).splitlines()[-1])
-        return 1
-    except KeyboardInterrupt:
+def _run(argv: list[str]) -> object:
+    """Run a command and return what it returns."""
+    result = _build(argv)(argv, exit_on_error=False, print_error=False)
+    sys.stdout.flush()
+    return result
+
+
+def _report(error: BaseException, is_output: bool) -> int:
+    """Report what ended a command, in one line, and return the exit code.
+
+    Args:
+        error: what ended it.
+        is_output: whether standard output could not be written.
+    """
+    if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return 130
-    except BrokenPipeError:
-        # Nobody reads on: keep Python from complaining when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        say_error(f"{error.filename or 'system'}: {error.strerror or error}")
-        return 1
-    return code if isinstance(code, int) else 0
+    print_traceback(error)
+    if is_output and isinstance(error, OSError):
+        if isinstance(error, BrokenPipeError):  # nobody reads on
+            return 141
+        error = OSError(error.errno, error.strerror, "standard output")
+    say_error(describe(error))
+    return 2 if isinstance(error, cyclopts.CycloptsError) else 1
 
 
-def _run(argv: list[str], errors: Console) -> object:
-    """Run a command and return what it returns."""
-    if sys.stdout is not None:
-        result = _build(argv)(argv, exit_on_error=False, error_console=errors)
-        sys.stdout.flush()
-        return result
-    # The shell closed standard output (>&-): results are dropped.
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # noqa: PTH123
-        return _build(argv)(argv, exit_on_error=False, error_console=errors)
+def describe(error: BaseException) -> str:
+    """Return what is wrong, with a request to report it if the exception is not raised on purpose."""
+    if isinstance(error, PipnetError | cyclopts.CycloptsError):
+        text = str(error).strip()
+        # An error from a worker process comes with that process's traceback above its own line.
+        return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}"
+    if isinstance(error, MemoryError):
+        return "not enough memory"
+    advice = "a bug: please report it with the traceback that --debug prints"
+    return f"unexpected {type(error).__name__}: {one_line(error)} ({advice})"
+
+
+def print_traceback(error: BaseException) -> None:
+    """Print the traceback of an exception on standard error if the user wants it (--debug)."""
+    if _LOG.isEnabledFor(_DEBUG):
+        for line in "".join(traceback.format_exception(error)).split("\n"):
+            _print_error(line)
 
 
 def _split_level(arguments: Sequence[str]) -> tuple[list[str], int]:
-    """Return the arguments without -q and -v, and the level of the log that the last of these sets."""
+    """Return the arguments without -q, -v and --debug, and the level that the last of them sets."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
     levels = [_LEVELS[word] for word in arguments[:end] if word in _LEVELS]
     rest = [word for word in arguments[:end] if word not in _LEVELS]
@@ -185,10 +210,11 @@ def training_imports() -> Iterator[None]:
         raise PipnetError(f"the training packages cannot be imported: {reason:.200}") from None
 
 
-def say(text: str) -> None:
-    """Print one line on standard error, unless the user wants only results, warnings and errors (-q)."""
+def say(*lines: str) -> None:
+    """Print lines on standard error, unless the user wants only results, warnings and errors (-q)."""
     if not is_quiet():
-        _print_error(text)
+        for line in lines:
+            _print_error(line)
 
 
 def say_error(text: str) -> None:
@@ -204,4 +230,4 @@ def say_errors(errors: Iterable[object]) -> None:
 
 def _print_error(line: str) -> None:
     if sys.stderr is not None:  # closed by the shell (2>&-): print would write to standard output
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from pipnet.benchmark.candidates import list_candidates
 from pipnet.benchmark.report import draw, to_table
 from pipnet.benchmark.run import benchmark as run_benchmark
 from pipnet.cli import say, say_errors
 from pipnet.cli.options import OptionalOutput, TestSubset
+from pipnet.cli.streams import print_table
 from pipnet.config import Precision
 from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.hub import DEFAULT_MODEL
@@ -71,11 +70,10 @@ def benchmark(
         if data is not None:
             require_figures()
     report = run_benchmark(candidates, rounds, image, data, subset)
-    console = Console(stderr=True)
-    console.print(to_table(report))
+    print_table(to_table(report))
     for name, timings in report.stages.items():
         parts = ", ".join(f"{stage} {timing.median:.2f}" for stage, timing in timings.items())
-        console.print(f"{name}, ms: {parts}", soft_wrap=True, highlight=False)
+        say(f"{name}, ms: {parts}")
     if output is not None:
         write_text(output / "benchmark.json", report.to_json() + "\n")
         if data is not None:

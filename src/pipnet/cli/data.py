@@ -7,13 +7,12 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipnet.annotations.formats import Annotations, FileFormat, read_annotations, write_annotations
 from pipnet.cli import say, say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, ImagesFolder, Output, RuntimeFlags, TrainingSubset
+from pipnet.cli.streams import print_table
 from pipnet.config import LandmarkerConfig
 from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.prepare import prepare as prepare_subsets
@@ -127,7 +126,7 @@ def scheme(
         proposal = replace(proposal, scheme=replace(proposal.scheme, title=title))
     write_text(output, proposal.to_toml())
     write_image(drawing, proposal.draw())
-    Console(stderr=True).print(_table(proposal))
+    print_table(_table(proposal))
     for doubt in proposal.doubts:
         say(f"check: {doubt}")
     say(f"{output}: check the mirror pairs in {drawing}, and whether the norm is the one you need")
@@ -206,8 +205,8 @@ def _check_is_new(path: Path) -> None:
 
 def _table(proposal: Proposal) -> Table:
     names, partners = proposal.scheme.landmark_names, proposal.scheme.flip_permutation.tolist()
-    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=escape(proposal.scheme.title))
+    table = Table("", "landmark", "in the mirror", "mean x", "mean y", title=proposal.scheme.title)
     for i, (x, y) in enumerate(proposal.mean_face.tolist()):
         partner = names[partners[i]] if partners[i] != i else "itself"
-        table.add_row(str(i), escape(names[i]), escape(partner), f"{x:.2f}", f"{y:.2f}")
+        table.add_row(str(i), names[i], partner, f"{x:.2f}", f"{y:.2f}")
     return table

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from cyclopts import Parameter
 
-from pipnet.cli import say, say_error
+from pipnet.cli import describe, print_traceback, say, say_error
 from pipnet.cli.hints import say_low_quality
 from pipnet.cli.options import (
     DEFAULT_LANDMARKER,
@@ -108,6 +108,7 @@ def detect(
                     _write(result, overlay, pts)
             except Exception as exception:  # one image must not stop the others
                 error = _describe(exception, image.path)
+                print_traceback(exception)
         if error is not None:
             failed += 1
             say_error(error)
@@ -241,7 +242,7 @@ def _source(image: FoundImage) -> ImageSource:
 
 def _describe(error: Exception, path: Path) -> str:
     """Return an error's message, with the path of the image."""
-    message = str(error) if isinstance(error, PipnetError) else f"unexpected {type(error).__name__}: {error}"
+    message = describe(error)
     return message if str(path) in message else f"{path}: {message}"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.box_adapter import check_box_format
@@ -23,6 +22,7 @@ from pipnet.cli.options import (
     TestSubset,
     TrainingSubset,
 )
+from pipnet.cli.streams import print_table
 from pipnet.config import DETECTOR_SIZE, LandmarkerConfig
 from pipnet.datasets.load import load_samples
 from pipnet.errors import ImageError, MissingExtraError, PipnetError
@@ -161,7 +161,7 @@ def sensitivity(
         **summary(nmes),
     }
     title = f"{metadata.name} on {spec.title} {facts['subset']}, from inexact boxes"
-    Console(stderr=True).print(sensitivity_table(facts, title))
+    print_table(sensitivity_table(facts, title))
     write_text(output / "sensitivity.json", jsonlib.dumps(facts, indent=1) + "\n")
     plot_sensitivity(facts, output / "sensitivity.png")
     say_errors(unreadable)

@@ -46,4 +46,4 @@ def train(
     weights = train_face_detector(recipe, folder, resume)
     exported = folder / f"{recipe.name}.onnx"
     export_face_detector(weights, exported)
-    say(f"{exported}\nuse it: pipnet detect IMAGE --detector pipnet-face:{exported}")
+    say(f"{exported}", f"use it: pipnet detect IMAGE --detector pipnet-face:{exported}")

@@ -9,7 +9,7 @@ import platform
 import sys
 from typing import Any
 
-from pipnet.errors import PipnetError, installed_from
+from pipnet.errors import PipnetError, installed_from, printable
 from pipnet.hub import DEFAULT_MODEL, cache_folder, find_model, packaged_models
 
 _PACKAGES: dict[str | None, tuple[str, tuple[str, ...]]] = {
@@ -47,8 +47,8 @@ def doctor() -> int:
     for line in _onnxruntime_advice(providers):
         print(f"onnxruntime              {line}")
     print(f"models                   {', '.join(packaged_models()) or 'none'}")
-    print(f"cache                    {cache_folder()}")
-    print(f"cameras                  {_cameras()}")
+    print(f"cache                    {_cache()}")
+    print(f"cameras                  {printable(_cameras())}")
     try:
         result = _try_detection()
     except PipnetError as error:
@@ -85,6 +85,13 @@ def _onnxruntime_advice(providers: list[str]) -> list[str]:
     if "CUDAExecutionProvider" not in providers and has_nvidia_card():
         return [f"there is an NVIDIA card; to use it: {install_command(for_cuda=True)}"]
     return []
+
+
+def _cache() -> str:
+    try:
+        return printable(cache_folder())
+    except PipnetError as error:
+        return f"none: {error}"
 
 
 def _cameras() -> str:

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from pipnet.cli import say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, Data, ImagesFolder, OptionalOutput, RuntimeFlags
+from pipnet.cli.streams import print_table
 from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, SortOrder  # noqa: F401  (TTA: EvaluationConfig)
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
@@ -162,10 +162,9 @@ def _measure(
 
 
 def _print_tables(summary: dict[str, Any], model: str, data: str) -> None:
-    console = Console(stderr=True)
-    console.print(results_table(summary, f"{model} on {data}"))
+    print_table(results_table(summary, f"{model} on {data}"))
     if summary["peers"]:
-        console.print(peers_table(summary["peers"], model))
+        print_table(peers_table(summary["peers"], model))
 
 
 def _load_peer(

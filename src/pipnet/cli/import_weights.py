@@ -55,4 +55,4 @@ def import_weights(
         samples = [without_label_offset(s) for s in load_samples(data, None, metadata.scheme)[0]]
         metadata = replace(metadata, box_adapters=fit_box_adapters(samples, metadata.crop))
     save_checkpoint(target, model, metadata)
-    say(f"{target}\nexport it: pipnet export {target}")
+    say(f"{target}", f"export it: pipnet export {target}")

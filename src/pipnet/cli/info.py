@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from pipnet.cli import say, training_imports
 from pipnet.cli.options import OptionalOutput
-from pipnet.errors import PipnetError
+from pipnet.errors import PipnetError, printable
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.scheme_figure import draw_scheme, mean_face
 from pipnet.io.image import write_image
@@ -74,8 +74,8 @@ def info(
 
 
 def _printable(text: str) -> str:
-    """Return text from a file on one line, without terminal control characters."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+    """Return text from a file on one line that is safe to print."""
+    return printable(" ".join(text.split()))
 
 
 def _read_landmarks(name: str) -> tuple[LandmarkScheme, Float64[np.ndarray, "landmarks 2"] | None]:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from pipnet.cli import say, training_imports
 from pipnet.cli.options import Output
+from pipnet.cli.streams import print_table
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
 from pipnet.evaluation.matplotlib_figure import require_figures
@@ -92,8 +92,9 @@ def probe(
         "landmarks": landmarks,
     }
     write_text(output / "position_prior.json", json.dumps(summary, indent=1) + "\n")
-    Console(stderr=True).print(_table(summary))
-    say(f"{output / 'position_prior.png'}\n{output / 'position_prior.json'}")
+    print_table(_table(summary))
+    say(str(output / "position_prior.png"))
+    say(str(output / "position_prior.json"))
 
 
 def _table(summary: dict[str, Any]) -> Table:

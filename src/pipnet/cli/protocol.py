@@ -122,4 +122,4 @@ def _write(results: Mapping[str, dict[str, dict[str, float]]], run: Path, title:
         for test in tests
     }
     plot_rounds(curves, list(rounds), run / "results.png")
-    say(f"{run / 'results.md'}\n{run / 'results.png'}")
+    say(f"{run / 'results.md'}", f"{run / 'results.png'}")

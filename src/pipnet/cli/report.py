@@ -36,4 +36,5 @@ def report(
         return
     write_text(output / "report.md", text)
     plot_comparison(sections, output / "report.png")
-    say(f"{output / 'report.md'}\n{output / 'report.png'}")
+    say(str(output / "report.md"))
+    say(str(output / "report.png"))

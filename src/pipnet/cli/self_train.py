@@ -47,4 +47,4 @@ def self_train(
         config = replace(recipe.self_training, unlabeled=tuple(unlabeled))
         recipe = replace(recipe, self_training=config)
     weights = train_rounds(recipe, run or Path("runs") / recipe.name, max_steps)
-    say(f"{weights}\nexport it: pipnet export {weights}")
+    say(f"{weights}", f"export it: pipnet export {weights}")

@@ -47,4 +47,4 @@ def teach(
     teachers = [Teacher.load(name) for name in teacher]
     model = load_model(find_model(locator))
     table = label(teachers, unlabeled, output, LandmarkScheme.load(scheme), model, box_format)
-    say(f"{table}\ntrain on it: pipnet train RECIPE --pseudo.labels {table}")
+    say(f"{table}", f"train on it: pipnet train RECIPE --pseudo.labels {table}")

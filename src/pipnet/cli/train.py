@@ -48,7 +48,7 @@ def train(
         say(f"{recipe_file}: trains on labels alone; its self_training rounds are for pipnet self-train")
     weights = fit(recipe, run or Path("runs") / recipe.name, resume, max_steps)
     if is_rank_zero():
-        say(f"{weights}\nexport it: pipnet export {weights}")
+        say(f"{weights}", f"export it: pipnet export {weights}")
 
 
 def with_data(recipe: Recipe, data: Path | None) -> Recipe:

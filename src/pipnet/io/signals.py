@@ -24,6 +24,22 @@ def defer_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def record_interrupts() -> Iterator[list[int]]:
+    """Yield a list that Ctrl-C appends to before it raises `KeyboardInterrupt`, unless it is ignored.
+
+    Some libraries turn the exception into one of their own, such as an `ImportError` during their import.
+    """
+    received: list[int] = []
+
+    def interrupt(number: int) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    with _handle({signal.SIGINT}, interrupt, lambda handler: handler not in (None, signal.SIG_IGN)):
+        yield received
+
+
+@contextlib.contextmanager
 def exit_on_signals(notify: Callable[[str], None]) -> Iterator[None]:
     """Turn SIGTERM and SIGHUP into `SystemExit`, code 128 plus the signal's number, so that files are closed.
 
