@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import hmac
 import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import pipnet
 from pipnet.errors import one_line
@@ -22,6 +20,7 @@ from pipnet.service import descriptions
 from pipnet.service.config import ServiceConfig
 from pipnet.service.engine import Answer, Engine
 from pipnet.service.metrics import Metrics
+from pipnet.service.middleware import CountRequests, DrainBodies
 from pipnet.service.request_error import RequestError
 from pipnet.service.uploads import Upload, read_uploads
 
@@ -111,7 +110,8 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.service = service
-    app.add_middleware(_Counting, metrics=service.metrics)
+    app.add_middleware(DrainBodies, max_bytes=service.config.max_bytes)
+    app.add_middleware(CountRequests, metrics=service.metrics, paths=_PATHS)
     _add_error_handlers(app)
     _add_probes(app, service)
     _add_detection(app, service)
@@ -174,30 +174,3 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 def _json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(json.dumps(content), status, headers, "application/json")
-
-
-class _Counting:
-    """Counts and times requests."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app, self._metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start, status = time.perf_counter(), 500
-
-        async def counted_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, counted_send)
-        finally:
-            path = scope["path"] if scope["path"] in _PATHS else "other"
-            self._metrics.requests.labels(path, str(status)).inc()
-            self._metrics.seconds.labels(path).observe(time.perf_counter() - start)

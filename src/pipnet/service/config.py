@@ -12,6 +12,9 @@ from pipnet.field_checks import Range, check_fields
 
 TOKEN_VARIABLE = "PIPNET_TOKEN"  # noqa: S105  (the name of a variable, no secret)
 """Environment variable with the token, unless a file is named."""
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable with the folder in which processes share their counters. It must be set before
+prometheus_client is imported."""
 _MIN_TOKEN = 16
 """Minimum length of a token in characters."""
 
@@ -27,9 +30,9 @@ class ServiceConfig:
     workers: Annotated[int, Range(1)] = 1
     """Number of processes, each with its own copy of the model. A process that dies is replaced."""
     token_file: Path | None = None
-    """File with the token that requests must have in the header "Authorization: Bearer TOKEN". The environment
-    variable PIPNET_TOKEN is the other way to set one. There is no flag for the token itself, because other
-    users of the machine can see it."""
+    """File with the token that requests must have in the header "Authorization: Bearer TOKEN"; or set the
+    environment variable PIPNET_TOKEN. There is no flag for the token itself, because other users of the
+    machine can see it."""
     max_bytes: Annotated[int, Range(1)] = 20_000_000
     """Larger request bodies are refused (413)."""
     max_images: Annotated[int, Range(1)] = 32
@@ -65,7 +68,7 @@ def read_token(config: ServiceConfig) -> str | None:
     token = token.strip()
     if len(token) < _MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise PipnetError(
-            f"{place:.80}: a token has at least {_MIN_TOKEN} printable ASCII characters without spaces, such as"
-            " that of: openssl rand -hex 32"
+            f"{place:.80}: a token has at least {_MIN_TOKEN} printable ASCII characters without spaces, such"
+            " as the output of: openssl rand -hex 32"
         )
     return token

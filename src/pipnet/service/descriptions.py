@@ -37,7 +37,10 @@ def _content(model: type[Any], **examples: Any) -> dict[str, Any]:
 
 def _errors() -> dict[int | str, dict[str, Any]]:
     return {
-        status: {"description": text.partition(":")[0].capitalize(), **_content(ErrorOutput, error={"error": text})}
+        status: {
+            "description": text.partition(":")[0].capitalize(),
+            **_content(ErrorOutput, error={"error": text}),
+        }
         for status, text in _ERRORS.items()
     }
 

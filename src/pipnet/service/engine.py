@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipnet.errors import ImageError, ImageTooLargeError, PipnetError
 from pipnet.geometry import Image
 from pipnet.inference.detectors.base import Detections
@@ -63,12 +65,20 @@ class Engine:
         """
         self.pipeline = landmarker.pipeline
         self._box_format = landmarker.detector.box_format  # loads it
+        self._find_faces, self._run = self.pipeline.detect, self.pipeline.run
+        self._warm_up()
         self._batch_size, self._metrics = config.batch_size, metrics
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._in_memory = asyncio.Semaphore(config.batch_size + threads)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._predictor = threading.Thread(target=self._predict_jobs, name="predict", daemon=True)
         self._predictor.start()
+
+    def _warm_up(self) -> None:
+        """Run all networks once, because the first run takes longer."""
+        blank = np.zeros((64, 64, 3), np.uint8)
+        self.pipeline.detect(blank)
+        self.pipeline.predict([blank], [np.array([[8, 8, 56, 56]], np.float32)])
 
     @property
     def is_ready(self) -> bool:
@@ -94,7 +104,9 @@ class Engine:
             error, status = str(exception), 422
         except Exception as exception:  # one image must not stop the others
             _LOG.exception("unexpected error")
-            reason = exception if isinstance(exception, PipnetError) else f"unexpected {type(exception).__name__}"
+            reason = (
+                exception if isinstance(exception, PipnetError) else f"unexpected {type(exception).__name__}"
+            )
             error, status = f"{upload.name}: {reason}", 500
         self._metrics.images.labels("ok" if error is None else "error").inc()
         self._metrics.faces.inc(len(row["faces"]))
@@ -109,7 +121,7 @@ class Engine:
 
     def _decode_and_detect(self, upload: Upload) -> tuple[Image, Detections]:
         image = decode_image(upload.to_bytes(), upload.name, self.pipeline.config.max_pixels)
-        return image, self.pipeline.detect(image)
+        return image, self._find_faces(image)
 
     def _predict_jobs(self) -> None:
         while True:
@@ -143,7 +155,7 @@ class Engine:
         """Set the results of jobs. If a batch fails, each of its images is predicted alone."""
         try:
             images, detections = [job.image for job in jobs], [job.detections for job in jobs]
-            results = [faces.to_dict() for faces in self.pipeline.run(images, detections, self._box_format)]
+            results = [faces.to_dict() for faces in self._run(images, detections, self._box_format)]
         except Exception as error:
             if len(jobs) == 1:
                 jobs[0].result.set_exception(error)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
-FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable by which the processes share their counters; set before prometheus_client is imported."""
+from pipnet.service.config import METRICS_VARIABLE
+
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _IMAGES = (1, 2, 4, 8, 16, 32)
 
@@ -35,7 +35,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the counters as text, those of all processes together."""
-        if FOLDER_VARIABLE not in os.environ:
+        if METRICS_VARIABLE not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
@@ -53,7 +53,7 @@ class Metrics:
 
 def _forget_dead_processes() -> None:
     """Drop the gauges of processes that were killed; their counters stay."""
-    folder = os.environ.get(FOLDER_VARIABLE)
+    folder = os.environ.get(METRICS_VARIABLE)
     if folder is None:
         return
     for file in Path(folder).glob("gauge_live*_*.db"):

@@ -110,10 +110,9 @@ UNREADABLE_EXAMPLE: dict[str, Any] = {
     "width": None,
     "height": None,
     "faces": [],
-    "error": "notes.txt: not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA, HEIC",
+    "error": "notes.txt: not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA,"
+    " HEIC",
 }
 """An answer for a file that is no image."""
-PNG_EXAMPLE = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4nGNgoA4AAABIAAEuuDx+AAAAAElFTkSuQmCC"
-)
+PNG_EXAMPLE = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAADElEQVR4nGNgoA4AAABIAAEuuDx+AAAAAElFTkSuQmCC"
 """A complete PNG file of 8 x 8 black pixels as base64."""

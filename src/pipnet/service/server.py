@@ -22,13 +22,12 @@ from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import PipnetError, one_line
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import ignore_pillow_warnings
-from pipnet.service.config import ServiceConfig
+from pipnet.service.config import METRICS_VARIABLE, ServiceConfig
 from pipnet.service.supervisor import Supervisor
 
 _DRAIN = 0.3
 """Seconds between closing the door and the end of idle connections, in which requests on their way arrive."""
 _BACKLOG = 2048
-_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,12 @@ def serve(options: ServiceOptions, on_ready: Callable[[str], None]) -> None:
         _ = check.detector  # errors are one line, before any process starts
         del check
         with tempfile.TemporaryDirectory(prefix="pipnet-metrics-") as folder:
-            os.environ[_METRICS_FOLDER] = folder  # prometheus_client reads it when it is imported
+            os.environ[METRICS_VARIABLE] = folder  # prometheus_client reads it when it is imported
             try:
                 run = (_run_worker, (options.per_process(), listener))
                 Supervisor(*run, config.workers).run(lambda: on_ready(address))
             finally:
-                del os.environ[_METRICS_FOLDER]
+                del os.environ[METRICS_VARIABLE]
 
 
 def _listen(config: ServiceConfig) -> socket.socket:
@@ -96,7 +95,7 @@ def _listen(config: ServiceConfig) -> socket.socket:
 
 @contextlib.contextmanager
 def _ignored_signals() -> Iterator[None]:
-    """Ignore SIGTERM and Ctrl-C where uvicorn does not handle them: it raises them again when it has stopped."""
+    """Ignore SIGTERM and Ctrl-C that uvicorn raises again after it has stopped."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     try:

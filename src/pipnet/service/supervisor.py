@@ -50,7 +50,9 @@ class Supervisor:
             for process, ready in started:
                 while not ready.wait(_POLL) and not self._is_stopping:
                     if not process.is_alive():
-                        raise PipnetError(f"a process of the service cannot start: exit code {process.exitcode}")
+                        raise PipnetError(
+                            f"a process of the service cannot start: exit code {process.exitcode}"
+                        )
             if not self._is_stopping:
                 on_ready()
             while not self._is_stopping:

@@ -65,7 +65,9 @@ async def read_uploads(request: Request, config: ServiceConfig, *, is_batch: boo
     except ClientDisconnect:
         raise RequestError(400, "the client closed the connection") from None
     if not uploads:
-        raise RequestError(400, "no image in the request: send a file as multipart/form-data, such as curl -F")
+        raise RequestError(
+            400, "no image in the request: send a file as multipart/form-data, such as curl -F"
+        )
     if len(uploads) > config.max_images:
         raise RequestError(413, f"{len(uploads)} images, more than the limit of {config.max_images}")
     if len(uploads) > 1 and not is_batch:
@@ -88,12 +90,17 @@ async def _read(request: Request, config: ServiceConfig, is_batch: bool) -> list
 
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     """Yield the body, and refuse it as soon as it is known to be larger than the limit."""
-    received, declared = 0, request.headers.get("content-length", "0")
+    declared = request.headers.get("content-length", "")
+    too_large = RequestError(
+        413, f"the body has more bytes than the limit of {max_bytes}", {"Connection": "close"}
+    )
+    if declared.isdecimal() and int(declared) > max_bytes:
+        raise too_large
+    received = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if max(received, int(declared) if declared.isdecimal() else 0) > max_bytes:
-            message = f"the body has more bytes than the limit of {max_bytes}"
-            raise RequestError(413, message, {"Connection": "close"})
+        if received > max_bytes:
+            raise too_large
         yield chunk
 
 
