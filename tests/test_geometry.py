@@ -54,6 +54,44 @@ def test_box_to_crop_follows_the_pixel_center_rule():
     np.testing.assert_allclose(inside, [[0, 63]], atol=1e-4)
 
 
+@pytest.mark.parametrize("clip", [True, False])
+def test_crop_config_whole_pixels_cuts_as_the_authors(clip):
+    """Pixels as image[int(y0):int(y1), int(x0):int(x1)], labels as fractions of the float box."""
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    config = CropConfig(scale=1.2, square=False, clip=clip, whole_pixels=True)
+    for x0, y0, x1, y1 in ((40.3, 30.6, 90.9, 88.2), (11.0, 20.0, 51.0, 60.0), (-3.2, 70.4, 60.8, 131.5)):
+        width, height = x1 - x0, y1 - y0
+        low = np.array([x0 - 0.1 * width, y0 - 0.1 * height])
+        high = np.array([x1 + 0.1 * width, y1 + 0.1 * height])
+        if clip:
+            low, high = np.maximum(low, 0), np.minimum(high, [159, 119])
+        elif x0 < 0:
+            continue  # negative indices count from the end: the authors always clip
+        box = np.float32([x0, y0, x1, y1])
+        region, label_box = config.region(box, 160, 120), config.label_box(box, 160, 120)
+        np.testing.assert_allclose(label_box, [*low, *high], atol=1e-4)
+        (left, top), (right, bottom) = low.astype(int), high.astype(int)
+        assert region.tolist() == [left - 0.5, top - 0.5, right - 0.5, bottom - 0.5]
+        theirs = cv2.resize(image[top:bottom, left:right], (128, 128))
+        difference = np.abs(crop(image, region, 128).astype(int) - theirs)
+        # At the border OpenCV repeats the crop's last pixels, where ours continues with the image.
+        assert difference[3:-3, 3:-3].max() <= (1 if EXACT_OPENCV else 8)
+    exact = CropConfig(scale=1.2, square=False, clip=clip)
+    np.testing.assert_array_equal(exact.region(box, 160, 120), exact.label_box(box, 160, 120))
+
+
+def test_crop_config_whole_pixels_has_an_area():
+    config = CropConfig(scale=1.0, square=False, whole_pixels=True)
+    assert config.region(np.float32([10.2, 10.3, 10.7, 10.8]), 50, 50).tolist() == [9.5, 9.5, 10.5, 10.5]
+
+
+@pytest.mark.parametrize("square", [True, False])
+def test_crop_config_face_box_of_inverts_region(square):
+    config = CropConfig(scale=1.3, square=square, shift_up=0.1)
+    box = np.float32([10, 20, 60, 70]) if square else np.float32([10, 20, 60, 110])
+    np.testing.assert_allclose(config.face_box_of(config.region(box, 500, 500)), box, atol=1e-4)
+
+
 def test_crop_of_whole_pixels_copies_them():
     image = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
     box = np.float32([9.5, 4.5, 41.5, 36.5])  # the edges of pixels 10 to 41 and 5 to 36

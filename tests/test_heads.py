@@ -166,15 +166,29 @@ def test_heatmap_head_decodes_its_targets_to_half_a_cell(stride):
     assert (decoded.points - labels()).mean().abs() < 0.1 * stride / 64
 
 
+def test_pip_head_focal_loss_is_the_authors():
+    """A tenth of CornerNet's loss: the sum over all cells for each landmark."""
+    torch.manual_seed(0)
+    head = PipHead(4, 8, face(5), 0, losses=PipLosses(score="focal"))
+    points = torch.rand(3, 5, 2)
+    output = head(torch.randn(3, 4, 8, 8))
+    targets = head.encode(points, torch.ones(3, 5, dtype=torch.bool))
+    chance = output.score.sigmoid().flatten(2)
+    hot = torch.nn.functional.one_hot(targets.cell, 64).bool()
+    losses = torch.where(hot, (1 - chance) ** 2 * chance.log(), chance**2 * (1 - chance).log())
+    expected = -0.1 * losses.sum() / hot.sum()
+    torch.testing.assert_close(head.loss(output, targets, Supervision.full(3, 5))["score"], expected)
+
+
 def test_pip_head_focal_scores_are_sigmoids():
     head = with_identity(PipHead(4, 2, face(5), 0, losses=PipLosses(score="focal")))
     output = head(torch.zeros(1, 15, 2, 2))
     torch.testing.assert_close(head.score_maps(output), torch.full((1, 5, 2, 2), 0.5))
     torch.testing.assert_close(head.decode(output).scores, torch.full((1, 5), 0.5))
     targets = head.encode(labels()[:1, :5], torch.ones(1, 5, dtype=torch.bool))
-    # by hand: one positive and three negative cells of p = 0.5, each 0.25 * log 2, mean over cells, weight 4
+    # by hand: one positive and three negative cells of p = 0.5, each 0.25 * log 2; a tenth of their sum
     terms = head.loss(output, targets, Supervision.full(1, 5))
-    assert terms["score"].item() == pytest.approx(4 * 0.25 * np.log(2))
+    assert terms["score"].item() == pytest.approx(0.1 * 4 * 0.25 * np.log(2))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,9 @@ class CropConfig:
     and WFLW)."""
     shift_up: float = 0.0
     """How far the crop's center lies above that of the face's box, in longer sides of the box."""
+    whole_pixels: bool = False
+    """Cut at whole pixels, while landmarks are fractions of the box before rounding: the rule of the authors'
+    preprocessing, for their weights only. See `label_box`."""
 
     def face_box(self, points: Float[np.ndarray, "landmarks 2"], dataset_box: Box | None) -> Box:
         """Return the box of a labeled face that its crop is cut around.
@@ -72,6 +75,36 @@ class CropConfig:
 
     def region(self, face_box: Box, width: int, height: int) -> Box:
         """Return the part of a width x height image that the crop of a face's box shows, xyxy in pixels."""
+        corners = self._corners(face_box, width, height)
+        if self.whole_pixels:  # image[y0:y1, x0:x1] shows all of the pixels x0 to x1 - 1
+            low = np.floor(corners[:2])
+            high = np.maximum(np.floor(corners[2:]), low + 1)
+            corners = np.concatenate([low, high]) - 0.5
+        return corners.astype(np.float32)
+
+    def label_box(self, face_box: Box, width: int, height: int) -> Box:
+        """Return the box that the labels of a model with this crop are fractions of, xyxy in pixels.
+
+        That is `region`, unless crops are cut at whole pixels. The authors take the corners of a float box as
+        indices of pixels, which drops their fractions, and normalize labels by the float box. Their labels
+        thus lie half a pixel, and on average another half, to the left of what the crop shows, and above it.
+        Their labels of 300-W are truncated to whole pixels instead of the box, with the same mean offset.
+        """
+        return self._corners(face_box, width, height).astype(np.float32)
+
+    def face_box_of(self, region: Box) -> Box:
+        """Return the face's box of which an unclipped crop shows this region: the inverse of `region`.
+
+        A square crop becomes a square box.
+        """
+        half = (region[2:] - region[:2]) / 2 / self.scale
+        if self.square:
+            half = np.repeat(half.max(), 2)
+        center = (region[:2] + region[2:]) / 2 + np.array([0, self.shift_up * 2 * half.max()])
+        return np.concatenate([center - half, center + half]).astype(np.float32)
+
+    def _corners(self, face_box: Box, width: int, height: int) -> Float[np.ndarray, "4"]:
+        """Return the corners of the crop, before any rounding to whole pixels."""
         center = (face_box[:2] + face_box[2:]) / 2
         side = face_box[2:] - face_box[:2]
         center = center - np.array([0, self.shift_up * side.max()], center.dtype)
@@ -80,10 +113,11 @@ class CropConfig:
             half = np.repeat(half.max(), 2)
         corners = np.concatenate([center - half, center + half])
         if self.clip:
-            clipped = corners.clip(-0.5, np.tile([width - 0.5, height - 0.5], 2))
+            low = 0.0 if self.whole_pixels else -0.5  # the authors clip to the first and the last pixel
+            clipped = corners.clip(low, np.tile([width - 1 - low, height - 1 - low], 2))
             if (clipped[2:] - clipped[:2]).min() >= _MIN_BOX_SIDE:  # else it lies outside the image
                 corners = clipped
-        return corners.astype(np.float32)
+        return corners
 
 
 def tight_box(points: Float[np.ndarray, "landmarks 2"]) -> Box:
@@ -138,6 +172,36 @@ def check_boxes(
     return array
 
 
+def as_numbers(values: object, name: str) -> Float32[np.ndarray, "..."]:
+    """Return boxes or scores of a user or a detector as a float32 array.
+
+    Args:
+        values: an array of any kind, or nested lists.
+        name: what they are, for the message.
+
+    Raises:
+        BoxError: not numbers, masked, or far too many.
+    """
+    try:
+        array = np.asarray(values)  # without a copy
+        if array.size > 4 * _MAX_BOXES:
+            raise BoxError(f"more than {_MAX_BOXES:,} {name}: shape {array.shape!s:.80}")
+        if array.dtype.kind in "cmMV":  # complex numbers, times and records, which NumPy would convert
+            raise TypeError
+        with np.errstate(over="ignore"):  # infinite then
+            numbers = array.astype(np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise BoxError(f"{name} must be numbers, not {short_repr(values)}") from None
+    if np.ma.is_masked(values):
+        raise BoxError(f"{name} must not be masked: leave masked faces out")
+    return numbers
+
+
+def short_repr(value: object) -> str:
+    """Return the start of an object's repr on one line, for messages."""
+    return f"{' '.join(repr(value).split()):.80}"
+
+
 def box_iou(boxes: Float32[np.ndarray, "faces 4"], other: Box) -> Float32[np.ndarray, " faces"]:
     """Return the intersection over union of each box with another box."""
     low = np.maximum(boxes[:, :2], other[:2])
@@ -170,36 +234,6 @@ def to_fraction(points: Float[np.ndarray, "*n 2"], box: Box) -> Float64[np.ndarr
     """Bring pixels of the image into fractions of the box."""
     box64 = box.astype(np.float64)
     return (points - box64[:2]) / (box64[2:] - box64[:2])
-
-
-def as_numbers(values: object, name: str) -> Float32[np.ndarray, "..."]:
-    """Return boxes or scores of a user or a detector as a float32 array.
-
-    Args:
-        values: an array of any kind, or nested lists.
-        name: what they are, for the message.
-
-    Raises:
-        BoxError: not numbers, masked, or far too many.
-    """
-    try:
-        array = np.asarray(values)  # without a copy
-        if array.size > 4 * _MAX_BOXES:
-            raise BoxError(f"more than {_MAX_BOXES:,} {name}: shape {array.shape!s:.80}")
-        if array.dtype.kind in "cmMV":  # complex numbers, times and records, which NumPy would convert
-            raise TypeError
-        with np.errstate(over="ignore"):  # infinite then
-            numbers = array.astype(np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise BoxError(f"{name} must be numbers, not {short_repr(values)}") from None
-    if np.ma.is_masked(values):
-        raise BoxError(f"{name} must not be masked: leave masked faces out")
-    return numbers
-
-
-def short_repr(value: object) -> str:
-    """Return the start of an object's repr on one line, for messages."""
-    return f"{' '.join(repr(value).split()):.80}"
 
 
 def from_fraction(

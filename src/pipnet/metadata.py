@@ -96,7 +96,7 @@ class ModelMetadata:
             "format": FORMAT,
             "name": self.name,
             "scheme": self.scheme.to_dict(),
-            "crop": asdict(self.crop),
+            "crop": _crop_table(self.crop),
             "input_size": self.input_size,
             "mean_face": self.mean_face.tolist(),
             "config": self.config,
@@ -155,6 +155,12 @@ class ModelMetadata:
             and 0 < self.input_size <= 4096
             and (self.calibration is None or self.calibration.is_valid(self.scheme.landmarks))
         )
+
+
+def _crop_table(crop: CropConfig) -> dict[str, Any]:
+    """Return a crop as a table, which earlier versions can read unless it has the rule that they lack."""
+    table = asdict(crop)
+    return table if crop.whole_pixels else {k: v for k, v in table.items() if k != "whole_pixels"}
 
 
 _MALFORMED = (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)

@@ -34,9 +34,11 @@ def import_weights(
     scheme
         The landmark scheme: 300w, wflw, cofw, aflw, lapa, or a TOML file.
     backbone
-        resnet18, resnet50, resnet101 or mobilenetv2_100.
+        resnet18, resnet50, resnet101, mobilenetv2_100 or mobilenetv3_large_100.
     crop_scale
-        Side of the crop over that of the face box; the authors' for the scheme if not given.
+        Side of the crop over that of the face box; the authors' for the scheme if not given. For 300-W's
+        landmarks the mean face tells whether it is 1.1, or 1.3 as for the authors' weights that learned from
+        unlabeled faces (GSSL).
     data
         A dataset with this scheme, to fit box adapters for the face detectors; without it the model takes
         given boxes only.

@@ -58,6 +58,7 @@ def info(
     scheme, crop = metadata.scheme, metadata.crop
     box = "the landmark box" if crop.box == "landmarks" else "the dataset's box"
     shape = "square" if crop.square else "stretched to a square"
+    shape += ", cut at whole pixels" if crop.whole_pixels else ""
     lines = {
         "model": metadata.name,
         "file": f"{path} ({path.stat().st_size / 1e6:.1f} MB)",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from pipnet.config import TTA
-from pipnet.geometry import Box, Image, box_to_crop, compose, from_fraction, warp
+from pipnet.geometry import Box, CropConfig, Image, box_to_crop, compose, from_fraction, warp
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.tta import View, tta_views, undo_view, view_matrix
 from pipnet.metadata import ModelMetadata
@@ -65,7 +65,7 @@ def predict_crops(
     """
     metadata = model.metadata
     faces = [
-        (image, metadata.crop.region(box, image.shape[1], image.shape[0]))
+        _cut(image, box, metadata.crop)
         for image, boxes in zip(images, crop_boxes, strict=True)
         for box in boxes
     ]
@@ -80,7 +80,7 @@ def predict_crops(
         _predict(model, faces[i : i + step], angles[i : i + step], views) for i in range(0, len(faces), step)
     ]
     points, scores, vote_std, tta_std = (np.concatenate(part) for part in zip(*parts, strict=True))
-    regions = np.stack([region for _, region in faces])
+    regions = np.stack([face.region for face in faces])
     return Prediction(from_fraction(points, regions[:, None]), scores, vote_std, tta_std, all_boxes)
 
 
@@ -107,9 +107,40 @@ def crop_boxes_from_points(
     return metadata.box_adapter("landmarks").apply(boxes)
 
 
+class _Face(NamedTuple):
+    """A face to predict."""
+
+    image: Image
+    region: Box
+    """The part of the image that the crop shows."""
+    label_box: Box
+    """The box that the model predicts fractions of."""
+
+
+def _cut(image: Image, crop_box: Box, crop_config: CropConfig) -> _Face:
+    height, width = image.shape[:2]
+    boxes = (crop_config.region, crop_config.label_box)
+    return _Face(image, *(box(crop_box, width, height) for box in boxes))
+
+
+def fractions_of_region(
+    points: Float[np.ndarray, "*n 2"], label_box: Box, region: Box
+) -> Float[np.ndarray, "*n 2"]:
+    """Return the predictions of a model with ``whole_pixels`` as fractions of what the crop shows.
+
+    Args:
+        points: fractions of the label box, as the model predicts them.
+        label_box: see `CropConfig.label_box`.
+        region: see `CropConfig.region`.
+    """
+    (low, high), corners = region.astype(np.float64).reshape(2, 2), label_box.reshape(2, 2)
+    left_top, right_bottom = (corners - low) / (high - low)
+    return np.asarray(left_top + points * (right_bottom - left_top), dtype=points.dtype)
+
+
 def _predict(
     model: CropModel,
-    faces: Sequence[tuple[Image, Box]],
+    faces: Sequence[_Face],
     angles: Float[np.ndarray, " faces"],
     views: Sequence[View],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -117,14 +148,17 @@ def _predict(
     size, order = model.metadata.input_size, model.metadata.scheme.flip_permutation
     rotations = [view_matrix(0, 0, angle, False, size) for angle in angles.tolist()]
     crops = [
-        warp(image, compose(box_to_crop(region, size), rotation, view.matrix), size)
-        for (image, region), rotation in zip(faces, rotations, strict=True)
+        warp(face.image, compose(box_to_crop(face.region, size), rotation, view.matrix), size)
+        for face, rotation in zip(faces, rotations, strict=True)
         for view in views
     ]
     output = model(np.array(crops, np.uint8).reshape(-1, size, size, 3))
     points, scores, vote_std = (
         part.reshape(len(faces), len(views), *part.shape[1:]).copy() for part in output
     )
+    if model.metadata.crop.whole_pixels:  # an offset in each crop as the model sees it, mirrored or rotated
+        for i, face in enumerate(faces):
+            points[i] = fractions_of_region(points[i], face.label_box, face.region)
     for i, view in enumerate(views):
         if view.mirrored:
             for part in (points, scores, vote_std):

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
 from timm.layers.norm_act import BatchNormAct2d
+from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
@@ -30,6 +31,7 @@ class Backbone(nn.Module):
         weights: Path | None = None,
         stride: int = 32,
         last_width: int | None = None,
+        late_activation: bool = False,
     ) -> None:
         """Build the network.
 
@@ -39,10 +41,11 @@ class Backbone(nn.Module):
             weights: a ``.safetensors`` file of these weights in timm's key layout; downloaded if None.
             stride: stride of the features; below 32 the last stages are dilated instead of strided.
             last_width: channels of the last layer; the network's default if None.
+            late_activation: see `pipnet.model.config.ModelConfig.late_activation`.
 
         Raises:
             RecipeError: timm has no such network, its features are not a map of this stride, or the width of
-                its last layer cannot be set.
+                its last layer or the order of its activations cannot be set.
             ModelError: the weights are missing or do not fit.
         """
         super().__init__()
@@ -81,7 +84,18 @@ class Backbone(nn.Module):
                 setattr(self.net, unused, nn.Identity())
         if last_width is not None:
             self._set_last_width(name, last_width)
+        if late_activation:
+            self._delay_activations(name)
         self.out_channels = self._probe(name, stride)
+
+    def _delay_activations(self, name: str) -> None:
+        """Move the activation before each squeeze-and-excite behind it."""
+        if not isinstance(self.net, MobileNetV3):
+            raise RecipeError(f"backbone {name!r:.80} is no MobileNetV3: leave model.late_activation false")
+        for block in self.net.modules():
+            if isinstance(block, InvertedResidual) and not isinstance(block.se, nn.Identity):
+                block.se = nn.Sequential(block.se, block.bn2.act)
+                block.bn2.act = nn.Identity()
 
     def _set_last_width(self, name: str, width: int) -> None:
         """Replace the last layer by a new one with this number of channels."""

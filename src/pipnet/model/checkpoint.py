@@ -96,6 +96,7 @@ def start_from(model: PIPNet, path: Path) -> list[str]:
     if any(k not in fitting for k in backbone):
         theirs, expected = (
             f"{config.get('backbone')}, last_width {config.get('last_width')}"
+            f"{', late_activation' if config.get('late_activation') else ''}"
             for config in (metadata.config, vars(model.config))
         )
         raise ModelError(f"{path}: its backbone is {theirs}, not {expected}")

@@ -41,6 +41,8 @@ class ModelConfig:
     """Side of the head's cells in pixels: 16, 32, 64, 128 for pip; 32 for coord; 4, 2, 1 for map."""
     backbone_stride: Literal[32, 16, 8] = 32
     """Stride of the backbone's features; below 32 its last stages are dilated instead of strided."""
+    late_activation: bool = False
+    """MobileNetV3: activation after the squeeze-and-excite, not before it, as in the authors' network."""
     last_width: int | None = None
     """Channels of the backbone's last layer, where that is a 1 x 1 convolution as wide as ImageNet's thousand
     classes need (MobileNetV2, EfficientNet: 1280); the network's default if None. See
@@ -58,7 +60,7 @@ class ModelConfig:
     offset_loss: OffsetLoss = "l1"
     """Loss of the offsets."""
     score_weight: Annotated[float | None, Range(0, 1e6)] = None
-    """Weight of the score loss; the papers' for the grid if None."""
+    """Weight of the score loss, a mean over all cells; the papers' for the grid and the loss if None."""
     reduction: Reduction = "none"
     """Reduction of the pip head: ``coordinates`` (one cell, no scores), ``heatmap`` (no offsets)."""
     curriculum: Literal["none", "published", "equal"] = "none"

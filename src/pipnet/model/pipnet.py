@@ -82,7 +82,12 @@ class PIPNet(nn.Module):
         self.config = config
         self.mean_face = mean_face
         self.backbone = Backbone(
-            config.backbone, pretrained, weights, config.backbone_stride, config.last_width
+            config.backbone,
+            pretrained,
+            weights,
+            config.backbone_stride,
+            config.last_width,
+            config.late_activation,
         )
         channels = self.backbone.out_channels
         self.neck = Neck(

@@ -2,8 +2,8 @@
 
 Their ``.pth`` files hold a plain state dict, sometimes with DataParallel's ``module.`` before every key: the
 backbone in torchvision's layout, then five 1 x 1 convolutions. This package has one convolution with their
-channels in the same order. The caller provides mean face, scheme and crop,
-which are not in the files.
+channels in the same order. The caller provides mean face and scheme, which are not in the files. The crop is
+the authors' for the scheme, cut at whole pixels as theirs; the mean face tells the scale of 300-W's crops.
 """
 
 from __future__ import annotations
@@ -24,8 +24,18 @@ from pipnet.model.config import ModelConfig
 from pipnet.model.pipnet import PIPNet
 from pipnet.scheme import LandmarkScheme
 
-BACKBONES = ("resnet18", "resnet50", "resnet101", "mobilenetv2_100")
-"""The supported backbones. MobileNetV3 is not supported: the authors' network differs from timm's."""
+BACKBONES = ("resnet18", "resnet50", "resnet101", "mobilenetv2_100", "mobilenetv3_large_100")
+"""The supported backbones."""
+_LATE_ACTIVATION = {"mobilenetv3_large_100"}
+"""Backbones of the authors that differ from timm's in `ModelConfig.late_activation`."""
+_CROP_SCALES = (1.1, 1.3)
+"""Crop scales of the authors' networks for 300-W's landmarks: trained on labels, and in rounds on unlabeled
+faces of other datasets too (GSSL, generalizable semi-supervised learning)."""
+_MEAN_FACE_SIDE = 0.977
+"""Longer side of 300-W's mean face, in sides of the landmark box. The authors' mean faces have 0.976 (crops
+of 1.1) and 0.979 (1.3); landmarks at the border of one face are inside of another's box."""
+_MAX_SCALE_ERROR = 0.05
+"""Maximum relative difference of a mean face to that of a crop scale."""
 _HEADS = ("cls_layer", "x_layer", "y_layer", "nb_x_layer", "nb_y_layer")
 
 
@@ -40,13 +50,15 @@ def load_official(
         scheme_name: the landmark scheme, a built-in one or a TOML file.
         backbone: one of `BACKBONES`.
         crop_scale: side of the crop over side of the face box; the authors' for the scheme if None. On COFW,
-            AFLW and WFLW that box is the dataset's own.
+            AFLW and WFLW that box is the dataset's own. For 300-W the mean face tells it: 1.1 for weights
+            trained on labels, 1.3 for weights trained on unlabeled faces too.
 
     Returns:
         The model, which merges votes as the authors do, and its metadata.
 
     Raises:
-        ModelError: the file is missing, damaged, unsafe or of another network, or shapes differ.
+        ModelError: the file is missing, damaged, unsafe or of another network, shapes differ, or the scale
+            of the crop is not known.
         DataError: the mean face or the scheme is invalid.
     """
     if backbone not in BACKBONES:
@@ -61,14 +73,20 @@ def load_official(
     if landmarks != scheme.landmarks:
         raise ModelError(f"{path}: {landmarks} landmarks, but scheme {scheme.name!r} has {scheme.landmarks}")
     neighbors = len(tensors["nb_x_layer.weight"]) // landmarks
-    config = ModelConfig(backbone=backbone, neighbors=neighbors, merge="official")
+    config = ModelConfig(
+        backbone=backbone,
+        neighbors=neighbors,
+        merge="official",
+        late_activation=backbone in _LATE_ACTIVATION,
+    )
     model = PIPNet(config, mean_face)
     model.load_state_dict(_convert(tensors, model, path))
     crop = DATASETS.get(scheme.name, DATASETS["300w"]).official_crop
+    scale = _crop_scale(scheme, mean_face, mean_face_path) if crop_scale is None else crop_scale
     metadata = ModelMetadata(
         name=path.stem,
         scheme=scheme,
-        crop=crop if crop_scale is None else replace(crop, scale=crop_scale),
+        crop=replace(crop, scale=scale, whole_pixels=True),
         input_size=config.input_size,
         mean_face=mean_face,
         config=asdict(config),
@@ -76,6 +94,26 @@ def load_official(
         training=f"by the original authors; converted from {path.name}",
     )
     return model.eval(), metadata
+
+
+def _crop_scale(scheme: LandmarkScheme, mean_face: Float64[np.ndarray, "landmarks 2"], path: Path) -> float:
+    """Return the scale of the crops that a mean face is the mean of.
+
+    Checkpoints for 300-W's landmarks exist with two crop scales and the same tensors, but with different mean
+    faces: a larger crop makes every face a smaller part of it.
+    """
+    if scheme.name not in DATASETS:
+        raise ModelError(f"scheme {scheme.name!r:.80} is none of the authors': give the crop's --crop-scale")
+    if scheme.name != "300w":
+        return DATASETS[scheme.name].official_crop.scale
+    side = float(np.ptp(mean_face, axis=0).max())
+    for scale in _CROP_SCALES:
+        if abs(side * scale / _MEAN_FACE_SIDE - 1) <= _MAX_SCALE_ERROR:
+            return scale
+    raise ModelError(
+        f"{path}: the mean face takes {side:.2f} of the crop, which is neither that of crops of 1.1 (trained"
+        " on labels) nor of 1.3 (GSSL): give the crop's --crop-scale"
+    )
 
 
 def read_mean_face(path: Path, landmarks: int) -> Float64[np.ndarray, "landmarks 2"]:
@@ -115,7 +153,10 @@ def _convert(tensors: dict[str, Tensor], model: PIPNet, path: Path) -> dict[str,
         other_stride = any(re.match(r"(layer[56]|bn[56]|deconv|bn_deconv)", key) for key in sources)
         reason = "a net stride other than 32" if other_stride else f"not the backbone {model.config.backbone}"
         raise ModelError(f"{path}: {reason} ({len(sources)} backbone tensors, expected {len(targets)})")
-    converted = {target: tensors[source] for target, source in zip(targets, sources, strict=True)}
+    converted = {
+        target: _as_convolution(tensors[source], expected[target])
+        for target, source in zip(targets, sources, strict=True)
+    }
     for kind in ("weight", "bias"):
         parts = [tensors[f"{head}.{kind}"] for head in _HEADS if f"{head}.{kind}" in tensors]
         converted[f"head.conv.{kind}"] = torch.cat(parts)
@@ -126,3 +167,12 @@ def _convert(tensors: dict[str, Tensor], model: PIPNet, path: Path) -> dict[str,
                 f" is the backbone {model.config.backbone}?"
             )
     return converted
+
+
+def _as_convolution(value: Tensor, expected: Tensor) -> Tensor:
+    """Return the weight of a fully connected layer as that of a 1 x 1 convolution, where one is expected.
+
+    The authors' squeeze-and-excite consists of the former, timm's of the latter.
+    """
+    is_linear = value.ndim == 2 and expected.shape == (*value.shape, 1, 1)
+    return value[:, :, None, None] if is_linear else value

@@ -18,6 +18,7 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.confidence import MAX_ERROR, Calibration, features
 from pipnet.errors import DataError
 from pipnet.inference.backends.base import CropModel
+from pipnet.inference.predict import fractions_of_region
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
 from pipnet.training.augment import Augmentation, training_crop
@@ -116,10 +117,15 @@ def observe(
             strict=True,
         )
         true, predicted = np.stack(labels), model(np.stack(crops))
+        points = predicted.points
+        if metadata.crop.whole_pixels:
+            height, width = image.shape[:2]
+            label_box = metadata.crop.label_box(sample.face_box(metadata.crop), width, height)
+            points = fractions_of_region(points, label_box, box)
         # Crops may be stretched, and faces are measured in pixels of the image.
         side = (box[2:] - box[:2]).astype(np.float64)
         size = np.nanmax((np.nanmax(true, axis=1) - np.nanmin(true, axis=1)) * side, axis=1)
-        distance = (predicted.points.astype(np.float64) - true) * side
+        distance = (points.astype(np.float64) - true) * side
         errors = np.linalg.norm(distance, axis=2) / size[:, None]
         errors[~((true >= 0) & (true < 1)).all(axis=2)] = np.nan
         parts.append((predicted.scores, predicted.vote_std, errors))

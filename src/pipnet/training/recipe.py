@@ -155,6 +155,8 @@ class Recipe:
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
         Range(0, 100, above=True).check("crop.scale", self.crop.scale, RecipeError)
+        if self.crop.whole_pixels:
+            raise RecipeError("crop.whole_pixels is the rule of the authors' weights: train on exact crops")
         if self.model.head == "coord" and self.optim.batch_size < 2:
             raise RecipeError(
                 "a coord head is normalized over the batch: optim.batch_size must be at least 2"

@@ -30,6 +30,9 @@ from pipnet.model.neighbors import merge_matrix, nearest_neighbors
 
 SCORE_WEIGHT = {16: 50.0, 8: 10.0, 4: 8.0, 2: 4.0}
 """The papers' weight of the score loss, by the side of the grid in cells."""
+_FOCAL_WEIGHT = 0.1
+"""The authors' weight of the focal loss, in their runs at stride 32. Theirs is summed over the cells of a
+landmark, as in CornerNet; ours, like the other losses, is a mean over them."""
 
 
 class PipTargets(NamedTuple):
@@ -107,7 +110,8 @@ class PipHead(Head):
         self.losses, self.reduction, self.curriculum = losses or PipLosses(), reduction, curriculum
         self.grid = grid
         self.landmarks = n = len(mean_face)
-        self.score_weight = SCORE_WEIGHT.get(grid, 10.0) if score_weight is None else score_weight
+        default = _FOCAL_WEIGHT * grid**2 if self.losses.score == "focal" else SCORE_WEIGHT.get(grid, 10.0)
+        self.score_weight = default if score_weight is None else score_weight
         nbr = nearest_neighbors(np.asarray(mean_face, dtype=np.float64), neighbors)
         self.score_channels = 0 if reduction == "coordinates" else n
         offset_channels = 0 if reduction == "heatmap" else 2 * n * (1 + neighbors)
