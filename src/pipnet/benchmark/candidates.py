@@ -120,7 +120,7 @@ def _load_torch(candidate: Candidate) -> CropModel:
     network, metadata = load_checkpoint(candidate.file)
     if candidate.backend == "torch compiled":
         setattr(network, "predict", torch.compile(network.predict))  # noqa: B010  (mypy: a method)
-    return TorchModel(network, metadata, candidate.precision == "bf16")
+    return TorchModel(network, metadata, torch.bfloat16 if candidate.precision == "bf16" else torch.float32)
 
 
 def measure_memory(candidate: Candidate) -> float | None:

@@ -8,22 +8,37 @@ from jaxtyping import UInt8
 
 from pipnet.inference.backends.base import CropLandmarks, in_batches
 from pipnet.metadata import ModelMetadata
+from pipnet.model.device import convolution_settings
 from pipnet.model.pipnet import PIPNet
 
 
 class TorchModel:
-    """A `pipnet.inference.backends.base.CropModel` that runs in torch, on the CPU."""
+    """A `pipnet.inference.backends.base.CropModel` that runs in torch."""
 
-    def __init__(self, network: PIPNet, metadata: ModelMetadata, bf16: bool = False) -> None:
+    def __init__(
+        self,
+        network: PIPNet,
+        metadata: ModelMetadata,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         """Wrap a network.
 
         Args:
-            network: the network; it is put into evaluation mode.
+            network: the network; it is put into evaluation mode and moved to the device.
             metadata: its metadata.
-            bf16: compute in bf16, several times faster on a CPU with instructions for it.
+            dtype: compute in bf16 or float16, several times faster where the device has instructions for it,
+                see `pipnet.model.device.autocast_dtype`.
+            device: the device to run on, see `pipnet.model.device.torch_device`.
         """
-        self.network = network.eval().to(memory_format=torch.channels_last)
-        self.metadata, self.bf16 = metadata, bf16
+        self.network, self.metadata, self.dtype = network.eval(), metadata, dtype
+        self.to(device)
+
+    def to(self, device: torch.device | str) -> TorchModel:
+        """Move the network to a device and return the model."""
+        self.device = torch.device(device)
+        self.network.to(self.device, memory_format=torch.channels_last)
+        return self
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
         """Return the landmarks of RGB crops at the model's input size, computed in batches."""
@@ -31,6 +46,11 @@ class TorchModel:
 
     @torch.no_grad()
     def _run(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> tuple[np.ndarray, ...]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            output = self.network.predict(torch.from_numpy(crops))
-        return tuple(part.float().numpy() for part in output)
+        is_float32 = self.dtype == torch.float32
+        images = torch.from_numpy(crops).to(self.device)
+        with (
+            torch.autocast(self.device.type, None if is_float32 else self.dtype, enabled=not is_float32),
+            convolution_settings(self.device, deterministic=True, exact=is_float32),
+        ):
+            output = self.network.predict(images)
+        return tuple(part.float().cpu().numpy() for part in output)

@@ -24,6 +24,7 @@ from pipnet.geometry import tight_box
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint
+from pipnet.model.device import torch_device
 from pipnet.model.torch_model import TorchModel
 from pipnet.progress import show_progress
 from pipnet.training.recipe import Recipe
@@ -181,10 +182,11 @@ def _title(test: EvaluationSet, scheme: str | None) -> str:
 
 def _nme(checkpoint: Path, test: EvaluationSet, norm: Norm) -> float:
     """Return the NME on an evaluation set in percent, with true boxes."""
-    network, metadata = load_checkpoint(checkpoint)
+    model = TorchModel(*load_checkpoint(checkpoint), device=torch_device())
+    metadata = model.metadata
     samples, _, spec = load_samples(
         test.root, test.subset, metadata.scheme, for_evaluation=True, images=test.images
     )
     images = show_progress(decoded(samples), len(samples), spec.title)
-    errors = evaluate(FaceLandmarker(TorchModel(network, metadata)), images, spec, norm=norm)
+    errors = evaluate(FaceLandmarker(model), images, spec, norm=norm)
     return float(errors.summary(metadata.scheme)["pixels"]["nme"])

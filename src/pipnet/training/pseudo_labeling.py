@@ -7,7 +7,8 @@ the second one is cut around. Predictions that cannot be faces are dropped and c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float32
@@ -65,11 +66,20 @@ def label_faces(
     labels: list[PseudoLabel] = []
     dropped: Counter[str] = Counter()
     batches = [faces[i : i + _BATCH_SIZE] for i in range(0, len(faces), _BATCH_SIZE)]
-    for batch in show_progress(batches, len(batches), "labeling"):
-        located = list(_locate(pipeline, batch, box_format, dropped))
-        if located:
-            labels += _label(pipeline, located, dropped, teachers, scheme or model.metadata.scheme)
+    with ThreadPoolExecutor() as pool:  # decoding takes most of the time of a fast model
+        for batch in show_progress(batches, len(batches), "labeling"):
+            images = pool.map(_try_read, batch)
+            located = list(_locate(pipeline, batch, images, box_format, dropped))
+            if located:
+                labels += _label(pipeline, located, dropped, teachers, scheme or model.metadata.scheme)
     return labels, dropped
+
+
+def _try_read(face: UnlabeledFace) -> Image | None:
+    try:
+        return read_image(face.image)
+    except PipnetError:
+        return None
 
 
 _LocatedFace = tuple[UnlabeledFace, Image, Float32[np.ndarray, "4"]]
@@ -77,13 +87,15 @@ _LocatedFace = tuple[UnlabeledFace, Image, Float32[np.ndarray, "4"]]
 
 
 def _locate(
-    pipeline: Pipeline, faces: Sequence[UnlabeledFace], box_format: str, dropped: Counter[str]
+    pipeline: Pipeline,
+    faces: Sequence[UnlabeledFace],
+    images: Iterable[Image | None],
+    box_format: str,
+    dropped: Counter[str],
 ) -> Iterator[_LocatedFace]:
     """Yield the faces of a batch with their boxes; in images without a box, all detected faces."""
-    for face in faces:
-        try:
-            image = read_image(face.image)
-        except PipnetError:
+    for face, image in zip(faces, images, strict=True):
+        if image is None:
             dropped["image cannot be read"] += 1
             continue
         face_format = face.box_format or box_format

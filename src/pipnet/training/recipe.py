@@ -20,6 +20,7 @@ from pipnet.config import TTA
 from pipnet.errors import RecipeError
 from pipnet.field_checks import Range, check_fields
 from pipnet.geometry import CropConfig
+from pipnet.metadata import MIN_CROP_SCALE
 from pipnet.model.config import ModelConfig, Task
 from pipnet.training.augment import Augmentation
 from pipnet.training.recipe_file import read_recipe
@@ -139,10 +140,15 @@ class Recipe:
     """Name of the resulting model."""
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     """Seed of all random numbers but the validation split, which is the same for every seed."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
-    """``auto``: bf16 where the machine has instructions for it, otherwise float32."""
-    workers: Annotated[int, Range(0, 1024)] = 1
-    """Processes that prepare faces; 0: the training process itself."""
+    precision: Literal["auto", "bf16", "float16", "float32"] = "auto"
+    """``auto``: bf16 where the device has instructions for it; on an older GPU float16 with a scaled loss;
+    otherwise float32. On a GPU ``float32`` also switches TF32 off."""
+    deterministic: bool = True
+    """Compute the same weights in every run on the same machine; False: a GPU may choose its fastest
+    algorithms."""
+    workers: Literal["auto"] | int = "auto"
+    """Processes that prepare faces; 0: the training process itself. ``auto``: one for a training on the CPU;
+    for one on a GPU all cores but one, at most 16."""
     data: DataConfig = field(default_factory=DataConfig)
     pseudo: PseudoConfig = field(default_factory=PseudoConfig)
     self_training: SelfTrainingConfig = field(default_factory=SelfTrainingConfig)
@@ -154,7 +160,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
-        Range(0, 100, above=True).check("crop.scale", self.crop.scale, RecipeError)
+        if self.workers != "auto":
+            Range(0, 1024).check("workers", self.workers, RecipeError)
+        Range(MIN_CROP_SCALE, 100).check("crop.scale", self.crop.scale, RecipeError)
         if self.crop.whole_pixels:
             raise RecipeError("crop.whole_pixels is the rule of the authors' weights: train on exact crops")
         if self.model.head == "coord" and self.optim.batch_size < 2:
@@ -242,10 +250,10 @@ def _one_line(error: cyclopts.CycloptsError) -> str:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Return the keys of settings that decide the result and differ between two recipes as dictionaries.
 
-    Paths of files and folders, and the number of workers, do not decide it.
+    Paths of files and folders, the number of workers and determinism do not decide it.
     """
     free = {"data.root", "data.also", "data.images", "data.scheme", "pseudo.labels", "workers"}
-    free |= {"initial.folder", "initial.checkpoint"}
+    free |= {"initial.folder", "initial.checkpoint", "deterministic"}
     # A setting that was added after a training has its default value in it.
     default = dict(_flatten(Recipe().to_dict()))
     flat = [default | dict(_flatten(recipe)) for recipe in (before, now)]

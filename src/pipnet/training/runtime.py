@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -16,25 +17,39 @@ from accelerate.state import AcceleratorState
 
 import pipnet
 from pipnet.errors import PipnetError, RecipeError
+from pipnet.model.device import autocast_dtype, available_cores, convolution_settings, torch_device
 from pipnet.model.distributed import launched_world_size
 from pipnet.training.cpu_speedups import keep_freed_memory
 from pipnet.training.recipe import Recipe
 
+_MAX_WORKERS = 16
+"""Maximum of automatic workers: they prepare more than 5,000 faces a second (`recipes/README.md`)."""
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+"""Without this variable matrix products of a GPU are not deterministic; read when the first one starts."""
+
 
 @contextlib.contextmanager
-def training_settings() -> Iterator[None]:
+def training_settings(deterministic: bool = True, exact: bool = False) -> Iterator[None]:
     """Make torch deterministic and quick on a CPU, and restore the settings of the process afterwards.
 
     The settings are the determinism flags, the memory allocator, the number of threads, and the state of the
     CPU's random number generator.
+
+    Args:
+        deterministic: compute the same result each time; False lets a GPU choose its fastest algorithms.
+        exact: let a GPU compute float32 as such instead of in TF32.
     """
+    workspace = os.environ.get(_WORKSPACE)
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     threads = torch.get_num_threads()
     try:
-        with torch.random.fork_rng(devices=[]), keep_freed_memory():
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        convolutions = convolution_settings(torch_device(), deterministic, exact)
+        with torch.random.fork_rng(devices=[]), keep_freed_memory(), convolutions:
+            torch.use_deterministic_algorithms(deterministic, warn_only=True)
+            if deterministic:
+                os.environ.setdefault(_WORKSPACE, ":4096:8")
             # Filling takes time, and no code here reads uninitialized memory.
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             yield
@@ -42,21 +57,41 @@ def training_settings() -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.set_num_threads(threads)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 def resolve_precision(precision: str, on_cuda: bool | None = None) -> bool:
-    """Return whether to compute in bf16.
+    """Return whether to compute in bf16, see `pipnet.model.device.autocast_dtype`.
 
     Args:
-        precision: the recipe's; ``auto`` is bf16 where the device has instructions for it.
+        precision: the recipe's.
         on_cuda: whether a GPU computes; if None, whether there is one.
     """
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available() if on_cuda is None else on_cuda:
-        return bool(torch.cuda.is_bf16_supported())
-    capabilities = _cpu_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    device = torch_device() if on_cuda is None else torch.device("cuda" if on_cuda else "cpu")
+    return autocast_dtype(precision, device) == torch.bfloat16
+
+
+def resolve_workers(workers: int | str, device: torch.device) -> int:
+    """Return the number of processes that prepare faces for one process of a training.
+
+    On a CPU the training itself needs all cores, and one process prepares faces faster than it trains on
+    them. A GPU waits for its faces, so all cores that its process may use prepare them.
+
+    Args:
+        workers: the recipe's; a number, or ``auto``.
+        device: the device of the training.
+    """
+    if isinstance(workers, int):
+        return workers
+    if device.type == "cpu":
+        return 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(max(available_cores() // processes - 1, 1), _MAX_WORKERS)
+
+
+_MIXED_PRECISION = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "no"}
+"""Accelerate's names; with ``fp16`` it scales the loss."""
 
 
 def build_accelerator(recipe: Recipe) -> Accelerator:
@@ -66,16 +101,15 @@ def build_accelerator(recipe: Recipe) -> Accelerator:
         RecipeError: the batch size is not divisible by the world size.
         PipnetError: the processes do not find each other.
     """
-    count = launched_world_size()
+    count, device = launched_world_size(), torch_device()
     if recipe.optim.batch_size % count:
         raise RecipeError(f"optim.batch_size {recipe.optim.batch_size} is not divisible by {count} processes")
     # Accelerate keeps the precision of a process's first training for all later ones.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        # With cpu=True several processes share a CPU, and Apple's MPS, which has no float64, is not used.
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if resolve_precision(recipe.precision) else "no",
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        cpu=device.type == "cpu",  # several processes may share it
+        mixed_precision=_MIXED_PRECISION[autocast_dtype(recipe.precision, device)],
+        dataloader_config=DataLoaderConfiguration(split_batches=True, non_blocking=device.type == "cuda"),
     )
     if accelerator.num_processes != count:
         raise PipnetError(f"{count} processes were started, but {accelerator.num_processes} found each other")

@@ -27,13 +27,13 @@ from pipnet.inference.backends.base import CropModel
 from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint_metadata
+from pipnet.model.device import autocast_dtype, torch_device
 from pipnet.model.distributed import launched_world_size
 from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.pseudo_label_sheet import draw_quality
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import PseudoConfig, Recipe, SelfTrainingConfig
-from pipnet.training.runtime import resolve_precision
 from pipnet.training.teachers import Teacher, check_teachers
 from pipnet.training.trainer import train
 
@@ -180,7 +180,8 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabeledFace], 
             )
         return
     network, metadata = load_checkpoint(weights)
-    model = TorchModel(network, metadata, resolve_precision(recipe.precision, on_cuda=False))
+    device = torch_device()
+    model = TorchModel(network, metadata, autocast_dtype(recipe.precision, device), device)
     labels, dropped = label_faces(model, faces, config.tta, config.box_format)
     _save_labels(folder, labels, metadata.scheme, {**settings, "unlabeled": len(faces)}, dropped)
 
@@ -240,6 +241,9 @@ def teach(
         raise PipnetError(f"{output / LABELS} exists: choose another folder, or remove it first")
     faces = [face for path in unlabeled for face in load_unlabeled(path, output / FRAMES)]
     check_detector(faces, SelfTrainingConfig(box_format=box_format))
+    for teacher in teachers:
+        if isinstance(teacher.model, TorchModel):
+            teacher.model.to(torch_device())
     labels, dropped = label_faces(locator, faces, box_format=box_format, teachers=teachers, scheme=scheme)
     names = [
         {"name": t.model.metadata.name, "weight": t.weight, "license": t.model.metadata.license}

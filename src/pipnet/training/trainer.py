@@ -15,6 +15,8 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -46,12 +48,14 @@ from pipnet.training.initial_model import build_model, trained_metadata
 from pipnet.training.log import TrainingLog
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.recipe import FORMAT, Recipe, cannot_resume, differences
-from pipnet.training.runtime import build_accelerator, environment, training_settings
+from pipnet.training.runtime import build_accelerator, environment, resolve_workers, training_settings
 from pipnet.training.split import load_split
 from pipnet.training.validation import face_errors
 
 STATE = "last.pt"
 """The file in a run folder from which a training resumes."""
+_VALIDATION_WORKERS = 4
+"""Maximum number of processes that prepare validation faces for a GPU."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +81,7 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
     if max_steps is not None and max_steps < 1:
         raise RecipeError(f"max_steps must be at least 1, not {max_steps}")
     try:
-        with training_settings():
+        with training_settings(recipe.deterministic, exact=recipe.precision == "float32"):
             return Trainer(recipe, run, resume).fit(max_steps)
     except WriteError as error:
         raise WriteError(f"{error}; saved files remain: continue with --resume") from None
@@ -101,6 +105,8 @@ class Trainer:
             raise RecipeError(f"{run} holds a training ({files[0]}): use --resume, or choose another folder")
         self.recipe, self.run = recipe, run
         self.accelerator = build_accelerator(recipe)
+        self.device = self.accelerator.device
+        self.workers = resolve_workers(recipe.workers, self.device)
         self.split = load_split(recipe)
         run.mkdir(parents=True, exist_ok=True)
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not is_rank_zero())
@@ -114,6 +120,7 @@ class Trainer:
         self.wrapped_model, self.optimizer, self.loader = self.accelerator.prepare(
             self.model, self.optimizer, self._training_loader()
         )
+        self.validation_faces, self.validation_loader = self._validation_loader()
         self.scheduler = build_scheduler(recipe.optim, self.optimizer, len(self.loader))
         decay = recipe.optim.ema
         # With warm-up, so that the weight of the random initial weights vanishes quickly.
@@ -130,14 +137,36 @@ class Trainer:
     # -- set up ----------------------------------------------------------------------------------
 
     def _training_loader(self) -> DataLoader[Any]:
-        recipe = self.recipe
+        batch_size = self.recipe.optim.batch_size
+        return self._loader(self.dataset, self.sampler, batch_size, self.workers, drop_last=True)
+
+    def _validation_loader(self) -> tuple[list[int], DataLoader[Any] | None]:
+        """Return the validation faces of this rank, and their loader; none if there are no faces."""
+        if self.validation is None:
+            return [], None
+        with self.accelerator.split_between_processes(list(range(len(self.validation)))) as indices:
+            faces = list(indices)
+        batch_size = self.recipe.optim.batch_size // self.accelerator.num_processes
+        # On a CPU nearly all of the time is the network's.
+        workers = 0 if self.device.type == "cpu" else min(self.workers, _VALIDATION_WORKERS)
+        return faces, self._loader(self.validation, faces, batch_size, workers)
+
+    def _loader(
+        self,
+        dataset: FaceDataset,
+        faces: Iterable[int],
+        batch_size: int,
+        workers: int,
+        drop_last: bool = False,
+    ) -> DataLoader[Any]:
         return DataLoader(
-            self.dataset,
-            batch_size=recipe.optim.batch_size,
-            sampler=self.sampler,
-            drop_last=True,
-            num_workers=recipe.workers,
-            persistent_workers=recipe.workers > 0,
+            dataset,
+            batch_size=batch_size,
+            sampler=faces,
+            drop_last=drop_last,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.device.type == "cuda",
         )
 
     def _training_set(self) -> FaceDataset:
@@ -169,6 +198,7 @@ class Trainer:
     def _write_setup(self) -> None:
         write_text(self.run / "recipe.yaml", yaml.safe_dump(self.recipe.to_dict(), sort_keys=False))
         setup = {**environment(), "precision": self.accelerator.mixed_precision}
+        setup |= {"device": str(self.device), "workers": self.workers}
         setup |= {"world_size": self.accelerator.num_processes, "from_epoch": self.epoch}
         with (self.run / "environment.jsonl").open("a") as file:
             file.write(json.dumps(setup) + "\n")
@@ -209,13 +239,14 @@ class Trainer:
             batches += 1
             if max_steps is not None and self.step >= max_steps:
                 break
-        return {name: float(all_reduce_mean(total)) / batches for name, total in totals.items()}
+        means = all_reduce_mean(torch.stack(list(totals.values()))).tolist()  # the only copy from the device
+        return {name: mean / batches for name, mean in zip(totals, means, strict=True)}
 
     def _train_step(self, image: Tensor, points: Tensor, task: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Train on one batch and return the loss and its terms."""
         # The random numbers of dropout are the same after a resume, and differ between ranks.
         torch.manual_seed(self.recipe.seed + 1_000_003 * self.step + self.accelerator.process_index)
-        with sync_batch_norm(), FastDepthwise():
+        with sync_batch_norm(), FastDepthwise() if self.device.type == "cpu" else nullcontext():
             output = self.wrapped_model(image)
         terms = self.model.loss(output, points, Supervision(task, weight))
         loss = torch.stack(list(terms.values())).sum()
@@ -243,12 +274,11 @@ class Trainer:
         """Return the mean NME of the validation faces in percent, measured as in `pipnet.evaluation`."""
         if self.validation is None:
             return None
-        dataset, world_size = self.validation, self.accelerator.num_processes
-        model, batch_size = self.ema_or_model.eval(), self.recipe.optim.batch_size // world_size
-        with self.accelerator.split_between_processes(list(range(len(dataset)))) as indices:
-            with self.accelerator.autocast():
-                errors = face_errors(model, dataset, indices, batch_size, self.accelerator.device)
-            all_errors: list[float] = gather_object(errors)
+        model, faces = self.ema_or_model.eval(), self.validation_faces
+        batches = self.validation_loader if faces and self.validation_loader is not None else ()
+        with self.accelerator.autocast():
+            errors = face_errors(model, self.validation, faces, batches, self.device)
+        all_errors: list[float] = gather_object(errors)
         model.train()
         measured = [error for error in all_errors if not np.isnan(error)]  # NaN: no landmarks of the norm
         return 100 * float(np.mean(measured)) if measured else None
@@ -285,6 +315,7 @@ class Trainer:
             "average": self.ema and self.ema.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
+            "scaler": self.accelerator.scaler and self.accelerator.scaler.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
@@ -338,6 +369,8 @@ class Trainer:
             self.ema.module.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.first_loss = state.get("first loss", float("nan"))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipnet.evaluation.metrics import norm_distance, point_errors
 from pipnet.model.pipnet import PIPNet
@@ -13,7 +14,11 @@ from pipnet.training.dataset import FaceDataset
 
 
 def face_errors(
-    model: PIPNet, dataset: FaceDataset, faces: Sequence[int], batch_size: int, device: torch.device
+    model: PIPNet,
+    dataset: FaceDataset,
+    faces: Sequence[int],
+    batches: Iterable[Sequence[Tensor]],
+    device: torch.device,
 ) -> list[float]:
     """Return the NME of each face as a fraction.
 
@@ -23,16 +28,17 @@ def face_errors(
         model: the network, in evaluation mode.
         dataset: the faces, without augmentation.
         faces: indices of the faces to measure.
-        batch_size: faces in one forward pass.
+        batches: their crops and labels, see `pipnet.training.dataset.Example`.
         device: the device of the network.
     """
-    errors = []
-    for first in range(0, len(faces), batch_size):
-        chunk = faces[first : first + batch_size]
-        crops, labels, *_ = zip(*(dataset[i] for i in chunk), strict=True)
-        points = model.predict(torch.from_numpy(np.stack(crops)).to(device)).points.float().cpu().numpy()
-        errors += [_error(dataset, i, *both) for i, *both in zip(chunk, points, labels, strict=True)]
-    return errors
+    points, labels = [], []
+    for crops, batch_labels, *_ in batches:
+        points.append(model.predict(crops.to(device, non_blocking=True)).points.float())
+        labels.append(batch_labels)
+    if not points:
+        return []
+    predicted, true = torch.cat(points).cpu().numpy(), torch.cat(labels).numpy()
+    return [_error(dataset, i, *both) for i, *both in zip(faces, predicted, true, strict=True)]
 
 
 def _error(dataset: FaceDataset, face: int, predicted: np.ndarray, true: np.ndarray) -> float:
