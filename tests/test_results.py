@@ -256,7 +256,7 @@ def test_plot_marks_scale_with_the_face(faces):
             faces,
             points=faces.points * scale,
             boxes=faces.boxes * scale,
-            image=np.zeros((512 * scale, 512 * scale, 3), np.uint8),
+            photo=np.zeros((512 * scale, 512 * scale, 3), np.uint8),
         )
         for scale in (8, 16)
     ]

@@ -20,8 +20,9 @@ Backend = Literal["auto", "onnxruntime", "openvino"]
 """``auto`` takes OpenVINO on a processor where bf16 is asked for, else ONNX Runtime."""
 Precision = Literal["f32", "bf16"]
 """bf16 is faster where the processor has it, and moves landmarks a little."""
-TTA = Literal["none", "flip", "rotation", "translation", "translation+flip", "all"]
-"""Test-time augmentation. ``none`` is the plain crop alone; ``translation`` the eight shifts of arXiv v1;
+TTA = Literal["none", "flip", "rotation", "translation", "translation-10", "translation+flip", "all"]
+"""Test-time augmentation. ``none`` is the plain crop alone; ``translation`` the eight shifts of arXiv v1's data
+distillation, by 20 and 30 of 256 pixels; ``translation-10`` the four by 10 pixels of its figure 4;
 ``flip`` and ``rotation`` have the plain crop too; ``all`` is every shift and rotation, plain and mirrored."""
 SortOrder = Literal["detection", "size"]
 """``detection`` is the order of the detector, by descending score, or that of the boxes of the user;
@@ -63,6 +64,9 @@ class LandmarkerConfig:
     detector_size: Annotated[int, Range(1)] = DETECTOR_SIZE
     """Longest side of the image that is searched for faces, in pixels; larger finds smaller faces and takes
     longer."""
+    reduced_decoding: bool = True
+    """Decode JPEG files at 1/2, 1/4 or 1/8 of their scale where that is enough for the detector, and larger
+    only if a face is much smaller than the model's input then."""
     refine_steps: Annotated[int, Range(0)] = 0
     """Predict, crop again around the prediction, and predict again, so many times: better where boxes are
     rough, at the time of one prediction each. A prediction is replaced only if the next one scores higher."""

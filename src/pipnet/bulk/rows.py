@@ -45,7 +45,7 @@ def face_rows(key: str, faces: FaceLandmarks) -> list[Row]:
         key: the name of the image.
         faces: its faces.
     """
-    height, width = faces.image.shape[:2]
+    width, height = faces.image_size
     image = {"image": key, "width": width, "height": height}
     empty = dict.fromkeys(_CALIBRATED if faces.metadata.calibration is None else ())
     return [
@@ -143,7 +143,7 @@ def _image_labels(rows: Sequence[Row], metadata: ModelMetadata) -> ImageLabels:
         boxes=values.pop("box"),
         crop_boxes=values.pop("crop_box"),
         **values,
-        image=np.broadcast_to(np.uint8(0), (first["height"], first["width"], 3)),  # takes no memory
+        photo=np.broadcast_to(np.uint8(0), (first["height"], first["width"], 3)),  # takes no memory
         metadata=metadata,
     )
     return ImageLabels(first["image"], faces, None)

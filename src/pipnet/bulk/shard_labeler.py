@@ -17,7 +17,7 @@ from pipnet.errors import DataError, ImageError, PipnetError
 from pipnet.geometry import Image
 from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.io.image import decode_image
+from pipnet.io.photo import Photo
 
 _BATCH_SIZE = 16
 """Maximum number of images with faces in one batch of the model."""
@@ -36,7 +36,7 @@ class Shard(NamedTuple):
 
 class _Decoded(NamedTuple):
     position: int
-    image: Image
+    image: Image | Photo
     detections: Detections
 
 
@@ -78,7 +78,7 @@ class ShardLabeler:
             return None
         try:
             content = self._reader(reference)
-            image = decode_image(content, reference.key, self._pipeline.config.max_pixels)
+            image = self._pipeline.open(content, reference.key)
             return _Decoded(index, image, self._pipeline.detect(image))
         except (DataError, MemoryError):
             raise
@@ -97,6 +97,8 @@ class ShardLabeler:
             if self._attempt.start_step(f"{batch[0].position}-{batch[-1].position}", len(batch)):
                 self._label_batch(batch)
                 return
+        except ImageError as error:  # a photo that can be decoded at a reduced scale alone
+            reason = str(error)
         except (PipnetError, MemoryError):
             raise
         except Exception as error:  # as above

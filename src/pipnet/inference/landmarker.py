@@ -12,7 +12,7 @@ import numpy as np
 
 from pipnet.config import LandmarkerConfig, RuntimeConfig, split_options
 from pipnet.errors import BoxError
-from pipnet.geometry import check_boxes
+from pipnet.geometry import Image, check_boxes
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.backends.load import load_model
@@ -20,7 +20,8 @@ from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import Detector
 from pipnet.inference.pipeline import Pipeline
 from pipnet.inference.results import FaceLandmarks
-from pipnet.io.image_source import ImageSource, as_image
+from pipnet.io.image_source import ImageSource, as_image, as_photo
+from pipnet.io.photo import Photo
 from pipnet.metadata import ModelMetadata
 
 _BATCH_SIZE = 16
@@ -150,16 +151,21 @@ class FaceLandmarker:
         """
         if boxes is None and box_format is not None:
             raise BoxError("box_format needs boxes: pass boxes too")
-        max_pixels = self.pipeline.config.max_pixels
         if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
             if boxes is not None:
                 raise BoxError("boxes are for a single image, not for a list: pass the images one by one")
             sources = iter(image)  # not every sequence can be sliced
-            batches = iter(lambda: [as_image(s, max_pixels, bgr) for s in islice(sources, _BATCH_SIZE)], [])
+            batches = iter(lambda: [self._open(s, bgr) for s in islice(sources, _BATCH_SIZE)], [])
             return [faces for batch in batches for faces in self.pipeline(batch)]
-        decoded = as_image(image, max_pixels, bgr)
         if boxes is None:
-            return self.pipeline([decoded])[0]
+            return self.pipeline([self._open(image, bgr)])[0]
+        decoded = as_image(image, self.pipeline.config.max_pixels, bgr)
         checked = check_boxes(boxes, decoded.shape[1], decoded.shape[0])
         detections = Detections(checked, np.ones(len(checked), np.float32))
         return self.pipeline.run([decoded], [detections], box_format or self.pipeline.box_format)[0]
+
+    def _open(self, source: ImageSource, bgr: bool) -> Image | Photo:
+        max_pixels, min_side = self.pipeline.config.max_pixels, self.pipeline.min_side
+        if min_side is None:
+            return as_image(source, max_pixels, bgr)
+        return as_photo(source, max_pixels, bgr, min_side)

@@ -24,6 +24,7 @@ from pipnet.inference.draw import Color, DrawStyle, draw_faces
 from pipnet.inference.openness import Openness, openness
 from pipnet.inference.pose import head_pose
 from pipnet.io.image import write_image
+from pipnet.io.photo import Photo, full_pixels
 from pipnet.io.text import counted
 from pipnet.metadata import ModelMetadata
 from pipnet.scheme import LandmarkScheme, SchemeMapping
@@ -70,8 +71,8 @@ class FaceLandmarks:
     """Boxes that the crops were cut around (see `CropConfig.box`), xyxy in pixels of the image."""
     detection_score: Float32[np.ndarray, " faces"]
     """The detector's confidence in each face; 1 for boxes from the user."""
-    image: Image
-    """The image itself."""
+    photo: Image | Photo
+    """The image itself, or the JPEG file that `image` decodes."""
     metadata: ModelMetadata
     """The metadata of the model; its scheme and mean face are those of the points, see `to_scheme`."""
     mapped_errors: ErrorEstimate | None = None
@@ -111,6 +112,17 @@ class FaceLandmarks:
         return replace(self, **{name: getattr(self, name)[indices] for name in names}, mapped_errors=errors)
 
     @property
+    def image(self) -> Image:
+        """The image itself, RGB; a JPEG file may be decoded only now."""
+        return full_pixels(self.photo)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Width and height of the image in pixels."""
+        height, width = self.photo.shape[:2]
+        return width, height
+
+    @property
     def scheme(self) -> LandmarkScheme:
         """The landmark scheme."""
         return self.metadata.scheme
@@ -148,7 +160,7 @@ class FaceLandmarks:
         return np.asarray(self.confidence.mean(axis=1), dtype=np.float32)
 
     def __repr__(self) -> str:
-        height, width = self.image.shape[:2]
+        width, height = self.image_size
         faces, landmarks = counted(len(self), "face"), counted(self.scheme.landmarks, "landmark")
         return f"<{faces} of {landmarks} in {width} x {height} pixels>"
 
@@ -211,8 +223,7 @@ class FaceLandmarks:
             DataError: neither do the landmarks map to 300-W's 68, nor do both map to AFLW's 19 or to five
                 points.
         """
-        height, width = self.image.shape[:2]
-        return head_pose(self.points, self.scheme, (width, height), focal_length).astype(np.float32)
+        return head_pose(self.points, self.scheme, self.image_size, focal_length).astype(np.float32)
 
     def openness(self) -> Openness:
         """Return how far both eyes and the mouth of each face are open, with the confidence of each.

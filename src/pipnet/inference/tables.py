@@ -34,7 +34,8 @@ def to_dict(faces: FaceLandmarks) -> dict[str, Any]:
         }
         for face in faces
     ]
-    return {"width": faces.image.shape[1], "height": faces.image.shape[0], "faces": rows}
+    width, height = faces.image_size
+    return {"width": width, "height": height, "faces": rows}
 
 
 def face_columns(scheme: LandmarkScheme) -> list[str]:
@@ -78,7 +79,7 @@ def landmark_table(faces: FaceLandmarks) -> dict[str, Any]:
 
 def coco_table(faces: FaceLandmarks, image_id: int, file_name: str, first_id: int) -> dict[str, Any]:
     """Return a COCO keypoint table of one image; see `FaceLandmarks.to_coco`."""
-    height, width = faces.image.shape[:2]
+    width, height = faces.image_size
     return {
         "images": [{"id": image_id, "file_name": file_name, "width": width, "height": height}],
         "annotations": [

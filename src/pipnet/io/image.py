@@ -46,6 +46,7 @@ UNSUPPORTED_SUFFIXES = {
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
 }
 """Suffixes of images that cannot be read."""
+_JPEG_START, _JPEG_FACTORS = b"\xff\xd8", (8, 4, 2)
 _EXIF_ORIENTATION = 0x0112
 _TO_UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,6 +92,46 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Ima
     """
     with _named_errors(name):
         return _read(io.BytesIO(content), max_pixels)
+
+
+def read_jpeg(path: str | os.PathLike[str]) -> bytes | None:
+    """Return the content of a JPEG file; None if the file is not one.
+
+    Raises:
+        ImageError: missing, or not readable.
+    """
+    with _named_errors(_short(str(path))), Path(path).open("rb") as file:
+        start = file.read(len(_JPEG_START))
+        return start + file.read() if start == _JPEG_START else None
+
+
+def decode_jpeg(content: bytes, name: str, max_pixels: int, min_side: int) -> tuple[Image, int]:
+    """Return the content of an image file as RGB, a JPEG at 1/8, 1/4, 1/2 or 1 of its scale.
+
+    Args:
+        content: a file's content, of any format.
+        name: what error messages call it.
+        max_pixels: limit on the pixels at full scale.
+        min_side: the smallest scale is chosen whose longer side has at least so many pixels, and that divides
+            both sides, so that a pixel of the copy covers exactly 8 x 8, 4 x 4 or 2 x 2 of the image's.
+
+    Returns:
+        The image, and the sides of the full image over those of this copy.
+
+    Raises:
+        ImageError: see `decode_image`.
+    """
+    if not content.startswith(_JPEG_START):
+        return decode_image(content, name, max_pixels), 1
+    with _named_errors(name), _open(io.BytesIO(content)) as image:
+        width, height = image.size
+        check_size(width, height, max_pixels)
+        factors = [k for k in _JPEG_FACTORS if max(width, height) >= k * min_side]
+        factor = next((k for k in factors if not (width % k or height % k)), 1)
+        image.draft(image.mode, (width // factor, height // factor))
+        if image.size != (width // factor, height // factor):
+            raise ImageError("its decoder has other scales than 1/2, 1/4 and 1/8")
+        return _decode(image, max_pixels), factor
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from pipnet.errors import ImageError, one_line
 from pipnet.geometry import Image
 from pipnet.io.image import MAX_FILE_BYTES, MAX_PIXELS, decode_image, decode_pil, read_file_object, read_image
 from pipnet.io.image_array import array_to_rgb, is_tensor, tensor_to_rgb
+from pipnet.io.photo import Photo, open_photo, read_photo
 
 
 @runtime_checkable
@@ -52,6 +53,7 @@ ImageSource = (
     | Tensor
 )
 """What `as_image` takes."""
+_URL = re.compile(r"data:|[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def as_image(source: object, max_pixels: int = MAX_PIXELS, bgr: bool = False) -> Image:
@@ -67,7 +69,7 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS, bgr: bool = False) ->
     Raises:
         ImageError: none of these, unreadable, no pixels, or more than ``max_pixels``.
     """
-    if isinstance(source, str) and (scheme := re.match(r"data:|[a-z][a-z0-9+.-]*://", source, re.I)):
+    if isinstance(source, str) and (scheme := _URL.match(source)):
         if scheme[0].lower() == "data:":
             return _read_data_url(source, max_pixels)
         raise ImageError(f"{source:.80}: URLs are not supported: download the image first, or pass its bytes")
@@ -89,6 +91,25 @@ def as_image(source: object, max_pixels: int = MAX_PIXELS, bgr: bool = False) ->
         raise ImageError("None is not an image: cv2.imread returns None for a file it cannot read")
     kinds = "a path, bytes, a file object, a PIL image, an array or a tensor"
     raise ImageError(f"an image is {kinds}, not {type(source).__name__:.80}")
+
+
+def as_photo(source: object, max_pixels: int, bgr: bool, min_side: int) -> Image | Photo:
+    """Return an image of any kind as RGB, or a JPEG in a path or bytes as a photo; see `as_image`.
+
+    Args:
+        source: see `as_image`.
+        max_pixels: see `as_image`.
+        bgr: see `as_image`.
+        min_side: see `open_photo`.
+
+    Raises:
+        ImageError: see `as_image`.
+    """
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and not _URL.match(source)):
+        return read_photo(source, max_pixels, min_side)
+    if isinstance(source, bytes | bytearray):
+        return open_photo(bytes(source), "the bytes", max_pixels, min_side)
+    return as_image(source, max_pixels, bgr)
 
 
 def _read_data_url(url: str, max_pixels: int) -> Image:

@@ -30,6 +30,11 @@ class Detections(NamedTuple):
         points = None if self.points is None else self.points[faces]
         return Detections(self.boxes[faces], self.scores[faces], points)
 
+    def enlarged(self, factor: float) -> Detections:
+        """Return the faces in pixels of an image, of which this is a copy smaller by a factor."""
+        points = None if self.points is None else enlarge(self.points, factor)
+        return Detections(enlarge(self.boxes, factor), self.scores, points)
+
 
 @runtime_checkable
 class FaceDetector(Protocol):
@@ -73,7 +78,9 @@ def reduce_longer_side(image: Image, size: int) -> tuple[Image, float]:
     return image, factor
 
 
-def enlarge(pixels: Float32[np.ndarray, "..."], factor: float) -> Float32[np.ndarray, "..."]:
+def enlarge(
+    pixels: Float32[np.ndarray, "..."], factor: float | Int[np.ndarray, "..."]
+) -> Float32[np.ndarray, "..."]:
     """Bring pixels of a reduced copy into those of the image.
 
     Pixel k of the copy covers the pixels of the image from k * factor - 0.5 on.
