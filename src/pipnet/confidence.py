@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int64
 
 MAX_ERROR = 0.05
 """An error above this fraction of the face counts as wrong. The face's size is the longer side of the tight
@@ -84,11 +84,17 @@ def features(
     """
     score = scores.astype(np.float64)
     log_std = np.log(np.maximum(vote_std.astype(np.float64), _MIN_STD))
-    nearest = np.linalg.norm(mean_face[:, None] - mean_face[None], axis=2).argsort(axis=1, kind="stable")
-    nearest = nearest[:, :_NEAREST]
+    nearest = _nearest(mean_face)
     local = [part[:, nearest].mean(axis=2) for part in (score, log_std)]
     of_face = [np.broadcast_to(part.mean(axis=1, keepdims=True), part.shape) for part in (score, log_std)]
     return np.stack([score, log_std, log_std**2, score * log_std, *local, *of_face])
+
+
+def _nearest(mean_face: Float[np.ndarray, "landmarks 2"]) -> Int64[np.ndarray, "landmarks nearest"]:
+    """Return the indices of the landmarks around each one; in parts, because dense meshes take memory."""
+    parts = np.array_split(mean_face, -(-len(mean_face) // 256))
+    distances = (np.linalg.norm(part[:, None] - mean_face[None], axis=2) for part in parts)
+    return np.concatenate([d.argsort(axis=1, kind="stable")[:, :_NEAREST] for d in distances])
 
 
 def _linear(
@@ -96,4 +102,5 @@ def _linear(
 ) -> Float64[np.ndarray, "f l"]:
     count = len(coefficients) - inputs.shape[2]
     slopes, constants = np.array(coefficients[:count]), np.array(coefficients[count:])
-    return np.asarray(np.tensordot(slopes, inputs[:count], axes=1) + constants)
+    # The limits change no result as float32, and keep exponentials finite.
+    return np.asarray(np.tensordot(slopes, inputs[:count], axes=1) + constants).clip(-500, 500)

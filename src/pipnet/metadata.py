@@ -12,11 +12,16 @@ from jaxtyping import Float64
 from pipnet.box_adapter import BoxAdapter, check_box_format, find_adapter
 from pipnet.confidence import Calibration
 from pipnet.errors import DataError, ModelError
+from pipnet.field_checks import check_fields
 from pipnet.geometry import CropConfig
 from pipnet.scheme import LandmarkScheme
 
 FORMAT = 2
 """Version of the metadata. Earlier ones are read, newer ones are refused."""
+MIN_CROP_SCALE = 0.1
+"""The smallest `CropConfig.scale`: a crop shows at least a tenth of the face's box."""
+MAX_INPUT_SIZE = 2048
+"""The largest side of a network's input in pixels."""
 EXTERNAL = "external"
 """``config["head"]`` of a network of another project."""
 
@@ -120,6 +125,7 @@ class ModelMetadata:
         """
         try:
             table = json.loads(text)
+            json.dumps(table, ensure_ascii=False).encode()  # refuses texts that cannot be printed
             if table["format"] > FORMAT:
                 raise ModelError(f"{source}: made by a newer version of pipnet: upgrade it")
             metadata = cls._from_table(_from_format_1(table) if table["format"] == 1 else table)
@@ -135,7 +141,7 @@ class ModelMetadata:
         return cls(
             name=str(table["name"]),
             scheme=LandmarkScheme.from_dict(table["scheme"]),
-            crop=CropConfig(**table["crop"]),
+            crop=_crop(table["crop"]),
             input_size=int(table["input_size"]),
             mean_face=np.array(table["mean_face"], dtype=np.float64),
             config=dict(table["config"]),
@@ -151,8 +157,9 @@ class ModelMetadata:
             and np.isfinite(self.mean_face).all()
             and np.abs(self.mean_face).max() < 100
             and np.ptp(self.mean_face, axis=0).max() > 0
-            and 0 < self.crop.scale < 100
-            and 0 < self.input_size <= 4096
+            and MIN_CROP_SCALE <= self.crop.scale < 100
+            and abs(self.crop.shift_up) <= 10
+            and 0 < self.input_size <= MAX_INPUT_SIZE
             and (self.calibration is None or self.calibration.is_valid(self.scheme.landmarks))
         )
 
@@ -161,6 +168,15 @@ def _crop_table(crop: CropConfig) -> dict[str, Any]:
     """Return a crop as a table, which earlier versions can read unless it has the rule that they lack."""
     table = asdict(crop)
     return table if crop.whole_pixels else {k: v for k, v in table.items() if k != "whole_pixels"}
+
+
+def _crop(table: dict[str, Any]) -> CropConfig:
+    """Return the crop of plain data."""
+    crop = CropConfig(**table)
+    check_fields(crop, DataError, "crop.")
+    if not all(type(value) is bool for value in (crop.square, crop.clip, crop.whole_pixels)):
+        raise ValueError("square, clip and whole_pixels of a crop are true or false")
+    return replace(crop, scale=float(crop.scale), shift_up=float(crop.shift_up))
 
 
 _MALFORMED = (DataError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int64
 
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
+from pipnet.io.regular_file import read_file, typed_errors
 
 BUILT_IN = ("300w", "wflw", "cofw", "aflw", "lapa", "menpo39", "five")
 """The schemes that come with pipnet: 68, 98, 29, 19, 106, 39 and 5 points."""
@@ -27,8 +28,12 @@ _KEYS = ("title", "landmarks", "norm", "flip", "edges", "regions", "landmark_nam
 """The keys of a scheme file. Its name is that of the file."""
 _EARLIER_KEYS = ("names",)
 """Keys of version 0.1 that are read too: ``names`` is `landmark_names`."""
-_MAX_LANDMARKS = 100_000
-"""The largest number of landmarks."""
+MAX_LANDMARKS = 10_000
+"""The largest number of landmarks. Dense meshes have some thousand."""
+_MAX_BYTES = 2_000_000
+"""Maximum size of a scheme file."""
+_MAX_INDICES = 500_000
+"""Maximum number of indices in all regions and edges together."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ class LandmarkScheme:
     ``nose_3``, and ``point_3`` for landmark 3 in no region."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.landmarks <= _MAX_LANDMARKS:
-            raise ValueError(f"{self.landmarks} landmarks, not 1 to {_MAX_LANDMARKS:,}")
+        if not 0 < self.landmarks <= MAX_LANDMARKS:
+            raise ValueError(f"{self.landmarks} landmarks, not 1 to {MAX_LANDMARKS:,}")
         if not self.landmark_names:
             object.__setattr__(self, "landmark_names", _region_names(self.landmarks, self.regions))
 
@@ -74,10 +79,8 @@ class LandmarkScheme:
         if path.suffix == ".toml":
             if not path.is_file():
                 raise DataError(f"{path}: no such scheme file")
-            try:
-                text = path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}: cannot be read as text: {error}") from None
+            with typed_errors(DataError, f"{path}: cannot be read as text"):
+                text = read_file(path, _MAX_BYTES).decode("utf-8")
             return cls.parse(path.stem, text, str(path))
         name = str(name_or_path)
         if name not in BUILT_IN:
@@ -98,9 +101,9 @@ class LandmarkScheme:
             _check_keys(table, where)
             scheme = cls.from_dict({"name": name, **table})
         except KeyError as error:
-            raise DataError(f"{where}: the scheme has no {error}") from None
+            raise DataError(f"{where}: the scheme has no {error!s:.80}") from None
         except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise DataError(f"{where}: not a landmark scheme: {error}") from None
+            raise DataError(f"{where}: not a landmark scheme: {one_line(error)}") from None
         scheme.check(where)
         return scheme
 
@@ -116,7 +119,7 @@ class LandmarkScheme:
         used += [i for group in (*self.edges, *self.regions.values()) for i in group]
         outside = sorted({i for i in used if not 0 <= i < self.landmarks})
         if outside:
-            raise DataError(f"{where}: landmarks {outside} are not among 0 to {self.landmarks - 1}")
+            raise DataError(f"{where}: landmarks {outside!s:.80} are not among 0 to {self.landmarks - 1}")
         if len(mirrored) != len(set(mirrored)):
             raise DataError(f"{where}: a landmark is in two flip pairs")
         if self.norm not in ("box", "diagonal") and len(set(norm)) != 2:
@@ -192,6 +195,7 @@ class LandmarkScheme:
         Raises:
             KeyError, TypeError, ValueError: the table is not a scheme.
         """
+        _check_total([*table["edges"], *table["regions"].values()])
         return cls(
             name=str(table["name"]),
             title=str(table["title"]),
@@ -291,13 +295,24 @@ def _indices(value: str | Iterable[int]) -> tuple[int, ...]:
     """Return indices from a list or a text: ``"36-41,36"`` -> (36, 37, 38, 39, 40, 41, 36)."""
     if not isinstance(value, str):
         return tuple(int(i) for i in value)
-    indices: list[int] = []
-    for item in value.split(","):
+    return tuple(i for indices in _parse_ranges(value) for i in indices)
+
+
+def _parse_ranges(text: str) -> Iterator[range]:
+    for item in text.split(","):
         first, _, last = item.partition("-")
-        if int(last or first) >= _MAX_LANDMARKS:
-            raise ValueError(f"landmark {last or first:.80} is beyond {_MAX_LANDMARKS}")
-        indices.extend(range(int(first), int(last or first) + 1))
-    return tuple(indices)
+        if int(last or first) >= MAX_LANDMARKS:
+            raise ValueError(f"landmark {last or first:.80} is beyond {MAX_LANDMARKS}")
+        yield range(int(first), int(last or first) + 1)
+
+
+def _check_total(groups: Iterable[Any]) -> None:
+    """Refuse edges and regions with too many indices, before ranges are expanded."""
+    total = 0
+    for group in groups:
+        total += sum(map(len, _parse_ranges(group))) if isinstance(group, str) else len(group)
+        if total > _MAX_INDICES:
+            raise ValueError(f"more than {_MAX_INDICES:,} indices in edges and regions")
 
 
 def _ranges(indices: Iterable[int]) -> str:

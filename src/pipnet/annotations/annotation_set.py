@@ -8,6 +8,7 @@ less than the precision of manual labels.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -63,7 +64,7 @@ def check_names(names: tuple[str, ...], landmarks: int, where: str) -> None:
     """
     if len(names) != landmarks:
         raise DataError(f"{where}: {len(names)} names for {landmarks} landmarks")
-    duplicates = [name for i, name in enumerate(names) if name in names[:i]]
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
     if duplicates:
         raise DataError(f"{where}: two landmarks are called {duplicates[0][:80]!r}")
 

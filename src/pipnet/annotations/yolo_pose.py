@@ -29,20 +29,20 @@ from pipnet.annotations.checked_values import as_list, as_object, as_text, parse
 from pipnet.annotations.face_collector import FaceCollector
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.annotations.samples import FaceSample
-from pipnet.errors import DataError, MissingExtraError, one_line
+from pipnet.errors import DataError
 from pipnet.geometry import Box, Points, tight_box
 from pipnet.io.atomic import atomic_write, make_folder, write_text
 from pipnet.io.discovery import images_below
 from pipnet.io.image import image_size
+from pipnet.io.regular_file import read_file, typed_errors
 from pipnet.io.text import is_file, is_folder, read_text
+from pipnet.io.yaml_file import load_yaml
+from pipnet.scheme import MAX_LANDMARKS
 
 CONFIG = "data.yaml"
 """Name of the file that describes a dataset."""
 SPLITS = ("train", "val", "test")
 """The subsets that the format knows."""
-_MAX_YAML = 1_000_000
-"""Maximum number of characters of ``data.yaml``; those of Ultralytics have a few thousand."""
-_MAX_LANDMARKS = 100_000
 _BOX_TOLERANCE = 0.05
 """Difference of equal boxes, in pixels: fractions are rounded."""
 _LOG = logging.getLogger(__name__)
@@ -93,23 +93,15 @@ def read_yolo_pose(path: Path, finder: ImageFinder) -> Annotations:
 
 
 def _read_config(path: Path) -> _Config:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "data") from None
     text = read_text(path)
-    if len(text) > _MAX_YAML:
-        raise DataError(f"{path}: {len(text):,} characters, which no data.yaml has")
-    try:
-        table = as_object(yaml.safe_load(text), str(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise DataError(f"{path}: not YAML: {one_line(error)}") from None
+    with typed_errors(DataError, str(path)):
+        table = as_object(load_yaml(text, "data"), str(path))
     shape = as_list(table.get("kpt_shape"), f"{path}: kpt_shape")
     if len(shape) != 2 or not all(type(n) is int for n in shape) or shape[1] not in (2, 3):
         raise DataError(f"{path}: kpt_shape: expected [landmarks, 2 or 3], not {shape!s:.80}")
     landmarks = int(str(shape[0]))
-    if not 0 < landmarks <= _MAX_LANDMARKS:
-        raise DataError(f"{path}: kpt_shape: {landmarks} landmarks, not 1 to {_MAX_LANDMARKS:,}")
+    if not 0 < landmarks <= MAX_LANDMARKS:
+        raise DataError(f"{path}: kpt_shape: {landmarks} landmarks, not 1 to {MAX_LANDMARKS:,}")
     return _Config(landmarks, shape[1] == 3, _landmark_names(table, path), _parts(table, path))
 
 
@@ -174,7 +166,7 @@ def _faces(
     labels: Path, image: Path, config: _Config
 ) -> Iterator[tuple[str, Float32[np.ndarray, "landmarks 3"], Box]]:
     """Yield the place, the landmarks as x, y, v and the box of each face of an image, in pixels."""
-    text = labels.read_bytes()
+    text = read_file(labels)
     if not text.strip():
         return  # an image without faces
     size = np.array(image_size(image), np.float64)

@@ -6,8 +6,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipnet.bulk.inputs import ImageReference, parquet, table_rows
-from pipnet.errors import DataError, ImageError
+from pipnet.bulk.inputs import ImageReference, table_rows
+from pipnet.errors import DataError, ImageError, one_line
+from pipnet.io.regular_file import open_file
 
 _MAX_BYTES = 2**30
 """Maximum size of an image file."""
@@ -67,7 +68,7 @@ class ImageReader:
             if path.is_dir():
                 next(path.iterdir())
             else:
-                with path.open("rb") as file:
+                with open_file(path) as file:
                     file.read(1)
         except StopIteration:
             raise DataError(f"{path}: empty: {hint}") from None
@@ -82,8 +83,10 @@ class ImageReader:
         try:
             # After an error the iterator is exhausted, so the later rows of the table are unreadable too.
             content = next((value for row, value in self._table[1] if row == reference.start), None)
-        except parquet()[0].ArrowException as error:
-            raise ValueError(str(error)) from None
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # pyarrow raises any exception for damaged files
+            raise ValueError(one_line(error)) from None
         if content is None:
             raise ImageError(f"{reference.key}: no image in this row, or it cannot be read")
         return content
@@ -91,7 +94,7 @@ class ImageReader:
 
 def _read_member(path: Path, reference: ImageReference) -> bytes:
     _check_size(reference, reference.size)
-    with path.open("rb") as file:
+    with open_file(path) as file:
         file.seek(reference.start)
         return file.read(reference.size)
 

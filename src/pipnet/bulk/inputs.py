@@ -6,21 +6,28 @@ References are small, and no image is decoded to make them. Their order depends 
 from __future__ import annotations
 
 import glob
+import io
+import math
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-from pipnet.errors import DataError, MissingExtraError
+from pipnet.errors import DataError, MissingExtraError, PipnetError, one_line
 from pipnet.io.discovery import files_below
 from pipnet.io.image import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
+from pipnet.io.regular_file import open_file
 from pipnet.io.text import is_folder
 
 _CONTAINERS = {".txt", ".tar", ".parquet"}
 """Suffixes of files that name or contain images."""
+_MAX_SPELLINGS = 1_000_000
+"""Maximum number of names that braces stand for."""
+_MAX_PATHS = 100
+"""Maximum number of paths in a byte of a Parquet table, by compression. An image takes more than a byte."""
 _UNSUPPORTED = "unsupported image format: convert it to JPEG or PNG"
 _COLUMNS = ("image", "path")
 """Columns of a Parquet table that are tried if none is named."""
@@ -28,10 +35,13 @@ _SURROGATES = "surrogateescape"
 """How Python represents file names that are not UTF-8."""
 
 
+ReferenceKind = Literal["file", "tar", "row", "unreadable"]
+
+
 class ImageReference(NamedTuple):
     """Where an image is."""
 
-    kind: Literal["file", "tar", "row", "unreadable"]
+    kind: ReferenceKind
     """A file; a member of a tar file; a row of a Parquet table; or an image of an unsupported format, or a
     damaged container."""
     file: str
@@ -127,7 +137,7 @@ def _in_list(path: Path, base: Path) -> Iterator[ImageReference]:
     """Yield the images of a list: a path a line, relative to the list."""
     empty = True
     try:
-        with path.open(encoding="utf-8-sig", errors=_SURROGATES) as lines:
+        with open_file(path) as file, io.TextIOWrapper(file, "utf-8-sig", _SURROGATES) as lines:
             for line in lines:
                 if line.strip():
                     empty = False
@@ -142,21 +152,47 @@ def _in_tar(path: Path, base: Path) -> Iterator[ImageReference]:
     """Yield the images of a tar file from its headers. Of a damaged file, the first part is used."""
     file = _relative(base, path)
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_file(path) as content, tarfile.open(fileobj=_BoundedReader(content), mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
+                if member.size < 0 or tar.offset <= member.offset:
+                    raise tarfile.ReadError(f"a member of {member.size} bytes")
                 suffix = Path(member.name).suffix.lower() if member.isreg() else ""
-                if suffix in IMAGE_SUFFIXES:
+                if suffix and member.issparse():
+                    yield ImageReference("unreadable", f"{file}/{member.name}", "a sparse file in a tar file")
+                elif suffix in IMAGE_SUFFIXES:
                     yield ImageReference("tar", file, member.name, member.offset_data, member.size)
                 elif suffix in UNSUPPORTED_SUFFIXES:
                     yield ImageReference("unreadable", f"{file}/{member.name}", _UNSUPPORTED)
             end = tar.offset
-        with path.open("rb") as content:
             content.seek(end)
             if content.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
                 yield ImageReference("unreadable", file, f"damaged tar file: cut off after {end} bytes")
-    except (tarfile.TarError, OSError) as error:
-        yield ImageReference("unreadable", file, f"damaged tar file: {' '.join(str(error).split())}")
+    except MemoryError:
+        raise
+    except Exception as error:  # tarfile raises any exception for malformed headers
+        yield ImageReference("unreadable", file, f"damaged tar file: {one_line(error)}")
+
+
+class _BoundedReader(io.RawIOBase):
+    """A file that is read up to its end only, whatever number of bytes a header declares."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes."""
+        if size < 0:
+            raise ValueError("a header with a negative size")
+        return self._file.read(min(size, max(self._size - self._file.tell(), 0)))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Move to a position."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._file.tell()
 
 
 def _in_table(path: Path, base: Path, column: str | None) -> Iterator[ImageReference]:
@@ -164,11 +200,13 @@ def _in_table(path: Path, base: Path, column: str | None) -> Iterator[ImageRefer
     pa, pq = parquet()
     file = _relative(base, path)
     try:
-        with pq.ParquetFile(path) as table:
-            schema, rows = table.schema_arrow, table.metadata.num_rows
+        with open_file(path) as content, pq.ParquetFile(content) as table:
+            schema, size = table.schema_arrow, path.stat().st_size
             name = _image_column(path, schema.names, column)
             kind = schema.field(name).type
-            if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+            rows = _number_of_rows(table, size * _MAX_PATHS if is_text else size)
+            if is_text:
                 for batch in table.iter_batches(columns=[name], use_threads=False):
                     for value in batch.column(0).to_pylist():
                         yield (
@@ -177,15 +215,29 @@ def _in_table(path: Path, base: Path, column: str | None) -> Iterator[ImageRefer
                             else ImageReference("unreadable", file, "a row without a path")
                         )
                 return
-    except (OSError, pa.ArrowException) as error:
-        reason = " ".join(str(error).split())
-        yield ImageReference("unreadable", file, f"damaged Parquet file: {reason:.120}")
+    except (MemoryError, PipnetError):
+        raise
+    except Exception as error:  # pyarrow raises any exception for damaged files
+        yield ImageReference("unreadable", file, f"damaged Parquet file: {one_line(error, 120)}")
         return
     has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
     if not (has_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
         raise DataError(f"{path}: column {name!r} has the type {kind}, neither images nor paths")
     for row in range(rows):
         yield ImageReference("row", file, name, row)
+
+
+def _number_of_rows(table: Any, limit: int) -> int:
+    """Return the number of rows that a Parquet table declares.
+
+    Raises:
+        ValueError: more rows than the file can hold, or other numbers in its row groups.
+    """
+    metadata = table.metadata
+    rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows or metadata.num_rows > limit:
+        raise ValueError(f"{metadata.num_rows:,} rows declared, it can hold at most {limit:,}")
+    return sum(rows)
 
 
 def table_rows(path: Path, column: str, start: int) -> Iterator[tuple[int, bytes | None]]:
@@ -241,13 +293,17 @@ def _expand_braces(name: str) -> Iterator[str]:
     """Yield the names that ``{a,b}`` and ``{000..099}`` stand for in shells and WebDataset."""
     parts = re.split(r"\{([^{}]*)\}", name)
     choices = [_brace_choices(part) if i % 2 else [part] for i, part in enumerate(parts)]
+    if math.prod(map(len, choices)) > _MAX_SPELLINGS:
+        raise DataError(f"{name:.80}: stands for more than {_MAX_SPELLINGS:,} names")
     return ("".join(chosen) for chosen in product(*choices))
 
 
-def _brace_choices(text: str) -> list[str]:
-    numbers = re.fullmatch(r"(\d+)\.\.(\d+)", text)
+def _brace_choices(text: str) -> Sequence[str]:
+    numbers = re.fullmatch(r"([0-9]{1,9})\.\.([0-9]{1,9})", text)
     if numbers:
         first, last = numbers.groups()
         width = len(first) if first.startswith("0") else 0
+        if int(last) - int(first) >= _MAX_SPELLINGS:
+            raise DataError(f"{{{text}}}: stands for more than {_MAX_SPELLINGS:,} names")
         return [f"{number:0{width}}" for number in range(int(first), int(last) + 1)]
     return text.split(",") if "," in text else [f"{{{text}}}"]

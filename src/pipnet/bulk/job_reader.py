@@ -14,6 +14,7 @@ from pipnet.bulk.rows import read_shard
 from pipnet.bulk.store import Store
 from pipnet.datasets.pseudo_labels import PseudoLabel
 from pipnet.errors import DataError
+from pipnet.io.regular_file import typed_errors
 from pipnet.scheme import LandmarkScheme
 
 _ARRAYS = ["points", "scores", "vote_std", "tta_std"]
@@ -96,14 +97,12 @@ class AnnotatedFaces:
         table = read_shard(file, ["image", "face", "quality", *_ARRAYS])
         table = table.filter(table["face"].is_valid()).take(indices)
         shape = len(table), self.scheme.landmarks, -1
-        try:
+        with typed_errors(DataError, f"{file}: not {self.scheme.landmarks} landmarks per face"):
             points, *qualities = (
                 table[name].combine_chunks().flatten().to_numpy().reshape(shape) for name in _ARRAYS
             )
-        except ValueError:
-            raise DataError(f"{file}: not {self.scheme.landmarks} landmarks per face") from None
+            columns = [table[name].to_pylist() for name in ("image", "face", "quality")]
         scores, vote_std, tta_std = (values.mean(axis=(1, 2)).tolist() for values in qualities)
-        columns = (table[name].to_pylist() for name in ("image", "face", "quality"))
         for i, (key, face, quality) in enumerate(zip(*columns, strict=True)):
             container = _INSIDE_CONTAINER.match(key)
             if container and (self.base / (container[1] or container[2])).is_file():

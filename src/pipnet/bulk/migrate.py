@@ -12,9 +12,10 @@ import numpy as np
 from pipnet.bulk.inputs import parquet
 from pipnet.bulk.rows import to_parquet
 from pipnet.bulk.store import FORMAT, Store
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.geometry import tight_box
 from pipnet.io.atomic import make_folder
+from pipnet.io.regular_file import read_file
 
 _COLUMNS = {"box_score": "detection_score", "spread": "vote_std", "disagreement": "tta_std"}
 _SETTINGS = {"views": "tta", "any_roll": "any_rotation"}
@@ -40,9 +41,9 @@ def migrate_job(folder: Path) -> None:
 
 def _migrate(store: Store) -> None:
     try:
-        manifest: dict[str, Any] = json.loads(store.manifest_file.read_bytes())
+        manifest: dict[str, Any] = json.loads(read_file(store.manifest_file))
         version, shards = manifest["format"], manifest.get("shards")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{store.manifest_file}: not a manifest: {error!s:.160}") from None
     if version == FORMAT:
         return
@@ -57,7 +58,7 @@ def _migrate(store: Store) -> None:
         model = dict(manifest["model"])
         model["license"] = model.pop("licence")
         manifest["images"] = manifest.pop("pictures")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, LookupError) as error:
         raise DataError(f"{store.manifest_file}: damaged: {error!r:.160}") from None
     changes = {"format": FORMAT, "settings": settings, "model": model, "shards": records}
     store.write_manifest(manifest | changes)
@@ -65,14 +66,14 @@ def _migrate(store: Store) -> None:
 
 def _migrate_shard(store: Store, record: dict[str, Any]) -> dict[str, Any]:
     """Convert a shard, and return its record. A shard that a killed run converted is left as it is."""
-    pa, pq = parquet()
+    _, pq = parquet()
     path = store.shard_file(record["number"])
     images = record.get("images", record.get("pictures"))
     kept = {key: value for key, value in record.items() if key != "pictures"} | {"images": images}
     try:
         rows = pq.read_table(path, use_threads=False).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split()):.160}") from None
+    except Exception as error:  # pyarrow raises any exception for damaged files
+        raise DataError(f"{path}: cannot be read: {one_line(error)}") from None
     if rows and "spread" not in rows[0]:
         return kept | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     renamed = [{_COLUMNS.get(name, name): value for name, value in row.items()} for row in rows]

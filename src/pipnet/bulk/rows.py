@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipnet.bulk.inputs import parquet
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.inference.results import FaceLandmarks
+from pipnet.io.regular_file import open_file, typed_errors
 from pipnet.metadata import ModelMetadata
 
 _COLUMNS = {
@@ -69,13 +70,19 @@ def to_parquet(rows: Sequence[Row]) -> bytes:
     `pipnet.inference.results`; what a model is not calibrated for is null.
     """
     pa, pq = parquet()
-    types = {name: pa.list_(pa.float32()) if kind == "numbers" else kind for name, kind in _COLUMNS.items()}
+    types = {name: _type(name) for name in _COLUMNS}
     columns = [pa.array([row.get(name) for row in rows], kind) for name, kind in types.items()]
     sink = pa.BufferOutputStream()
     # These numbers rarely repeat: with dictionaries the file would be half as large again.
     table = pa.table(columns, schema=pa.schema(list(types.items())))
     pq.write_table(table, sink, compression="zstd", use_dictionary=False)
     return bytes(sink.getvalue())
+
+
+def _type(column: str) -> Any:
+    pa, _ = parquet()
+    kind = _COLUMNS[column]
+    return pa.list_(pa.float32()) if kind == "numbers" else kind
 
 
 def read_shard(file: Path, columns: Sequence[str]) -> Any:
@@ -86,14 +93,18 @@ def read_shard(file: Path, columns: Sequence[str]) -> Any:
     """
     pa, pq = parquet()
     try:
-        table = pq.read_table(file, use_threads=False, columns=list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{file}: cannot be read: {' '.join(str(error).split()):.160}") from None
+        with open_file(file) as content:
+            table = pq.read_table(content, use_threads=False, columns=list(columns))
+    except Exception as error:  # pyarrow raises any exception for damaged files
+        raise DataError(f"{file}: cannot be read: {one_line(error)}") from None
     missing = [name for name in columns if name not in table.column_names]
     if missing:
         raise DataError(
             f"{file}: not written by this version of pipnet annotate: no column {', '.join(missing)}"
         )
+    for name in columns:
+        if table.schema.field(name).type != pa.schema([(name, _type(name))]).field(name).type:
+            raise DataError(f"{file}: not written by pipnet annotate: column {name} has another type")
     return table
 
 
@@ -121,10 +132,12 @@ def read_labels(shards: Sequence[Path], metadata: ModelMetadata) -> Iterator[Ima
     columns = [name for name in _COLUMNS if name not in _CALIBRATED]
     for path in shards:
         # An image starts at each row without a face above 0: a list may name an image twice in a row.
-        rows = read_shard(path, columns).to_pylist()
-        starts = np.cumsum([not row["face"] for row in rows]).tolist()
-        for _, pairs in groupby(zip(starts, rows, strict=True), key=lambda pair: pair[0]):
-            yield _image_labels([row for _, row in pairs], metadata)
+        table = read_shard(path, columns)
+        with typed_errors(DataError, f"{path}: not written by pipnet annotate"):
+            rows = table.to_pylist()
+            starts = np.cumsum([not row["face"] for row in rows]).tolist()
+            for _, pairs in groupby(zip(starts, rows, strict=True), key=lambda pair: pair[0]):
+                yield _image_labels([row for _, row in pairs], metadata)
 
 
 def _image_labels(rows: Sequence[Row], metadata: ModelMetadata) -> ImageLabels:

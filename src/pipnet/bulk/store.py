@@ -21,13 +21,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pipnet.bulk.crash_journal import CrashJournal
-from pipnet.bulk.inputs import ImageReference
+from pipnet.bulk.inputs import ImageReference, ReferenceKind
 from pipnet.bulk.shard_labeler import Shard
-from pipnet.errors import DataError, MissingExtraError, WriteError
+from pipnet.errors import DataError, MissingExtraError, WriteError, one_line
 from pipnet.io.atomic import atomic_write
+from pipnet.io.regular_file import open_file, read_file
 
 FORMAT = 3
 """Version of the manifest and the shards."""
@@ -51,6 +52,47 @@ class ShardRecord:
     """SHA-256 of the file."""
     low_quality: int = 0
     """Number of faces with a quality below `LOW_QUALITY`; 0 if the model is not calibrated."""
+
+
+_MANIFEST_TYPES = {"format": int, "model": dict, "settings": dict, "inputs": list, "base": str} | {
+    "images": int,
+    "plan": str,
+    "shards": list,
+}
+"""Types of a manifest's values."""
+
+
+def _record(values: Any, file: Path) -> ShardRecord:
+    """Return the record of plain data.
+
+    Raises:
+        DataError: it is no record; ``file`` is named.
+    """
+    try:
+        record = ShardRecord(**values)
+    except TypeError as error:
+        raise DataError(f"{file}: not a record of a shard: {one_line(error)}") from None
+    counts = [value for name, value in vars(record).items() if name != "sha256"]
+    if (
+        not all(type(count) is int and 0 <= count < 2**63 for count in counts)
+        or type(record.sha256) is not str
+    ):
+        raise DataError(f"{file}: not a record of a shard: {values!s:.80}")
+    return record
+
+
+def _reference(values: Any) -> ImageReference:
+    """Return the reference of plain data.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    reference = ImageReference(*values)
+    types = [type(value) for value in reference]
+    is_known = types == [str, str, str, int, int] and reference.kind in get_args(ReferenceKind)
+    if not is_known or min(reference.start, reference.size) < 0:
+        raise ValueError(f"not a reference to an image: {values!s:.80}")
+    return reference
 
 
 def _is_work_file(path: Path) -> bool:
@@ -134,9 +176,12 @@ class Store:
 
     def shards(self) -> Iterator[Shard]:
         """Yield the shards of the plan."""
-        with self._plan.open("rb") as lines:
-            for number, line in enumerate(lines):
-                yield Shard(number, [ImageReference(*values) for values in json.loads(line)])
+        try:
+            with open_file(self._plan) as lines:
+                for number, line in enumerate(lines):
+                    yield Shard(number, [_reference(values) for values in json.loads(line)])
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise DataError(f"{self._plan}: not the plan of a job: {one_line(error)}") from None
 
     # -- the progress ------------------------------------------------------------------------------
 
@@ -176,14 +221,18 @@ class Store:
         """Return the records of the finished shards of an unfinished job, by number.
 
         A line that was cut off by a kill, or a missing file, only means that the shard is annotated again.
+
+        Raises:
+            DataError: a line is no record, though it was not cut off.
         """
         records = {}
         lines = self._done.read_bytes().split(b"\n")[:-1] if self._done.is_file() else []
         for line in lines:
             try:
-                record = ShardRecord(**json.loads(line))
-            except (ValueError, TypeError):
+                values = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            record = _record(values, self._done)
             if self.shard_file(record.number).is_file():
                 records[record.number] = record
         return records
@@ -209,14 +258,17 @@ class Store:
             DataError: it cannot be read, is damaged, or has another format.
         """
         try:
-            content = json.loads(self.manifest_file.read_bytes())
+            content = json.loads(read_file(self.manifest_file))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (OSError, ValueError) as error:
-            raise DataError(f"{self.manifest_file}: not a manifest: {error}") from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{self.manifest_file}: not a manifest: {one_line(error)}") from None
         if not isinstance(content, dict):
             raise DataError(f"{self.manifest_file}: not a manifest")
         version = content.get("format", FORMAT)
+        for key, kind in _MANIFEST_TYPES.items():
+            if key in content and type(content[key]) is not kind:
+                raise DataError(f"{self.manifest_file}: not a manifest: {key} is {content[key]!r:.80}")
         if version in range(1, FORMAT):
             raise DataError(
                 f"{self.folder}: has the older format {version}; convert it: pipnet migrate {self.folder}"
@@ -234,10 +286,7 @@ class Store:
         job = self.manifest()
         if job is None or "shards" not in job:
             return None
-        try:
-            records = [ShardRecord(**values) for values in job["shards"]]
-        except TypeError as error:
-            raise DataError(f"{self.manifest_file}: damaged: {error}") from None
+        records = [_record(values, self.manifest_file) for values in job["shards"]]
         for record in records:
             path = self.shard_file(record.number)
             if not path.is_file():

@@ -24,7 +24,6 @@ def read_aflw(root: Path, subset: str) -> list[FaceSample]:
 
     Raises:
         DataError: the file or the folder of the images is missing, or the file is damaged.
-        MissingExtraError: SciPy is not installed.
     """
     path = next(iter(root.rglob("AFLWinfo_release.mat")), root / "AFLWinfo_release.mat")
     boxes, data, masks, names, order = read_mat(path, "bbox", "data", "mask_new", "nameList", "ra")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.datasets.matlab import open_mat73, read_mat
+from pipnet.datasets.matlab import read_mat, read_mat73
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import Box, Image, xywh_to_xyxy
 from pipnet.io.image import write_image
@@ -46,7 +46,7 @@ def unpack_cofw68(root: Path, subset: str, images: Path) -> list[FaceSample]:
 
     Raises:
         DataError: a file is missing or damaged.
-        MissingExtraError: h5py or SciPy is not installed.
+        MissingExtraError: h5py is not installed.
     """
     matches = ((re.fullmatch(r"([0-9]+)_points\.mat", p.name), p) for p in root.rglob("*_points.mat"))
     files = {int(match[1]): path for match, path in matches if match}
@@ -76,22 +76,26 @@ def _read_subset(root: Path, subset: str) -> Iterator[tuple[Image, Box, np.ndarr
     """Yield image, face box, and the 87 numbers of a shape: 29 x, 29 y, 29 flags of occlusion."""
     name, suffix = _FILES[subset]
     path = next(iter(root.rglob(name)), root / name)
-    keys = [f"{key}{suffix}" for key in ("Is", "bboxes", "phis")]
-    with open_mat73(path, *keys) as file:
-        references = np.ravel(file[keys[0]])
-        boxes, shapes = file[keys[1]][()], file[keys[2]][()]
-        if shapes.shape != (3 * _POINTS, len(references)) or boxes.shape != (4, len(references)):
-            raise DataError(f"{path}: {len(references)} images, boxes {boxes.shape}, shapes {shapes.shape}")
+    keys = [f"{key}{suffix}" for key in ("bboxes", "phis", "Is")]
+    with closing(read_mat73(path, *keys)) as arrays:
+        boxes, shapes = (next(arrays, np.zeros(0)) for _ in range(2))
+        faces = boxes.shape[-1] if boxes.ndim == 2 else 0
+        if shapes.shape != (3 * _POINTS, faces) or boxes.shape != (4, faces):
+            raise DataError(f"{path}: boxes {boxes.shape}, shapes {shapes.shape}")
         if not np.isfinite(shapes).all() or not np.isfinite(boxes).all():
             raise DataError(f"{path}: a number is not finite")
-        for number, reference in enumerate(references):
-            image = _to_rgb(file[reference][()], f"{path}: image {number + 1}")
-            yield image, xywh_to_xyxy(boxes[:, number].tolist()), shapes[:, number]
+        number = 0
+        for number, stored in enumerate(arrays, start=1):
+            if number > faces:
+                break
+            image = _to_rgb(stored, f"{path}: image {number}")
+            yield image, xywh_to_xyxy(boxes[:, number - 1].tolist()), shapes[:, number - 1]
+        if number != faces:
+            raise DataError(f"{path}: {number} images or more, {faces} boxes")
 
 
-def _to_rgb(stored: Any, where: str) -> Image:
+def _to_rgb(image: np.ndarray, where: str) -> Image:
     """Convert a stored image, (3, width, height) or (width, height), to RGB (height, width, 3)."""
-    image = np.asarray(stored)
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and len(image) != 3):
         raise DataError(f"{where}: not an image: {image.dtype} {image.shape}")
     return np.ascontiguousarray(np.repeat(image.T[..., None], 3, 2) if image.ndim == 2 else image.T)

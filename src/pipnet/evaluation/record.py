@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import FaceErrors
 from pipnet.io.atomic import write_text
+from pipnet.io.regular_file import read_file
 from pipnet.metadata import ModelMetadata
 
 FILE = "evaluation.json"
@@ -119,7 +120,7 @@ def read_face_nmes(path: Path) -> dict[str, float]:
 
 def _read(path: Path, parse: Callable[[Any], _T]) -> _T:
     try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
+        return parse(json.loads(read_file(path).decode("utf-8")))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -24,6 +24,7 @@ from pipnet.errors import ImageError, ImageTooLargeError, installed_from, one_li
 from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image_array import check_size, deep_to_8_bits, white_level
+from pipnet.io.regular_file import open_file
 
 MAX_PIXELS = 100_000_000
 """Default maximum number of pixels; larger images are refused before they are decoded."""
@@ -80,7 +81,7 @@ def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Im
     Raises:
         ImageError: missing, empty, truncated, not an image, or more than ``max_pixels``.
     """
-    with _named_errors(_short(str(path))), Path(path).open("rb") as file:
+    with _named_errors(_short(str(path))), open_file(path) as file:
         return _read(file, max_pixels)
 
 
@@ -100,7 +101,7 @@ def read_jpeg(path: str | os.PathLike[str]) -> bytes | None:
     Raises:
         ImageError: missing, or not readable.
     """
-    with _named_errors(_short(str(path))), Path(path).open("rb") as file:
+    with _named_errors(_short(str(path))), open_file(path) as file:
         start = file.read(len(_JPEG_START))
         return start + file.read() if start == _JPEG_START else None
 
@@ -140,7 +141,7 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         ImageError: missing, or not an image.
     """
-    with _named_errors(_short(str(path))), path.open("rb") as file, _open(file) as image:
+    with _named_errors(_short(str(path))), open_file(path) as file, _open(file) as image:
         width, height = image.size  # Pillow applies the orientation of TIFF itself
         swap = image.format != "TIFF" and _orientation(partial(_header_exif, image)) in {5, 6, 7, 8}
     return (height, width) if swap else (width, height)

@@ -19,6 +19,8 @@ from jaxtyping import UInt8
 from pipnet.errors import ImageError, ImageTooLargeError, one_line
 from pipnet.geometry import Image
 
+MAX_SIDE = 1_000_000
+"""Maximum width and height; larger ones overflow in decoders."""
 _BLOCK_SIZE = 2**20
 """Values that are converted in one step, which limits memory."""
 _SHAPES = "(height, width, 3), or for tensors (3, height, width); pass a batch as a list"
@@ -33,6 +35,8 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
     """
     if width * height > max_pixels:
         raise ImageTooLargeError(f"{width} x {height} pixels, more than the limit of {max_pixels}")
+    if max(width, height) > MAX_SIDE:
+        raise ImageTooLargeError(f"{width} x {height} pixels, more than {MAX_SIDE:,} on a side")
     if not width * height:
         raise ImageError(f"no pixels: {width} x {height}")
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from pipnet.errors import DataError
+from pipnet.io.regular_file import read_file
 
 
 def read_text(path: Path) -> str:
@@ -15,7 +16,7 @@ def read_text(path: Path) -> str:
         DataError: missing, empty, not readable or not UTF-8.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:

@@ -7,16 +7,16 @@ components of the shape predicts most of it.
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from pipnet.errors import DataError, one_line
+from pipnet.errors import DataError
 from pipnet.geometry import affine, similarity
 from pipnet.io.atomic import atomic_write
+from pipnet.io.regular_file import open_file, typed_errors
 from pipnet.scheme import LandmarkScheme
 
 _RIDGE = 1.0
@@ -101,13 +101,11 @@ class LandmarkAdapter:
         Raises:
             DataError: the file is missing or not an adapter.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                scheme = str(file["scheme"])
-                names = [f.name for f in fields(cls) if f.name != "scheme"]
-                arrays = {name: np.asarray(file[name], np.float64) for name in names}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path}: not a readable adapter: {one_line(error)}") from None
+        what = f"{path}: not a readable adapter"
+        with typed_errors(DataError, what), open_file(path) as content, np.load(content) as file:
+            scheme = str(file["scheme"])
+            names = [f.name for f in fields(cls) if f.name != "scheme"]
+            arrays = {name: np.asarray(file[name], np.float64) for name in names}
         mean, basis, deviations, weights = arrays.values()
         count, size = deviations.size, mean.size
         if mean.shape != (size // 2, 2) or basis.shape != (size, count) or weights.shape != (count + 1, size):

@@ -8,6 +8,8 @@ from typing import Any
 
 from pipnet.errors import MissingExtraError, RecipeError
 from pipnet.io.atomic import atomic_write, write_text
+from pipnet.io.regular_file import read_file, typed_errors
+from pipnet.io.yaml_file import MAX_CHARACTERS, check_yaml
 from pipnet.training.recipe_file import RENAMED_IN_FORMAT_2, RENAMED_VALUES_IN_FORMAT_2
 
 
@@ -25,11 +27,10 @@ def migrate_recipe(path: Path) -> int:
         import yaml
     except ImportError:
         raise MissingExtraError("pyyaml", "train") from None
-    try:
-        text = path.read_text(encoding="utf-8")
+    with typed_errors(RecipeError, f"{path}: not a recipe"):
+        text = read_file(path, 4 * MAX_CHARACTERS).decode("utf-8")
+        check_yaml(text)
         root = yaml.compose(text, yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise RecipeError(f"{path}: not a recipe: {' '.join(str(error).split()):.160}") from None
     edits: list[tuple[int, int, str]] = []
     for group, table in root.value if isinstance(root, yaml.MappingNode) else ():
         for key, value in table.value if isinstance(table, yaml.MappingNode) else ():

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipnet.errors import MissingExtraError, RecipeError, one_line
+from pipnet.errors import RecipeError
+from pipnet.io.regular_file import read_file, typed_errors
+from pipnet.io.yaml_file import MAX_CHARACTERS, load_yaml
 
 BASE = "base"
 """The key of the file that a recipe inherits from."""
@@ -60,28 +62,10 @@ def _read(path: Path, heirs: list[Path]) -> dict[str, Any]:
 
 def _parse(path: Path) -> dict[str, Any]:
     """Return the content of one file."""
-    try:
-        import yaml
-    except ImportError:
-        raise MissingExtraError("pyyaml", "train") from None
-
-    class Loader(yaml.SafeLoader):
-        """YAML in which a repeated key is an error, because it is unclear which value is meant."""
-
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value]
-            repeated = next((key for key in keys if keys.count(key) > 1), None)
-            if repeated is not None:
-                problem = f"{repeated!r:.40} is repeated"
-                raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-            return super().construct_mapping(node, deep)
-
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}  # noqa: S506 (a safe loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: recipe cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {one_line(error, 300)}") from None
+    with typed_errors(RecipeError, f"{path}: recipe cannot be read"):
+        text = read_file(path, 4 * MAX_CHARACTERS).decode("utf-8")
+    with typed_errors(RecipeError, str(path)):
+        content = load_yaml(text, "train") or {}
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a table of keys, not a {type(content).__name__}")
     for table in (content, *content.values()):

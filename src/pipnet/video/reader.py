@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipnet.errors import MissingExtraError, VideoError
+from pipnet.errors import MissingExtraError, VideoError, one_line
 from pipnet.geometry import Image, resize
 from pipnet.io.image import MAX_PIXELS
+from pipnet.io.regular_file import typed_errors
 from pipnet.io.text import counted
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ _MAX_MISSING_TIME = 0.25
 does not declare its number of frames."""
 _CLOCK_RESET = 1.0
 """Seconds by which timestamps must go back to count as a reset of the clock, as in concatenated files."""
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,asf_o,flv,live_flv,ogg,nut,mxf,gxf,rm,"
+    "wtv,dv,nsv,nuv,swf,ivf,obu,av1,h261,h263,h264,hevc,vvc,m4v,vc1,vc1test,dirac,dnxhd,avs2,avs3,cavsvideo,"
+    "mjpeg,mjpeg_2000,mpjpeg,smjpeg,yuv4mpegpipe,gif,apng,webp_pipe,jpegxl_anim,flic,cine,bink,smk,roq,ser,v210"
+)
+"""Containers that are read, by FFmpeg's names: those that do not refer to other files or addresses."""
 _DECODE_TIME_ONLY = {"avi", "asf"}
 """Containers, by FFmpeg's names, that store when a frame is decoded, not when it is shown. Their presentation
 timestamps are out of order; those of decoding are right, except for a delay at the beginning."""
@@ -85,7 +92,7 @@ class VideoReader:
         """Why the last iteration did not return all frames; None if it did."""
         self.complete = False
         """Whether the last iteration reached the end of the file without damage."""
-        with self._open() as container:
+        with typed_errors(VideoError, f"{self.path}: not a readable video"), self._open() as container:
             stream = self._stream(container)
             self.fps = float(stream.average_rate or DEFAULT_FPS)
             """Mean number of frames a second."""
@@ -99,7 +106,7 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         self.damage, self.complete, self._packets, number = None, False, 0, 0
         clock, time, duration = _Clock(1 / self.fps), -1 / self.fps, 1 / self.fps
-        with self._open() as container:
+        with typed_errors(VideoError, f"{self.path}: not a readable video"), self._open() as container:
             stream = self._stream(container)
             # With threads that decode several frames at once, a corrupt packet near the end loses more
             # frames.
@@ -160,25 +167,36 @@ class VideoReader:
                 return
 
     def _open(self) -> InputContainer:
-        require_av()
-        import av
-
         if self.path.is_dir():
             raise VideoError(f"{self.path}: a folder, not a video")
         if not self.path.is_file():
             raise VideoError(f"{self.path}: no such file")
         if not self.path.stat().st_size:
             raise VideoError(f"{self.path}: empty file")
-        try:
-            return av.open(os.fspath(self.path), metadata_errors="replace")
-        except (av.error.FFmpegError, ValueError) as error:
-            raise VideoError(f"{self.path}: not a readable video: {ffmpeg_message(error)}") from None
+        return open_container(self.path)
 
     def _stream(self, container: InputContainer) -> VideoStream:
         try:
             return video_stream(container, self._max_pixels)
         except VideoError as error:
             raise VideoError(f"{self.path}: {error}") from None
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a video file with FFmpeg; formats that refer to other files, such as playlists, are refused.
+
+    Raises:
+        VideoError: not a video of a known format.
+        MissingExtraError: PyAV is not installed.
+    """
+    require_av()
+    import av
+
+    options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+    try:
+        return av.open(os.fspath(path), metadata_errors="replace", container_options=options)
+    except (av.error.FFmpegError, ValueError) as error:
+        raise VideoError(f"{path}: not a readable video: {ffmpeg_message(error)}") from None
 
 
 class _Clock:
@@ -240,11 +258,14 @@ def to_upright_rgb(frame: av.VideoFrame, pixel_aspect: float, max_pixels: int) -
     Raises:
         VideoError: the frame, unlike those before it, has more than ``max_pixels``.
     """
-    width = round(frame.width * pixel_aspect) if 0.1 < pixel_aspect < 10 else frame.width
-    if width * frame.height > max_pixels:
+    width = max(round(frame.width * pixel_aspect), 1) if 0.1 < pixel_aspect < 10 else frame.width
+    if max(width, frame.width) * frame.height > max_pixels:
         raise VideoError(f"a frame of more than {max_pixels:,} pixels")
     source = color_space(frame.height) if frame.colorspace == _UNSPECIFIED_COLOR_SPACE else None
-    image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=source), dtype=np.uint8)
+    try:
+        image = np.asarray(frame.to_ndarray(format="rgb24", src_colorspace=source), dtype=np.uint8)
+    except (OSError, ValueError) as error:  # FFmpeg cannot convert every format of pixels
+        raise VideoError(f"a frame of {frame.format.name} cannot be converted: {one_line(error)}") from None
     if width != frame.width:
         image = resize(image, width, frame.height)
     quarter_turns = round(frame.rotation / 90) % 4

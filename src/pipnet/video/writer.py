@@ -15,7 +15,7 @@ from pipnet.errors import VideoError
 from pipnet.geometry import Image, resize
 from pipnet.io.atomic import atomic_write
 from pipnet.io.signals import defer_signals
-from pipnet.video.reader import VideoReader, color_space, ffmpeg_message, require_av
+from pipnet.video.reader import VideoReader, color_space, ffmpeg_message, open_container, require_av
 
 _TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick of the timestamps: fine enough for any camera."""
@@ -206,10 +206,8 @@ class VideoWriter:
 
     def _add_audio_stream(self, video: VideoReader, resources: contextlib.ExitStack) -> None:
         """Add a stream for the audio; containers require this before the first frame."""
-        import av
-
         try:
-            container = av.open(os.fspath(video.path), metadata_errors="replace")
+            container = open_container(video.path)
             resources.callback(container.close)
             tracks = container.streams.audio
             if tracks:
@@ -218,7 +216,7 @@ class VideoWriter:
                 self._audio_packets = _shift_packets(container.demux(tracks[0]), start)
                 if len(tracks) > 1:
                     self.audio_warning = f"only the first of {len(tracks)} audio tracks was copied"
-        except _write_errors() as error:
+        except (VideoError, *_write_errors()) as error:
             self._disable_audio(error)
 
     def _disable_audio(self, error: Exception) -> None:

@@ -38,8 +38,12 @@ from pipnet.geometry import CropConfig
 from pipnet.hub import DEFAULT_MODEL, packaged_models
 from pipnet.inference.backends.base import CropLandmarks, in_batches
 from pipnet.inference.backends.onnxruntime import OnnxModel, start_session
-from pipnet.metadata import EXTERNAL, ModelMetadata
+from pipnet.io.regular_file import read_file, typed_errors
+from pipnet.metadata import EXTERNAL, MAX_INPUT_SIZE, MIN_CROP_SCALE, ModelMetadata
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
+
+_MAX_BYTES = 2_000_000
+"""Maximum size of a TOML file."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +54,13 @@ class ExternalModelConfig:
     """Its ONNX file."""
     scheme: str
     """Landmark scheme: its name, or the path of its TOML file."""
-    input_size: Annotated[int, Range(1, 4096)]
+    input_size: Annotated[int, Range(1, MAX_INPUT_SIZE)]
     """Side of the crop in pixels."""
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     """Subtracted from the RGB image in [0, 1]."""
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     """Divides the result of the subtraction."""
-    crop_scale: Annotated[float, Range(0, 100, above=True)] = 1.2
+    crop_scale: Annotated[float, Range(MIN_CROP_SCALE, 100)] = 1.2
     """Side of the square crop over the longer side of the landmark box."""
     crop_shift_up: Annotated[float, Range(-10, 10)] = 0.0
     """How far the crop's center lies above the box's, in longer sides of the box."""
@@ -83,10 +87,8 @@ class ExternalModelConfig:
         Raises:
             ModelError: missing, malformed, an unknown or missing key, or a value out of range.
         """
-        try:
-            table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-            raise ModelError(f"{path}: not a readable TOML file: {one_line(error)}") from None
+        with typed_errors(ModelError, f"{path}: not a readable TOML file"):
+            table: dict[str, Any] = tomllib.loads(read_file(path, _MAX_BYTES).decode("utf-8"))
         try:
             values = {**table, "model": path.parent / table["model"]}
             if "adapter" in table:

@@ -17,6 +17,7 @@ from pipnet.config import Device
 from pipnet.errors import ModelError, PipnetError, one_line
 from pipnet.inference.backends.base import ExportedModel, Graph
 from pipnet.inference.backends.distributions import install_command
+from pipnet.inference.backends.model_check import check_model_file
 from pipnet.inference.backends.telemetry import telemetry_off
 
 with telemetry_off():
@@ -67,9 +68,10 @@ def start_session(path: Path, device: Device, threads: int | None) -> onnxruntim
         threads: how many threads the network may use on the CPU; ONNX Runtime decides if None.
 
     Raises:
-        ModelError: the file is not an ONNX model.
+        ModelError: the file is not an ONNX model, or is refused, see `check_model_file`.
         PipnetError: the installed onnxruntime cannot run on this device.
     """
+    check_model_file(path)
     installed = onnxruntime.get_available_providers()
     available = [name for name, provider in _PROVIDERS.items() if provider in installed]
     # auto excludes CoreML: whether it keeps the arg-max of the score maps has not been measured.

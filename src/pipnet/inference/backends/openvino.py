@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from pipnet.config import Precision
 from pipnet.errors import MissingExtraError, ModelError, one_line
 from pipnet.inference.backends.base import ExportedModel, Graph
+from pipnet.inference.backends.model_check import check_model_file
 
 _METADATA_KEY = ["framework", "pipnet"]
 
@@ -37,6 +38,8 @@ class OpenVinoModel(ExportedModel):
             import openvino
         except ImportError:
             raise MissingExtraError("openvino", "openvino") from None
+        if self.path.suffix != ".xml":
+            check_model_file(self.path)
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads

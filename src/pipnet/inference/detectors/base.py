@@ -8,10 +8,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float32, Int
 
+from pipnet.errors import ModelError
 from pipnet.geometry import Image, resize, xywh_to_xyxy
 
 _MIN_SIDE = 8
 """Images with a shorter side, in pixels, are not searched."""
+_MAX_FACES = 20_000
+"""More faces are an error of the network."""
 
 
 class Detections(NamedTuple):
@@ -67,6 +70,22 @@ def detect_reduced(
     scores = np.array([score for _, score in faces], np.float32)
     order = np.argsort(-scores, kind="stable")
     return Detections(enlarge(boxes[order], factor), scores[order])
+
+
+def check_detections(name: str, detections: Detections) -> Detections:
+    """Return the output of a network from a file, if it is one.
+
+    Raises:
+        ModelError: other shapes, numbers that are not finite, or too many faces; ``name`` is named.
+    """
+    faces = len(detections.boxes)
+    shapes = [(faces, 4), (faces,), (faces, 5, 2)]
+    for array, shape in zip(detections, shapes, strict=True):
+        if array is not None and (array.shape != shape or not np.isfinite(array).all()):
+            raise ModelError(f"{name}: returned no faces: an array {array.shape}, or not finite")
+    if faces > _MAX_FACES:
+        raise ModelError(f"{name}: returned {faces:,} faces, more than {_MAX_FACES:,}")
+    return detections
 
 
 def reduce_longer_side(image: Image, size: int) -> tuple[Image, float]:

@@ -10,7 +10,8 @@ from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.hub import packaged_detector
 from pipnet.inference.backends.onnxruntime import start_session
-from pipnet.inference.detectors.base import Detections, enlarge, reduce_longer_side
+from pipnet.inference.detectors.base import Detections, check_detections, enlarge, reduce_longer_side
+from pipnet.io.regular_file import typed_errors
 
 _INPUTS, _OUTPUTS = ["image"], ["boxes", "scores", "points"]
 
@@ -40,6 +41,7 @@ class PipnetFaceDetector:
         """
         self.size, self.threshold, self._arguments = size, threshold, (path, size, threshold, threads)
         file = packaged_detector() if path is None else Path(path)
+        self._file = file
         if not file.is_file():
             raise ModelError(f"{file}: no such face detector")
         self._session = start_session(file, "cpu", threads)
@@ -54,8 +56,15 @@ class PipnetFaceDetector:
         return type(self), self._arguments
 
     def __call__(self, image: Image) -> Detections:
-        """Return the faces in an RGB image, detected on a reduced copy."""
+        """Return the faces in an RGB image, detected on a reduced copy.
+
+        Raises:
+            ModelError: the network cannot be run, or returns no faces.
+        """
         reduced, factor = reduce_longer_side(image, self.size)
-        boxes, scores, points = self._session.run(_OUTPUTS, {"image": reduced[None]})
+        with typed_errors(ModelError, f"{self._file}: cannot be run"):
+            outputs = self._session.run(_OUTPUTS, {"image": reduced[None]})
+        boxes, scores, points = check_detections(str(self._file), Detections(*outputs))
+        assert points is not None
         chosen = scores >= self.threshold
         return Detections(enlarge(boxes[chosen], factor), scores[chosen], enlarge(points[chosen], factor))

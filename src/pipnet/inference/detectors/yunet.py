@@ -15,12 +15,14 @@ from pipnet.errors import ModelError
 from pipnet.geometry import Image, suppress_overlaps
 from pipnet.hub import YUNET, cached_download
 from pipnet.inference.backends.onnxruntime import start_session
-from pipnet.inference.detectors.base import Detections, detect_reduced
+from pipnet.inference.detectors.base import Detections, check_detections, detect_reduced
+from pipnet.io.regular_file import typed_errors
 
 _STRIDES = (8, 16, 32)
 """Sides in pixels of the cells of YuNet's three grids."""
 _OUTPUTS = [f"{kind}_{stride}" for stride in _STRIDES for kind in ("cls", "obj", "bbox")]
 """For each grid: probability of a face, expected overlap of the box with a face, and box."""
+_MAX_INPUT_SIDE = 8192
 _MAX_IOU = 0.3
 """Of two boxes that overlap more, the one with the lower score is dropped (as in OpenCV)."""
 
@@ -55,7 +57,8 @@ class YuNetDetector:
         """
         self._arguments = (path, size, threshold, threads)
         file = path or os.environ.get("PIPNET_YUNET")
-        self._session = _load(Path(file) if file else cached_download(YUNET), threads)
+        self._file = Path(file) if file else cached_download(YUNET)
+        self._session = _load(self._file, threads)
         sides = self._session.get_inputs()[0].shape[2:]
         # Height and width in pixels; None where any multiple of 32 will do.
         self._input_size = [side if isinstance(side, int) else None for side in sides]
@@ -67,8 +70,14 @@ class YuNetDetector:
         return type(self), self._arguments
 
     def __call__(self, image: Image) -> Detections:
-        """Return the faces in an RGB image, detected on a reduced copy."""
-        return detect_reduced(image, self.size, self._search)
+        """Return the faces in an RGB image, detected on a reduced copy.
+
+        Raises:
+            ModelError: the network cannot be run, or returns no faces.
+        """
+        with typed_errors(ModelError, f"{self._file}: cannot be run"), np.errstate(over="ignore"):
+            detections = detect_reduced(image, self.size, self._search)
+        return check_detections(str(self._file), detections)
 
     def _search(self, image: Image) -> list[tuple[Sequence[float], float]]:
         height, width = (
@@ -86,15 +95,15 @@ class YuNetDetector:
 
 def _load(file: Path, threads: int | None) -> Any:
     try:
-        with file.open("rb"):
-            session = start_session(file, "cpu", threads)
-    except OSError as error:
-        raise ModelError(f"{file}: cannot be read: {error.strerror}") from None
+        session = start_session(file, "cpu", threads)
     except ModelError as error:
         raise ModelError(f"{file}: not a YuNet model: {str(error).removeprefix(f'{file}: ')}") from None
     names = {node.name for node in session.get_outputs()}
     if len(session.get_inputs()) != 1 or not names.issuperset(_OUTPUTS):
         raise ModelError(f"{file}: not a YuNet model: it has no outputs {', '.join(_OUTPUTS[:3])}, ...")
+    shape = session.get_inputs()[0].shape
+    if len(shape) != 4 or any(isinstance(side, int) and side > _MAX_INPUT_SIDE for side in shape):
+        raise ModelError(f"{file}: not a YuNet model: its input has the shape {shape!s:.80}")
     return session
 
 
