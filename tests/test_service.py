@@ -583,7 +583,8 @@ def test_workers_share_counters_and_are_replaced_and_stop(photo):
 
         def workers() -> list:
             children = psutil.Process(process.pid).children()
-            return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+            running = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+            return [child for child in running if "spawn_main" in " ".join(child.cmdline())]
 
         before = workers()
         assert len(before) == 2

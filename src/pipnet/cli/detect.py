@@ -50,6 +50,7 @@ def detect(
     pts: bool = False,
     csv: Path | None = None,
     coco: Path | None = None,
+    html: Path | None = None,
     box: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
     box_format: str = "face",
     config: LandmarkerFlags = DEFAULT_LANDMARKER,
@@ -76,6 +77,10 @@ def detect(
         and y of each landmark, and its confidence. pipnet data reads it.
     coco
         Write the COCO keypoints of all images to this .json file.
+    html
+        Write one page to this .html file, to look at and to send: all images as thumbnails with their
+        landmarks, which can be sorted and filtered. It opens offline and loads nothing. Of more than 1,000
+        images, evenly spaced ones are shown.
     box
         A face box x,y,w,h in pixels (corner, width and height, with commas and without spaces), instead of
         the detector's; may be given several times.
@@ -90,8 +95,8 @@ def detect(
     landmarker = FaceLandmarker.from_configs(config, runtime, box_format)
     if boxes is None:
         _ = landmarker.detector  # a detector that cannot be loaded is one error, not one per image
-    tables = ResultFiles(csv, coco, landmarker.metadata.scheme)
     inputs = list(find_images(images, skip=output))
+    files = ResultFiles(csv, coco, html, len(inputs), landmarker.metadata)
     overlays = plan_overlays(inputs, output, pts)
     failed = 0
     qualities: list[np.ndarray] = []
@@ -103,7 +108,7 @@ def detect(
                 result = landmarker(_source(image), boxes)
                 row |= result.to_dict()
                 qualities.append(result.quality)
-                tables.add(image.path, result)
+                files.add(image, result)
                 if overlay is not None:
                     _write(result, overlay, pts)
             except Exception as exception:  # one image must not stop the others
@@ -112,11 +117,12 @@ def detect(
         if error is not None:
             failed += 1
             say_error(error)
+            files.add_error(image, error)
         if json:
             print(jsonlib.dumps({**row, "error": error}), flush=True)
         elif error is None:
             say(f"{image.path}: {counted(len(row['faces']), 'face')}")
-    tables.write()
+    files.write()
     if failed and len(inputs) > 1:
         say(f"{len(inputs) - failed} of {len(inputs)} images done, {failed} failed")
     quality = np.concatenate([np.zeros(0), *qualities])

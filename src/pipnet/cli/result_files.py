@@ -1,4 +1,4 @@
-"""The tables of ``pipnet detect``: one CSV file and one COCO file for all images."""
+"""The files of ``pipnet detect`` about all images: a CSV file, a COCO file and an HTML page."""
 
 from __future__ import annotations
 
@@ -7,25 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from pipnet.errors import PipnetError
+from pipnet.evaluation.gallery.results_page import ResultsPage
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.tables import coco_category, face_columns, face_rows
 from pipnet.io.atomic import make_folder, write_text
 from pipnet.io.csv_file import write_csv_file
+from pipnet.io.discovery import FoundImage
 from pipnet.io.text import relative_name
-from pipnet.scheme import LandmarkScheme
+from pipnet.metadata import ModelMetadata
 
 
 class ResultFiles:
-    """Collects the faces of many images, and writes them as tables.
+    """Collects the faces of many images, and writes them as tables and as a page.
 
-    Images are named relative to the folder of each file, so that `pipnet data view` finds them.
+    Images of tables are named relative to the folder of each file, so that `pipnet data view` finds them.
     """
 
-    def __init__(self, csv: Path | None, coco: Path | None, scheme: LandmarkScheme) -> None:
+    def __init__(
+        self, csv: Path | None, coco: Path | None, html: Path | None, total: int, metadata: ModelMetadata
+    ) -> None:
         """Check the names, and create the folders.
 
         Raises:
-            PipnetError: a name has another suffix than ``.csv`` and ``.json``.
+            PipnetError: a name has another suffix than ``.csv``, ``.json`` and ``.html``.
             WriteError: a folder cannot be created.
         """
         for flag, path, suffix in (("--csv", csv, ".csv"), ("--coco", coco, ".json")):
@@ -34,21 +38,29 @@ class ResultFiles:
             if path.suffix.lower() != suffix:
                 raise PipnetError(f"{flag} {path!s:.80}: expected the name of a file that ends in {suffix}")
             make_folder(path.parent)
-        self.csv, self.coco, self.scheme = csv, coco, scheme
+        self.csv, self.coco, self.scheme = csv, coco, metadata.scheme
+        self._page = None if html is None else ResultsPage(html, total, metadata)
         self._rows: list[list[Any]] = []
         self._images: list[Any] = []
         self._annotations: list[Any] = []
 
-    def add(self, image: Path, faces: FaceLandmarks) -> None:
+    def add(self, image: FoundImage, faces: FaceLandmarks) -> None:
         """Add the faces of an image; the CSV file has no row for an image without faces."""
         if self.csv is not None:
-            name = relative_name(image, self.csv.parent)
+            name = relative_name(image.path, self.csv.parent)
             self._rows += [[name, *row] for row in face_rows(faces)]
         if self.coco is not None:
-            name, image_id = relative_name(image, self.coco.parent), len(self._images) + 1
+            name, image_id = relative_name(image.path, self.coco.parent), len(self._images) + 1
             table = faces.to_coco(image_id, name, len(self._annotations) + 1)
             self._images += table["images"]
             self._annotations += table["annotations"]
+        if self._page is not None:
+            self._page.add(_short_name(image), faces)
+
+    def add_error(self, image: FoundImage, error: str) -> None:
+        """Add an image that could not be read; only the page shows it, without its folder."""
+        if self._page is not None:
+            self._page.add_error(_short_name(image), error.replace(str(image.path), _short_name(image)))
 
     def write(self) -> None:
         """Write the files atomically.
@@ -65,3 +77,12 @@ class ResultFiles:
                 "categories": [coco_category(self.scheme)],
             }
             write_text(self.coco, json.dumps(table))
+        if self._page is not None:
+            self._page.write()
+
+
+def _short_name(image: FoundImage) -> str:
+    """Return the path of an image below the requested folder: what others may know of where it is."""
+    if image.path == image.root:  # not found
+        return image.path.name
+    return image.path.relative_to(image.root).as_posix()

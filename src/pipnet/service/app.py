@@ -120,7 +120,7 @@ def create_app(
 
 def _add_detection(app: FastAPI, service: Service) -> None:
     def check_token(credentials: HTTPAuthorizationCredentials | None = _credentials) -> None:
-        service.check_token(credentials and credentials.credentials)
+        service.check_token(None if credentials is None else credentials.credentials)
 
     secured = [Depends(check_token)]
 

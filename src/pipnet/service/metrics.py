@@ -19,17 +19,23 @@ class Metrics:
     """The counters of one service."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        of = {"registry": self._registry}
-        self.requests = Counter("pipnet_requests", "Answered requests.", ["path", "status"], **of)
+        own = self._registry = CollectorRegistry()
+        self.requests = Counter("pipnet_requests", "Answered requests.", ["path", "status"], registry=own)
         self.seconds = Histogram(
-            "pipnet_request_seconds", "Seconds from request to answer.", ["path"], buckets=_SECONDS, **of
+            "pipnet_request_seconds",
+            "Seconds from request to answer.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=own,
         )
-        self.images = Counter("pipnet_images", "Images, by whether they could be read.", ["result"], **of)
-        self.faces = Counter("pipnet_faces", "Faces found.", **of)
-        self.batches = Histogram("pipnet_batch_images", "Images in a batch.", buckets=_IMAGES, **of)
+        self.images = Counter("pipnet_images", "Images, by result: ok or error.", ["result"], registry=own)
+        self.faces = Counter("pipnet_faces", "Faces found.", registry=own)
+        self.batches = Histogram("pipnet_batch_images", "Images in a batch.", buckets=_IMAGES, registry=own)
         self.active = Gauge(
-            "pipnet_requests_in_progress", "Requests in progress.", multiprocess_mode="livesum", **of
+            "pipnet_requests_in_progress",
+            "Requests in progress.",
+            registry=own,
+            multiprocess_mode="livesum",
         )
         _forget_dead_processes()
 
@@ -38,7 +44,7 @@ class Metrics:
         if METRICS_VARIABLE not in os.environ:
             return generate_latest(self._registry)
         registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry)
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
     @contextlib.contextmanager

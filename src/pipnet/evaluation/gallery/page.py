@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import NamedTuple
 
 import numpy as np
 
 from pipnet.errors import DataError, PipnetError, printable
 from pipnet.evaluation.gallery.faces import GalleryFace, Value, with_prediction
-from pipnet.geometry import Box, CropConfig, Points, crop, tight_box, to_fraction
+from pipnet.evaluation.gallery.html_page import PageContent, Sort, caption, layer, render_page
+from pipnet.geometry import Box, CropConfig, crop, tight_box, to_fraction
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image, write_image
@@ -34,8 +33,6 @@ _MAX_SIDE = 400
 """Maximum side of a face image in pixels. Smaller faces are not enlarged."""
 _GRID = 1000
 """Landmarks are drawn to this fraction of the face image."""
-_NAME_END = 18
-"""Characters at the end of a name that the smallest tile shows."""
 
 
 class _Column(NamedTuple):
@@ -122,25 +119,14 @@ def _page(
     landmarker: FaceLandmarker | None,
     failed: int,
 ) -> str:
-    template = Template((resources.files(__package__) / "page.html").read_text(encoding="utf-8"))
     sorts = [
-        f'<option value="{key}" data-largest="{int(column.largest_first)}">{column.title}</option>'
+        Sort(key, column.title, column.largest_first)
         for key, column in _COLUMNS.items()
         if any(key in face.values for face in shown)
     ]
     layers = {"labels": "label", "model": "predicted"} if landmarker else {"labels": "label"}
-    toggles = [
-        f'<label class="{layer}"><input type="checkbox" data-layer="{layer}" checked> {title}</label>'
-        for title, layer in layers.items()
-    ]
     facts = _facts(shown, heading, landmarker, failed)
-    return template.substitute(
-        title=escape(printable(heading.title)),
-        facts=" ".join(f"<span>{escape(printable(fact))}</span>" for fact in facts),
-        sorts="\n".join(sorts),
-        toggles="\n".join(toggles),
-        tiles="\n".join(tiles),
-    )
+    return render_page(PageContent(heading.title, facts, sorts, layers, tiles))
 
 
 def _facts(
@@ -174,36 +160,13 @@ def _tile(face: GalleryFace, box: Box, scheme: LandmarkScheme, file: str, number
         for key, column in _COLUMNS.items()
         if key in face.values
     ]
-    layers = _layer("label", face.sample.points, box, scheme)
+    layers = layer("label", _GRID * to_fraction(face.sample.points, box), scheme)
     if face.predicted is not None:
-        layers += _layer("predicted", face.predicted, box, scheme)
+        layers += layer("predicted", _GRID * to_fraction(face.predicted, box), scheme)
+    label = escape(printable(face.sample.name))
     return (
-        f'<figure {" ".join(data)}><button type="button" class="face">'
+        f'<figure {" ".join(data)}><button type="button" class="face" aria-label="{label}">'
         f'<img src="{file}" loading="lazy" decoding="async" alt="">'
         f'<svg viewBox="0 0 {_GRID} {_GRID}">{layers}</svg></button>'
-        f"<figcaption>{_caption(face.sample.name)}{''.join(values)}</figcaption></figure>"
+        f"<figcaption>{caption(face.sample.name)}{''.join(values)}</figcaption></figure>"
     )
-
-
-def _caption(name: str) -> str:
-    """Return a name as HTML, escaped, in two parts: a small tile cuts the first one, and shows the end."""
-    name = printable(name)
-    start, end = escape(name[:-_NAME_END]), escape(name[-_NAME_END:])
-    parts = f'<span class="start">{start}</span><span class="end">{end}</span>'
-    return f'<span class="name" title="{escape(name)}">{parts}</span>'
-
-
-def _layer(name: str, points: Points, box: Box, scheme: LandmarkScheme) -> str:
-    """Return edges and points as two SVG paths. A line of length 0 with round ends is a dot."""
-    places = _GRID * to_fraction(points, box)
-    known = np.isfinite(places).all(axis=1)
-    x, y = np.where(known[:, None], places, 0).round().astype(int).T.tolist()
-    lines = []
-    for chain in scheme.edges:
-        command = "M"
-        for i in chain:
-            if known[i]:
-                lines.append(f"{command}{x[i]} {y[i]}")
-            command = "L" if known[i] else "M"
-    dots = [f"M{x[i]} {y[i]}h0" for i in np.flatnonzero(known)]
-    return f'<g class="{name}"><path d="{"".join(lines)}"/><path class="dots" d="{"".join(dots)}"/></g>'
