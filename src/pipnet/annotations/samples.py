@@ -37,6 +37,8 @@ class FaceSample:
     """The tight box of the dataset's own landmarks, if ``points`` are mapped from them."""
     visible: Bool[np.ndarray, " landmarks"] | None = None
     """Which landmarks are visible; hidden ones are labeled at their estimated place. None: not known."""
+    crop_box: Box | None = None
+    """The box that its crop is cut around, whatever `CropConfig.box` says: of a face that keeps its crop."""
     label_offset: tuple[float, float] = (0.0, 0.0)
     """Known offset of the labels along x and y: label minus where the image shows the landmark, in pixels of
     the image. ``points`` and ``box`` are as in the file; see `without_label_offset`."""
@@ -58,7 +60,7 @@ class FaceSample:
         Raises:
             BoxError: the dataset gives no box, or no point is known.
         """
-        return crop_config.face_box(self.points, self.box)
+        return crop_config.face_box(self.points, self.box) if self.crop_box is None else self.crop_box
 
     def crop_region(self, crop_config: CropConfig, image: Image) -> Box:
         """Return the part of the decoded image that the crop shows, xyxy in pixels.
@@ -94,7 +96,8 @@ def fingerprint(samples: Sequence[FaceSample], before: str, after: str = "") -> 
     digest = hashlib.sha256(before.encode())
     for sample in samples:
         digest.update(sample.name.encode("utf-8", "surrogateescape") + sample.points.tobytes())
-        digest.update(b"" if sample.box is None else sample.box.tobytes())
+        for box in (sample.box, sample.crop_box):
+            digest.update(b"" if box is None else box.tobytes())
     digest.update(after.encode())
     return digest.hexdigest()
 

@@ -47,6 +47,7 @@ COMMANDS = (
     ("info", "info:info", "Print the metadata of a model."),
     ("doctor", "doctor:doctor", "Print what is installed and what is missing."),
     ("data prepare", "data:prepare", "Check and prepare a published dataset."),
+    ("data boxes", "data:boxes", "Write the boxes of a dataset's faces without their labels."),
     ("data convert", "data:convert", "Convert labeled faces to another file format."),
     ("data check", "data_check:check", "Look for mistakes in labels, with a model."),
     ("data scheme", "data:scheme", "Propose a landmark scheme for your own labeled faces."),

@@ -14,10 +14,12 @@ from pipnet.cli import say, say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, ImagesFolder, Output, RuntimeFlags, TrainingSubset
 from pipnet.cli.streams import print_table
 from pipnet.config import LandmarkerConfig
-from pipnet.datasets.load import load_samples, recognize_dataset
+from pipnet.datasets.load import load_samples, open_bundle, recognize_dataset
+from pipnet.datasets.paper_crops import PaperCrops, unlabeled_faces_of
 from pipnet.datasets.prepare import prepare as prepare_subsets
 from pipnet.datasets.registry import DATASETS
 from pipnet.datasets.scheme_proposal import Proposal, check_mirror_pairs, propose_scheme
+from pipnet.datasets.unlabeled import write_boxes
 from pipnet.errors import DataError, PipnetError
 from pipnet.evaluation.gallery.faces import read_faces
 from pipnet.evaluation.gallery.page import INDEX, Heading, write_gallery
@@ -84,7 +86,7 @@ def convert(
     """
     _check_is_new(target)
     if recognize_dataset(source) is None:
-        annotations = read_annotations(source, images)
+        annotations = read_annotations(open_bundle(source), images)
         if scheme or subset:
             raise DataError(f"{source}: --scheme and --subset are for datasets only")
     else:
@@ -92,6 +94,37 @@ def convert(
         annotations = Annotations(samples, loaded.landmark_names)
     write_annotations(target, annotations, to)
     say(f"{target}: {counted(len(annotations.samples), 'face')}")
+
+
+def boxes(
+    source: Path,
+    /,
+    *,
+    output: Output,
+    subset: TrainingSubset = None,
+    crops: PaperCrops = "none",
+) -> None:
+    """Write the boxes of a dataset's faces, without their labels, for pipnet self-train --unlabeled.
+
+    Nothing is overwritten.
+
+    Parameters
+    ----------
+    source
+        A dataset, or the folder of CelebA with celeba_bboxes.txt or list_bbox_celeba.txt.
+    output
+        The .csv file to write.
+    crops
+        none: the landmark boxes. v1 (arXiv v1) or gssl (IJCV 2021, learning across datasets): the paper's
+        crops of the dataset, which the faces keep in every round; of CelebA the authors' celeba_bboxes.txt is
+        needed.
+    """
+    if output.suffix.lower() != ".csv":
+        raise DataError(f"-o {output}: a table of boxes is a .csv file")
+    _check_is_new(output)
+    faces = unlabeled_faces_of(source, subset, crops)
+    write_boxes(output, faces)
+    say(f"{output}: {counted(len(faces), 'face')}")
 
 
 def scheme(

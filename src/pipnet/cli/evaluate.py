@@ -15,6 +15,7 @@ from pipnet.cli.options import DEFAULT_RUNTIME, Data, ImagesFolder, OptionalOutp
 from pipnet.cli.streams import print_table
 from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, SortOrder  # noqa: F401  (TTA: EvaluationConfig)
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.paper_crops import PaperCrops, keep_paper_crops
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import ImageError, PipnetError
 from pipnet.evaluation.composite_images import SCALES
@@ -57,6 +58,7 @@ def evaluate(
     norm: Norm | None = None,
     label_offset: tuple[float, float] | None = None,
     composites: bool = False,
+    paper_crops: PaperCrops = "none",
     peer: list[str] | None = None,
     config: Annotated[EvaluationConfig, Parameter(name="*")] = EvaluationConfig(),
     runtime: RuntimeFlags = DEFAULT_RUNTIME,
@@ -84,6 +86,9 @@ def evaluate(
         count pixels from 1. The errors for labels without it are given beside those for the labels as filed.
     composites
         Paste each face off-center into a larger image, at several sizes, and evaluate these.
+    paper_crops
+        Give the model a paper's crops of the dataset instead of its own around the true boxes: v1 (arXiv v1)
+        or gssl (IJCV 2021, learning across datasets). The papers' frame is then this crop too.
     peer
         Another network to measure on the same faces: the .toml file of another project's network, a model's
         name or an .onnx file; may be given several times. The gain of the model has a paired bootstrap
@@ -104,6 +109,10 @@ def evaluate(
     samples, _, spec = load_samples(
         data, subset, metadata.scheme, for_evaluation=True, images=images, label_offset=label_offset
     )
+    if paper_crops != "none":
+        if end_to_end or config.refine_steps or peers:
+            raise PipnetError("--paper-crops: leave --detector, --refine-steps and --peer out")
+        samples = keep_paper_crops(samples, spec, paper_crops, metadata.crop)
     subset, norm = subset or spec.default_test, norm or spec.norm
     labeled_images = partial(make_composites if composites else decoded, samples)
     count = len(samples) * (len(SCALES) if composites else 1)
@@ -128,6 +137,7 @@ def evaluate(
             "composites": composites,
             "refine_steps": config.refine_steps,
             "tta": config.tta,
+            "paper_crops": paper_crops,
             "any_rotation": config.any_rotation,
             "min_quality": config.min_quality,
             "max_faces": config.max_faces,

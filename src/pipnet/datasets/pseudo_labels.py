@@ -2,8 +2,8 @@
 
 One row per face: the image, its name, the mean score of its landmarks, the mean standard deviation of the
 neighbors' votes and that of the predictions that the label is a mean of (augmented crops or teachers), both
-in percent of the crop, then x and y of each landmark in pixels, and for labels of several teachers the loss
-weight of each landmark.
+in percent of the crop, then x and y of each landmark in pixels, for labels of several teachers the loss
+weight of each landmark, and for faces that keep their crop the box that it is cut around.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pipnet.io.csv_file import CsvReader, write_csv_file
 
 _QUALITY = ("mean_score", "vote_std", "label_std")
 _HEADER = ["image", "name", *_QUALITY]
+_CROP_BOX = ["box_x0", "box_y0", "box_x1", "box_y1"]
 _FORMAT_1_HEADER = ["image", "name", "score", "spread", "disagreement"]
 
 
@@ -53,6 +54,8 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
     indices = range(len(labels[0].sample.points))
     header = [*_HEADER, *(f"{axis}{i}" for i in indices for axis in "xy")]
     header += [f"w{i}" for i in indices if labels[0].weights is not None]
+    keep_crops = any(label.sample.crop_box is not None for label in labels)
+    header += _CROP_BOX if keep_crops else []
 
     def rows() -> Iterator[list[object]]:
         for label in labels:
@@ -60,9 +63,16 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
             quality = [round(float(getattr(label, key)), 5) for key in _QUALITY]
             points = np.round(label.sample.points.ravel().astype(np.float64), 3).tolist()
             weights = [] if label.weights is None else np.round(label.weights.astype(np.float64), 3).tolist()
-            yield [image, label.sample.name, *quality, *points, *weights]
+            yield [image, label.sample.name, *quality, *points, *weights, *_crop_box(label, keep_crops)]
 
     write_csv_file(path, header, rows())
+
+
+def _crop_box(label: PseudoLabel, has_columns: bool) -> list[object]:
+    """Return the cells of the box that a face's crop is cut around; empty for a face that keeps none."""
+    if label.sample.crop_box is not None:
+        return [*np.round(label.sample.crop_box.astype(np.float64), 3).tolist()]
+    return [""] * len(_CROP_BOX) * has_columns
 
 
 def is_pseudo_labels(path: Path) -> bool:
@@ -81,31 +91,38 @@ def read_pseudo_labels(path: Path) -> list[PseudoLabel]:
         DataError: missing or not a table of pseudo-labels.
     """
     table = CsvReader(path)
-    width = len(table.header)
+    has_boxes = table.header[-len(_CROP_BOX) :] == _CROP_BOX
+    width = len(table.header) - len(_CROP_BOX) * has_boxes
     landmarks = sum(title.startswith("x") for title in table.header)
     is_valid = table.header[:5] in (_HEADER, _FORMAT_1_HEADER)
     if not is_valid or not landmarks or width not in (5 + 2 * landmarks, 5 + 3 * landmarks):
         raise DataError(
             f"{path}: not a table of pseudo-labels: it starts with {', '.join(table.header[:5]):.80}"
         )
-    labels = [_read_row(path, row, where, width, landmarks) for where, row in table]
+    labels = [_read_row(path, row, where, (width, len(table.header)), landmarks) for where, row in table]
     if not labels:
         raise DataError(f"{path}: no pseudo-labels in this table")
     return labels
 
 
-def _read_row(path: Path, row: list[str], where: str, width: int, landmarks: int) -> PseudoLabel:
+def _read_row(path: Path, row: list[str], where: str, widths: tuple[int, int], landmarks: int) -> PseudoLabel:
+    """Return a row of the table, by the number of its columns without and with the box of the crop."""
+    width, full_width = widths
+    row, box = row[:width], row[width:]
     try:
         values = np.array(row[2:], dtype=np.float64)
+        crop_box = np.array(box, dtype=np.float32) if any(box) else None
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
-    if len(row) != width or not np.isfinite(values).all():
+    if len(row) + len(box) != full_width or not np.isfinite(values).all():
         raise DataError(f"{where}: expected {width - 2} finite numbers")
+    if crop_box is not None and not (np.isfinite(crop_box).all() and (crop_box[2:] > crop_box[:2]).all()):
+        raise DataError(f"{where}: the box of the crop has no width or no height")
     quality, coordinates, weights = np.split(values, [3, 3 + 2 * landmarks])
     if not ((weights > 0) & (weights <= 1)).all():
         raise DataError(f"{where}: a weight is not in (0, 1]")
     points = coordinates.reshape(-1, 2).astype(np.float32)
-    sample = FaceSample(path.parent / row[0], points, row[1], row[0])
+    sample = FaceSample(path.parent / row[0], points, row[1], row[0], crop_box=crop_box)
     mean_score, vote_std, label_std = quality.tolist()
     loss_weights = weights.astype(np.float32) if len(weights) else None
     return PseudoLabel(sample, mean_score, vote_std, label_std, loss_weights)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipnet.annotations.samples import FaceSample
+from pipnet.box_adapter import BoxAdapter
 from pipnet.datasets.aflw import read_aflw
 from pipnet.datasets.cfp import read_cfp
 from pipnet.datasets.cofw import unpack_cofw, unpack_cofw68
@@ -41,6 +42,9 @@ class DatasetSpec:
     """What weights trained on it may be used for."""
     url: str
     """Where the files and their license are published."""
+    gssl_crop: BoxAdapter | None = None
+    """The crop of IJCV's learning across datasets (GSSL), as fractions of the box that `official_crop` is cut
+    around; see `pipnet.datasets.paper_crops`."""
     markers: tuple[str, ...] = ()
     """A folder that contains any of these paths holds this dataset."""
     read: Callable[[Path, str], list[FaceSample]] | None = None
@@ -75,6 +79,8 @@ def _published(title: str, licensed: str | None = None, **fields: Any) -> Datase
     return DatasetSpec(title=title, **(defaults | fields))
 
 
+_BY_1_3 = BoxAdapter(-0.15, -0.15, 1.15, 1.15)
+"""A crop of 1.3 times the box."""
 _MENPO = _published(
     "Menpo 2D, frontal",
     licensed="Menpo",
@@ -107,6 +113,7 @@ DATASETS = {
         markers=("afw", "helen/trainset", "helen/testset", "lfpw/trainset", "lfpw/testset", "ibug"),
         read=read_300w,
         label_offset=label_offset_300w,
+        gssl_crop=_BY_1_3,
     ),
     "cfp": _published(
         "CFP profile",
@@ -136,6 +143,7 @@ DATASETS = {
         url="https://wywu.github.io/projects/LAB/WFLW.html",
         markers=("WFLW_annotations",),
         read=read_wflw,
+        gssl_crop=BoxAdapter(-0.1, 0.1, 1.1, 1.1),
     ),
     "cofw": _published(
         "COFW",
@@ -146,6 +154,7 @@ DATASETS = {
         url="https://data.caltech.edu/records/bc0bf-nc666",
         markers=("COFW_train_color.mat", "COFW_test_color.mat"),
         unpack=unpack_cofw,
+        gssl_crop=_BY_1_3,
     ),
     "cofw68": _published(
         "COFW-68",
@@ -157,6 +166,7 @@ DATASETS = {
         url="https://github.com/golnazghiasi/cofw68-benchmark",
         markers=("COFW_test_color.mat",),  # its images are those of COFW
         unpack=unpack_cofw68,
+        gssl_crop=_BY_1_3,
     ),
     "aflw": _published(
         "AFLW",

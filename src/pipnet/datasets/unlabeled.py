@@ -19,10 +19,11 @@ from pipnet.video.sampling import sample_frames
 
 BOXES = "boxes.csv"
 """The table in a folder of faces."""
-BOX_FORMATS = ("face", "landmarks", "region")
+BOX_FORMATS = ("face", "landmarks", "region", "crop")
 """Box formats of unlabeled faces: ``face``, forehead to chin; ``landmarks``, tight around them (the faces of
-v1's protocols, which are labeled ones); ``region``, an area in which a detector searches for the face. Any
-other is a box format that a model was fitted to, see ``pipnet detector fit``."""
+v1's protocols, which are labeled ones); ``region``, an area in which a detector searches for the face;
+``crop``, what the crop shows, kept in every round (the papers). Any other is a box format that a model was
+fitted to, see ``pipnet detector fit``."""
 _FORMAT_1 = {"rough": "region", "whole": "full_image"}
 """Names of box formats in tables of format 1, where the column is called ``kind``."""
 

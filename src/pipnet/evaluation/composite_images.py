@@ -59,6 +59,7 @@ def composites(
                     points=affine(sample.points, matrix).astype(np.float32),
                     box=_map_box(sample.box, matrix),
                     source_box=_map_box(sample.source_box, matrix),
+                    crop_box=_map_box(sample.crop_box, matrix),
                 ),
             )
 

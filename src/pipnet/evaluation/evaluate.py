@@ -136,7 +136,7 @@ def evaluate(
     for image, sample in images:
         if len(sample.points) != scheme.landmarks:
             raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
-        frame = crop_config.region(_papers_box(crop_config, sample), image.shape[1], image.shape[0])
+        frame = _papers_frame(crop_config, landmarker.metadata.crop, image, sample)
         by_width = norm == "width"
         unit = frame[2] - frame[0] if by_width else norm_distance(sample.points, scheme, sample.box)
         if not unit > 0:
@@ -197,11 +197,16 @@ def _predict(landmarker: FaceLandmarker, image: Image, sample: FaceSample, true_
     return None if match is None else faces[match].points
 
 
-def _papers_box(crop_config: CropConfig, sample: FaceSample) -> Box:
-    """Return the box of the papers' crop, that of the dataset's own landmarks even where they were mapped."""
+def _papers_frame(
+    crop_config: CropConfig, model_crop_config: CropConfig, image: Image, sample: FaceSample
+) -> Box:
+    """Return the papers' crop, around the box of the dataset's own landmarks even where they were mapped."""
+    height, width = image.shape[:2]
+    if sample.crop_box is not None:  # the face keeps a paper's crop, see `pipnet.datasets.paper_crops`
+        return model_crop_config.region(sample.crop_box, width, height)
     if crop_config.box == "landmarks" and sample.source_box is not None:
-        return sample.source_box
-    return sample.face_box(crop_config)
+        return crop_config.region(sample.source_box, width, height)
+    return crop_config.region(crop_config.face_box(sample.points, sample.box), width, height)
 
 
 def _official_errors(

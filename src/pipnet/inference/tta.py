@@ -16,6 +16,8 @@ from pipnet.geometry import Affine, affine, invert
 
 _SHIFTS = (20 / 256, 30 / 256)
 """Up, down, left and right, as fractions of the crop (v1: 20 and 30 of 256 pixels)."""
+_SMALL_SHIFT = 10 / 256
+"""Shift of ``translation-10``, as a fraction of the crop (v1's figure 4)."""
 _ANGLES = (-20.0, -10.0, 10.0, 20.0)
 """Degrees clockwise; v1 does not state them."""
 
@@ -33,12 +35,14 @@ def tta_views(tta: TTA, size: int) -> list[View]:
     directions = [(0, -1), (0, 1), (-1, 0), (1, 0)]
     plain = [(0.0, 0.0, 0.0)]
     shifts = [(dx * distance, dy * distance, 0.0) for distance in _SHIFTS for dx, dy in directions]
+    small_shifts = [(dx * _SMALL_SHIFT, dy * _SMALL_SHIFT, 0.0) for dx, dy in directions]
     rotations = [(0.0, 0.0, angle) for angle in _ANGLES]
     motions = {
         "none": plain,
         "flip": plain,
         "rotation": plain + rotations,
         "translation": shifts,
+        "translation-10": small_shifts,
         "translation+flip": shifts,
         "all": shifts + rotations,
     }[tta]

@@ -4,7 +4,8 @@
 * TMD: all datasets are mapped to the same landmarks. Some are labeled, the training subsets of others lose
   their labels, and each is tested on. Errors are in widths of the crops.
 
-A face that loses its labels keeps its landmark box, as in v1.
+A face that loses its labels keeps its landmark box, or with the recipe's ``data.paper_crops`` its crop, as in
+v1.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.paper_crops import PaperCrops, keep_paper_crops, without_label
 from pipnet.datasets.unlabeled import BOXES, UnlabeledFace, load_unlabeled, write_boxes
 from pipnet.errors import RecipeError
 from pipnet.evaluation.evaluate import Norm, decoded, evaluate
-from pipnet.geometry import tight_box
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint
@@ -77,7 +77,7 @@ def tsd(
     limited = replace(recipe, data=replace(recipe.data, limit=count))
     labeled = load_split(limited)
     names = {sample.name for sample in (*labeled.training, *labeled.validation)}
-    unlabeled = [_remove_label(sample) for sample in complete.training if sample.name not in names]
+    unlabeled = [without_label(s, recipe.crop) for s in complete.training if s.name not in names]
     return _run_rounds(limited, unlabeled, run, tests, "scheme", max_steps)
 
 
@@ -115,18 +115,16 @@ def tmd(
     Raises:
         RecipeError: as `self_train`.
     """
-    faces = [face for path in unlabeled for face in _without_labels(path, recipe.data.scheme, run)]
+    faces = [face for path in unlabeled for face in _without_labels(path, recipe, run)]
     return _run_rounds(recipe, faces, run, tests, "width", max_steps)
 
 
-def _without_labels(path: Path, scheme: str | None, run: Path) -> list[UnlabeledFace]:
+def _without_labels(path: Path, recipe: Recipe, run: Path) -> list[UnlabeledFace]:
     if path.name == BOXES or (path / BOXES).is_file() or path.suffix.lower() in {".txt", *VIDEO_SUFFIXES}:
         return load_unlabeled(path, run / FRAMES)
-    return [_remove_label(sample) for sample in load_samples(path, None, scheme)[0]]
-
-
-def _remove_label(sample: FaceSample) -> UnlabeledFace:
-    return UnlabeledFace(sample.image, tight_box(sample.points), sample.name, "landmarks")
+    samples, _, spec = load_samples(path, None, recipe.data.scheme)
+    samples = keep_paper_crops(samples, spec, recipe.data.paper_crops, recipe.crop)
+    return [without_label(sample, recipe.crop) for sample in samples]
 
 
 def _run_rounds(
@@ -154,7 +152,9 @@ def _run_rounds(
         best = folder / "best.safetensors"
         checkpoints[folder.name] = best if best.is_file() else folder / "last.safetensors"
     results = {
-        name: {title: _nme(path, test, norm) for title, test in zip(titles, tests, strict=True)}
+        name: {
+            title: _nme(path, test, norm, data.paper_crops) for title, test in zip(titles, tests, strict=True)
+        }
         for name, path in checkpoints.items()
     }
     summary = {"labeled": data.limit, "unlabeled": len(unlabeled), "norm": norm, "rounds": results}
@@ -180,13 +180,14 @@ def _title(test: EvaluationSet, scheme: str | None) -> str:
     return f"{spec.title} {test.subset or spec.default_test}"
 
 
-def _nme(checkpoint: Path, test: EvaluationSet, norm: Norm) -> float:
+def _nme(checkpoint: Path, test: EvaluationSet, norm: Norm, crops: PaperCrops) -> float:
     """Return the NME on an evaluation set in percent, with true boxes."""
     model = TorchModel(*load_checkpoint(checkpoint), device=torch_device())
     metadata = model.metadata
     samples, _, spec = load_samples(
         test.root, test.subset, metadata.scheme, for_evaluation=True, images=test.images
     )
+    samples = keep_paper_crops(samples, spec, crops, metadata.crop)
     images = show_progress(decoded(samples), len(samples), spec.title)
     errors = evaluate(FaceLandmarker(model), images, spec, norm=norm)
     return float(errors.summary(metadata.scheme)["pixels"]["nme"])

@@ -96,8 +96,11 @@ class FaceCrops:
     def _labeled(self, i: int, part: Part) -> FaceCrop:
         """Return a part with the labels and the crop of its face."""
         sample = self.samples[i]
-        box = None if sample.box is None else _in_part(part, sample.box.reshape(2, 2)).ravel()
-        sample = replace(sample, points=_in_part(part, sample.points), box=box)
+        box, crop_box = (
+            None if box is None else _in_part(part, box.reshape(2, 2)).ravel()
+            for box in (sample.box, sample.crop_box)
+        )
+        sample = replace(sample, points=_in_part(part, sample.points), box=box, crop_box=crop_box)
         return FaceCrop(part.image, sample.points, sample.crop_region(self.crop_config, part.image))
 
     def __getstate__(self) -> dict[str, Any]:

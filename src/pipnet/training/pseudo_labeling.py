@@ -1,7 +1,8 @@
 """Pseudo-labels of unlabeled faces by a trained model, in batches.
 
 Boxes may be inaccurate, so each face is predicted twice: the first prediction gives the box that the crop of
-the second one is cut around. Predictions that cannot be faces are dropped and counted, by reason.
+the second one is cut around, unless the face keeps its crop. Predictions that cannot be faces are dropped and
+counted, by reason.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32
@@ -104,6 +106,9 @@ def _locate(
                 dropped["box is tiny or oblong"] += 1
             elif not overlaps(face.box[None], image.shape[1], image.shape[0])[0]:
                 dropped["box is outside of the image"] += 1
+            elif face_format == "crop":
+                crop_box = pipeline.model.metadata.crop.face_box_of(face.box)
+                yield replace(face, box_format="crop"), image, crop_box
             else:
                 yield face, image, pipeline.adapt(face.box[None], face_format)[0]
             continue
@@ -131,9 +136,10 @@ def _label(
     tight = np.array([tight_box(points) for points in first.points], np.float32)
     agreed = consensus(teachers, images, tight, scheme) if teachers else None
     points = first.points if agreed is None else agreed.points
-    second = pipeline.predict(
-        images, [box[None] for box in crop_boxes_from_points(points, pipeline.model.metadata)]
-    )
+    crop_boxes = crop_boxes_from_points(points, pipeline.model.metadata)
+    kept = [face.box_format == "crop" for face, _, _ in located]
+    crop_boxes[kept] = np.array([box for _, _, box in located], np.float32)[kept]
+    second = pipeline.predict(images, [box[None] for box in crop_boxes])
     labels, label_std = (second.points, second.tta_std) if agreed is None else agreed
     for i, (face, image, _) in enumerate(located):
         box = tight_box(labels[i])
@@ -142,7 +148,9 @@ def _label(
             dropped["landmarks are not those of a face"] += 1
             continue
         yield PseudoLabel(
-            FaceSample(face.image, labels[i], face.name, str(face.image)),
+            FaceSample(
+                face.image, labels[i], face.name, str(face.image), crop_box=crop_boxes[i] if kept[i] else None
+            ),
             mean_score=float(second.scores[i].mean()),
             vote_std=100 * float(second.vote_std[i].mean()),
             label_std=100 * float(label_std[i].mean()),

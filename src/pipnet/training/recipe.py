@@ -17,6 +17,7 @@ from cyclopts import Parameter
 from cyclopts.argument import ArgumentCollection
 
 from pipnet.config import TTA
+from pipnet.datasets.paper_crops import PaperCrops
 from pipnet.errors import RecipeError
 from pipnet.field_checks import Range, check_fields
 from pipnet.geometry import CropConfig
@@ -47,6 +48,9 @@ class DataConfig:
     """Known offset of the labels, which is subtracted: label minus image along x and y in pixels, such as
     (1, 1) for files that count from 1, or (0, 0) to train on the labels as filed (the papers). If None, the
     known offset of the dataset (300-W's labels lie about 2 px to the right)."""
+    paper_crops: PaperCrops = "none"
+    """Crops that differ by dataset, instead of ``crop``: ``v1`` (arXiv v1), ``gssl`` (IJCV 2021, learning
+    across datasets). Crops are then those of the landmark or dataset box that the paper states."""
     also: tuple[Path, ...] = ()
     """Further datasets, whose training parts are trained on too, on the same landmarks (v1's TMD)."""
     validation: Annotated[float, Range(0, 0.99)] = 0.05
@@ -86,8 +90,9 @@ class SelfTrainingConfig:
     tta: TTA = "none"
     """Test-time augmentation of the pseudo-labels (v1: ``translation``)."""
     box_format: str = "face"
-    """Format of boxes whose table does not say it: ``face``, ``landmarks``, ``region``, or one that the
-    teacher was fitted to. In images without boxes the detector searches in any case."""
+    """Format of boxes whose table does not say it: ``face``, ``landmarks``, ``region``, ``crop`` (kept in all
+    rounds), or one that the teacher was fitted to. In images without boxes the detector searches in any
+    case."""
     limit: Annotated[int | None, Range(1)] = None
     """Use only this many unlabeled faces, the first ones in a shuffle by the seed."""
     teacher: Path | None = None

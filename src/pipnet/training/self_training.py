@@ -152,7 +152,7 @@ def check_detector(faces: Sequence[UnlabeledFace], config: SelfTrainingConfig) -
         PipnetError: no detector is available.
         ModelError: the teacher has no adapter for its boxes.
     """
-    if _box_formats(faces, config) <= {"landmarks"} and all(face.box is not None for face in faces):
+    if _box_formats(faces, config) <= {"landmarks", "crop"} and all(face.box is not None for face in faces):
         return
     detector = load_detector("auto")
     if config.teacher is not None:

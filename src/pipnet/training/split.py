@@ -11,6 +11,7 @@ import numpy as np
 from pipnet.annotations.samples import FaceSample, split_by_group, without_label_offset
 from pipnet.bulk.job_reader import AnnotatedFaces, is_annotated
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.paper_crops import keep_paper_crops
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import DataError, RecipeError
@@ -65,10 +66,12 @@ def load_split(recipe: Recipe) -> Split:
     samples, scheme, spec = load_samples(
         data.root, data.subset, data.scheme, images=data.images, label_offset=data.label_offset
     )
+    samples = keep_paper_crops(samples, spec, data.paper_crops, recipe.crop)
     specs, first_count = [spec], len(samples)
     for path in data.also:
         as_filed = (0.0, 0.0) if data.label_offset == (0, 0) else None
         extra_samples, _, extra_spec = load_samples(path, None, scheme, label_offset=as_filed)
+        extra_samples = keep_paper_crops(extra_samples, extra_spec, data.paper_crops, recipe.crop)
         prefix = f"{extra_spec.title}/"  # the same name in two datasets is not the same photo
         samples += [replace(s, name=prefix + s.name, group=prefix + s.group) for s in extra_samples]
         specs.append(extra_spec)
