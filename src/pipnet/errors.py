@@ -114,7 +114,7 @@ def installed_from() -> str:
     return folder if url.scheme == "file" and Path(folder).is_dir() else "pipnet"
 
 
-def one_line(error: Exception, limit: int = 160) -> str:
+def one_line(error: BaseException, limit: int = 160) -> str:
     """Return an exception's message as one line, cut at ``limit`` characters; its type if it is empty."""
     return (" ".join(str(error).split()) or type(error).__name__)[:limit]
 

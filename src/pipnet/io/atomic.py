@@ -32,7 +32,7 @@ def atomic_write(target: Path, temporary: Path | None = None) -> Iterator[Path]:
             kept and ``temporary`` is removed.
         DataError: a name in the content cannot be encoded as UTF-8.
     """
-    if target.name in ("", ".."):
+    if target.name in ("", "..") or "\0" in str(target):
         raise WriteError(f"{target}: cannot be written: not a file name")
     place = Path(os.path.realpath(target))  # a symbolic link is kept
     if place.exists() and not place.is_file() and not place.is_dir():
@@ -87,6 +87,8 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WriteError(f"{folder}: cannot be made: {error.strerror}") from None
+    except ValueError as error:  # a null character, or one that the file system cannot encode
+        raise WriteError(f"{folder}: cannot be made: {error}") from None
 
 
 def _reason(error: OSError, place: Path, temporary: Path) -> str:

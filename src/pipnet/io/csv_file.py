@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -79,9 +80,14 @@ def write_csv_file(path: Path, header: Sequence[str], rows: Iterable[Sequence[ob
         DataError: a name is not valid text.
     """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(map(_without_formula, header))
-        writer.writerows(map(_without_formula, row) for row in rows)
+        # The writer quotes cells with characters of its line end: also those with \r, which ends lines too.
+        line = io.StringIO(newline="")
+        writer = csv.writer(line, lineterminator="\r\n")
+        for row in itertools.chain([header], rows):
+            line.seek(0)
+            line.truncate()
+            writer.writerow(map(_without_formula, row))
+            file.write(line.getvalue().removesuffix("\r\n") + "\n")
 
 
 def _without_formula(cell: object) -> object:
