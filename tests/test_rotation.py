@@ -9,7 +9,9 @@ import pytest
 from pipnet import FaceLandmarker
 from pipnet.box_adapter import BoxAdapter
 from pipnet.geometry import affine, tight_box
-from pipnet.inference.rotation import face_roll
+from pipnet.inference.detectors.base import Detections
+from pipnet.inference.rotation import face_roll, upright_angles
+from pipnet.scheme import SchemeMapping
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,31 @@ def test_model_cut_around_dataset_boxes_gets_the_same_crop(upright, landmarker):
     from_wide = wide_model.pipeline.predict([image], [wide])
     from_tight = tight_model.pipeline.predict([image], [box[None]])
     np.testing.assert_allclose(from_wide.points, from_tight.points, atol=0.5)
+
+
+class Leaning:
+    """A detector of one face, whose five points are known."""
+
+    box_format = "landmarks"
+
+    def __init__(self, points, five):
+        self.points, self.five = points, five
+
+    def __call__(self, image):
+        box = tight_box(self.points)[None].astype(np.float32)
+        return Detections(box, np.ones(1, np.float32), self.five)
+
+
+@pytest.mark.parametrize(("angle", "is_rotated"), [(0, False), (15, False), (40, True), (-75, True)])
+def test_five_points_of_the_detector_set_the_first_crop(upright, landmarker, error, angle, is_rotated):
+    image, points = turn(upright, angle)
+    mapping = SchemeMapping.load("300w", "five")
+    leaning = Leaning(points, mapping(points)[None])
+    assert (np.abs(upright_angles(leaning(image))) > 20).all() == is_rotated
+    with_points = FaceLandmarker(detector=leaning)(image)
+    without = FaceLandmarker(detector=Leaning(points, None))(image)
+    if is_rotated:
+        assert error(with_points[0], points) < 0.02
+        assert error(with_points[0], points) < error(without[0], points)
+    else:
+        assert np.array_equal(with_points.points, without.points)

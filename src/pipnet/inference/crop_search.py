@@ -21,12 +21,13 @@ class CropSearch:
         model: CropModel,
         images: Sequence[Image],
         crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
+        angles: Float[np.ndarray, " all_faces"] | None = None,
     ) -> None:
-        """Predict all faces in upright crops; the arguments are those of `predict_crops`."""
+        """Predict all faces; the arguments are those of `predict_crops`."""
         self.model = model
         self.images = [image for image, boxes in zip(images, crop_boxes, strict=True) for _ in boxes]
         boxes = np.concatenate([np.zeros((0, 4), np.float32), *crop_boxes])
-        self.angles = np.zeros(len(boxes))
+        self.angles = np.zeros(len(boxes)) if angles is None else angles.copy()
         """Degrees clockwise by which the crop of each face is rotated."""
         self.best = self.predict(np.arange(len(boxes)), boxes, self.angles)
 

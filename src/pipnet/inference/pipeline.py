@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from pipnet.config import LandmarkerConfig
 from pipnet.errors import ModelError
@@ -20,7 +20,7 @@ from pipnet.inference.detectors.base import Detections, FaceDetector, enlarge
 from pipnet.inference.detectors.load import Detector, load_detector
 from pipnet.inference.predict import Prediction, predict_crops
 from pipnet.inference.results import FaceLandmarks
-from pipnet.inference.rotation import search_rolls, search_rotations
+from pipnet.inference.rotation import search_rolls, search_rotations, upright_angles
 from pipnet.inference.selection import select_faces
 from pipnet.io.image import decode_image
 from pipnet.io.photo import Photo, open_photo
@@ -123,13 +123,17 @@ class Pipeline:
         return self.model.metadata.box_adapter(box_format).apply(boxes)
 
     def predict(
-        self, images: Sequence[Image | Photo], crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]]
+        self,
+        images: Sequence[Image | Photo],
+        crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
+        angles: Float[np.ndarray, " all_faces"] | None = None,
     ) -> Prediction:
         """Return the landmarks of faces at known positions, all in batches.
 
         Args:
             images: images and photos.
             crop_boxes: in each of them, the boxes that crops are cut around; see `adapt`.
+            angles: degrees clockwise by which the crop of each face is rotated; 0 if None.
 
         Returns:
             The faces of the first image, then those of the second, and so on.
@@ -140,9 +144,9 @@ class Pipeline:
             for image, factor in zip(images, factors, strict=True)
         ]
         if max(factors, default=1) == 1:
-            return self._predict(pixels, crop_boxes)
+            return self._predict(pixels, crop_boxes, angles)
         boxes = [enlarge(boxes, 1 / factor) for boxes, factor in zip(crop_boxes, factors, strict=True)]
-        prediction = self._predict(pixels, boxes)
+        prediction = self._predict(pixels, boxes, angles)
         each = np.repeat(factors, [len(part) for part in boxes])[:, None]
         points = enlarge(prediction.points, each[:, None])
         return prediction._replace(points=points, crop_boxes=enlarge(prediction.crop_boxes, each))
@@ -160,12 +164,15 @@ class Pipeline:
         return factor
 
     def _predict(
-        self, images: Sequence[Image], crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]]
+        self,
+        images: Sequence[Image],
+        crop_boxes: Sequence[Float32[np.ndarray, "_faces 4"]],
+        angles: Float[np.ndarray, " all_faces"] | None,
     ) -> Prediction:
         config = self.config
         if not config.refine_steps and not config.any_rotation:
-            return predict_crops(self.model, images, crop_boxes, config.tta)
-        search = CropSearch(self.model, images, crop_boxes)
+            return predict_crops(self.model, images, crop_boxes, config.tta, angles)
+        search = CropSearch(self.model, images, crop_boxes, angles)
         search.refine(config.refine_steps)
         if config.any_rotation:
             search_rolls(search)
@@ -208,7 +215,9 @@ class Pipeline:
             ModelError: the model has no adapter for this box format.
         """
         detections = [self._limit(faces) for faces in detections]
-        prediction = self.predict(images, [self.adapt(faces.boxes, box_format) for faces in detections])
+        boxes = [self.adapt(faces.boxes, box_format) for faces in detections]
+        angles = [upright_angles(faces) for faces in detections]
+        prediction = self.predict(images, boxes, np.concatenate([np.zeros(0), *angles]))
         parts = prediction.split([len(faces.boxes) for faces in detections])
         results = [
             self.build(image, part, faces.boxes, faces.scores)

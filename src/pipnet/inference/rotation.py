@@ -5,8 +5,8 @@ other faces:
 
 1. If the detector finds no face in an image, it searches the image rotated by 90, 180 and 270 degrees. The
    rotation with the highest sum of scores is used.
-2. Each face is predicted in its crop. A face is doubtful if the mean score of its landmarks is low; steps 3
-   and 4 are for doubtful faces alone.
+2. Each face is predicted in its crop, rotated upright if the detector's five points lean. A face is doubtful
+   if the mean score of its landmarks is low; steps 3 and 4 are for doubtful faces alone.
 3. The crop is rotated by 90, 180, 270, 45, 135, 225 and 315 degrees, until a prediction has a high score.
 4. If none has: some detectors draw the box of an upside-down face as if it were upright, half a face off.
    Each angle is tried again in a crop around the prediction of step 3 at this angle.
@@ -19,9 +19,10 @@ An upright face with a high score costs nothing. Two boxes on one face lead to t
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 
 from pipnet.geometry import Affine, Image, affine, invert, similarity
+from pipnet.inference.align import arcface_points
 from pipnet.inference.crop_search import CropSearch
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.predict import crop_boxes_from_points
@@ -35,9 +36,12 @@ _MAX_ROLL = 15.0
 """Degrees by which a face may lean before it is predicted in a crop rotated upright."""
 _UPRIGHT_STEPS = 2
 """Predictions in upright crops, each around the last: an inaccurate prediction gives an inaccurate roll."""
+_MIN_LEAN = 20.0
+"""Degrees by which a detector's five points must lean for the first crop to be rotated. It lowers the NME of
+AFW's training faces, rotated by 30 and 45 degrees, by 4 and 10 %; below 20 degrees nothing is gained."""
 _QUARTERS = (90, 180, 270)
 """Degrees clockwise by which images are rotated."""
-_ANGLES = (90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)
+_ANGLES = (0.0, 90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)
 """Degrees clockwise by which crops are rotated, the likeliest first."""
 
 
@@ -70,10 +74,11 @@ def search_rotations(image: Image, detector: FaceDetector, metadata: ModelMetada
 def search_rolls(search: CropSearch) -> None:
     """Predict the doubtful faces of a search in rotated crops, and leaning faces in crops rotated upright."""
     metadata = search.model.metadata
-    points_by_angle = {0.0: search.best.points.copy()}
+    points_by_angle = {}
     for angle in _ANGLES:
         points_by_angle[angle] = search.best.points.copy()
         faces = _doubtful(search)
+        faces = faces[search.angles[faces] != angle]  # upright crops are predicted already
         angles = np.full(len(faces), angle)
         points_by_angle[angle][faces] = search.try_crops(
             faces, search.best.crop_boxes[faces], angles, _MIN_GAIN
@@ -87,6 +92,16 @@ def search_rolls(search: CropSearch) -> None:
         faces = np.flatnonzero(np.abs(rolls) >= _MAX_ROLL)
         boxes = crop_boxes_from_points(search.best.points[faces], metadata, rolls[faces])
         search.try_crops(faces, boxes, -rolls[faces])
+
+
+def upright_angles(detections: Detections) -> Float[np.ndarray, " faces"]:
+    """Return by how many degrees clockwise each crop is to be rotated, from the detector's five points."""
+    if detections.points is None:
+        return np.zeros(len(detections.boxes))
+    template = arcface_points(112)
+    linear = [similarity(template, points.astype(np.float64)) for points in detections.points]
+    rolls = np.array([np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0])) for matrix in linear])
+    return np.where(np.abs(rolls) > _MIN_LEAN, -rolls, 0.0)
 
 
 def face_roll(points: Float32[np.ndarray, "landmarks 2"], metadata: ModelMetadata) -> float:
