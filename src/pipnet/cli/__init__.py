@@ -48,6 +48,7 @@ COMMANDS = (
     ("doctor", "doctor:doctor", "Print what is installed and what is missing."),
     ("data prepare", "data:prepare", "Check and prepare a published dataset."),
     ("data boxes", "data:boxes", "Write the boxes of a dataset's faces without their labels."),
+    ("data bundle", "data_bundle:bundle", "Put chosen faces of a dataset into one file."),
     ("data convert", "data:convert", "Convert labeled faces to another file format."),
     ("data check", "data_check:check", "Look for mistakes in labels, with a model."),
     ("data scheme", "data:scheme", "Propose a landmark scheme for your own labeled faces."),

@@ -1,8 +1,8 @@
 """Reading the labeled faces of a path: `load_samples`.
 
-A path holds one of three things: a dataset of `DATASETS` in its official layout, a dataset prepared by
-``pipnet data prepare``, or the user's own annotations in any of `pipnet.annotations.formats` or as a table of
-pseudo-labels.
+A path holds one of four things: a dataset of `DATASETS` in its official layout, a dataset prepared by
+``pipnet data prepare``, a bundle of ``pipnet data bundle``, or the user's own annotations in any of
+`pipnet.annotations.formats` or as a table of pseudo-labels.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 from pipnet.annotations.annotation_set import placeholder_names
 from pipnet.annotations.formats import Annotations, folder_format, read_annotations
 from pipnet.annotations.samples import FaceSample, map_scheme
+from pipnet.datasets.bundle import FACES, LABEL_OFFSETS, PREPARED, is_bundle, unpack_bundle
 from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels
 from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropConfig
+from pipnet.io.regular_file import read_file
 from pipnet.io.text import counted
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
-PREPARED = "pipnet.json"
-"""The file in a prepared folder that names its dataset."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -40,8 +40,8 @@ def load_samples(
     """Return the labeled faces of a path, their landmark scheme and the description of their dataset.
 
     Args:
-        root: the folder of a dataset in its official layout or prepared, or the file or folder of the user's
-            own annotations.
+        root: the folder of a dataset in its official layout or prepared, the file of a bundle, or the file or
+            folder of the user's own annotations.
         subset: the subset to read; if None, the one to train on or, with ``for_evaluation``, to evaluate on.
             In own annotations, faces with the attribute ``test`` are excluded from training.
         scheme: return the points in this scheme, by a mapping; the dataset's own scheme if None. Required
@@ -55,6 +55,7 @@ def load_samples(
         DataError: unknown dataset, subset or scheme mapping, missing folders, invalid annotations.
     """
     requested = LandmarkScheme.load(scheme) if isinstance(scheme, str) else scheme
+    source, root = root, open_bundle(root)
     name = recognize_dataset(root)
     _warn_of_other_datasets(root, name)
     if name and requested:
@@ -63,7 +64,11 @@ def load_samples(
     subset = subset or (spec.default_test if for_evaluation else _training_subset(spec))
     if subset not in spec.subsets:
         raise DataError(f"{spec.title} has no subset {subset[:80]!r}; it has {', '.join(spec.subsets)}")
-    samples = _with_label_offset(_read_subset(root, name, spec, subset), spec, label_offset)
+    samples = _read_subset(root, name, spec, subset)
+    if is_bundle(source):
+        samples = _with_stored_offset(samples, unpack_bundle(source) / LABEL_OFFSETS, label_offset)
+    else:
+        samples = _with_label_offset(samples, spec, label_offset)
     loaded = requested or LandmarkScheme.load(spec.scheme)
     if name:
         check_faces(samples)
@@ -72,12 +77,25 @@ def load_samples(
     return samples, loaded, spec
 
 
+def open_bundle(root: Path) -> Path:
+    """Return the unpacked folder of a bundle, or the file of its own annotations; any other path as it is.
+
+    Raises:
+        DataError, PipnetError: see `unpack_bundle`.
+    """
+    if not is_bundle(root):
+        return root
+    folder = unpack_bundle(root)
+    return folder if (folder / PREPARED).is_file() else folder / FACES
+
+
 def recognize_dataset(root: Path) -> str | None:
     """Return the name of the dataset that a folder holds; None for the user's own annotations.
 
     Raises:
         DataError: the path does not exist, or contains neither a known dataset nor annotations.
     """
+    root = open_bundle(root)
     if root.is_file():
         return None
     if not root.is_dir():
@@ -151,6 +169,24 @@ def _with_label_offset(
     return [replace(sample, label_offset=spec.label_offset(sample)) for sample in samples]
 
 
+def _with_stored_offset(
+    samples: list[FaceSample], file: Path, offset: tuple[float, float] | None
+) -> list[FaceSample]:
+    """Return the samples of a bundle with the label offset that it stores for each, or without any."""
+    if offset is None:
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            offsets = [(float(x), float(y)) for x, y in (stored[sample.name] for sample in samples)]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file}: damaged: {error!r:.80}; delete the folder") from None
+        return [replace(s, label_offset=pair) for s, pair in zip(samples, offsets, strict=True)]
+    if offset != (0, 0):
+        raise DataError(
+            f"the images of a bundle are reduced: their label offset is stored, or 0 0, not {offset}"
+        )
+    return [replace(sample, label_offset=(0.0, 0.0)) for sample in samples]
+
+
 def _training_subset(spec: DatasetSpec) -> str:
     """Return the subset to train on. Test sets must not be trained on by mistake."""
     for subset in ("train", "all"):
@@ -167,7 +203,8 @@ def _read_subset(root: Path, name: str | None, spec: DatasetSpec, subset: str) -
         file = root / f"{subset}.json"
         if not _read_description(root / PREPARED)[1].get(subset) or not file.is_file():
             raise DataError(
-                f"{root}: subset {subset!r} was not prepared; pipnet data prepare reports what is missing"
+                f"{root}: subset {subset!r} is not in this folder or bundle: pipnet data prepare reports what"
+                " is missing, pipnet data bundle --subset adds a subset"
             )
         return read_annotations(file).samples
     if spec.read is None:
@@ -181,11 +218,11 @@ def _read_subset(root: Path, name: str | None, spec: DatasetSpec, subset: str) -
 def _read_description(path: Path) -> tuple[str, dict[str, int]]:
     """Return the name of the dataset in a prepared folder, and the number of faces of each subset."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_file(path).decode("utf-8"))
         name = table["dataset"] if "dataset" in table else table["collection"]  # format 1
-        faces = dict(table["faces"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DataError(f"{path}: not written by pipnet data prepare: {error!r}") from None
+        faces = {str(subset): int(count) for subset, count in table["faces"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path}: not written by pipnet data prepare: {error!r:.160}") from None
     if name not in DATASETS:
         raise DataError(f"{path}: unknown dataset {name!r:.80}; there are {', '.join(DATASETS)}")
     return str(name), faces

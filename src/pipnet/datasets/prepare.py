@@ -16,8 +16,9 @@ import numpy as np
 
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.bundle import PREPARED
 from pipnet.datasets.celeba import FACES, read_celeba
-from pipnet.datasets.load import PREPARED, check_faces, find_markers
+from pipnet.datasets.load import check_faces, find_markers
 from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.datasets.unlabeled import BOXES, write_boxes
 from pipnet.errors import DataError, ImageError, MissingDataError, PipnetError

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipnet.datasets.bundle import UNLABELED, is_bundle, unpack_bundle
 from pipnet.errors import DataError
 from pipnet.geometry import Box, xywh_to_xyxy
 from pipnet.io.csv_file import CsvReader, write_csv_file
@@ -46,15 +47,20 @@ def load_unlabeled(path: Path, frames: Path) -> list[UnlabeledFace]:
     """Return the faces, or the images to search for faces, of a path.
 
     Args:
-        path: a ``boxes.csv`` (see `read_boxes`) or a folder that holds one; any other folder of images, which
-            is searched with its subfolders; a ``.txt`` list with one image per line, relative to it; or a
-            video.
+        path: a ``boxes.csv`` (see `read_boxes`), or a folder or a bundle that holds one; any other folder of
+            images, which is searched with its subfolders; a ``.txt`` list with one image per line, relative
+            to it; or a video.
         frames: the folder into which one frame per second of a video is written.
 
     Raises:
         DataError: the path does not exist or holds no images, or the table is invalid.
         VideoError: the video cannot be read.
     """
+    if is_bundle(path):
+        table = unpack_bundle(path) / UNLABELED / BOXES
+        if not table.is_file():
+            raise DataError(f"{path}: no unlabeled faces in this bundle (pipnet data bundle --unlabeled)")
+        return read_boxes(table)
     if path.suffix.lower() == ".csv":
         return read_boxes(path)
     if path.is_dir() and (path / BOXES).is_file():

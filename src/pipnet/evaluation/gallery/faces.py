@@ -14,7 +14,7 @@ import numpy as np
 from pipnet.annotations.formats import read_annotations
 from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.bulk.job_reader import AnnotatedFaces, is_annotated
-from pipnet.datasets.load import load_samples, recognize_dataset
+from pipnet.datasets.load import load_samples, open_bundle, recognize_dataset
 from pipnet.datasets.pseudo_labels import PseudoLabel, is_pseudo_labels, read_pseudo_labels
 from pipnet.errors import DataError
 from pipnet.evaluation.metrics import norm_distance, point_errors
@@ -83,7 +83,7 @@ def read_faces(
         faces = [GalleryFace(label.sample, _label_values(label)) for label in labels]
     else:
         if scheme is None and recognize_dataset(path) is None:
-            scheme = _unknown_scheme(path, len(read_annotations(path, images).samples[0].points))
+            scheme = _unknown_scheme(path, len(read_annotations(open_bundle(path), images).samples[0].points))
         samples, loaded, _ = load_samples(path, subset, scheme, images=images)
         faces = [GalleryFace(sample) for sample in samples]
     return FaceSet(evenly_spaced(faces, limit), len(faces), loaded)
