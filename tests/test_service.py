@@ -5,8 +5,8 @@ import contextlib
 import io
 import json
 import os
-import random
 import re
+import runpy
 import signal
 import socket
 import struct
@@ -25,6 +25,7 @@ fastapi = pytest.importorskip("fastapi", reason="the extra serve is not installe
 httpx = pytest.importorskip("httpx2", reason="the extra dev is not installed")
 from fastapi.testclient import TestClient  # noqa: E402
 
+from conftest import ROOT  # noqa: E402
 from pipnet import ImageError  # noqa: E402
 from pipnet.cli import main  # noqa: E402
 from pipnet.errors import PipnetError  # noqa: E402
@@ -35,6 +36,7 @@ from pipnet.service.schemas import BatchOutput, ImageOutput  # noqa: E402
 
 TOKEN = "correct-horse-battery"
 JSON = {"content-type": "application/json"}
+HOSTILE = runpy.run_path(str(ROOT / "benchmarks" / "speed" / "service" / "hostile.py"))
 FIELD = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\na.jpg\r\n--x--\r\n'
 
 
@@ -336,36 +338,9 @@ def test_waiting_images_go_through_the_network_together(landmarker, photo):
 # -- hostile bodies ------------------------------------------------------------------------------------
 
 
-def hostile_bodies(photo: bytes, count: int):
-    """Corrupt images, forms and JSON, the same each time."""
-    chance = random.Random(0)
-    bases = [photo]
-    for kind in ("PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "TGA"):
-        file = io.BytesIO()
-        PIL.Image.open(io.BytesIO(photo)).crop((160, 50, 290, 190)).save(file, kind)
-        bases.append(file.getvalue())
-    for i in range(count):
-        body = bytearray(bases[i % len(bases)])
-        for _ in range(chance.choice((1, 10, 300))):
-            body[chance.randrange(len(body) if chance.random() < 0.5 else 64)] = chance.randrange(256)
-        body = bytes(body[: chance.randrange(len(body))] if chance.random() < 0.3 else body)
-        match i % 5:
-            case 0 | 1:
-                yield {"content": body}
-            case 2:
-                yield {"files": {"image": (chance.randbytes(20).decode("latin-1"), body)}}
-            case 3:
-                yield {"content": body, "headers": {"content-type": "multipart/form-data; boundary=a"}}
-            case 4:
-                yield {
-                    "content": b'{"image":"' + base64.b64encode(body)[: -(i % 7) or None] + b'"}',
-                    "headers": JSON,
-                }
-
-
 def test_hostile_bodies_are_answered_in_one_line(client, photo):
     statuses = []
-    for arguments in hostile_bodies(photo, 160):
+    for arguments in HOSTILE["hostile_bodies"](photo, 160):
         response = client.post("/detect", **arguments)
         statuses.append(response.status_code)
         assert response.status_code in (200, 400, 413, 422), (response.status_code, response.text)
@@ -604,6 +579,7 @@ def test_workers_share_counters_and_are_replaced_and_stop(photo):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "a process of the service died (exit code -9): starting another" in err
+        assert "a process of the service was replaced" in err
         assert not any(worker.is_running() for worker in running)
 
 

@@ -25,8 +25,8 @@ from pipnet.io.image import ignore_pillow_warnings
 from pipnet.service.config import METRICS_VARIABLE, ServiceConfig
 from pipnet.service.supervisor import Supervisor
 
-_DRAIN = 0.3
-"""Seconds between closing the door and the end of idle connections, in which requests on their way arrive."""
+_DRAIN = 1.0
+"""Seconds for accepted connections to send their request, after nothing more is accepted."""
 _BACKLOG = 2048
 
 
@@ -77,8 +77,8 @@ def serve(options: ServiceOptions, on_ready: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="pipnet-metrics-") as folder:
             os.environ[METRICS_VARIABLE] = folder  # prometheus_client reads it when it is imported
             try:
-                run = (_run_worker, (options.per_process(), listener))
-                Supervisor(*run, config.workers).run(lambda: on_ready(address))
+                supervisor = Supervisor(_run_worker, options.per_process(), listener, config.workers)
+                supervisor.run(lambda: on_ready(address))
             finally:
                 del os.environ[METRICS_VARIABLE]
 
@@ -157,10 +157,28 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept nothing more, let requests on their way arrive, then answer all and stop."""
         self._service.is_stopping = True
+        waiting = [connection for listener in sockets or [] for connection in _accept_all(listener)]
         for server in self.servers:
-            server.close()
+            server.close()  # the system resets connections that are not accepted now
+        loop = asyncio.get_running_loop()
+        for connection in waiting:
+            await loop.connect_accepted_socket(self._new_protocol, connection)
         await asyncio.sleep(_DRAIN)  # uvicorn closes connections whose request has not arrived
         await super().shutdown(sockets)
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = kind(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return protocol
+
+
+def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
+    """Yield the connections that wait to be accepted."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            yield listener.accept()[0]
 
 
 def _processors() -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import socket
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event
-from typing import Any
 
 from pipnet.errors import PipnetError
 
@@ -24,17 +24,22 @@ _PAUSE = 1.0
 class Supervisor:
     """Starts processes, replaces those that die, and stops all on SIGTERM or Ctrl-C."""
 
-    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
+    def __init__(
+        self, function: Callable[..., None], options: object, listener: socket.socket, processes: int
+    ) -> None:
         """Describe the processes.
 
         Args:
-            function: what each process runs, with the arguments and an event to set when it is ready.
-            arguments: its first arguments.
+            function: what each process runs; it gets the options, the socket and an event to set when ready.
+            options: its options.
+            listener: the socket.
             processes: the number of processes.
         """
-        self._function, self._arguments, self._count = function, arguments, processes
+        self._function, self._count = function, processes
+        self._options, self._listener = options, listener
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[SpawnProcess] = []
+        self._replacements: list[Event] = []
         self._is_stopping = False
 
     def run(self, on_ready: Callable[[], None]) -> None:
@@ -59,6 +64,7 @@ class Supervisor:
                 wait([process.sentinel for process in self._processes], _POLL)
                 self._replace_dead()
         finally:
+            self._listener.close()  # while it is open here, the system accepts connections that nobody serves
             for process in self._processes:
                 process.terminate()  # SIGTERM: it answers what it has accepted
             for process in self._processes:
@@ -69,7 +75,7 @@ class Supervisor:
 
     def _start(self) -> tuple[SpawnProcess, Event]:
         ready = self._context.Event()
-        process = self._context.Process(target=self._function, args=(*self._arguments, ready))
+        process = self._context.Process(target=self._function, args=(self._options, self._listener, ready))
         process.start()
         self._processes.append(process)
         return process, ready
@@ -81,4 +87,7 @@ class Supervisor:
             _LOG.warning("a process of the service died (exit code %s): starting another", process.exitcode)
             self._processes.remove(process)
             time.sleep(_PAUSE)
-            self._start()
+            self._replacements.append(self._start()[1])
+        for ready in [ready for ready in self._replacements if ready.is_set()]:
+            _LOG.info("a process of the service was replaced")
+            self._replacements.remove(ready)
