@@ -323,8 +323,8 @@ def report(results: dict[str, Any]) -> list[str]:
     lines += [
         "## Memory",
         "",
-        f"{results['memory']['requests']:,} requests in {results['memory']['seconds']:.0f} s: {used[0]:.0f} MB at"
-        f" the start, {used[tenth]:.0f} MB after a tenth, {used[-1]:.0f} MB at the end.",
+        f"{results['memory']['requests']:,} requests in {results['memory']['seconds']:.0f} s:"
+        f" {used[0]:.0f} MB at the start, {used[tenth]:.0f} MB after a tenth, {used[-1]:.0f} MB at the end.",
         "",
     ]
     hostile, kill = results["hostile"], results["kill"]
@@ -333,8 +333,8 @@ def report(results: dict[str, Any]) -> list[str]:
         "## Hostile bodies",
         "",
         f"{hostile['bodies']:,} corrupt images, forms and JSON texts: {statuses}. Memory:"
-        f" {hostile['megabytes'][0]:.0f} MB before, {hostile['megabytes'][1]:.0f} MB after. Faces found in the photo"
-        f" afterwards: {hostile['faces_afterwards']}.",
+        f" {hostile['megabytes'][0]:.0f} MB before, {hostile['megabytes'][1]:.0f} MB after. Faces found in the"
+        f" photo afterwards: {hostile['faces_afterwards']}.",
         "",
         "## Killed and stopped under load",
         "",
