@@ -10,8 +10,8 @@ from typing import Any
 from pipnet.errors import ImageError
 from pipnet.geometry import crop
 from pipnet.inference.backends.onnxruntime import OnnxModel, start_session
+from pipnet.inference.detectors.base import enlarge
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.io.image import read_image
 
 DECODE, DETECTOR, CROP, NETWORK, MAPS, TOTAL = (
     "image decoding",
@@ -34,17 +34,19 @@ def stages(landmarker: FaceLandmarker, image_path: Path, threads: int) -> dict[s
     Raises:
         ImageError: the image cannot be read, or contains no face.
     """
-    metadata = landmarker.metadata
-    image = read_image(image_path)
-    detections = landmarker.detector(image)
+    metadata, pipeline = landmarker.metadata, landmarker.pipeline
+    content = image_path.read_bytes()
+    photo = pipeline.open(content, str(image_path))
+    detections = pipeline.detect(photo)
     if not len(detections.boxes):
         raise ImageError(f"{image_path}: no face in this image")
-    face_box = landmarker.pipeline.adapt(detections.boxes[:1], landmarker.detector.box_format)[0]
-    box = metadata.crop.region(face_box, image.shape[1], image.shape[0])
+    face_boxes = pipeline.adapt(detections.boxes[:1], landmarker.detector.box_format)
+    image, factor = pipeline.pixels_to_crop(photo, face_boxes)
+    box = metadata.crop.region(enlarge(face_boxes, 1 / factor)[0], image.shape[1], image.shape[0])
     crops = crop(image, box, metadata.input_size)[None]
     runs: dict[str, Callable[[], object]] = {
-        DECODE: lambda: read_image(image_path),
-        DETECTOR: lambda: landmarker.detector(image),
+        DECODE: lambda: pipeline.open(content, str(image_path)),
+        DETECTOR: lambda: pipeline.detect(photo),
         CROP: lambda: crop(image, box, metadata.input_size),
         NETWORK: lambda: landmarker.model(crops),
         TOTAL: lambda: landmarker(image_path),

@@ -138,11 +138,8 @@ class Pipeline:
         Returns:
             The faces of the first image, then those of the second, and so on.
         """
-        factors = [self._factor(image, boxes) for image, boxes in zip(images, crop_boxes, strict=True)]
-        pixels = [
-            image.at(factor) if isinstance(image, Photo) else image
-            for image, factor in zip(images, factors, strict=True)
-        ]
+        scaled = [self.pixels_to_crop(*pair) for pair in zip(images, crop_boxes, strict=True)]
+        pixels, factors = [part for part, _ in scaled], [factor for _, factor in scaled]
         if max(factors, default=1) == 1:
             return self._predict(pixels, crop_boxes, angles)
         boxes = [enlarge(boxes, 1 / factor) for boxes, factor in zip(crop_boxes, factors, strict=True)]
@@ -151,17 +148,19 @@ class Pipeline:
         points = enlarge(prediction.points, each[:, None])
         return prediction._replace(points=points, crop_boxes=enlarge(prediction.crop_boxes, each))
 
-    def _factor(self, image: Image | Photo, crop_boxes: Float32[np.ndarray, "faces 4"]) -> int:
-        """Return the largest factor by which a photo may be reduced so that all crops keep enough pixels."""
+    def pixels_to_crop(
+        self, image: Image | Photo, crop_boxes: Float32[np.ndarray, "faces 4"]
+    ) -> tuple[Image, int]:
+        """Return a photo reduced as far as all crops keep enough pixels, and the factor."""
         if not isinstance(image, Photo):
-            return 1
+            return image, 1
         crop, (height, width) = self.model.metadata.crop, image.shape[:2]
         regions = [crop.region(box, width, height) for box in crop_boxes]
         smallest = min((max(region[2:] - region[:2]) for region in regions), default=np.inf)
         factor = image.factor
         while factor > 1 and smallest < factor * _MIN_CROP * self.model.metadata.input_size:
             factor //= 2
-        return factor
+        return image.at(factor), factor
 
     def _predict(
         self,
