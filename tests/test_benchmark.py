@@ -1,7 +1,9 @@
 """The benchmark: candidates, interleaved timing, and the reported numbers. No duration is asserted."""
 
 import io
+import itertools
 import json
+import os
 import time
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from pipnet import FaceLandmarker
 from pipnet.benchmark.candidates import Candidate, list_candidates, measure_memory
+from pipnet.benchmark.noise import Noise, NoiseMeter, others_share, read_cpu_times, wait_until_idle
 from pipnet.benchmark.other_software import installed_peers
 from pipnet.benchmark.reference_model import Reference
 from pipnet.benchmark.report import to_table
@@ -108,7 +111,8 @@ def test_stages_of_an_image(portrait, landmarker, tmp_path):
         stages(landmarker, tmp_path / "gray.png", 1)
 
 
-def test_benchmark_reports_all_measures(portrait, small_300w):
+def test_benchmark_reports_all_measures(portrait, small_300w, monkeypatch):
+    monkeypatch.setattr(NoiseMeter, "noise", lambda _: Noise(0, 0))
     candidate = Candidate(DEFAULT_MODEL, "onnxruntime", "f32", 1)
     report = benchmark([candidate], 1, portrait, small_300w)
     rows = {row.name: row for row in report.rows}
@@ -125,6 +129,7 @@ def test_benchmark_reports_all_measures(portrait, small_300w):
     assert row.nme == pytest.approx(100 * errors.nmes.mean(), abs=1e-3)
     facts = json.loads(report.to_json())
     assert facts["data"]["faces"] == len(samples)
+    assert facts["noise"]["problem"] is None
     assert facts["stages"][candidate.name][TOTAL]["runs"] >= 3
 
 
@@ -218,3 +223,68 @@ def test_table_fits_a_terminal_of_80_columns():
     for number in ("6.31", "7.12", "12.7", "3.91 (16)", "212", "6.6"):
         assert text.count(number) >= len(rows), text
     assert "NME" not in text  # a column without values
+
+
+# -- noise ---------------------------------------------------------------------------------------------
+
+
+def test_read_cpu_times_separates_work_from_idling(tmp_path):
+    ticks = os.sysconf("SC_CLK_TCK")
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 700 50 3 2 5 0 0\ncpu0 1 2 3 4 5 6 7 8 0 0\n")
+    busy, total = read_cpu_times(stat)
+    assert (busy * ticks, total * ticks) == pytest.approx((160, 910))
+    assert read_cpu_times(tmp_path / "none") is None
+    stat.write_text("intr 1 2 3\n")
+    assert read_cpu_times(stat) is None
+
+
+def test_others_share_leaves_out_this_process():
+    """Of 20 seconds of two CPUs, 14 were busy, 4 of them with this process."""
+    assert others_share([(100, 500, 3), (105, 505, 4), (114, 520, 7)]) == pytest.approx(0.5)
+    assert others_share([(100, 500, 3)]) is None
+    assert others_share([(100, 500, 3), (101, 502, 5)]) == 0  # clocks of different resolution
+
+
+def test_noise_states_each_problem():
+    assert Noise(0.05, 0.02).problem is None
+    assert Noise(0.05, None).problem is None
+    problem = Noise(0.3, 0.48).problem
+    assert "other processes took 48 % of the CPU (at most 10 %)" in problem
+    assert "a fixed loop varied by 30 % (at most 15 %)" in problem
+
+
+def test_noise_meter_reads_the_spread_of_its_loop(monkeypatch):
+    """Eleven rounds, in the last two of which the loop takes twice as long."""
+    now = [0.0]
+    monkeypatch.setattr("pipnet.benchmark.noise.time.perf_counter", lambda: now[0])
+
+    def loop():
+        now[0] += 2.0 if len(meter._loops) >= 9 else 1.0
+
+    meter = NoiseMeter(loop)
+    for _ in range(11):
+        meter.sample()
+    assert meter.noise().loop_spread == pytest.approx(1.0)
+
+
+def test_wait_until_idle_waits_for_busy_threads():
+    """Three naps with a busy thread, then one without; and a thread that never sleeps."""
+    used = iter([0.0, 0.01, 0.02, 0.03, 0.0301])
+    naps = []
+    assert wait_until_idle(lambda: next(used), naps.append)
+    assert len(naps) == 4
+    busy = itertools.count()
+    assert not wait_until_idle(lambda: next(busy), naps.append)
+
+
+def test_benchmark_of_a_noisy_run_states_the_noise_instead_of_ratios(monkeypatch):
+    monkeypatch.setattr(NoiseMeter, "noise", lambda _: Noise(0.5, 0.4))
+    report = benchmark([Candidate(DEFAULT_MODEL, "onnxruntime", "f32", 1)], 1)
+    assert {REFERENCE.format(1)} < {row.name for row in report.rows}
+    assert all(row.ratio is None and row.latency.median > 0 for row in report.rows)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(to_table(report))
+    text = " ".join(console.export_text().split())
+    assert "Too noisy for ratios: other processes took 40 % of the CPU" in text
+    assert json.loads(report.to_json())["noise"]["loop_spread"] == 0.5

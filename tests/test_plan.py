@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-PLAN = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "plan.py"))
+PLAN = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "simulated" / "cluster" / "run.py"))
 CALM = PLAN["Machine"](seconds=0.5, variation=0.0, start=2.0, driver=0.0, straggling=0.0, failures=0.0)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-RELIABILITY = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "reliability.py"))
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+RELIABILITY = runpy.run_path(str(BENCHMARKS / "accuracy" / "confidence" / "reliability.py"))
 ReliabilityData = RELIABILITY["ReliabilityData"]
 auroc = RELIABILITY["auroc"]
 bootstrap_interval = RELIABILITY["bootstrap_interval"]

@@ -333,8 +333,8 @@ def report(results: dict[str, Any]) -> list[str]:
         "## Hostile bodies",
         "",
         f"{hostile['bodies']:,} corrupt images, forms and JSON texts: {statuses}. Memory:"
-        f" {hostile['megabytes'][0]:.0f} MB before, {hostile['megabytes'][1]:.0f} MB after. Faces found in the"
-        f" photo afterwards: {hostile['faces_afterwards']}.",
+        f" {hostile['megabytes'][0]:.0f} MB before, {hostile['megabytes'][1]:.0f} MB after. Faces found in"
+        f" the photo afterwards: {hostile['faces_afterwards']}.",
         "",
         "## Killed and stopped under load",
         "",

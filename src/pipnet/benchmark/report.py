@@ -20,9 +20,10 @@ milliseconds a face and its batch size; memory and file in megabytes; error."""
 def to_table(report: Report) -> Table:
     """Return the rows as a table for the terminal."""
     caption = "ms a face; times: faster than the reference; best: least ms a face in a batch; MB: memory"
+    problem = report.noise and report.noise.problem
     table = Table(
         title="one crop to landmarks, interleaved in one run",
-        caption=caption,
+        caption=f"{caption}\n{problem[0].upper()}{problem[1:]}" if problem else caption,
         box=SIMPLE_HEAD,
         padding=(0, 1),
     )

@@ -16,6 +16,7 @@ import numpy as np
 import pipnet
 from pipnet.annotations.samples import FaceSample
 from pipnet.benchmark.candidates import Candidate, measure_memory, run_on_noise, with_threads
+from pipnet.benchmark.noise import Noise, NoiseMeter
 from pipnet.benchmark.other_software import Peer, installed_peers
 from pipnet.benchmark.stages import stages
 from pipnet.benchmark.timing import Timing, time_interleaved
@@ -44,7 +45,7 @@ class Row:
     latency: Timing
     """Of one face."""
     ratio: float | None = None
-    """How many times faster it is than the reference with as many threads."""
+    """How many times faster it is than the reference with as many threads; None in a too noisy run."""
     per_face: dict[int, float] = field(default_factory=dict)
     """Milliseconds a face, by batch size."""
     megabytes: float | None = None
@@ -67,6 +68,8 @@ class Report:
     """Machine, versions, dataset."""
     unreadable: list[str] = field(default_factory=list)
     """Errors of labeled images that cannot be read."""
+    noise: Noise | None = None
+    """The disturbance while the rows were timed."""
 
     def to_json(self) -> str:
         """Return the report as JSON."""
@@ -75,7 +78,8 @@ class Report:
             name: {stage: _timing_dict(timing) for stage, timing in timings.items()}
             for name, timings in self.stages.items()
         }
-        return json.dumps({**self.facts, "rows": rows, "stages": by_stage}, indent=1)
+        noise = self.noise and self.noise.to_dict()
+        return json.dumps({**self.facts, "noise": noise, "rows": rows, "stages": by_stage}, indent=1)
 
 
 def benchmark(
@@ -110,11 +114,14 @@ def benchmark(
             load_samples(data, subset, model.metadata.scheme, for_evaluation=True)
     runs = _reference_runs(candidates) | {c.name: run_on_noise(c, models[c.name]) for c in candidates}
     runs |= _peer_runs(peers, models[candidates[0].name], image)
-    timings = time_interleaved(runs, rounds)
+    meter = NoiseMeter()
+    timings = time_interleaved(runs, rounds, meter=meter)
+    noise = meter.noise()
     rows = {name: Row(name, timing) for name, timing in timings.items()}
     for candidate in candidates:
         row, reference = rows[candidate.name], timings.get(REFERENCE.format(candidate.threads))
-        row.ratio = reference and round(row.latency.times_faster(reference), 2)
+        if reference and noise.problem is None:
+            row.ratio = round(row.latency.times_faster(reference), 2)
         row.per_face = throughput(candidate, models[candidate.name], rounds)
         row.megabytes = measure_memory(candidate)
         row.file_megabytes = round(candidate.file.stat().st_size / 1e6, 2)
@@ -130,7 +137,7 @@ def benchmark(
     if image is not None:
         facts["image"] = "{1} x {0} pixels".format(*read_image(image).shape)
     stage_timings = {name: time_interleaved(stage, rounds) for name, stage in stage_runs.items()}
-    return Report(list(rows.values()), stage_timings, facts, list(dict.fromkeys(map(str, unreadable))))
+    return Report(list(rows.values()), stage_timings, facts, list(dict.fromkeys(map(str, unreadable))), noise)
 
 
 def _stage_runs(candidate: Candidate, model: CropModel, image: Path) -> dict[str, Callable[[], object]]:

@@ -1,4 +1,7 @@
-"""Interleaved timing: all candidates are timed in each round, so that a disturbance affects all of them."""
+"""Interleaved timing: all candidates are timed in each round, so that a disturbance affects all of them.
+
+Thread pools of the functions that are not being timed sleep: a function starts when this process is idle.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipnet.benchmark.noise import NoiseMeter, wait_until_idle
 from pipnet.errors import PipnetError
 from pipnet.progress import show_progress
 
@@ -35,7 +39,10 @@ class Timing(NamedTuple):
 
 
 def time_interleaved(
-    runs: Mapping[str, Callable[[], object]], rounds: int = 10, seconds: float = 0.3
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int = 10,
+    seconds: float = 0.3,
+    meter: NoiseMeter | None = None,
 ) -> dict[str, Timing]:
     """Time several functions, each of them in every round.
 
@@ -43,6 +50,7 @@ def time_interleaved(
         runs: the functions by name.
         rounds: number of rounds.
         seconds: minimum duration of a function's runs in a round; there are at least 3 runs.
+        meter: measures the disturbance by other processes before and after every round.
 
     Raises:
         PipnetError: fewer than 1 round.
@@ -52,10 +60,20 @@ def time_interleaved(
     for run in runs.values():
         _time_round(run, _WARM_UP)
     durations: dict[str, list[list[float]]] = {name: [] for name in runs}
+    _sample(meter)
     for _ in show_progress(range(rounds), rounds, "rounds"):
         for name, run in runs.items():
+            wait_until_idle()
+            run()  # wakes its threads
             durations[name].append(_time_round(run, seconds))
+        _sample(meter)
     return {name: _timing(by_round) for name, by_round in durations.items()}
+
+
+def _sample(meter: NoiseMeter | None) -> None:
+    if meter is not None:
+        wait_until_idle()
+        meter.sample()
 
 
 def _time_round(run: Callable[[], object], seconds: float) -> list[float]:

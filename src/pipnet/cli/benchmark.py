@@ -32,9 +32,10 @@ def benchmark(
 ) -> int:
     """Measure latency, throughput and memory of models on this machine; with labeled faces also the NME.
 
-    All candidates are timed interleaved in one run, so that ratios hold while other processes disturb it. If
-    torch is installed, a reference is timed too: the original's ResNet-18 in plain float32 PyTorch. Other
-    landmark software (dlib, MediaPipe) is timed too if it is installed and an image is given.
+    All candidates are timed interleaved in one run. If torch is installed, a reference is timed too: the
+    original's ResNet-18 in plain float32 PyTorch. No ratios to it are printed if other processes disturb the
+    run too much. Other landmark software (dlib, MediaPipe) is timed too if it is installed and an image is
+    given.
 
     Parameters
     ----------
