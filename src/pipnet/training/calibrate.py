@@ -42,7 +42,7 @@ HARDER = Augmentation(
 """The augmentation of all views of a face but the first."""
 DOMAIN_SHIFT = (0.75, 0.25)
 """Slope and intercept of the log odds of being wrong on other datasets, as a function of the log odds on the
-dataset of the calibration (`benchmarks/calibration.md`)."""
+dataset of the calibration (`benchmarks/accuracy/calibration/report.md`)."""
 _RIDGE = 1.0
 """Ridge of all coefficients; it matters for the constants of landmarks that are never wrong."""
 _MAX_STEPS = 30

@@ -1,6 +1,6 @@
 """Faster training on a CPU: freed memory is kept, and depthwise convolutions have a fast backward pass.
 
-Neither changes the result, but for the rounding of sums. Measured in `benchmarks/speed.md`.
+Neither changes the result, but for the rounding of sums. Measured in `benchmarks/speed/training/report.md`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ whose removal changes the head's output least when the weights of the others are
 Brain Surgeon: Hassibi and Stork, 1993; exact here, because the head is linear).
 
 Further training does not recover the small loss: 18 epochs with 512 channels and 5 neighbors left the
-validation error unchanged (benchmarks/weights/trained-at-512-channels.json).
+validation error unchanged (benchmarks/training/earlier_weights/results.json).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The peak of a target is the cell that holds the landmark. The original code has int(x W - 0.5), which is on
 average half a cell further left and up; decoded at the cell's center, this error stays in every landmark, and
-is a third of the error at 128 px and stride 4 (6.61 and 4.35 %, `benchmarks/heads.md`).
+is a third of the error at 128 px and stride 4 (6.61 and 4.35 %, `benchmarks/accuracy/heads/report.md`).
 """
 
 from __future__ import annotations
