@@ -1,6 +1,8 @@
 """Every recipe can be read and built, and those of the papers have the papers' settings and numbers."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,18 +10,28 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipnet.annotations.formats import Annotations, read_annotations, write_annotations
+from pipnet.annotations.pts import read_pts
+from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.load import PREPARED
 from pipnet.datasets.registry import DATASETS
 from pipnet.model.pipnet import PIPNet
 from pipnet.papers.paper_report import BACKBONES
 from pipnet.papers.published import published
 from pipnet.scheme import LandmarkScheme
+from pipnet.training.dataset import FaceDataset
 from pipnet.training.recipe import load_recipe
+from pipnet.training.split import load_split
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 FACE_DETECTOR = FOLDER / "face_detector.yaml"
 """Not a training of landmarks: `tests/test_face_detector.py` reads it."""
 RECIPES = sorted(set(FOLDER.rglob("*.yaml")) - {FACE_DETECTOR})
 OF_PAPERS = [path for path in RECIPES if path.parent.name in ("v1", "ijcv")]
+OF_AUTHORS = [path for path in RECIPES if path.parent.name == "authors"]
+"""Further runs at the papers' settings, without published numbers."""
+ROUNDS = [path for path in OF_PAPERS if re.search("_t[sm]d_|^gssl_", path.stem)]
+"""Trainings that also learn from unlabeled faces."""
 SUPERVISED = re.compile(r"(PIP|Coord|Map)( stride \d+| \+ NRM| supervised)?")
 
 
@@ -41,10 +53,15 @@ def dataset(path: Path) -> str:
     return trained[1] + (trained[2] or "").replace(" and ", "+")
 
 
+def registered(path: Path) -> str:
+    """Return the name in `DATASETS` of the (first) dataset that a recipe trains on."""
+    if path in OF_AUTHORS:
+        return path.stem.partition("_")[2].replace("_", "-")
+    return dataset(path).lower().partition("+")[0] if path in OF_PAPERS else "300w"
+
+
 def landmarks(path: Path) -> int:
-    scheme = load_recipe(path).data.scheme
-    if scheme is None:
-        scheme = dataset(path).lower() if path in OF_PAPERS else "300w"
+    scheme = load_recipe(path).data.scheme or DATASETS[registered(path)].scheme
     return LandmarkScheme.load(scheme).landmarks
 
 
@@ -70,7 +87,7 @@ def test_recipe_losses_of_v1_are_flags():
         assert (recipe.model.score_loss, recipe.model.offset_loss) == (score, "l2")
 
 
-@pytest.mark.parametrize("path", OF_PAPERS, ids=name)
+@pytest.mark.parametrize("path", [*OF_PAPERS, *OF_AUTHORS], ids=name)
 def test_recipe_of_the_papers_has_their_settings(path):
     recipe, v1 = load_recipe(path), path.parent.name == "v1"
     optim, augment, model = recipe.optim, recipe.augment, recipe.model
@@ -87,17 +104,49 @@ def test_recipe_of_the_papers_has_their_settings(path):
     assert (augment.scale, augment.color_jitter, augment.rotate_by) == (0, 0, 30)
     assert augment.grayscale == (0 if v1 else 0.2)
     if model.head == "pip":
-        assert (model.neighbors, model.offset_loss, model.score_weight) == (0 if v1 else 10, "l1", None)
+        swept = re.fullmatch(r"neighbors(\d+)_wflw", path.stem)
+        neighbors = int(swept[1]) if swept else 0 if v1 else 10
+        assert (model.neighbors, model.offset_loss, model.score_weight) == (neighbors, "l1", None)
         assert v1 or model.merge == "official"
-    spec = DATASETS[dataset(path).lower().partition("+")[0]]
-    assert recipe.crop == (spec.v1_crop if v1 else spec.official_crop)
+    spec = DATASETS[registered(path)]
+    if path.stem.startswith("gssl"):
+        assert (recipe.crop.scale, recipe.crop.box, recipe.data.paper_crops) == (1.3, "landmarks", "gssl")
+    else:
+        assert recipe.crop == (spec.v1_crop if v1 else spec.official_crop)
     assert recipe.name == f"{path.parent.name}-{path.stem.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("path", ROUNDS, ids=name)
+def test_recipe_of_rounds_has_the_papers_rounds(path):
+    recipe, v1 = load_recipe(path), path.parent.name == "v1"
+    rounds = recipe.self_training
+    assert rounds.tasks == (("full",) * 3 if v1 else ("quarter", "half", "full", "full", "full"))
+    assert (rounds.box_format, recipe.data.paper_crops) == ("crop", "v1" if v1 else "gssl")
+    assert recipe.model.curriculum == ("none" if v1 else "published")
+    view = re.search("table7_t[sm]d_([a-z]+)_", path.stem)
+    assert rounds.tta == (view[1] if view else "translation" if v1 else "none")
+
+
+def test_recipe_headers_of_rounds_state_all_published_numbers():
+    """Each row of v1's tables 5 to 7 that learns from unlabeled faces."""
+    stated = set()
+    for path in ROUNDS:
+        numbers = re.findall(r"(\d\.\d\d) % on ([\w -]+?) \(", header(path))
+        assert bool(numbers) == (path.parent.name == "v1"), path
+        stated |= {(float(value), test) for value, test in numbers}
+    rows = {
+        (row.value, row.test)
+        for row in published()
+        if row.table in ("5 TSD", "6 TMD", "7 TSD", "7 TMD")
+        and re.match("PIP$|PIP \\+ distillation|self-training", row.method)
+    }
+    assert stated == rows
 
 
 def test_recipe_headers_state_all_published_numbers():
     """Each supervised row of PIP, Coord and Map."""
     stated = set()
-    for path in OF_PAPERS:
+    for path in sorted(set(OF_PAPERS) - set(ROUNDS)):
         text, config = header(path), load_recipe(path).model
         source = "v1" if path.parent.name == "v1" else "IJCV"
         assert text.startswith(source)
@@ -120,3 +169,81 @@ def test_recipes_readme_lists_every_recipe():
     text = (FOLDER / "README.md").read_text()
     linked = set(re.findall(r"\]\((.+?\.yaml)\)", text))
     assert linked == {f"{name(path)}.yaml" for path in (*RECIPES, FACE_DETECTOR)}
+
+
+def test_papers_page_lists_every_recipe_with_its_published_numbers():
+    page = (FOLDER.parent / "docs" / "papers.md").read_text()
+    rows = dict(re.findall(r"^\| \[[\w-]+\]\(\.\./recipes/(.+?)\.yaml\) \| (.*)$", page, re.MULTILINE))
+    assert set(rows) == {name(path) for path in (*OF_PAPERS, *OF_AUTHORS)}
+    for path in (*OF_PAPERS, *OF_AUTHORS):
+        numbers = re.findall(r"\d\.\d\d(?= % on)", header(path))
+        published_cell = rows[name(path)].split(" | ")[1]
+        assert re.findall(r"\d\.\d\d", published_cell) == numbers
+        assert bool(numbers) != (published_cell == "not in our sources")
+
+
+# -- each recipe of the papers with a small part of its dataset ------------------------------------------
+
+
+def _prepare(root: Path, name: str, samples: list[FaceSample]) -> None:
+    """Write faces as the training subset of a prepared dataset."""
+    names = LandmarkScheme.load(DATASETS[name].scheme).landmark_names
+    write_annotations(root / "train.json", Annotations(samples, names), "coco")
+    description = {"dataset": name, "source": str(root), "faces": {"train": len(samples)}}
+    (root / PREPARED).write_text(json.dumps(description))
+
+
+def _copies(labels: Path, folder: Path, count: int) -> list[FaceSample]:
+    """Return copies of the faces of a file, each in an image of its own."""
+    samples = []
+    for sample in read_annotations(labels).samples:
+        box = np.concatenate([sample.points.min(axis=0), sample.points.max(axis=0)])
+        for number in range(count):
+            image = folder / f"{number}_{sample.image.name}"
+            shutil.copy(sample.image, image)
+            samples.append(FaceSample(image, sample.points, image.stem, image.stem, box))
+    return samples
+
+
+@pytest.fixture(scope="module")
+def small_datasets(shared, tmp_path_factory):
+    """A folder for each dataset with a few real faces of it, or of 300-W where there are none."""
+    root = tmp_path_factory.mktemp("datasets")
+    for part in ("afw", "helen/trainset", "lfpw/trainset"):
+        folder = root / "300w" / part
+        folder.mkdir(parents=True)
+        for pts in sorted((shared / "data" / "300w" / part).glob("*.pts"))[:12]:
+            shutil.copy(pts, folder)
+            shutil.copy(pts.with_suffix(".jpg"), folder)
+    files = sorted((root / "300w" / "afw").glob("*.jpg")) * 2
+    points = [read_pts(file.with_suffix(".pts")) for file in files]
+    for name in ("wflw", "cofw", "aflw", "lapa", "300vw", "menpo", "menpo-profile"):
+        (root / name).mkdir()
+    for name, count in (("300vw", 68), ("menpo", 68), ("menpo-profile", 39)):
+        faces = [
+            FaceSample(file, face[:count], f"{number}", f"{number}")
+            for number, (file, face) in enumerate(zip(files, points, strict=True))
+        ]
+        _prepare(root / name, name, faces)
+    for name in ("wflw", "cofw", "aflw", "lapa"):
+        labels = shared / "data" / "samples" / name / f"test_{name}.json"
+        _prepare(root / name, name, _copies(labels, root / name, 16))
+    return root
+
+
+@pytest.mark.parametrize("path", [*OF_PAPERS, *OF_AUTHORS], ids=name)
+def test_recipe_plans_against_its_dataset(path, small_datasets):
+    """Faces, crops and labels of the first step, as the training takes them."""
+    names = dataset(path).lower().split("+") if path in OF_PAPERS else [registered(path)]
+    flags = ["--data.root", str(small_datasets / names[0])]
+    flags += [flag for also in names[1:] for flag in ("--data.also", str(small_datasets / also))]
+    recipe = load_recipe(path, flags)
+    split = load_split(recipe)
+    assert len(split.training) >= recipe.optim.batch_size
+    assert not split.validation
+    faces = FaceDataset(split.training, split.scheme, recipe.crop, recipe.model.input_size, recipe.augment)
+    example = faces[0]
+    assert example.crop.shape == (256, 256, 3)
+    assert example.points.shape == (landmarks(path), 2)
+    inside = ((example.points >= 0) & (example.points < 1)).all(axis=1)
+    assert inside.mean() > 0.5
