@@ -65,7 +65,7 @@ def _paper_region(sample: FaceSample, spec: DatasetSpec, crops: Literal["v1", "g
     if crops == "v1":
         return replace(crop_config, clip=False).region(box, 1, 1)
     assert spec.gssl_crop is not None
-    return spec.gssl_crop.apply(box[None])[0]
+    return np.asarray(spec.gssl_crop.apply(box[None])[0])
 
 
 def without_label(sample: FaceSample, crop_config: CropConfig) -> UnlabeledFace:

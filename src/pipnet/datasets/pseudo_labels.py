@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.io.csv_file import CsvReader, write_csv_file
 
 _QUALITY = ("mean_score", "vote_std", "label_std")
@@ -68,10 +68,11 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
     write_csv_file(path, header, rows())
 
 
-def _crop_box(label: PseudoLabel, has_columns: bool) -> list[object]:
+def _crop_box(label: PseudoLabel, has_columns: bool) -> Sequence[object]:
     """Return the cells of the box that a face's crop is cut around; empty for a face that keeps none."""
     if label.sample.crop_box is not None:
-        return [*np.round(label.sample.crop_box.astype(np.float64), 3).tolist()]
+        box: list[float] = np.round(label.sample.crop_box.astype(np.float64), 3).tolist()
+        return box
     return [""] * len(_CROP_BOX) * has_columns
 
 
@@ -113,7 +114,7 @@ def _read_row(path: Path, row: list[str], where: str, widths: tuple[int, int], l
         values = np.array(row[2:], dtype=np.float64)
         crop_box = np.array(box, dtype=np.float32) if any(box) else None
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        raise DataError(f"{where}: {one_line(error)}") from None
     if len(row) + len(box) != full_width or not np.isfinite(values).all():
         raise DataError(f"{where}: expected {width - 2} finite numbers")
     if crop_box is not None and not (np.isfinite(crop_box).all() and (crop_box[2:] > crop_box[:2]).all()):
