@@ -185,7 +185,7 @@ def as_numbers(values: object, name: str) -> Float32[np.ndarray, "..."]:
     try:
         array = np.asarray(values)  # without a copy
         if array.size > 4 * _MAX_BOXES:
-            raise BoxError(f"more than {_MAX_BOXES:,} {name}: shape {array.shape!s:.80}")
+            raise BoxError(f"{name} must be at most {_MAX_BOXES:,}, not of shape {array.shape!s:.80}")
         if array.dtype.kind in "cmMV":  # complex numbers, times and records, which NumPy would convert
             raise TypeError
         with np.errstate(over="ignore"):  # infinite then
