@@ -178,7 +178,7 @@ def test_scheme_load_reads_a_file(tmp_path):
         ('title="x"\nlandmarks=3\nnorm="eye"\nflip=[]\nedges=[]\n[regions]\n', "norm is"),
         ('title="x"\nlandmarks=4\nnorm=[3,3]\nflip=[]\nedges=[]\n[regions]\n', r"norm is.*\(3, 3\)"),
         ('title="x"\nlandmarks=0\nnorm="box"\nflip=[]\nedges=[]\n[regions]\n', "0 landmarks"),
-        ('title="x"\nlandmarks=1000000000\nnorm="box"\nflip=[]\nedges=[]\n[regions]\n', "100,000"),
+        ('title="x"\nlandmarks=1000000000\nnorm="box"\nflip=[]\nedges=[]\n[regions]\n', "10,000"),
         ('title="x"\nlandmarks=inf\nnorm=[0,1]\nflip=[]\nedges=[]\n[regions]\n', "not a landmark scheme"),
         ("x = " + "[" * 20000, "not a landmark scheme"),
         (

@@ -195,11 +195,12 @@ class LandmarkScheme:
         Raises:
             KeyError, TypeError, ValueError: the table is not a scheme.
         """
+        title, landmarks = str(table["title"]), int(table["landmarks"])
         _check_total([*table["edges"], *table["regions"].values()])
         return cls(
             name=str(table["name"]),
-            title=str(table["title"]),
-            landmarks=int(table["landmarks"]),
+            title=title,
+            landmarks=landmarks,
             norm=_norm(table["norm"]),
             flip=tuple((int(a), int(b)) for a, b in table["flip"]),
             edges=tuple(_indices(chain) for chain in table["edges"]),

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.io.text import read_text
 
 MAX_COORDINATE = 1_000_000
@@ -28,7 +28,7 @@ def read_json(path: Path) -> object:
     except RecursionError:
         raise DataError(f"{path}: nested too deeply") from None
     except ValueError as error:  # also numbers of thousands of digits
-        raise DataError(f"{path}: not JSON, or cut off: {error}") from None
+        raise DataError(f"{path}: not JSON, or cut off: {one_line(error)}") from None
 
 
 def as_number(value: object, where: str) -> float:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from pipnet.annotations.checked_values import MAX_COORDINATE
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.geometry import Points
 from pipnet.io.atomic import write_text
 from pipnet.io.text import read_text
@@ -44,7 +44,7 @@ def read_pts(path: str | Path, landmarks: int | None = None) -> Points:
     try:
         values = np.array(text[start + 1 : end].split(), dtype=np.float64)
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {one_line(error)}") from None
     if values.size % 2 or not values.size or not (np.abs(values) <= MAX_COORDINATE).all():
         raise DataError(f"{path}: points are pairs of finite numbers")
     points = values.astype(np.float32).reshape(-1, 2)

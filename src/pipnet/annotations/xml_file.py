@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from pipnet.errors import DataError
+from pipnet.errors import DataError, one_line
 from pipnet.io.atomic import write_text
 from pipnet.io.text import read_text
 
@@ -27,7 +27,7 @@ def parse_xml(path: Path) -> ET.Element:
     try:
         return ET.fromstring(text)  # noqa: S314 (see above)
     except (ET.ParseError, ValueError) as error:
-        raise DataError(f"{path}: not XML, or cut off: {error}") from None
+        raise DataError(f"{path}: not XML, or cut off: {one_line(error)}") from None
 
 
 def write_xml(path: Path, root: ET.Element) -> None:

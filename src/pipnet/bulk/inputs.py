@@ -78,13 +78,13 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
             else:
                 matches.append(spelling)
         if not matches:
-            raise DataError(f"{name}: no file matches")
+            raise DataError(f"{name:.255}: no file matches")
         inputs += [Path(os.path.abspath(match)) for match in matches]  # noqa: PTH100  (keeps links)
     for path in inputs:
         if not os.path.lexists(path):
-            raise DataError(f"{path}: no such file or folder")
+            raise DataError(f"{path!s:.255}: no such file or folder")
         if not is_folder(path) and path.suffix.lower() not in IMAGE_SUFFIXES | _CONTAINERS:
-            raise DataError(f"{path}: not a folder, a .txt list, a .tar or .parquet file, or an image")
+            raise DataError(f"{path!s:.255}: not a folder, a .txt list, a .tar or .parquet file, or an image")
     return inputs
 
 

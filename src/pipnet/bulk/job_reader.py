@@ -51,11 +51,9 @@ class AnnotatedFaces:
         job = store.manifest()
         if job is None:
             raise DataError(f"{store.manifest_file}: missing; it has the image folder and scheme of {path}")
-        try:
+        with typed_errors(DataError, f"{store.manifest_file}: not a manifest"):
             self.base = images or Path(job["base"])
             self.scheme = LandmarkScheme.from_dict(job["model"]["scheme"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{store.manifest_file}: not a manifest: {error!r}") from None
         self.scheme.check(str(store.manifest_file))
         self.files, self.finished = [path], True
         """The shards, and whether the job has finished them all."""

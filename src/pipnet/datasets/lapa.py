@@ -8,7 +8,7 @@ import numpy as np
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.w300 import image_beside
-from pipnet.errors import DataError, MissingDataError
+from pipnet.errors import DataError, MissingDataError, one_line
 from pipnet.geometry import Points
 from pipnet.io.text import read_text
 
@@ -43,7 +43,7 @@ def _read_points(file: Path) -> Points:
     try:
         values = np.array(read_text(file).split(), dtype=np.float32)
     except ValueError as error:
-        raise DataError(f"{file}: {error}") from None
+        raise DataError(f"{file}: {one_line(error)}") from None
     if len(values) != 2 * _POINTS + 1 or values[0] != _POINTS or not np.isfinite(values).all():
         raise DataError(f"{file}: expected {_POINTS} and as many pairs of finite numbers")
     return values[1:].reshape(_POINTS, 2)
