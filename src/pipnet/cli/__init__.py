@@ -29,6 +29,7 @@ COMMANDS = (
     ("annotate", "annotate:annotate", "Annotate any number of images; resumes after a kill."),
     ("video", "video:video", "Find and track the faces of a video."),
     ("webcam", "webcam:webcam", "Find and track the faces in front of a camera."),
+    ("demo", "demo:demo", "Find landmarks in the browser, also with the camera."),
     ("serve", "serve:serve", "Serve detection over HTTP, for other programs."),
     ("evaluate", "evaluate:evaluate", "Measure a model on labeled faces."),
     ("report", "report:report", "Compare evaluations with the papers' numbers."),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import PIL.Image
 
-from pipnet.errors import PipnetError, printable
+from pipnet.errors import printable
 from pipnet.geometry import Image
 from pipnet.video.preview_server import PreviewServer
 
@@ -81,12 +81,7 @@ class Preview:
         self._status = ""
         self._times: deque[float] = deque()
         self._closed = False
-        try:
-            self._server = PreviewServer(port, self.answer)
-        except OSError as error:
-            raise PipnetError(f"port {port} cannot be used: {error.strerror}") from None
-        except OverflowError:
-            raise PipnetError(f"no port {port}: use 1 to 65535") from None
+        self._server = PreviewServer(port, self.answer)
         self.address = f"http://127.0.0.1:{self._server.server_port}{self._path}"
         """Address of the page."""
         threading.Thread(target=self._server.serve_forever, name="preview", daemon=True).start()

@@ -13,11 +13,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
+
+from pipnet.errors import PipnetError
 
 _LOG = logging.getLogger(__name__)
 _HOSTS = ("127.0.0.1", "localhost")
@@ -43,11 +45,25 @@ Answer = Callable[[str, str], tuple[str, Iterator[bytes]] | None]
 class PreviewServer(ThreadingHTTPServer):
     """Answers each request in a thread; connections above the maximum are closed at once."""
 
-    def __init__(self, port: int, answer: Answer) -> None:
-        """Listen on a port of this machine, any free one if 0."""
-        self.answer = answer
+    def __init__(self, port: int, answer: Answer, headers: Mapping[str, str] = _HEADERS) -> None:
+        """Listen on a port of this machine, any free one if 0.
+
+        Args:
+            port: the port.
+            answer: see `Answer`.
+            headers: of all responses, beside the content type.
+
+        Raises:
+            PipnetError: the port cannot be used.
+        """
+        self.answer, self.headers = answer, headers
         self._free = threading.Semaphore(_MAX_CONNECTIONS)
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise PipnetError(f"port {port} cannot be used: {error.strerror}") from None
+        except OverflowError:
+            raise PipnetError(f"no port {port}: use 1 to 65535") from None
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer a request in a thread, if one is free."""
@@ -91,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             content_type, parts = response
             self.send_response(HTTPStatus.OK)
-            for name, value in {"Content-Type": content_type, **_HEADERS}.items():
+            for name, value in {"Content-Type": content_type, **self.server.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             for part in parts:

@@ -1,0 +1,4 @@
+declare module "*.toml" {
+  const face: { readonly points: readonly (readonly number[])[]; readonly std: readonly number[] };
+  export default face;
+}

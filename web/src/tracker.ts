@@ -1,0 +1,64 @@
+// Faces of a camera: the next crop is cut around the landmarks of the last frame, and the detector runs only
+// now and then, or when a face is lost (src/pipnet/video/tracker.py, without its smoothing).
+import { boxIou, type Box, type Pixels } from "./geometry";
+import { nextCropBox, type Face, type Landmarker, type Target } from "./landmarker";
+
+const DETECT_EVERY = 25;
+const MIN_SCORE = 0.2;
+const MIN_SIDE = 8;
+const MIN_IOU_NEW = 0.3;
+const MIN_IOU_NEXT = 0.2;
+const MIN_IOU_MERGED = 0.6;
+
+export class FaceTracker {
+  private tracks: Target[] = [];
+  private sinceDetection = DETECT_EVERY;
+
+  constructor(private readonly landmarker: Landmarker) {}
+
+  /** Return the faces of the next frame. */
+  async run(image: Pixels, detectorSize: number): Promise<Face[]> {
+    this.sinceDetection++;
+    const isDetected = !this.tracks.length || this.sinceDetection >= DETECT_EVERY;
+    if (isDetected) await this.addDetections(image, detectorSize);
+    let { faces, isLost } = await this.follow(image);
+    if (isLost && !isDetected) {
+      await this.addDetections(image, detectorSize);
+      ({ faces } = await this.follow(image));
+    }
+    return faces;
+  }
+
+  private async addDetections(image: Pixels, detectorSize: number): Promise<void> {
+    this.sinceDetection = 0;
+    for (const found of await this.landmarker.detect(image, detectorSize)) {
+      const known = this.tracks.findIndex((track) => boxIou(track.cropBox, found.cropBox) >= MIN_IOU_NEW);
+      if (known < 0) this.tracks.push(found);
+      else this.tracks[known] = { ...this.tracks[known], score: found.score };
+    }
+  }
+
+  /** Predict all tracks, and keep those that are still faces. */
+  private async follow(image: Pixels): Promise<{ faces: Face[]; isLost: boolean }> {
+    const predicted = await this.landmarker.predict(image, this.tracks);
+    const boxes: Box[] = [];
+    const tracks: Target[] = [];
+    const faces: Face[] = [];
+    predicted.forEach((face, i) => {
+      const next = nextCropBox(face);
+      if (!isFace(face, next) || boxes.some((box) => boxIou(box, next) >= MIN_IOU_MERGED)) return;
+      boxes.push(next);
+      faces.push(face);
+      tracks.push({ ...this.tracks[i], cropBox: next, box: this.landmarker.detectorBox(next) });
+    });
+    const isLost = tracks.length < this.tracks.length;
+    this.tracks = tracks;
+    return { faces, isLost };
+  }
+}
+
+function isFace(face: Face, next: Box): boolean {
+  const score = face.scores.reduce((a, b) => a + b, 0) / face.scores.length;
+  const side = Math.min(next[2] - next[0], next[3] - next[1]);
+  return score >= MIN_SCORE && side >= MIN_SIDE && boxIou(face.cropBox, next) >= MIN_IOU_NEXT;
+}
