@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-slow check docs bench clean
+.PHONY: help setup demo test test-slow check docs bench web fuzz gpu-check clean
 
 help:
-	@echo "make demo | test | test-slow | check | bench | docs | setup | clean"
+	@echo "make demo | test | test-slow | check | bench | fuzz | gpu-check | web | docs | setup | clean"
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
@@ -19,10 +19,17 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 
 # What developers and trainers need on top.
 $(VENV)/.developing: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
-	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --upgrade 'pip>=25.1'  # the first with --group
+	$(PIP) --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev
 	@touch $@ $(VENV)/.installed
 
 setup: $(VENV)/.developing
+
+# The versions of all packages of `make setup`, with checksums, for Linux: `pip install -r pylock.toml` installs them.
+lock: $(VENV)/.developing
+	$(PIP) uv
+	$(BIN)/uv pip compile --quiet pyproject.toml --python $(BIN)/python --constraint constraints.txt \
+		$(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) --group dev --generate-hashes --output-file pylock.toml
 
 demo: $(VENV)/.installed
 	@mkdir -p out
@@ -37,17 +44,67 @@ test: $(VENV)/.developing
 test-slow: $(VENV)/.developing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
+# The oldest versions that pyproject.toml allows, on tests that need no torch; jaxtyping's plugin needs a newer one.
+OLDEST := .venv-oldest/bin
+OLDEST_TESTS := annotations backends discovery evaluation geometry images landmarker results rotation scheme \
+	selection smoothing tracking video
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check uv
+	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct \
+		--editable '.[hub,heic,report,onnx,data,video,bulk,openvino]' --group test
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -m "not slow" -o addopts=-q $(OLDEST_TESTS:%=tests/test_%.py)
+
 check: $(VENV)/.developing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory lint-imports
+	$(BIN)/codespell $$(git ls-files '*.md' '*.py' '*.yaml' '*.yml')
 
-bench: $(VENV)/.developing
-	$(BIN)/python benchmarks/accuracy/shipped_weights/run.py
+lint-imports:
+	PYTHONPATH=benchmarks $(BIN)/lint-imports
+
+bench: bench-shipped_weights
+
+# make bench-heads ARGS="--runs ../runs"; a name of two folders with its question: make bench-speed-training.
+bench-%: $(VENV)/.developing
+	@test $(words $(wildcard benchmarks/*/$*/run.py benchmarks/$(subst -,/,$*)/run.py)) = 1 \
+		|| { echo "no benchmark $*, or two of this name: see benchmarks/README.md" >&2; exit 2; }
+	$(BIN)/python $(wildcard benchmarks/*/$*/run.py benchmarks/$(subst -,/,$*)/run.py) $(ARGS)
+
+# The page of `pipnet demo` and of the documentation; needs Node.js.
+web:
+	cd web && npm ci --no-audit --no-fund && npm run check && npm run build
+
+# Builds the sdist, the wheel from the sdist, checks both, and detects with the wheel in an empty environment.
+dist: $(VENV)/.developing web
+	rm -rf dist out/dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv out/dist
+	out/dist/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd out/dist && bin/pipnet detect ../../examples/astronaut.jpg --json -o faces > faces.json
+	out/dist/bin/python -c "import json; assert len(json.load(open('out/dist/faces.json'))['faces']) == 1"
+	@cd dist && sha256sum *
+
+# The faces that the trainings on a GPU need, in one file of about 20 MB that is not committed.
+SHARED ?= ../shared
+out/gpu_check.zip: | $(VENV)/.developing
+	@mkdir -p out
+	$(BIN)/pipnet data bundle $(SHARED)/data/300w $@ --size 144 --quality 60 \
+		--subset train --subset common --subset challenging --unlabeled $(SHARED)/data/unlabelled/wider
+
+# At most ten minutes on one GPU.
+gpu-check: out/gpu_check.zip
+	$(BIN)/python benchmarks/training/gpu_check/run.py --shared $(SHARED)
+
+# Ten minutes of changed files for every reader; 20,000 cases: make fuzz ARGS="--cases 20000 --minutes 90".
+fuzz: $(VENV)/.developing
+	$(BIN)/python benchmarks/robustness/fuzz/run.py $(ARGS)
 
 docs:
 	@echo "The documentation is README.md and docs/; a built site comes with a later release."
 
 clean:
-	rm -rf $(VENV) out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .venv-oldest out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info

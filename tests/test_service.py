@@ -22,7 +22,7 @@ import PIL.Image
 import pytest
 
 fastapi = pytest.importorskip("fastapi", reason="the extra serve is not installed")
-httpx = pytest.importorskip("httpx2", reason="the extra dev is not installed")
+httpx = pytest.importorskip("httpx2", reason="the dependency group dev is not installed")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from conftest import ROOT  # noqa: E402

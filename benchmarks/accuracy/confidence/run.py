@@ -120,7 +120,7 @@ def hide(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Im
     a, b = low.round().astype(int).clip(0), (low + side).round().astype(int)
     image = image.copy()
     image[a[1] : b[1], a[0] : b[0]] = rng.integers(0, 256, 3)
-    return image, ((sample.points > a) & (sample.points < b)).all(axis=1)
+    return image, np.all((sample.points > a) & (sample.points < b), axis=1)
 
 
 def cut_off(image: Image, sample: FaceSample, rng: np.random.Generator) -> tuple[Image, np.ndarray]:

@@ -64,7 +64,7 @@ def main() -> None:
 def pose(faces: FaceLandmarks, fraction: float | None) -> np.ndarray:
     """Return yaw, pitch and roll of the first face."""
     focal = None if fraction is None else fraction * max(faces.image.shape[:2])
-    return faces.head_pose(focal)[0]
+    return np.asarray(faces.head_pose(focal)[0])
 
 
 def detected(landmarker: FaceLandmarker, photos: Sequence[Path]) -> list[tuple[str, FaceLandmarks]]:

@@ -127,8 +127,9 @@ def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
             interval = [round(low, 3), round(high, 3)]
             result.setdefault(title, {})[column] = {"nme": round(float(nmes.mean()), 3), "interval": interval}
     file = HERE / "faces.npz"
-    earlier = dict(np.load(file)) if file.is_file() else {}
-    np.savez_compressed(file, **earlier, **faces)
+    arrays: dict[str, Any] = dict(np.load(file)) if file.is_file() else {}
+    arrays.update(faces)
+    np.savez_compressed(file, **arrays)
     return result
 
 

@@ -29,7 +29,7 @@ from _common import provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-MODELS = {
+MODELS: dict[str, str | Path] = {
     "PFLD_GhostOne": ROOT / "recipes" / "teachers" / "pfld_ghostone.toml",
     DEFAULT_MODEL: DEFAULT_MODEL,
 }

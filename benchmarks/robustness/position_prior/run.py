@@ -50,7 +50,8 @@ def measure(data: Path, work: Path) -> dict[str, Any]:
     if run_command([*command, "-o", str(work)]):
         raise SystemExit(1)
     shutil.copyfile(work / "position_prior.png", HERE / "score_maps.png")
-    return json.loads((work / "position_prior.json").read_text()) | provenance()
+    measured: dict[str, Any] = json.loads((work / "position_prior.json").read_text())
+    return measured | provenance()
 
 
 def report(results: dict[str, Any]) -> list[str]:

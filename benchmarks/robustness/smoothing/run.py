@@ -31,7 +31,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rendered_motion import eye_distance, jitter, lag, motions, render
 
 from pipnet import FaceLandmarker
 from pipnet.geometry import affine
@@ -45,6 +44,7 @@ from pipnet.video.tracker import FaceTracker
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import provenance
+from robustness.smoothing.rendered_motion import eye_distance, jitter, lag, motions, render
 
 HERE = Path(__file__).parent
 FPS, FRAMES = 30.0, 90
@@ -189,7 +189,8 @@ def repeated_frames(mean_face: np.ndarray, smoother: Smoother) -> float:
     face = (mean_face - mean_face.mean(axis=0)) / np.ptp(mean_face[:, 0]) * 100
     position = 6.0 * (np.arange(200) // 2)
     points = face + np.stack([position, 0 * position], axis=1)[:, None]
-    return jitter(points[50:], 0.0, 1.0) / jitter(smooth(points, mean_face, smoother, 25.0)[50:], 0.0, 1.0)
+    smoothed = smooth(points, mean_face, smoother, 25.0)
+    return float(jitter(points[50:], 0.0, 1.0) / jitter(smoothed[50:], 0.0, 1.0))
 
 
 def tune(pairs: dict[str, Any], clip: tuple[np.ndarray, float], mean_face: np.ndarray) -> dict[str, Any]:

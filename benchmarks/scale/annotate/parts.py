@@ -187,7 +187,7 @@ def _memory_per_face(row: dict[str, Any]) -> float:
     as_rows, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     to_parquet(rows)
-    return (as_rows + pa.default_memory_pool().max_memory()) / _MEMORY_FACES
+    return float((as_rows + pa.default_memory_pool().max_memory()) / _MEMORY_FACES)
 
 
 # -- the driver ---------------------------------------------------------------------------------------

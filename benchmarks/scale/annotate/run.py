@@ -102,7 +102,7 @@ class Parts:
 
     def _make(self, name: str, count: int) -> Path:
         """Return a folder with `count` images; it is made unless it is complete."""
-        folder = self.work / f"{name} {count}"
+        folder = Path(self.work, f"{name} {count}")
         complete = self.work / f"{name} {count}.made"
         if not complete.is_file():
             make_images(folder, self.shared, count)

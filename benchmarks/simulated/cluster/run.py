@@ -330,9 +330,10 @@ def write_page(blocks: dict[str, str]) -> None:
     text = PAGE.read_text()
     for name, block in blocks.items():
         marker = re.compile(rf"(<!-- benchmarks/simulated/cluster: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text, count = marker.subn(lambda m, block=block: f"{m[1]}\n{block}\n\n{m[2]}", text)
-        if count != 1:
+        found = marker.search(text)
+        if found is None:
             raise SystemExit(f"{PAGE}: no marker for {name}")
+        text = f"{text[: found.start()]}{found[1]}\n{block}\n\n{found[2]}{text[found.end() :]}"
     PAGE.write_text(text)
 
 

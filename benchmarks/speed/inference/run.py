@@ -30,6 +30,7 @@ from pipnet import FaceLandmarker
 from pipnet.benchmark.candidates import Candidate
 from pipnet.benchmark.report import table_lines
 from pipnet.benchmark.run import benchmark
+from pipnet.config import Precision
 from pipnet.datasets.load import load_samples
 from pipnet.geometry import resize
 from pipnet.hub import DEFAULT_MODEL
@@ -85,27 +86,28 @@ def main() -> None:
 
 def network(data: Path, work: Path, rounds: int) -> dict[str, Any]:
     """Time our models on every backend in every precision, the reference, and the stages of a 1080p photo."""
+    rows: tuple[tuple[int, str, str, Precision], ...] = (
+        (2, DEFAULT_MODEL, "onnxruntime", "f32"),
+        (2, DEFAULT_MODEL, "openvino", "f32"),
+        (2, DEFAULT_MODEL, "openvino", "bf16"),
+        (2, INT8, "onnxruntime", "f32"),
+        (2, INT8, "openvino", "f32"),
+        (2, INT8, "openvino", "bf16"),
+        (2, TINY, "onnxruntime", "f32"),
+        (2, TINY, "openvino", "bf16"),
+        (2, str(CHECKPOINT), "torch", "f32"),
+        (2, str(CHECKPOINT), "torch", "bf16"),
+        (1, DEFAULT_MODEL, "onnxruntime", "f32"),
+        (1, DEFAULT_MODEL, "openvino", "bf16"),
+        (1, INT8, "onnxruntime", "f32"),
+        (1, INT8, "openvino", "bf16"),
+        (1, TINY, "onnxruntime", "f32"),
+        (1, TINY, "openvino", "f32"),
+        (1, TINY, "openvino", "bf16"),
+    )
     contenders = [
         Candidate(model, backend, precision, threads)
-        for threads, model, backend, precision in (
-            (2, DEFAULT_MODEL, "onnxruntime", "f32"),
-            (2, DEFAULT_MODEL, "openvino", "f32"),
-            (2, DEFAULT_MODEL, "openvino", "bf16"),
-            (2, INT8, "onnxruntime", "f32"),
-            (2, INT8, "openvino", "f32"),
-            (2, INT8, "openvino", "bf16"),
-            (2, TINY, "onnxruntime", "f32"),
-            (2, TINY, "openvino", "bf16"),
-            (2, str(CHECKPOINT), "torch", "f32"),
-            (2, str(CHECKPOINT), "torch", "bf16"),
-            (1, DEFAULT_MODEL, "onnxruntime", "f32"),
-            (1, DEFAULT_MODEL, "openvino", "bf16"),
-            (1, INT8, "onnxruntime", "f32"),
-            (1, INT8, "openvino", "bf16"),
-            (1, TINY, "onnxruntime", "f32"),
-            (1, TINY, "openvino", "f32"),
-            (1, TINY, "openvino", "bf16"),
-        )
+        for threads, model, backend, precision in rows
         if precision == "f32" or _has_bf16()
     ]
     result = benchmark(contenders, rounds, None, data / "300w", "common")
@@ -266,9 +268,8 @@ def draw_peers(results: dict[str, Any]) -> None:
                 x, y = float(milliseconds), float(nme.split()[0])
                 color = COLORS[0] if row.startswith("pipnet") else COLORS[1]
                 axes.plot(x, y, "o", color=color)
-                shown, _, missed = row.partition(",")[0], *nme.partition(" ")[1:]
-                below = "int8" in row
-                label_line(axes, x, y, f"{shown} {missed}".strip(), color, (-20, -11) if below else (-4, 10))
+                text = f"{row.partition(',')[0]} {nme.partition(' ')[2]}".strip()
+                label_line(axes, x, y, text, color, (-20, -11) if "int8" in row else (-4, 10))
             axes.set(xscale="log", xlim=(0.6, 90), title=title, xlabel="ms a face, one thread, batch 1")
             axes.set(ylabel="NME, % of the inter-ocular distance", ylim=(0, 1.12 * axes.get_ylim()[1]))
             axes.set_xticks([1, 3, 10, 30], ["1", "3", "10", "30"])

@@ -188,7 +188,7 @@ def loop(data: Path, backbones: Path, backbone: str, size: int, plain: bool) -> 
             with kernels, torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 output = complete_maps(model, image) if plain else model(image)
             loss = torch.stack(list(model.loss(output, points).values())).sum()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -242,7 +242,7 @@ def _loader(data: Path, backbone: str, size: int) -> tuple[Any, tuple[np.ndarray
 
     def batches() -> Iterator[Any]:
         sampler = ShuffledEpochs(len(dataset), 0)
-        loader = DataLoader(dataset, BATCH_SIZE, sampler=sampler, drop_last=True, num_workers=recipe.workers)
+        loader = DataLoader(dataset, BATCH_SIZE, sampler=sampler, drop_last=True, num_workers=1)
         while True:
             yield from loader
 
