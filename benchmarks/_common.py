@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 COLORS = ("#1f6fb4", "#d95f02", "#2a8f5c", "#8a4fb5", "#555555")
 """Colors of the lines of a figure, at most five."""
+_EARLIER_COMMIT = "694c23d"
+"""The last commit with the checkpoints of earlier weights."""
 _PACKAGES = ("numpy", "onnxruntime", "openvino", "torch")
 
 
@@ -91,6 +93,21 @@ def write_results(folder: Path, results: Mapping[str, Any]) -> None:
 def write_report(folder: Path, lines: Sequence[str]) -> None:
     """Write ``report.md`` of a benchmark."""
     write_text(folder / "report.md", "\n".join(lines).rstrip() + "\n")
+
+
+def earlier_checkpoint(name: str) -> Path:
+    """Return the file of a checkpoint that is no longer in ``checkpoints``, from the git history."""
+    path = ROOT / "out" / f"{name}.safetensors"
+    if not path.is_file():
+        shown = subprocess.run(
+            ["git", "show", f"{_EARLIER_COMMIT}:checkpoints/{name}.safetensors"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        )
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(shown.stdout)
+    return path
 
 
 def photo_of(stem: str) -> str:

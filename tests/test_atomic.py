@@ -17,7 +17,7 @@ from pipnet.io.atomic import atomic_write, write_text
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.video.sampling import sample_frames
 
-SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+SHIPPED = Path(__file__).parents[1] / "checkpoints" / "pipnet-68.safetensors"
 
 
 @contextlib.contextmanager

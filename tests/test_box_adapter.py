@@ -35,7 +35,7 @@ from pipnet.training.recipe import SelfTrainingConfig
 from pipnet.training.self_training import adapt_teacher_boxes
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+CHECKPOINT = ROOT / "checkpoints" / "pipnet-68.safetensors"
 HEAD = BoxAdapter(-0.4, -0.9, 1.3, 1.2)
 """The boxes of another detector, which draws heads, as fractions of the landmarks' box."""
 ADAPTER = BoxAdapter(0.2353, 0.4286, 0.8235, 0.9048)

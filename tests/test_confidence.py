@@ -21,7 +21,7 @@ from pipnet.model.torch_model import TorchModel
 from pipnet.training.calibrate import calibrate, observe
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINT = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+CHECKPOINT = ROOT / "checkpoints" / "pipnet-68.safetensors"
 FEATURES = len(features(np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((2, 2))))
 
 

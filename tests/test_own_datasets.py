@@ -483,16 +483,16 @@ def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, cap
     labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
     write_annotations(labels, own_annotations(small_300w, FIVE))
     scheme.write_text(propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml())
-    begun = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    begun = ROOT / "checkpoints" / "pipnet-68.safetensors"
     words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
-    words += f"{TINY} --max-steps 1 --initial.checkpoint {begun}".replace("lcnet_050", "mobilenetv2_100")
+    words += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {begun}".replace("lcnet_050", "mobilenetv2_100")
     assert main(words.split()) == 0
     capsys.readouterr()
     assert main(["info", str(tmp_path / "run" / "last.safetensors"), "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)
     assert "research use only: trained on 300-W" in metadata["license"]
     assert metadata["training"].startswith("a.json all: ")
-    assert "started from pipnet-300w-mbv2" in metadata["training"]
+    assert "started from pipnet-68" in metadata["training"]
 
 
 def test_load_samples_reads_pseudo_labels():

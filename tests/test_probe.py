@@ -41,7 +41,7 @@ from pipnet.training.dataset import FaceDataset
 from pipnet.training.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+SHIPPED = ROOT / "checkpoints" / "pipnet-68.safetensors"
 SMALL = ModelConfig(backbone="lcnet_050", input_size=64, stride=16, neck_width=32, neighbors=3)
 
 

@@ -119,7 +119,7 @@ def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkp
 
 def test_tmd_searches_images_without_boxes_and_takes_a_teacher(recipe_file, small_300w, portrait, tmp_path):
     (tmp_path / "list.txt").write_text(f"{portrait}\n")
-    checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    checkpoint = ROOT / "checkpoints" / "pipnet-68.safetensors"
     flags = ["--data.root", str(small_300w), "--self-training.teacher", str(checkpoint)]
     recipe = load_recipe(recipe_file, flags)
     results = tmd(recipe, [tmp_path / "list.txt"], tmp_path / "run", [EvaluationSet(small_300w, "common")])
@@ -150,7 +150,7 @@ def test_tsd_tests_on_own_annotations(recipe_file, small_300w, tmp_path):
 
 
 def test_tsd_names_the_teacher_in_the_results(recipe_file, small_300w, tmp_path):
-    checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    checkpoint = ROOT / "checkpoints" / "pipnet-68.safetensors"
     command = ["protocol", "tsd", str(recipe_file), "--data", str(small_300w), "--share", "0.5"]
     more = ["--self-training.teacher", str(checkpoint), "--max-steps", "1", "-o", str(tmp_path / "run")]
     assert main([*command, *more]) == 0

@@ -76,7 +76,7 @@ def unlabeled(tmp_path, small_300w):
 
 @pytest.fixture(scope="module")
 def shipped():
-    network, metadata = load_checkpoint(ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors")
+    network, metadata = load_checkpoint(ROOT / "checkpoints" / "pipnet-68.safetensors")
     return TorchModel(network, metadata)
 
 
@@ -270,7 +270,7 @@ def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unla
 def test_self_train_with_teacher_has_no_round_0(recipe_file, small_300w, unlabeled, tmp_path):
     flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
     flags += ["--self-training.tasks", "full", "--pseudo.max-std", "3"]
-    teacher = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    teacher = ROOT / "checkpoints" / "pipnet-68.safetensors"
     recipe = load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)])
     self_train(recipe, tmp_path / "run", max_steps=2)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["round1"]

@@ -25,7 +25,7 @@ from pipnet.training.calibrate import DOMAIN_SHIFT, fit, logistic, observe
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (
-    ROOT,
+    earlier_checkpoint,
     measured_on,
     new_parser,
     photo_of,
@@ -82,7 +82,7 @@ def main() -> None:
 
 def measure(data: Path) -> dict[str, Any]:
     """Observe, fit and evaluate."""
-    model = TorchModel(*load_checkpoint(ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"))
+    model = TorchModel(*load_checkpoint(earlier_checkpoint("pipnet-300w-mbv2")))
     faces, _, _ = load_samples(data / "300w", "train")
     held_out = split_by_group(faces, 0.05, seed=0)[1]
     photos = {photo_of(s.image.stem) for s in held_out if s.name.startswith("afw/")}

@@ -19,6 +19,7 @@ from pipnet.cli import main as run_command
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (
     ROOT,
+    earlier_checkpoint,
     measured_on,
     new_parser,
     provenance,
@@ -45,7 +46,7 @@ def main() -> None:
 
 def measure(data: Path, work: Path) -> dict[str, Any]:
     """Return what the command measures, and keep its figure."""
-    checkpoint = ROOT / "checkpoints" / "pipnet-300w-mbv2.safetensors"
+    checkpoint = earlier_checkpoint("pipnet-300w-mbv2")
     command = ["probe", str(checkpoint), "--data", str(data), "--images", str(ROOT / "examples")]
     if run_command([*command, "-o", str(work)]):
         raise SystemExit(1)

@@ -58,11 +58,10 @@ from pipnet.training.teachers import Teacher
 from pipnet.training.trainer import train
 
 sys.path.append(str(Path(__file__).parents[2]))
-from _common import provenance
+from _common import earlier_checkpoint, provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-START = ROOT / "checkpoints" / "pipnet-wild-mbv2-wide.safetensors"
 ROUND_2 = ["--optim.epochs", "7", "--optim.lr", "2.5e-4", "--augment.rotate_by", "45"]
 ROUND_2 += ["--augment.downscale", "0.3", "--augment.stretch", "0.2"]
 """Settings of the second round: fewer epochs at a lower rate, and harder views of the faces."""
@@ -98,7 +97,9 @@ def main() -> None:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
-    parser.add_argument("--start", type=Path, default=START, help="our own teacher")
+    parser.add_argument(
+        "--start", type=Path, help="our own teacher; if not given, the weights before the first round"
+    )
     parser.add_argument("--round", type=int, choices=(1, 2), default=1)
     parser.add_argument("--lfw", type=int, default=2000, help="how many of LFW's images")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
@@ -108,7 +109,7 @@ def main() -> None:
     run.mkdir(parents=True, exist_ok=True)
     teachers = [str(path) for path in sorted((ROOT / "recipes" / "teachers").glob("*.toml"))]
     if model.is_labeled:
-        teachers.append(str(arguments.start))
+        teachers.append(str(arguments.start or earlier_checkpoint("pipnet-wild-mbv2-wide")))
     flags = [
         "--pseudo.labels",
         str(label(unlabeled_faces(data, run, arguments.lfw), run / "labels", teachers, model)),
