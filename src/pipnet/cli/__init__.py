@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     argv, level = _split_level([STANDARD_INPUT if word == "-" else word for word in words])
     with standard_streams() as output, _print_notes(level):
         ignore_pillow_warnings()
-        failure = None
+        failure: BaseException | None = None
         with record_interrupts() as interrupts:
             try:
                 result = _run(argv)

@@ -77,7 +77,7 @@ def standard_streams() -> Iterator[OutputStream]:
         yield output
 
 
-def _set_errors(stream: Any, errors: str) -> None:
+def _set_errors(stream: Any, errors: str | None) -> None:
     with contextlib.suppress(OSError):  # it flushes the stream
         stream.reconfigure(errors=errors)
 
