@@ -140,7 +140,7 @@ def test_model_check_refuses_what_networks_do_not_need(tmp_path):
         return tmp_path / "a.onnx"
 
     assert check_model_file(write(helper.make_node("Relu", ["x"], ["y"]))) == {}
-    outside = helper.make_tensor("w", TensorProto.FLOAT, [2], [1, 2])
+    outside = helper.make_tensor("w", TensorProto.FLOAT, [2], b"\0" * 8, raw=True)
     onnx.external_data_helper.set_external_data(outside, "other.bin")
     outside.data_location = TensorProto.EXTERNAL
     cut = helper.make_tensor("w", TensorProto.FLOAT, [2], b"\0" * 8, raw=True)
