@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The extras that developers need.
+EXTRAS := train,hub,heic,video,openvino,int8,bulk,serve
+comma := ,
 
-.PHONY: help setup demo test test-slow check docs bench web fuzz gpu-check clean
+.PHONY: help setup lock demo test test-slow test-oldest check lint-imports dist docs bench web fuzz gpu-check clean
 
 help:
-	@echo "make demo | test | test-slow | check | bench | fuzz | gpu-check | web | docs | setup | clean"
+	@echo "make setup | demo | check | test | test-slow | test-oldest | dist | lock | docs | web | clean"
+	@echo "make bench | bench-NAME (benchmarks/README.md has the names) | fuzz | gpu-check"
 
 $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
