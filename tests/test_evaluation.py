@@ -11,6 +11,7 @@ from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError
 from pipnet.evaluation.composite_images import HEIGHT, SCALES, WIDTH, composites
+from pipnet.evaluation.contact_sheet import with_caption
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import (
     area_under_curve,
@@ -182,3 +183,12 @@ def test_evaluate_command_names_a_missing_subset(small_300w, tmp_path, capsys):
     shutil.rmtree(data / "ibug")
     assert main(["evaluate", DEFAULT_MODEL, "--data", str(data), "--subset", "challenging"]) == 1
     assert "ibug" in capsys.readouterr().err
+
+
+def test_with_caption_keeps_the_end_of_a_long_text():
+    tile = np.full((50, 200, 3), 128, np.uint8)
+    short, long, longer = (with_caption(tile, text) for text in ("NME 3 %", "a" * 90 + "z", "a" * 99 + "z"))
+    assert short.shape == long.shape and short.shape[0] > 50
+    np.testing.assert_array_equal(short[:50], tile)
+    assert short[50:].any()
+    np.testing.assert_array_equal(long, longer)

@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 
 from pipnet.geometry import CropConfig, Image, Points, affine, box_to_crop, crop, tight_box
-from pipnet.inference.draw import draw_faces
+from pipnet.inference.draw import DrawStyle, draw_faces
 from pipnet.scheme import LandmarkScheme
 
 _CROP = CropConfig(scale=1.5)
+_STYLE = DrawStyle()
+_TEXT_SIZE = 12
+"""Height of captions in pixels."""
 
 
 def face_tile(
-    image: Image, points: Points, scheme: LandmarkScheme, size: int, center_on: Points | None = None
+    image: Image,
+    points: Points,
+    scheme: LandmarkScheme,
+    size: int,
+    center_on: Points | None = None,
+    style: DrawStyle = _STYLE,
 ) -> Image:
     """Return a square crop of a face with its landmarks drawn on it.
 
@@ -24,11 +35,23 @@ def face_tile(
         scheme: the scheme of the landmarks.
         size: side of the tile in pixels.
         center_on: the landmarks that the crop is cut around, in pixels of the image; ``points`` if None.
+        style: color and thickness of the landmarks.
     """
     height, width = image.shape[:2]
     box = _CROP.region(tight_box(points if center_on is None else center_on), width, height)
     drawn = affine(points, box_to_crop(box, size)).astype(np.float32)
-    return np.asarray(draw_faces(crop(image, box, size), drawn[None], np.zeros((0, 4), np.float32), scheme))
+    no_boxes = np.zeros((0, 4), np.float32)
+    return np.asarray(draw_faces(crop(image, box, size), drawn[None], no_boxes, scheme, style=style))
+
+
+def with_caption(tile: Image, text: str) -> Image:
+    """Return a tile with a line of text below it; a text that is too long keeps its end."""
+    font = PIL.ImageFont.load_default(_TEXT_SIZE)
+    while font.getlength(text) > tile.shape[1] - 8:
+        text = "..." + text.removeprefix("...")[1:]
+    strip = PIL.Image.new("RGB", (tile.shape[1], _TEXT_SIZE + 8))
+    PIL.ImageDraw.Draw(strip).text((4, 3), text, "white", font)
+    return np.vstack([tile, np.asarray(strip)])
 
 
 def sheet(tiles: Sequence[Image], columns: int, rows: int | None = None) -> Image:

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float64
 from rich.table import Table
 
-from pipnet.evaluation.contact_sheet import face_tile, sheet
+from pipnet.evaluation.contact_sheet import face_tile, sheet, with_caption
 from pipnet.evaluation.evaluate import FaceErrors, LabeledImage
 from pipnet.evaluation.matplotlib_figure import plot
 from pipnet.evaluation.metrics import cumulative_errors
+from pipnet.inference.draw import DrawStyle
 from pipnet.io.image import write_image
 from pipnet.io.text import counted
 from pipnet.scheme import LandmarkScheme
@@ -21,6 +22,8 @@ from pipnet.scheme import LandmarkScheme
 _TILE_SIZE = 200
 """Side of a face on the contact sheet in pixels."""
 _SHEET_FACES = 12
+_LABEL_STYLE = DrawStyle(color="orange")
+"""Labels have another color than predictions."""
 _FRAMES = {"pixels": "pixels", "official": "official", "offset_removed": "offset removed"}
 """Titles of the columns by their keys in `FaceErrors.summary`."""
 _ROWS: dict[str, Callable[[Any], str]] = {
@@ -94,7 +97,9 @@ def plot_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[str], pa
 def contact_sheet(
     errors: FaceErrors, images: Iterable[LabeledImage], scheme: LandmarkScheme, path: Path
 ) -> None:
-    """Write a contact sheet of the faces with the largest NME: true landmarks left, predicted ones right.
+    """Write a contact sheet of the faces with the largest NME: labels left in orange, predictions right.
+
+    Below each face are its name and its NME.
 
     Args:
         errors: the result of the evaluation.
@@ -105,15 +110,14 @@ def contact_sheet(
     Raises:
         WriteError: the image cannot be written.
     """
-    worst = {errors.samples[i].name: errors.predicted[i] for i in errors.worst(_SHEET_FACES)}
-    pairs = {
-        sample.name: np.hstack(
-            [
-                face_tile(image, points, scheme, _TILE_SIZE, center_on=sample.points)
-                for points in (sample.points, worst[sample.name])
-            ]
-        )
-        for image, sample in images
-        if sample.name in worst
-    }
+    worst = {errors.samples[i].name: i for i in errors.worst(_SHEET_FACES)}
+    pairs = {}
+    for image, sample in images:
+        if sample.name not in worst:
+            continue
+        i = worst[sample.name]
+        label = face_tile(image, sample.points, scheme, _TILE_SIZE, sample.points, _LABEL_STYLE)
+        predicted = face_tile(image, errors.predicted[i], scheme, _TILE_SIZE, sample.points)
+        text = f"{sample.name}: NME {100 * errors.nmes[i]:.2f} %, label, prediction"
+        pairs[sample.name] = with_caption(np.hstack([label, predicted]), text)
     write_image(path, sheet([pairs[name] for name in worst], columns=min(3, len(pairs))))
