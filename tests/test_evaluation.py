@@ -188,7 +188,8 @@ def test_evaluate_command_names_a_missing_subset(small_300w, tmp_path, capsys):
 def test_with_caption_keeps_the_end_of_a_long_text():
     tile = np.full((50, 200, 3), 128, np.uint8)
     short, long, longer = (with_caption(tile, text) for text in ("NME 3 %", "a" * 90 + "z", "a" * 99 + "z"))
-    assert short.shape == long.shape and short.shape[0] > 50
+    assert short.shape == long.shape
+    assert short.shape[0] > 50
     np.testing.assert_array_equal(short[:50], tile)
     assert short[50:].any()
     np.testing.assert_array_equal(long, longer)
