@@ -4,6 +4,7 @@ import { cropRegion, type CropConfig } from "./geometry";
 
 type Waiting = { readonly resolve: (value: never) => void; readonly reject: (error: Error) => void };
 
+export const DETECTOR_SIZE = 640; // longer side of the image that is searched, in pixels
 const MAX_DIFFERENCE = 0.1; // pixels of the crop
 
 export class EngineClient {
@@ -55,7 +56,7 @@ export function hasGpu(): boolean {
   return "gpu" in navigator && "Suspending" in WebAssembly;
 }
 
-/** Runs a model on the processor, or on the graphics card where it gives the same points. */
+/** Runs a model on the processor, or on the graphics card where that gives the same points, and is faster. */
 export class Engines {
   private readonly processor = new EngineClient("worker.js");
   private gpu: EngineClient | null = null;
@@ -89,12 +90,15 @@ export class Engines {
     this.gpu ??= new EngineClient("worker-gpu.js");
     await this.gpu.load(loaded.name);
     const example = await fetch("example.jpg").then((response) => response.blob());
-    const [onProcessor, onGpu] = await Promise.all(
-      [this.processor, this.gpu].map(async (client) => client.photo(await createImageBitmap(example), 640)),
-    );
+    const results: Result[] = [];
+    for (const client of [this.processor, this.gpu]) {
+      await client.photo(await createImageBitmap(example), DETECTOR_SIZE); // the first run compiles
+      results.push(await client.photo(await createImageBitmap(example), DETECTOR_SIZE));
+    }
+    const [onProcessor, onGpu] = results;
     const difference = maxDifference(onProcessor, onGpu, loaded);
-    if (difference <= MAX_DIFFERENCE) return null;
-    return `The graphics card's points differ by ${difference.toFixed(2)} pixels`;
+    if (difference > MAX_DIFFERENCE) return `The graphics card's points differ by ${difference.toFixed(2)} pixels`;
+    return onGpu.time > onProcessor.time ? "The graphics card is slower than the processor" : null;
   }
 }
 

@@ -24,7 +24,7 @@ export interface Scene {
 
 export type Level = "high" | "medium" | "low";
 
-const COLORS: Readonly<Record<Level, string>> = { high: "#5eead4", medium: "#fbbf24", low: "#fb7185" };
+const COLORS: Readonly<Record<Level, string>> = { high: "#2dd4bf", medium: "#fbbf24", low: "#fb7185" };
 const EDGE_COLOR = "rgb(186 230 253 / 0.85)";
 const RIM_COLOR = "rgb(4 30 28 / 0.75)";
 const AXES = [
@@ -52,7 +52,7 @@ export function drawScene(context: CanvasRenderingContext2D, scene: Scene, optio
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.save();
   if (options.mirror) context.setTransform(-1, 0, 0, 1, canvas.width, 0);
-  context.imageSmoothingQuality = "high";
+  context.imageSmoothingQuality = "medium";
   context.drawImage(scene.image, 0, 0, canvas.width, canvas.height);
   context.restore();
   context.lineJoin = context.lineCap = "round";
@@ -71,7 +71,7 @@ function drawFace(
 ): void {
   const [x0, y0, x1, y1] = tightBox(face.points);
   const side = Math.max(x1 - x0, y1 - y0) * scale;
-  const width = Math.min(Math.max(side / 200, 1.2 * ratio), 12 * ratio);
+  const width = Math.min(Math.max(side / 190, 0.8 * ratio), 12 * ratio);
   const isLow = face.quality !== null && face.quality < LOW_QUALITY;
   const points = face.points.map(place);
   context.setLineDash(isLow ? [4 * width, 4 * width] : []);
@@ -84,7 +84,7 @@ function drawFace(
     context.stroke();
   }
   context.setLineDash([]);
-  const radius = Math.min(Math.max(side / 120, 1.3 * ratio), 14 * ratio);
+  const radius = Math.min(Math.max(side / 115, 0.9 * ratio), 14 * ratio);
   if (options.points) drawPoints(context, points, face, radius);
   if (options.numbers) drawNumbers(context, points, radius, side, ratio);
   if (options.pose && face.pose) drawAxes(context, face, points[NOSE_TIP], side * 0.45, width * 2, options.mirror);

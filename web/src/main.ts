@@ -1,6 +1,6 @@
 // The page: what the user chooses, and what is shown.
 import { Camera, FrameRate } from "./camera";
-import { Engines, hasGpu } from "./client";
+import { DETECTOR_SIZE, Engines, hasGpu } from "./client";
 import { drawScene, type DrawOptions, type Scene } from "./draw";
 import type { Loaded, Result } from "./engine";
 import { counted, describe, showFaces } from "./panel";
@@ -55,7 +55,7 @@ function drawOptions(): DrawOptions {
 }
 
 function detectorSize(): number {
-  return field("small").checked ? 1280 : 640;
+  return field("small").checked ? 2 * DETECTOR_SIZE : DETECTOR_SIZE;
 }
 
 function showError(error: unknown): void {
@@ -136,7 +136,7 @@ async function reload(): Promise<void> {
 }
 
 /** Find the faces in a bitmap, and show them unless the user has asked for something else since. */
-function runPhoto(bitmap: ImageBitmap, id = ++request): Promise<void> {
+function runPhoto(bitmap: ImageBitmap, id: number): Promise<void> {
   const run = runPhotoNow(bitmap, id);
   running = run.catch(() => undefined);
   return run;
@@ -144,8 +144,9 @@ function runPhoto(bitmap: ImageBitmap, id = ++request): Promise<void> {
 
 /** Search the image that is shown again, after a change of settings. */
 async function rerun(): Promise<void> {
+  const id = request;
   await running; // the bitmap is with the worker until then
-  if (scene?.image.width && !camera) await runPhoto(scene.image);
+  if (id === request && scene?.image.width && !camera) await runPhoto(scene.image, id);
 }
 
 async function runPhotoNow(bitmap: ImageBitmap, id: number): Promise<void> {

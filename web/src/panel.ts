@@ -50,7 +50,6 @@ function makeRow(): HTMLLIElement {
     make("span", "quality"),
     make("div", "bar"),
     make("span", "facts"),
-    make("span", "facts"),
   );
   row.children[2].append(document.createElement("span"));
   row.children[2].setAttribute("aria-hidden", "true");
@@ -64,13 +63,16 @@ function make(tag: string, className: string): HTMLElement {
 }
 
 function fillRow(row: HTMLElement, face: Face, index: number): void {
-  const [title, quality, bar, pose, rest] = [...row.children] as HTMLElement[];
+  const [title, quality, bar, facts] = [...row.children] as HTMLElement[];
   title.textContent = `Face ${index + 1}`;
   quality.textContent = face.quality === null ? "not calibrated" : `quality ${face.quality.toFixed(2)}`;
   bar.hidden = face.quality === null;
   bar.className = `bar ${level(face.quality)}`;
   (bar.firstElementChild as HTMLElement).style.width = `${100 * (face.quality ?? 0)}%`;
-  pose.textContent = face.pose ? poseWords(face.pose) : "";
   const isLow = face.quality !== null && face.quality < LOW_QUALITY;
-  rest.textContent = `detection ${face.detectionScore.toFixed(2)}${isLow ? " · do not rely on these points" : ""}`;
+  facts.textContent = [
+    ...(face.pose ? [poseWords(face.pose)] : []),
+    `detection ${face.detectionScore.toFixed(2)}`,
+    ...(isLow ? ["do not rely on these points"] : []),
+  ].join(" · ");
 }
