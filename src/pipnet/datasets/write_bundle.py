@@ -160,7 +160,7 @@ def _cut(image: Image, box: Box, name: str, config: BundleConfig) -> _Cut:
 
 def _write_webp(path: Path, image: Image, config: BundleConfig) -> None:
     content = io.BytesIO()
-    PIL.Image.fromarray(image).save(content, "WEBP", quality=config.quality, method=6)
+    PIL.Image.fromarray(image).save(content, "WEBP", quality=config.quality)
     path.write_bytes(content.getvalue())
 
 

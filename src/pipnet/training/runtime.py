@@ -40,7 +40,7 @@ def training_settings(deterministic: bool = True, exact: bool = False) -> Iterat
         exact: let a GPU compute float32 as such instead of in TF32.
     """
     workspace = os.environ.get(_WORKSPACE)
-    deterministic = torch.are_deterministic_algorithms_enabled()
+    before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     threads = torch.get_num_threads()
@@ -54,7 +54,7 @@ def training_settings(deterministic: bool = True, exact: bool = False) -> Iterat
             torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
         torch.set_num_threads(threads)
         if workspace is None:
