@@ -107,8 +107,9 @@ gpu-check: out/gpu_check.zip
 fuzz: $(VENV)/.developing
 	$(BIN)/python benchmarks/robustness/fuzz/run.py $(ARGS)
 
-docs:
-	@echo "The documentation is README.md and docs/; a built site comes with a later release."
+# The documentation site, in site/: open site/index.html, without a web server or a network.
+docs: $(VENV)/.developing
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) .venv-oldest out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .venv-oldest out build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
