@@ -74,5 +74,7 @@ function fillRow(row: HTMLElement, face: Face, index: number): void {
     ...(face.pose ? [poseWords(face.pose)] : []),
     `detection ${face.detectionScore.toFixed(2)}`,
     ...(isLow ? ["do not rely on these points"] : []),
-  ].join(" · ");
+  ]
+    .map((part) => part.replaceAll(" ", "\u00a0"))
+    .join(" · ");
 }
