@@ -45,7 +45,7 @@ def calibrate(
         The checkpoint to write; the same file if not given.
     """
     with training_imports():
-        from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+        from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
         from pipnet.model.torch_model import TorchModel
         from pipnet.training.calibrate import calibrate as fit
     if not 0 < share <= 1:
@@ -57,7 +57,7 @@ def calibrate(
     held_out = [without_label_offset(s) for s in split_by_group(samples, share, seed=0)[1]]
     calibration = fit(TorchModel(model, metadata), held_out, domain_shift=domain_shift)
     target = output or checkpoint
-    save_checkpoint(target, model, replace(metadata, calibration=calibration))
+    write_checkpoint(target, read_checkpoint(checkpoint)[0], replace(metadata, calibration=calibration))
     kept_out = "" if share == 1 else f" that a training with data.validation {share:g} keeps out"
     say(f"{target}: calibrated on {counted(len(held_out), 'face')}{kept_out}")
     say(f"export it: pipnet export {target}")

@@ -180,11 +180,11 @@ def _open(model: str) -> _ModelFile:
     path = Path(model)
     if path.suffix == ".safetensors":
         with training_imports():
-            from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+            from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
             from pipnet.model.torch_model import TorchModel
-        network, metadata = load_checkpoint(path)
+        weights, _ = read_checkpoint(path)
         return _ModelFile(
-            TorchModel(network, metadata), lambda target, new: save_checkpoint(target, network, new)
+            TorchModel(*load_checkpoint(path)), lambda target, new: write_checkpoint(target, weights, new)
         )
     try:
         from pipnet.export.onnx_metadata import rewrite_metadata

@@ -17,12 +17,21 @@ from pipnet.model.pipnet import PIPNet
 
 
 def save_checkpoint(path: Path, model: PIPNet, metadata: ModelMetadata) -> None:
-    """Write weights and metadata to a file, atomically.
+    """Write a network's weights and metadata to a file, atomically.
 
     Raises:
         WriteError: the file cannot be written.
     """
-    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    write_checkpoint(path, {k: v.detach().cpu() for k, v in model.state_dict().items()}, metadata)
+
+
+def write_checkpoint(path: Path, weights: dict[str, Tensor], metadata: ModelMetadata) -> None:
+    """Write weights by name, in the precision that they have, and metadata to a file, atomically.
+
+    Raises:
+        WriteError: the file cannot be written.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     with atomic_write(path) as partial:
         try:
             safetensors.torch.save_file(tensors, partial, {"pipnet": metadata.to_json()})
