@@ -1,8 +1,6 @@
-"""The public interface: names, light imports, the README, the shipped weights."""
+"""The public interface: names, light imports, the shipped weights."""
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 from importlib import metadata
@@ -18,18 +16,6 @@ from pipnet.hub import DEFAULT_MODEL, find_model
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for block in blocks("bash")
-    for line in block.splitlines()
-    if line.startswith("pipnet ")
-]
 
 
 def test_package_exports_names_and_all_errors():
@@ -60,52 +46,6 @@ def test_commands_without_torch_name_the_missing_extra():
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert result.returncode == 1
         assert result.stderr == f"error: {MissingExtraError('torch', 'train')}\n"
-
-
-# -- README --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory, shared):
-    """Return a folder like a checkout beside the shared data, which commands can write into."""
-    base = tmp_path_factory.mktemp("readme")
-    (base / "shared").symlink_to(shared)
-    (base / "main").mkdir()
-    for name in ("examples", "recipes", "checkpoints"):
-        (base / "main" / name).symlink_to(ROOT / name)
-    return base / "main"
-
-
-def test_readme_commands_work(checkout):
-    assert len(COMMANDS) > 8
-    for line in COMMANDS:
-        arguments = shlex.split(line)
-        if arguments[1] == "train":  # a few steps on a few faces
-            arguments += shlex.split("--max-steps 2 --data.limit 64 --workers 0")
-        if arguments[1] == "self-train":  # the same, from weights whose pseudo-labels are usable
-            arguments += shlex.split("--max-steps 1 --data.limit 40 --self-training.limit 20 --workers 0")
-            arguments += ["--initial.checkpoint", "checkpoints/pipnet-68.safetensors"]
-            arguments += ["--model.last-width", "640"]
-        command = [sys.executable, "-m", *arguments]
-        result = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=600)
-        assert result.returncode == 0, f"{line}\n{result.stderr}"
-
-
-@pytest.mark.parametrize("block", blocks("python"), ids=range(len(blocks("python"))))
-def test_readme_python_blocks_work(block, checkout):
-    subprocess.run([sys.executable, "-c", block], cwd=checkout, check=True, timeout=300)
-
-
-def test_readme_tree_names_existing_files():
-    tree = re.search(r"```\n(recipes/.*?)```", README, re.DOTALL)
-    assert tree
-    package = ROOT / "src/pipnet"
-    places = [ROOT, package, *(path for path in package.iterdir() if path.is_dir())]
-    for line in tree[1].splitlines():
-        names = re.match(r" *((?:[\w/.]+(?:, )?)+)", line)
-        for name in names[1].split(", ") if names else []:
-            if "/" in name or name.endswith(".py"):
-                assert any((place / name).exists() for place in places), name
 
 
 # -- the shipped weights -------------------------------------------------------------------------------
