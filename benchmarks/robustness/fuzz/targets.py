@@ -193,7 +193,7 @@ def _yolo(content: bytes, folder: Path) -> None:
 
 
 def _metadata_text(content: bytes, _: Path) -> None:
-    metadata = ModelMetadata.from_json(content.decode("utf-8", "surrogatepass"), "a.onnx")
+    metadata = ModelMetadata.from_json(content.decode("utf-8", "surrogateescape"), "a.onnx")
     ModelMetadata.from_json(metadata.to_json(), "a.onnx")
     landmarks = metadata.scheme.landmarks
     if metadata.calibration is not None:
@@ -226,7 +226,8 @@ def _network_file(content: bytes, folder: Path) -> None:
 
 def _braces(content: bytes, folder: Path) -> None:
     os.chdir(folder)  # names are relative: a pattern must not search the whole disk
-    find_inputs([content.decode("utf-8", "surrogateescape").lstrip("/")])
+    name = content.decode("utf-8", "surrogateescape").lstrip("/")
+    find_inputs([" ".join(name.split())])
 
 
 # -- what they share ----------------------------------------------------------------------------------
