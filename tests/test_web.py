@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import urllib.error
@@ -103,6 +104,22 @@ def test_demo_names_what_is_missing(tmp_path, small_page):
         make_server(folder=tmp_path / "nothing")
     with pytest.raises(PipnetError, match="cannot be used"):
         make_server(urlsplit(small_page).port, tmp_path)
+
+
+def test_demo_command_serves_until_interrupt(start):
+    process = start("demo")
+    line = process.stderr.readline()
+    if not (ROOT / "src" / "pipnet" / "web" / "index.html").is_file():
+        assert re.fullmatch(r"error: .*web: the page is not built: run `make web` in the repository\n", line)
+        assert process.wait(60) == 1
+        return
+    address = re.fullmatch(r"the page is at (http://127\.0\.0\.1:\d+/) until Ctrl-C\n", line)
+    assert address
+    with urllib.request.urlopen(address[1]) as response:
+        assert b"<title>pipnet" in response.read()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
 
 
 def test_demo_and_page_have_the_same_policy(small_page):
