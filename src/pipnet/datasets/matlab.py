@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -75,7 +75,7 @@ def cell_texts(cells: np.ndarray, where: str) -> list[str]:
     return texts
 
 
-def read_mat73(path: Path, *keys: str) -> Iterator[np.ndarray]:
+def read_mat73(path: Path, *keys: str) -> Generator[np.ndarray, None, None]:
     """Yield variables of a ``.mat`` file of version 7.3, read by h5py in a process of its own.
 
     HDF5 transposes Matlab's arrays: (1345, 87) in Matlab is (87, 1345) here.

@@ -65,7 +65,7 @@ def check_yaml(text: str) -> None:
     count = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            count += sizes.get(event.anchor, _MAX_NODES)  # an alias within its own anchor has no end
+            count += sizes.get(event.anchor or "", _MAX_NODES)  # an alias within its own anchor has no end
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
             if event.anchor:

@@ -208,6 +208,10 @@ class VideoWriter:
         """Add a stream for the audio; containers require this before the first frame."""
         try:
             container = open_container(video.path)
+        except VideoError as error:  # the file changed
+            self._disable_audio(error)
+            return
+        try:
             resources.callback(container.close)
             tracks = container.streams.audio
             if tracks:
@@ -216,7 +220,7 @@ class VideoWriter:
                 self._audio_packets = _shift_packets(container.demux(tracks[0]), start)
                 if len(tracks) > 1:
                     self.audio_warning = f"only the first of {len(tracks)} audio tracks was copied"
-        except (VideoError, *_write_errors()) as error:
+        except _write_errors() as error:
             self._disable_audio(error)
 
     def _disable_audio(self, error: Exception) -> None:
