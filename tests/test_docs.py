@@ -37,7 +37,7 @@ FEW_STEPS = {
     " --initial.checkpoint checkpoints/pipnet-68.safetensors --model.last-width 640",
 }
 """Flags that make a command of the documentation short."""
-SLOW = ("annotate", "benchmark", "self-train", "train", "tta-maps", "probe", "prune")
+SLOW = ("annotate", "benchmark", "export", "self-train", "train", "tta-maps", "probe", "prune")
 SLOW_PARTS = ("data prepare", "data view", "detector fit", "pipnet evaluate")
 """Commands that take many seconds."""
 
@@ -131,6 +131,11 @@ def run_line(line: str) -> None:
 def run_pipnet(arguments: list[str], redirected: str) -> None:
     command = arguments[0]
     more = shlex.split(FEW_STEPS.get(command, "")) if "--help" not in arguments else []
+    if any(word.startswith("recipes/v1/") for word in arguments):
+        arguments = [
+            *arguments,
+            "--initial.no-pretrained",
+        ]  # ImageNet weights of a ResNet would be downloaded
     given = {flag for flag in arguments if flag.startswith("--")}
     for flag, value in zip(more[::2], more[1::2], strict=True):
         if flag not in given:
