@@ -38,7 +38,7 @@ FEW_STEPS = {
 }
 """Flags that make a command of the documentation short."""
 SLOW = ("annotate", "benchmark", "export", "self-train", "train", "tta-maps", "probe", "prune")
-SLOW_PARTS = ("data prepare", "data view", "detector fit", "pipnet evaluate")
+SLOW_PARTS = ("blink_counter", "pipnet video", "data prepare", "data view", "detector fit", "pipnet evaluate")
 """Commands that take many seconds."""
 
 
