@@ -16,7 +16,7 @@ from pipnet.errors import ImageError, ImageTooLargeError, PipnetError
 from pipnet.geometry import Image
 from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.io.image import decode_image
+from pipnet.io.photo import Photo
 from pipnet.service.config import ServiceConfig
 from pipnet.service.metrics import Metrics
 from pipnet.service.request_error import RequestError
@@ -37,7 +37,7 @@ class Answer(NamedTuple):
 class _Job(NamedTuple):
     """An image that waits for its landmarks."""
 
-    image: Image
+    image: Image | Photo
     detections: Detections
     result: Future[dict[str, Any]]
 
@@ -119,8 +119,8 @@ class Engine:
         self._jobs.put(job)
         return await asyncio.wrap_future(job.result)
 
-    def _decode_and_detect(self, upload: Upload) -> tuple[Image, Detections]:
-        image = decode_image(upload.to_bytes(), upload.name, self.pipeline.config.max_pixels)
+    def _decode_and_detect(self, upload: Upload) -> tuple[Image | Photo, Detections]:
+        image = self.pipeline.open(upload.to_bytes(), upload.name)
         return image, self._find_faces(image)
 
     def _predict_jobs(self) -> None:
