@@ -36,6 +36,7 @@ _CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,asf_o,flv,live_flv,ogg,nut,mxf,gxf,rm,"
     "wtv,dv,nsv,nuv,swf,ivf,obu,av1,h261,h263,h264,hevc,vvc,m4v,vc1,vc1test,dirac,dnxhd,avs2,avs3,cavsvideo,"
     "mjpeg,mjpeg_2000,mpjpeg,smjpeg,yuv4mpegpipe,gif,apng,webp_pipe,jpegxl_anim,flic,cine,bink,smk,roq,ser,v210,"
+    "image2,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,"  # one image is a video of one frame
     "wav,w64,aiff,mp3,flac,aac"  # to say that they have no video
 )
 """Containers that are read, by FFmpeg's names: those that do not refer to other files or addresses."""
