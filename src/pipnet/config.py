@@ -21,9 +21,9 @@ Backend = Literal["auto", "onnxruntime", "openvino"]
 Precision = Literal["f32", "bf16"]
 """bf16 is faster where the processor has it, and moves landmarks a little."""
 TTA = Literal["none", "flip", "rotation", "translation", "translation-10", "translation+flip", "all"]
-"""Test-time augmentation. ``none`` is the plain crop alone; ``translation`` the eight shifts of arXiv v1, by 20
-and 30 of 256 pixels; ``translation-10`` the four shifts by 10 pixels of its figure 4;
-``flip`` and ``rotation`` have the plain crop too; ``all`` is every shift and rotation, plain and mirrored."""
+"""Test-time augmentation. ``none`` is the plain crop alone; ``translation`` the eight shifts of arXiv v1, by
+20 and 30 of 256 pixels; ``translation-10`` the four shifts by 10 pixels of its figure 4; ``flip`` and
+``rotation`` have the plain crop too; ``all`` is every shift and rotation, plain and mirrored."""
 SortOrder = Literal["detection", "size"]
 """``detection`` is the order of the detector, by descending score, or that of the boxes of the user;
 ``size`` sorts by the longer side of the landmarks' box, the largest face first."""

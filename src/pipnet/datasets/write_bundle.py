@@ -10,7 +10,7 @@ import io
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -67,7 +67,7 @@ class _Cut(NamedTuple):
 def write_bundle(
     target: Path,
     name: str | None,
-    subsets: dict[str, Sequence[FaceSample]],
+    subsets: Mapping[str, Sequence[FaceSample]],
     landmark_names: tuple[str, ...],
     unlabeled: Sequence[UnlabeledFace] = (),
     config: BundleConfig | None = None,

@@ -43,7 +43,7 @@ def _fastest_on_gpu(device: torch.device) -> str:
 
 
 def _fastest_on_cpu() -> str:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.8
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # since torch 2.8
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
 
 

@@ -37,7 +37,7 @@ class TorchModel:
     def to(self, device: torch.device | str) -> TorchModel:
         """Move the network to a device and return the model."""
         self.device = torch.device(device)
-        self.network.to(self.device, memory_format=torch.channels_last)
+        self.network.to(self.device).to(memory_format=torch.channels_last)
         return self
 
     def __call__(self, crops: UInt8[np.ndarray, "faces s s 3"]) -> CropLandmarks:
