@@ -485,7 +485,9 @@ def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, cap
     scheme.write_text(propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml())
     begun = ROOT / "checkpoints" / "pipnet-68.safetensors"
     words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
-    words += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {begun}".replace("lcnet_050", "mobilenetv2_100")
+    words += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {begun}".replace(
+        "lcnet_050", "mobilenetv2_100"
+    )
     assert main(words.split()) == 0
     capsys.readouterr()
     assert main(["info", str(tmp_path / "run" / "last.safetensors"), "--json"]) == 0
