@@ -52,6 +52,8 @@ VALUES: tuple[Any, ...] = (
     ),
     *([], {}, [[]], [None], [0] * 200, {"": None}, {"a": {"a": {"a": 1}}}, *_TEXTS),
 )
+_LOCATIONS = ("", "\x00", "weights.bin", "../../../etc/passwd", "/dev/zero", "C:\\x")
+"""Places of external data; text of protobuf has no surrogates."""
 
 
 def mutate_bytes(content: bytes, random: Random) -> bytes:
@@ -298,7 +300,7 @@ def _change_constant(model: Any, random: Random) -> None:
     tensor = random.choice(small)
     if random.random() < 0.2:
         tensor.data_location = 1
-        tensor.external_data.add(key="location", value=random.choice(_TEXTS[:10]))
+        tensor.external_data.add(key="location", value=random.choice(_LOCATIONS))
     data = bytearray(tensor.raw_data)
     _integer(data, random.randrange(len(data) + 1), random)
     tensor.raw_data = bytes(data)[: len(tensor.raw_data)]
