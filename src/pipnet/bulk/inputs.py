@@ -70,6 +70,8 @@ def find_inputs(names: Sequence[str]) -> list[Path]:
     for name in names:
         if not name:  # Path("") would be the current folder
             raise DataError("an input is an empty name: name a folder or a file")
+        if "\0" in name:
+            raise DataError(f"{name:.255}: a file name has no null character")
         exists = os.path.lexists(name)
         matches: list[str] = []
         for spelling in [name] if exists else _expand_braces(name):
