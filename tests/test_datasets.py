@@ -242,7 +242,7 @@ def test_wflw_loads_and_prepares(tmp_path, shared):
     assert parts["blur"].faces == 2
     assert "list_98pt_rect_attr_train.txt" in parts["train"].problem
     assert load_samples(tmp_path / "out", "blur", "300w")[0][0].points.shape == (68, 2)
-    with pytest.raises(DataError, match="'train' was not prepared"):
+    with pytest.raises(DataError, match="'train' is not in this folder"):
         load_samples(tmp_path / "out", "train")
 
 

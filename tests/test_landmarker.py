@@ -490,7 +490,7 @@ def test_callable_detector_results_are_sorted_by_score(landmarker, portrait, fac
     [
         ("mtcnn", "no detector|unknown detector"),
         ("whole", "no detector|unknown detector"),
-        ("yunet:/none.onnx", "cannot be read"),
+        ("yunet:/none.onnx", "No such file"),
         ("yunet:{portrait}", "no YuNet|not a YuNet"),
         ("yunet:{model}", "no YuNet|not a YuNet"),
     ],

@@ -323,7 +323,7 @@ def test_data_prepare_invalidates_earlier_subsets(tmp_path, small_300w):
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
     shutil.rmtree(root / "ibug")
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
-    with pytest.raises(DataError, match="'challenging' was not prepared"):
+    with pytest.raises(DataError, match="'challenging' is not in this folder"):
         load_samples(tmp_path / "out", "challenging")
 
 

@@ -336,7 +336,7 @@ def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w,
             },
             "scheme 'other'",
         ),
-        ({**manifest, "model": {}}, "not a manifest: KeyError"),
+        ({**manifest, "model": {}}, "not a manifest: no 'scheme'"),
         ({key: value for key, value in manifest.items() if key != "shards"}, "not finished"),
     ):
         file.write_text(json.dumps(changed))

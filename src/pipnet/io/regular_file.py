@@ -65,4 +65,6 @@ def typed_errors(kind: type[PipnetError], prefix: str) -> Iterator[None]:
         raise kind(f"{prefix}: it needs more memory than there is") from None
     except Exception as error:  # libraries raise any exception for malformed files
         reason = isinstance(error, OSError) and error.strerror
+        if isinstance(error, KeyError):
+            reason = f"no {error!s:.80}"
         raise kind(f"{prefix}: {reason or one_line(error, 200)}") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -164,6 +164,10 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        for table in fields(self):
+            kind = table.default_factory
+            if isinstance(kind, type) and is_dataclass(kind) and type(getattr(self, table.name)) is not kind:
+                raise RecipeError(f"{table.name} must be a table of settings")
         check_fields(self, RecipeError)
         if self.workers != "auto":
             Range(0, 1024).check("workers", self.workers, RecipeError)
@@ -216,11 +220,11 @@ def with_recipe_file(_: Any, __: tuple[str, ...], arguments: ArgumentCollection)
         return  # cyclopts reports it
     path = Path(arguments[0].tokens[0].value)
     first = next(i for i, argument in enumerate(arguments) if argument.name == "*")
-    fields = ArgumentCollection(arguments[first:])  # type: ignore[no-untyped-call]
+    settings = ArgumentCollection(arguments[first:])  # type: ignore[no-untyped-call]
     from_file = cyclopts.config.Dict(read_recipe(path), source=str(path), use_commands_as_keys=False)
     try:
-        from_file(cyclopts.App(), (), fields)
-        for argument in fields:
+        from_file(cyclopts.App(), (), settings)
+        for argument in settings:
             if argument.tokens and argument.tokens[0].source == str(path):
                 argument.convert()  # so that it is the file's error, in one line, and not one of usage
     except cyclopts.CycloptsError as error:
@@ -249,7 +253,7 @@ def load_recipe(path: Path, flags: Sequence[str] = ()) -> Recipe:
 
 
 def _one_line(error: cyclopts.CycloptsError) -> str:
-    return " ".join(str(error).split()).removeprefix(f"{type(error).__name__} ")
+    return f"{' '.join(str(error).split()).removeprefix(f'{type(error).__name__} '):.500}"
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

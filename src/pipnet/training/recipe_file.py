@@ -12,6 +12,8 @@ from pipnet.io.yaml_file import MAX_CHARACTERS, load_yaml
 
 BASE = "base"
 """The key of the file that a recipe inherits from."""
+_MAX_NAME = 255
+"""Maximum length of its name."""
 RENAMED_IN_FORMAT_2 = {
     "pseudo.least_score": "pseudo.min_score",
     "pseudo.most_spread": "pseudo.max_std",
@@ -57,6 +59,8 @@ def _read(path: Path, heirs: list[Path]) -> dict[str, Any]:
     base = table.pop(BASE)
     if not isinstance(base, str):
         raise RecipeError(f"{path}: {BASE} is the name of a recipe file, not {base!r:.80}")
+    if len(base) > _MAX_NAME:
+        raise RecipeError(f"{path}: {BASE} is the name of a recipe file, not {base!r:.80}...")
     return _merge(_read(path.parent / base, chain), table)
 
 
