@@ -111,7 +111,8 @@ def test_demo_command_serves_until_interrupt(start):
     line = process.stderr.readline()
     if not (ROOT / "src" / "pipnet" / "web" / "index.html").is_file():
         assert re.fullmatch(r"error: .*web: the page is not built: run `make web` in the repository\n", line)
-        assert process.wait(60) == 1
+        process.communicate(timeout=60)
+        assert process.returncode == 1
         return
     address = re.fullmatch(r"the page is at (http://127\.0\.0\.1:\d+/) until Ctrl-C\n", line)
     assert address
