@@ -133,24 +133,20 @@ def run_line(line: str) -> None:
 def run_pipnet(arguments: list[str], redirected: str) -> None:
     command = arguments[0]
     more = shlex.split(FEW_STEPS.get(command, "")) if "--help" not in arguments else []
-    if any(word.startswith("recipes/v1/") for word in arguments):
-        arguments = [
-            *arguments,
-            "--initial.no-pretrained",
-        ]  # ImageNet weights of a ResNet would be downloaded
+    if arguments[1:] and arguments[1].startswith(("recipes/v1/", "recipes/ijcv/")):
+        arguments = [*arguments, "--initial.no-pretrained"]  # ImageNet weights would be downloaded
     given = {flag for flag in arguments if flag.startswith("--")}
     for flag, value in zip(more[::2], more[1::2], strict=True):
         if flag not in given:
             arguments = [*arguments, flag, value]
-    stdin = sys.stdin
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
         if redirected:
+            stack.callback(setattr, sys, "stdin", sys.stdin)
             sys.stdin = stack.enter_context(Path(redirected.strip()).open(encoding="latin-1"))
         stack.enter_context(contextlib.redirect_stdout(output))
         stack.enter_context(contextlib.redirect_stderr(errors))
         code = pipnet_main(arguments)
-    sys.stdin = stdin
     assert code == 0, f"pipnet {shlex.join(arguments)}\n{errors.getvalue()}"
 
 
