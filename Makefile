@@ -110,6 +110,8 @@ fuzz: $(VENV)/.developing
 # The documentation site, in site/: open site/index.html, without a web server or a network.
 docs: $(VENV)/.developing
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@if [ -d web/node_modules ]; then cd web && npm run build -- ../site/app; \
+	else echo "without the page in the browser, site/app: run make web first"; fi
 
 clean:
 	rm -rf $(VENV) .venv-oldest out build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
