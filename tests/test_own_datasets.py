@@ -479,6 +479,12 @@ def test_propose_scheme_refuses_too_few_landmarks(small_300w, points):
         propose_scheme(own_annotations(small_300w, points), "mine")
 
 
+def test_propose_scheme_refuses_too_many_landmarks(small_300w):
+    points = {f"point_{i}": [i % 68] for i in range(2001)}
+    with pytest.raises(DataError, match="at most 2000 landmarks"):
+        propose_scheme(own_annotations(small_300w, points), "mine")
+
+
 def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, capsys):
     labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
     write_annotations(labels, own_annotations(small_300w, FIVE))

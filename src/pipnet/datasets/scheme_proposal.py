@@ -26,6 +26,8 @@ from pipnet.io.image import read_image
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
+_MAX_LANDMARKS = 2000
+"""Maximum number of landmarks; the search for mirror pairs takes time by its third power."""
 _MAX_ASYMMETRY = 0.12
 """Distance of a point from the mirror image of its partner, in sizes of the face, above which a pair is
 doubtful."""
@@ -80,12 +82,14 @@ def propose_scheme(annotations: Annotations, name: str) -> Proposal:
         name: the name of the scheme.
 
     Raises:
-        DataError: no face has all its landmarks, or there are fewer than two.
+        DataError: no face has all its landmarks, or there are fewer than two or more than 2,000.
         MissingExtraError: SciPy is not installed.
     """
     samples = annotations.samples
     if len(samples[0].points) < 2:
         raise DataError("a scheme needs at least two landmarks: a single one has no size")
+    if len(samples[0].points) > _MAX_LANDMARKS:
+        raise DataError(f"schemes are proposed for at most {_MAX_LANDMARKS} landmarks: write the TOML")
     mean = _mean_shape(samples)
     landmarks = len(mean)
     names = annotations.names or placeholder_names(landmarks)
