@@ -226,8 +226,8 @@ def _network_file(content: bytes, folder: Path) -> None:
 
 def _braces(content: bytes, folder: Path) -> None:
     os.chdir(folder)  # names are relative: a pattern must not search the whole disk
-    name = content.decode("utf-8", "surrogateescape").lstrip("/")
-    find_inputs([" ".join(name.split())])
+    name = " ".join(content.decode("utf-8", "surrogateescape").split())
+    find_inputs([name.replace("../", "./").lstrip("/ ")])
 
 
 # -- what they share ----------------------------------------------------------------------------------
