@@ -11,6 +11,10 @@ from jaxtyping import Float32, Int
 from pipnet.errors import ModelError
 from pipnet.geometry import Image, resize, xywh_to_xyxy
 
+_MIN_FACE = 0.01
+"""Boxes with a side of at most so many pixels are empty."""
+_MAX_PIXEL = 1e7
+"""Numbers of a detector are smaller; NaN is not."""
 _MIN_SIDE = 8
 """Images with a shorter side, in pixels, are not searched."""
 _MAX_FACES = 20_000
@@ -73,19 +77,20 @@ def detect_reduced(
 
 
 def check_detections(name: str, detections: Detections) -> Detections:
-    """Return the output of a network from a file, if it is one.
+    """Return the output of a network from a file, if it is one, without empty boxes.
 
     Raises:
-        ModelError: other shapes, numbers that are not finite, or too many faces; ``name`` is named.
+        ModelError: other shapes, numbers that are no pixels, or too many faces; ``name`` is named.
     """
     faces = len(detections.boxes)
     shapes = [(faces, 4), (faces,), (faces, 5, 2)]
     for array, shape in zip(detections, shapes, strict=True):
-        if array is not None and (array.shape != shape or not np.isfinite(array).all()):
-            raise ModelError(f"{name}: returned no faces: an array {array.shape}, or not finite")
+        if array is not None and (array.shape != shape or not (np.abs(array) < _MAX_PIXEL).all()):
+            raise ModelError(f"{name}: returned no faces: an array {array.shape}, or numbers out of range")
     if faces > _MAX_FACES:
         raise ModelError(f"{name}: returned {faces:,} faces, more than {_MAX_FACES:,}")
-    return detections
+    sides = detections.boxes[:, 2:] - detections.boxes[:, :2]
+    return detections.take(np.flatnonzero((sides > _MIN_FACE).all(axis=1)))
 
 
 def reduce_longer_side(image: Image, size: int) -> tuple[Image, float]:
