@@ -55,10 +55,10 @@ def test_reduced_copy_shows_the_same_image(large, mode):
 def test_reduced_copy_is_upright(large, orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    content = jpeg(large.resize((1280, 960)), exif=exif)
+    content = jpeg(large.resize((2560, 1920)), exif=exif)
     photo = open_photo(content, "photo", 10**8, 640)
     assert photo.shape == decode_image(content, "photo").shape
-    small = PIL.Image.fromarray(photo.pixels).reduce(2)
+    small = PIL.Image.fromarray(photo.pixels).reduce(photo.factor)
     assert np.abs(np.asarray(small, int) - photo.reduced).mean() < 2
 
 
@@ -75,8 +75,8 @@ def test_other_formats_are_decoded_at_full_scale(large, tmp_path):
 
 def test_points_of_a_large_face_are_the_same_from_a_reduced_copy(large):
     content = jpeg(large)
-    faces = FaceLandmarker(detector="pipnet-face")(content)
-    full = FaceLandmarker(detector="pipnet-face", reduced_decoding=False)(content)
+    faces = FaceLandmarker(detector="pipnet-face", detector_size=512)(content)
+    full = FaceLandmarker(detector="pipnet-face", detector_size=512, reduced_decoding=False)(content)
     assert len(faces) == len(full) == 1
     assert "image" not in vars(faces), "the full photo was not needed"
     assert isinstance(faces.photo, Photo)
@@ -91,8 +91,8 @@ def test_points_of_a_large_face_are_the_same_from_a_reduced_copy(large):
 def test_small_faces_are_cropped_from_the_full_photo(large):
     canvas = PIL.Image.new("RGB", (2048, 2048), "gray")
     canvas.paste(large.resize((700, 700)), (600, 900))
-    faces = FaceLandmarker(detector="pipnet-face")(jpeg(canvas))
-    full = FaceLandmarker(detector="pipnet-face", reduced_decoding=False)(jpeg(canvas))
+    faces = FaceLandmarker(detector="pipnet-face", detector_size=512)(jpeg(canvas))
+    full = FaceLandmarker(detector="pipnet-face", detector_size=512, reduced_decoding=False)(jpeg(canvas))
     assert len(faces) == len(full) == 1
     assert isinstance(faces.photo, Photo)
     assert "pixels" in vars(faces.photo)

@@ -65,8 +65,8 @@ class LandmarkerConfig:
     """Longest side of the image that is searched for faces, in pixels; larger finds smaller faces and takes
     longer."""
     reduced_decoding: bool = True
-    """Decode JPEG files at 1/2, 1/4 or 1/8 of their scale where that is enough for the detector, and larger
-    only if a face is much smaller than the model's input then."""
+    """Decode JPEG files at 1/4 or 1/8 of their scale where that is enough for the detector (photos four times
+    as large as ``detector_size``), and larger only if a face is much smaller than the model's input then."""
     refine_steps: Annotated[int, Range(0)] = 0
     """Predict, crop again around the prediction, and predict again, so many times: better where boxes are
     rough, at the time of one prediction each. A prediction is replaced only if the next one scores higher."""

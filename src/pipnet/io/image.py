@@ -106,7 +106,9 @@ def read_jpeg(path: str | os.PathLike[str]) -> bytes | None:
         return start + file.read() if start == _JPEG_START else None
 
 
-def decode_jpeg(content: bytes, name: str, max_pixels: int, min_side: int) -> tuple[Image, int]:
+def decode_jpeg(
+    content: bytes, name: str, max_pixels: int, min_side: int, min_factor: int = 2
+) -> tuple[Image, int]:
     """Return the content of an image file as RGB, a JPEG at 1/8, 1/4, 1/2 or 1 of its scale.
 
     Args:
@@ -115,6 +117,7 @@ def decode_jpeg(content: bytes, name: str, max_pixels: int, min_side: int) -> tu
         max_pixels: limit on the pixels at full scale.
         min_side: the smallest scale is chosen whose longer side has at least so many pixels, and that divides
             both sides, so that a pixel of the copy covers exactly 8 x 8, 4 x 4 or 2 x 2 of the image's.
+        min_factor: a scale that is larger than one over this is not worth it: 1 is chosen.
 
     Returns:
         The image, and the sides of the full image over those of this copy.
@@ -127,7 +130,7 @@ def decode_jpeg(content: bytes, name: str, max_pixels: int, min_side: int) -> tu
     with _named_errors(name), _open(io.BytesIO(content)) as image:
         width, height = image.size
         check_size(width, height, max_pixels)
-        factors = [k for k in _JPEG_FACTORS if max(width, height) >= k * min_side]
+        factors = [k for k in _JPEG_FACTORS if k >= min_factor and max(width, height) >= k * min_side]
         factor = next((k for k in factors if not (width % k or height % k)), 1)
         image.draft(image.mode, (width // factor, height // factor))
         if image.size != (width // factor, height // factor):

@@ -14,6 +14,9 @@ from functools import cached_property
 from pipnet.geometry import Image
 from pipnet.io.image import decode_image, decode_jpeg, read_image, read_jpeg
 
+_MIN_FACTOR = 4
+"""A copy of half the scale saves 11 ms of a 1080p photo, but costs 4 ms more if a face is too small in it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Photo:
@@ -28,7 +31,7 @@ class Photo:
     reduced: Image
     """The copy."""
     factor: int
-    """Sides of the photo over those of the copy: 2, 4 or 8."""
+    """Sides of the photo over those of the copy: 4 or 8."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -62,7 +65,7 @@ def open_photo(content: bytes, name: str, max_pixels: int, min_side: int) -> Ima
     Raises:
         ImageError: see `decode_image`.
     """
-    reduced, factor = decode_jpeg(content, name, max_pixels, min_side)
+    reduced, factor = decode_jpeg(content, name, max_pixels, min_side, _MIN_FACTOR)
     return reduced if factor == 1 else Photo(content, name, max_pixels, reduced, factor)
 
 
