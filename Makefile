@@ -29,11 +29,11 @@ $(VENV)/.developing: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 
 setup: $(VENV)/.developing
 
-# The versions of all packages of `make setup`, with checksums, for Linux: `pip install -r pylock.toml` installs them.
+# The versions of all packages of `make setup`, with checksums, for Linux: `pip install -r requirements-dev.txt` installs them.
 lock: $(VENV)/.developing
 	$(PIP) uv
 	$(BIN)/uv pip compile --quiet pyproject.toml --python $(BIN)/python --constraint constraints.txt \
-		$(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) --group dev --generate-hashes --output-file pylock.toml
+		$(patsubst %,--extra %,$(subst $(comma), ,$(EXTRAS))) --group dev --generate-hashes --output-file requirements-dev.txt
 
 demo: $(VENV)/.installed
 	@mkdir -p out
