@@ -19,7 +19,8 @@ def exchange(preview: Preview, request: bytes) -> bytes:
         response = b""
         with contextlib.suppress(ConnectionError):  # closed before all of the request was read
             client.sendall(request)
-            client.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # not connected any more, if the server has reset it
+                client.shutdown(socket.SHUT_WR)
             while part := client.recv(65536):
                 response += part
         return response
