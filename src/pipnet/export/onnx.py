@@ -94,6 +94,7 @@ def export_onnx(model: PIPNet, metadata: ModelMetadata, path: Path, half: bool =
     proto = program.model_proto
     if half:
         store_in_half(proto.graph)
+    drop_export_notes(proto.graph)
     set_metadata(proto, metadata)
     onnx.checker.check_model(proto, full_check=True)
     with atomic_write(path) as partial:
@@ -110,6 +111,13 @@ def log_level(name: str, level: int) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def drop_export_notes(graph: onnx.GraphProto) -> None:
+    """Drop the exporter's notes on where each node comes from: they are a large part of a small file."""
+    for part in (*graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
 
 
 def store_in_half(graph: onnx.GraphProto) -> None:

@@ -7,13 +7,17 @@ at stride 16, large ones at stride 32.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import safetensors
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipnet.errors import ModelError, one_line
 from pipnet.model.config import FaceDetectorConfig
 
 STRIDES = (8, 16, 32)
@@ -23,6 +27,8 @@ SIDES = ((0.0, 44.0), (36.0, 120.0), (100.0, float("inf")))
 POINTS = 5
 """Right eye, left eye, nose tip, right and left corner of the mouth, right and left as the person's."""
 _CHANNELS = 1 + 4 + 2 * POINTS
+_NEW_BLOCK_SCALE = 0.1
+"""Scale of the output of blocks that a smaller network lacks, so that the larger one begins near it."""
 
 
 class DenseDetections(NamedTuple):
@@ -117,3 +123,40 @@ def _decode(
     # Offsets of points count in sides of the box, so that faces of all sizes weigh alike.
     offsets = flat[:, :, 5:].reshape(*flat.shape[:2], POINTS, 2)
     return flat[:, :, 0], boxes, middle[:, :, None] + offsets * size[:, :, None]
+
+
+def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, Any]]:
+    """Return the network of a face detector's checkpoint, in evaluation mode, and its recipe.
+
+    Raises:
+        ModelError: the file is missing, damaged, or not a face detector of pipnet.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            recipe = json.loads((file.metadata() or {})["recipe"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dictionary)
+        sizes: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in recipe["model"].items()
+        }
+        model = FaceDetectorNet(FaceDetectorConfig(**sizes))
+        model.load_state_dict(tensors)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ModelError(f"{path}: not a face detector of pipnet: {one_line(error, 120)}") from None
+    return model.eval(), recipe
+
+
+def start_from(model: FaceDetectorNet, smaller: FaceDetectorNet) -> None:
+    """Give a network the weights of one of equal widths that has at most as many blocks.
+
+    Raises:
+        ModelError: the other network has other widths, or more blocks.
+    """
+    before = smaller.state_dict()
+    own = model.state_dict()
+    unfit = [name for name, value in before.items() if name not in own or own[name].shape != value.shape]
+    if unfit:
+        raise ModelError(f"the initial face detector has other widths, or more blocks: {unfit[0]}")
+    model.load_state_dict(before, strict=False)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine and f"{name}.weight" not in before:
+            nn.init.constant_(module.weight, _NEW_BLOCK_SCALE)

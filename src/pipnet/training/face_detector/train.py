@@ -17,24 +17,25 @@ import numpy as np
 import safetensors.torch
 import torch
 import yaml
-from jaxtyping import Float32, UInt8
+from jaxtyping import UInt8
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipnet.errors import DataError, RecipeError
-from pipnet.geometry import box_iou, suppress_overlaps
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.io.discovery import images_below
 from pipnet.io.image import read_image
-from pipnet.model.face_detector import DenseDetections, FaceDetectorNet
+from pipnet.model.face_detector import FaceDetectorNet, load_face_detector, start_from
 from pipnet.progress import show_progress
 from pipnet.training.cpu_speedups import FastDepthwise
 from pipnet.training.divergence import check_loss
+from pipnet.training.face_detector.hard_examples import with_hard_examples
 from pipnet.training.face_detector.labels import load_photos
 from pipnet.training.face_detector.loss import Targets, collate, encode, loss
 from pipnet.training.face_detector.recipe import FaceDetectorRecipe
-from pipnet.training.face_detector.scenes import Scene, SceneComposer
+from pipnet.training.face_detector.scenes import SceneComposer
+from pipnet.training.face_detector.validation import as_input, detect, match
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.runtime import environment, resolve_precision, training_settings
 
@@ -42,8 +43,6 @@ STATE = "last.pt"
 """The file in a run folder from which a training resumes."""
 _VALIDATION_STRIDE = 20
 """Every so many photos, one is for validation."""
-_THRESHOLD, _NMS_IOU = 0.5, 0.4
-"""Minimum score of a validated face, and maximum overlap of two."""
 _FREE = {"photos", "backgrounds", "workers"}
 """Settings that a resumed training may change."""
 _log = logging.getLogger(__name__)
@@ -99,14 +98,19 @@ class _Training:
         photos = [photo for photo in load_photos(recipe.photos) if not photo.group.endswith("held-out")]
         if len(photos) < 2 * _VALIDATION_STRIDE:
             raise DataError(f"{recipe.photos}: {len(photos)} photos are too few to train on")
+        torch.manual_seed(recipe.seed)
+        self.model = FaceDetectorNet(recipe.model)
+        if recipe.initial is not None:
+            initial, _ = load_face_detector(recipe.initial)
+            start_from(self.model, initial)
+            photos = with_hard_examples(photos, initial)
+        self.model.to(memory_format=torch.channels_last)
         backgrounds = [read_image(path) for folder in recipe.backgrounds for path in images_below(folder)]
         held_out = photos[::_VALIDATION_STRIDE]
         training = [photo for i, photo in enumerate(photos) if i % _VALIDATION_STRIDE]
         self.composer = SceneComposer(training, backgrounds, recipe.scene, recipe.seed)
         composer = SceneComposer(held_out, backgrounds, recipe.scene, recipe.seed + 1)
         self.validation = [composer.scene(0, i) for i in range(recipe.validation)]
-        torch.manual_seed(recipe.seed)
-        self.model = FaceDetectorNet(recipe.model).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(recipe.optim, self.model)
         self.steps = recipe.scenes // recipe.optim.batch_size
         self.scheduler = build_scheduler(recipe.optim, self.optimizer, self.steps)
@@ -159,7 +163,7 @@ class _Training:
     def _train_step(self, images: UInt8[Tensor, "b h w 3"], targets: Targets) -> dict[str, Tensor]:
         bf16 = resolve_precision(self.recipe.precision)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16), FastDepthwise():
-            output = self.model(_as_input(images))
+            output = self.model(as_input(images))
         terms = loss(output, targets)
         self.optimizer.zero_grad()
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -176,11 +180,7 @@ class _Training:
         if not self.validation:
             return {}
         network = self.ema.module.eval()
-        with torch.no_grad():
-            detections = [
-                suppressed(network(_as_input(torch.from_numpy(scene.image)[None])))
-                for scene in self.validation
-            ]
+        detections = [detect(network, scene.image) for scene in self.validation]
         return {key: round(value, 4) for key, value in match(self.validation, detections).items()}
 
     def _save(self, row: dict[str, Any]) -> None:
@@ -215,45 +215,3 @@ class _Training:
 def _collate(batch: Sequence[tuple[Tensor, Targets]]) -> tuple[Tensor, Targets]:
     images, targets = zip(*batch, strict=True)
     return torch.stack(images), collate(targets)
-
-
-def _as_input(images: UInt8[Tensor, "b h w 3"]) -> Tensor:
-    return images.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
-
-
-def suppressed(output: DenseDetections, threshold: float = _THRESHOLD) -> Float32[np.ndarray, "faces 5"]:
-    """Return the detections of one scene by descending score: xyxy in pixels of the scene, and the score."""
-    boxes, scores = output.boxes[0].numpy() - 0.5, output.logits[0].sigmoid().numpy()
-    chosen = scores >= threshold
-    kept = suppress_overlaps(boxes[chosen], scores[chosen], _NMS_IOU)
-    return np.asarray(np.concatenate([boxes[chosen], scores[chosen, None]], axis=1)[kept])
-
-
-def match(scenes: Sequence[Scene], detections: Sequence[np.ndarray]) -> dict[str, float]:
-    """Return recall and precision at IoU 0.5, and the mean IoU; ignored faces count neither way."""
-    true_positives, faces, false_positives, overlaps = 0, 0, 0, []
-    for scene, rows in zip(scenes, detections, strict=True):
-        taken = np.zeros(len(scene.boxes), bool)
-        for row in rows:
-            iou = box_iou(scene.boxes, row[:4]) * ~taken if len(scene.boxes) else np.zeros(1, np.float32)
-            best = int(iou.argmax())
-            if iou[best] >= 0.5:
-                taken[best] = True
-                if not scene.ignored[best]:
-                    overlaps.append(float(iou[best]))
-            elif not (len(scene.boxes) and _in_ignored(row[:4], scene)):
-                false_positives += 1
-        true_positives += int((taken & ~scene.ignored).sum())
-        faces += int((~scene.ignored).sum())
-    return {
-        "recall": true_positives / max(faces, 1),
-        "precision": true_positives / max(true_positives + false_positives, 1),
-        "iou": float(np.mean(overlaps)) if overlaps else 0.0,
-    }
-
-
-def _in_ignored(box: np.ndarray, scene: Scene) -> bool:
-    """Return whether the center of a box lies in an ignored face."""
-    center = (box[:2] + box[2:]) / 2
-    ignored = scene.boxes[scene.ignored]
-    return bool(((center > ignored[:, :2]) & (center < ignored[:, 2:])).all(axis=1).any())
