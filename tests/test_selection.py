@@ -10,6 +10,8 @@ from pipnet import DataError, FaceLandmarker, ModelError
 from pipnet.confidence import LOW_QUALITY
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
+from pipnet.inference.detectors.base import Detections
+from pipnet.inference.detectors.pipnet_face import PipnetFaceDetector
 from pipnet.inference.selection import face_sizes, without_duplicates
 from pipnet.io.image import read_image
 from pipnet.video.tracker import FaceTracker
@@ -27,6 +29,42 @@ def pair(portrait):
 @pytest.fixture(scope="module")
 def plain(landmarker, pair):
     return landmarker(pair)
+
+
+# -- candidates ----------------------------------------------------------------------------------------
+
+
+class Proposals:
+    """A detector that is unsure of the face, and nearly sure of a place without a face."""
+
+    box_format = "face"
+    boxes = np.array([[10, 10, 90, 100], [178, 63, 267, 175]], np.float32)
+
+    def __call__(self, image):
+        return Detections(self.boxes[:1], np.array([0.5], np.float32))
+
+    def candidates(self, image):
+        return Detections(self.boxes, np.array([0.5, 0.4], np.float32), None, are_candidates=True)
+
+
+def test_landmarks_tell_which_candidates_are_faces(landmarker, portrait):
+    (face,) = FaceLandmarker(landmarker.model, Proposals(), max_faces=1)(portrait)
+    np.testing.assert_array_equal(face.box, Proposals.boxes[1])
+    assert face.detection_score == np.float32(0.4)
+
+
+@pytest.mark.parametrize("options", [{"any_rotation": True}, {"model": FORMAT_1}])
+def test_without_quality_or_upright_faces_the_detector_decides(landmarker, portrait, options):
+    faces = FaceLandmarker(**({"model": landmarker.model} | options), detector=Proposals())(portrait)
+    np.testing.assert_array_equal(faces.boxes, Proposals.boxes[:1])
+
+
+def test_pipnet_face_proposes_more_than_it_is_sure_of(portrait):
+    detector = PipnetFaceDetector(threshold=0.99)
+    image = read_image(portrait)
+    assert len(detector(image).boxes) == 0
+    assert len(detector.candidates(image).boxes) >= 1
+    assert len(FaceLandmarker(detector=detector)(portrait)) == 1
 
 
 # -- min_quality ---------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.crop_search import CropSearch
-from pipnet.inference.detectors.base import Detections, FaceDetector, enlarge
+from pipnet.inference.detectors.base import CandidateDetector, Detections, FaceDetector, enlarge
 from pipnet.inference.detectors.load import Detector, load_detector
 from pipnet.inference.predict import Prediction, predict_crops
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import search_rolls, search_rotations, upright_angles
-from pipnet.inference.selection import select_faces
+from pipnet.inference.selection import confirmed_faces, select_faces
 from pipnet.io.image import decode_image
 from pipnet.io.photo import Photo, open_photo
 
@@ -112,6 +112,22 @@ class Pipeline:
         if self.config.any_rotation and not len(detections.boxes):
             return search_rotations(image, self.detector, self.model.metadata)
         return detections
+
+    def detect_candidates(self, image: Image | Photo) -> Detections:
+        """Return the faces in an image, and places that may be faces, which `run` checks by their landmarks.
+
+        Without a detector that has these, a calibrated model, and scores, it is the same as `detect`.
+
+        Raises:
+            ModelError: see `detect`.
+        """
+        metadata, detector = self.model.metadata, self.detector
+        can_confirm = metadata.calibration is not None and metadata.has_scores
+        if self.config.any_rotation or not can_confirm or not isinstance(detector, CandidateDetector):
+            return self.detect(image)
+        if isinstance(image, Photo):
+            return detector.candidates(image.reduced).enlarged(image.factor)
+        return detector.candidates(image)
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:
         """Return the boxes that crops are cut around (see `CropConfig.box`) for boxes of any format.
@@ -221,16 +237,21 @@ class Pipeline:
             self.build(image, part, faces.boxes, faces.scores)
             for image, part, faces in zip(images, parts, detections, strict=True)
         ]
-        return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in results]
+        confirmed = [
+            faces[confirmed_faces(faces)] if candidates.are_candidates else faces
+            for faces, candidates in zip(results, detections, strict=True)
+        ]
+        return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in confirmed]
 
     def _limit(self, detections: Detections) -> Detections:
         """Return the detections without those that ``max_faces`` leaves out for certain, to save time."""
         config = self.config
-        if config.max_faces is None or config.min_quality or config.any_rotation:
+        is_certain = not (config.min_quality or config.any_rotation or detections.are_candidates)
+        if config.max_faces is None or not is_certain:
             return detections
         first = np.sort(np.argsort(-detections.scores, kind="stable")[: config.max_faces])
         return detections.take(first)
 
     def __call__(self, images: Sequence[Image | Photo]) -> list[FaceLandmarks]:
         """Return the landmarks of all faces that the detector finds in some images."""
-        return self.run(images, [self.detect(image) for image in images], self.detector.box_format)
+        return self.run(images, [self.detect_candidates(i) for i in images], self.detector.box_format)

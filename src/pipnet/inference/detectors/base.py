@@ -31,16 +31,18 @@ class Detections(NamedTuple):
     points: Float32[np.ndarray, "faces 5 2"] | None = None
     """Right and left eye, nose tip, right and left corner of the mouth, in pixels of the image; right and
     left are the person's. None: the detector has none."""
+    are_candidates: bool = False
+    """Whether some may be no faces, which their landmarks tell: see `selection.confirmed_faces`."""
 
     def take(self, faces: Int[np.ndarray, " some"]) -> Detections:
         """Return some of the faces."""
         points = None if self.points is None else self.points[faces]
-        return Detections(self.boxes[faces], self.scores[faces], points)
+        return self._replace(boxes=self.boxes[faces], scores=self.scores[faces], points=points)
 
     def enlarged(self, factor: float) -> Detections:
         """Return the faces in pixels of an image, of which this is a copy smaller by a factor."""
         points = None if self.points is None else enlarge(self.points, factor)
-        return Detections(enlarge(self.boxes, factor), self.scores, points)
+        return self._replace(boxes=enlarge(self.boxes, factor), points=points)
 
 
 @runtime_checkable
@@ -52,6 +54,15 @@ class FaceDetector(Protocol):
 
     def __call__(self, image: Image) -> Detections:
         """Return the faces in an RGB image."""
+        ...
+
+
+@runtime_checkable
+class CandidateDetector(FaceDetector, Protocol):
+    """A face detector that can return more than it is sure of."""
+
+    def candidates(self, image: Image) -> Detections:
+        """Return the faces in an RGB image, and places that may be faces."""
         ...
 
 
@@ -84,7 +95,7 @@ def check_detections(name: str, detections: Detections) -> Detections:
     """
     faces = len(detections.boxes)
     shapes = [(faces, 4), (faces,), (faces, 5, 2)]
-    for array, shape in zip(detections, shapes, strict=True):
+    for array, shape in zip(detections[:3], shapes, strict=True):
         if array is not None and (array.shape != shape or not (np.abs(array) < _MAX_PIXEL).all()):
             raise ModelError(f"{name}: returned no faces: an array {array.shape}, or numbers out of range")
     if faces > _MAX_FACES:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipnet.config import DETECTOR_SIZE
 from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.hub import packaged_detector
 from pipnet.inference.backends.onnxruntime import start_session
-from pipnet.inference.detectors.base import Detections, check_detections, enlarge, reduce_longer_side
+from pipnet.inference.detectors.base import Detections, check_detections, reduce_longer_side
 from pipnet.io.regular_file import typed_errors
 
+_MIN_CANDIDATE = 0.35
+"""Minimum score of a place that may be a face."""
 _INPUTS, _OUTPUTS = ["image"], ["boxes", "scores", "points"]
 
 
@@ -61,10 +65,19 @@ class PipnetFaceDetector:
         Raises:
             ModelError: the network cannot be run, or returns no faces.
         """
+        return self._detect(image, self.threshold)
+
+    def candidates(self, image: Image) -> Detections:
+        """Return the faces in an RGB image, and places that may be faces.
+
+        Raises:
+            ModelError: see `__call__`.
+        """
+        return self._detect(image, min(_MIN_CANDIDATE, self.threshold))._replace(are_candidates=True)
+
+    def _detect(self, image: Image, threshold: float) -> Detections:
         reduced, factor = reduce_longer_side(image, self.size)
         with typed_errors(ModelError, f"{self._file}: cannot be run"):
             outputs = self._session.run(_OUTPUTS, {"image": reduced[None]})
-        boxes, scores, points = check_detections(str(self._file), Detections(*outputs))
-        assert points is not None
-        chosen = scores >= self.threshold
-        return Detections(enlarge(boxes[chosen], factor), scores[chosen], enlarge(points[chosen], factor))
+        detections = check_detections(str(self._file), Detections(*outputs))
+        return detections.take(np.flatnonzero(detections.scores >= threshold)).enlarged(factor)
