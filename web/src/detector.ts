@@ -12,7 +12,9 @@ export interface Detection {
 
 export type MakeTensor = (type: "uint8", data: Uint8Array, dims: readonly number[]) => TypedTensor<"uint8">;
 
-const THRESHOLD = 0.5;
+export const THRESHOLD = 0.5;
+/** Minimum score of a place that may be a face, as in src/pipnet/inference/detectors/pipnet_face.py. */
+export const MIN_CANDIDATE = 0.35;
 
 /** Return the faces in an image; its longer side is reduced to `size` pixels if it is longer. */
 export async function detect(
@@ -20,6 +22,7 @@ export async function detect(
   makeTensor: MakeTensor,
   image: Pixels,
   size: number,
+  threshold: number,
 ): Promise<Detection[]> {
   const factor = Math.max(Math.max(image.width, image.height) / size, 1);
   const side = (length: number) => Math.max(roundHalfEven(length / factor), 1);
@@ -32,7 +35,7 @@ export async function detect(
   // Pixel k of the copy covers the pixels of the image from k * factor - 0.5 on.
   const enlarge = (v: number) => Math.fround((v + 0.5) * factor - 0.5);
   return [...scores.keys()]
-    .filter((i) => scores[i] >= THRESHOLD)
+    .filter((i) => scores[i] >= threshold)
     .map((i) => ({
       box: [0, 1, 2, 3].map((k) => enlarge(boxes[4 * i + k])) as unknown as Box,
       score: scores[i],

@@ -1,7 +1,7 @@
 // From an image to landmarks: detect, adapt the boxes, cut crops, predict (src/pipnet/inference/pipeline.py).
 import type { InferenceSession } from "onnxruntime-common";
 import { estimateErrors } from "./confidence";
-import { detect, floats, type Detection, type MakeTensor } from "./detector";
+import { MIN_CANDIDATE, THRESHOLD, detect, floats, type Detection, type MakeTensor } from "./detector";
 import {
   apply,
   boxToCrop,
@@ -49,6 +49,9 @@ export interface Target {
 }
 
 const BATCH_SIZE = 8;
+// A candidate is a face if score + weight * quality reaches the minimum: src/pipnet/inference/selection.py.
+const QUALITY_WEIGHT = 0.7;
+const MIN_CONFIRMED = 0.7;
 const MIN_LEAN = 20; // degrees, as in src/pipnet/inference/rotation.py
 const ARCFACE: readonly Point[] = [
   [38.2946, 51.6963],
@@ -67,11 +70,13 @@ export class Landmarker {
 
   /** Return the faces in an image and their landmarks. */
   async run(image: Pixels, detectorSize: number): Promise<Face[]> {
-    return this.predict(image, await this.detect(image, detectorSize));
+    if (!this.model.metadata.calibration) return this.predict(image, await this.detect(image, detectorSize));
+    const faces = await this.predict(image, await this.detect(image, detectorSize, MIN_CANDIDATE));
+    return faces.filter((face) => face.detectionScore + QUALITY_WEIGHT * (face.quality ?? 0) >= MIN_CONFIRMED);
   }
 
-  async detect(image: Pixels, detectorSize: number): Promise<Target[]> {
-    const detections = await detect(this.detector, this.makeTensor, image, detectorSize);
+  async detect(image: Pixels, detectorSize: number, threshold = THRESHOLD): Promise<Target[]> {
+    const detections = await detect(this.detector, this.makeTensor, image, detectorSize, threshold);
     return detections.map((detection) => this.target(detection));
   }
 
