@@ -58,8 +58,9 @@ HELEN and LFPW are labeled. No network that is trained here or that labels was t
 training; with a warm start the peak of its learning rate is {WARM_START_LR:g}. The public networks are those
 of `recipes/teachers`, trained on WFLW's training faces, with adapters fitted on HELEN and LFPW; labels are
 their consensus. Of WIDER, HELEN and LFW together there are at most {MAX_RATIO} unlabeled faces for a labeled
-one; the crops of WIDER and HELEN are those of the datasets' boxes, and in LFW the detector searches. A control
-is trained on labels alone, with at least as many optimizer steps as its row and at most one epoch more.
+one; the crops of WIDER and HELEN are those of the datasets' boxes, and in LFW the detector searches. A
+control is trained on labels alone, with at least as many optimizer steps as its row and at most one epoch
+more.
 
 The NME of a face is the mean over its true box, {JITTERED} boxes that are shifted and scaled by up to
 {100 * MAX_SHIFT:.0f} %, and the box of pipnet-face unless it missed the face. The norm is the inter-ocular
@@ -432,8 +433,8 @@ def report(results: dict[str, Any], faces: dict[str, np.ndarray]) -> list[str]:
         "",
         *table(["gain of", *head], _resolutions(results, faces)),
         "",
-        "With the 0.9 % by which two trainings of the same recipe differ on WFLW-68 (see STC), the resolution",
-        "of STC's gain is 4.9.",
+        "With the 0.9 % by which two trainings of the same recipe differ on WFLW-68 (see STC), the",
+        "resolution of STC's gain is 4.9.",
     ]
 
 
