@@ -76,13 +76,11 @@ class FaceSet(NamedTuple):
     name: str
     folder: str
     subset: str
-    is_choice: bool = False
-    """Whether the set is not a test set."""
 
 
 SETS = (
-    FaceSet("AFW", "300w", "afw", True),
-    FaceSet("CFP 301 to 350", "cfp_profile", "val", True),
+    FaceSet("AFW", "300w", "afw"),
+    FaceSet("CFP 301 to 350", "cfp_profile", "val"),
     FaceSet("300-W Common", "300w", "common"),
     FaceSet("300-W Challenging", "300w", "challenging"),
     FaceSet("CFP 351 to 400", "cfp_profile", "test"),
@@ -249,7 +247,7 @@ class Experiment:
     def _unlabeled(self, row: ControlledRow, seed: int, recipe: Recipe) -> Path:
         """Write the table of a row's unlabeled faces, and return its path."""
         metadata = read_checkpoint_metadata(self.weights(SUPERVISED, seed))
-        faces = []
+        faces: list[UnlabeledFace] = []
         for name in row.unlabeled:
             found = load_unlabeled(self.data / "unlabelled" / name, self.runs / "frames")
             found = found if self.max_faces is None else evenly_spaced(found, self.max_faces)
@@ -414,7 +412,7 @@ def report(results: dict[str, Any], faces: dict[str, np.ndarray]) -> list[str]:
         faces: the errors of every face, of all parts.
     """
     rows = results.get("controlled", {})
-    head = [test.name + (" (choice)" if test.is_choice else "") for test in SETS]
+    head = [test.name + (" (choice)" if test is CHOICE else "") for test in SETS]
     return [
         *INTRODUCTION.strip().splitlines(),
         "",
