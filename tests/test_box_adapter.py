@@ -486,8 +486,9 @@ def test_summary_interpolates_what_is_tolerated():
 
 def test_nmes_from_true_boxes_equal_those_of_evaluate(landmarker, small_300w):
     samples, _, spec = load_samples(small_300w, "afw")
-    errors = evaluate(landmarker, decoded(samples), spec)
-    for sample, nme in zip(samples, errors.nmes, strict=True):
-        labeled = (read_image(sample.image), sample)
-        true_box = tight_box(sample.points)[None]
-        assert nmes_from_boxes(landmarker, labeled, true_box)[0] == pytest.approx(nme)
+    for norm in ("scheme", "longer_side"):
+        errors = evaluate(landmarker, decoded(samples), spec, norm=norm)
+        for sample, nme in zip(samples, errors.nmes, strict=True):
+            labeled = (read_image(sample.image), sample)
+            true_box = tight_box(sample.points)[None]
+            assert nmes_from_boxes(landmarker, labeled, true_box, norm)[0] == pytest.approx(nme)

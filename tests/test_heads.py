@@ -91,8 +91,8 @@ def test_loss_ignores_unknown_points(config):
 
 def test_loss_ignores_faces_of_weight_0(config):
     model = network(config).eval()
-    task, weight = torch.zeros(4, dtype=torch.long), torch.tensor([1.0, 0.0, 1.0, 0.0])
-    supervision = Supervision(task, weight[:, None].expand(-1, len(face())))
+    weight = torch.tensor([1.0, 0.0, 1.0, 0.0])[:, None].expand(-1, len(face()))
+    supervision = Supervision(torch.zeros(weight.shape, dtype=torch.long), weight)
     found = model.loss(model(images()), labels(), supervision)
     alone = model.loss(model(images()[::2]), labels()[::2])
     assert found.keys() == alone.keys()
@@ -257,7 +257,8 @@ def pyramid(weighting="published"):
 
 
 def supervision_of(task):
-    return Supervision(task, torch.ones(len(task), 5))
+    """Return the supervision of faces of 5 landmarks with a task each."""
+    return Supervision(task[:, None].expand(-1, 5), torch.ones(len(task), 5))
 
 
 def test_coarse_scores_use_the_same_layer_on_pooled_features():
@@ -308,6 +309,39 @@ def test_offset_loss_uses_full_faces_only():
     assert one["score"] != other["score"]
 
 
+def test_offset_loss_of_coarse_landmark_is_left_out_with_its_votes():
+    """Neither its own offset, nor the votes for it, nor those that are read in its unreliable cell."""
+    head, features = pyramid()
+    out, known = head(features), torch.ones(4, 5, dtype=torch.bool)
+    task = torch.zeros(4, 5, dtype=torch.long)
+    task[:, 2] = 1
+    points = torch.rand(4, 5, 2) * 0.98 + 0.01
+    one = head.loss(out, head.encode(points, known), Supervision(task, torch.ones(4, 5)))
+    points[:, 2] = torch.rand(4, 2) * 0.98 + 0.01
+    other = head.loss(out, head.encode(points, known), Supervision(task, torch.ones(4, 5)))
+    for name in ("x", "y", "nb_x", "nb_y"):
+        torch.testing.assert_close(one[name], other[name])
+    assert one["score"] != other["score"]
+    points[:, 1] = torch.rand(4, 2) * 0.98 + 0.01
+    third = head.loss(out, head.encode(points, known), Supervision(task, torch.ones(4, 5)))
+    assert all(third[name] != other[name] for name in ("x", "y", "nb_x", "nb_y"))
+
+
+def test_score_loss_of_coarse_landmark_is_on_its_own_grid():
+    head, features = pyramid()
+    out, known = head(features), torch.ones(4, 5, dtype=torch.bool)
+    points = torch.rand(4, 5, 2) * 0.98 + 0.01
+    task = torch.zeros(4, 5, dtype=torch.long)
+    task[:, 0] = 2
+    weight = torch.zeros(4, 5)
+    weight[:, 0] = 1
+    found = head.loss(out, head.encode(points, known), Supervision(task, weight))
+    alone = head.loss(
+        out, head.encode(points, known), Supervision(torch.full((4, 5), 2, dtype=torch.long), weight)
+    )
+    torch.testing.assert_close(found["score"], alone["score"])
+
+
 def test_curriculum_of_full_faces_is_ordinary_training():
     head, features = pyramid()
     out = head(features)
@@ -325,7 +359,8 @@ def test_curriculum_ignores_coarse_faces_of_weight_0():
     head, features = pyramid()
     out = head(features)
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
-    task, weight = torch.tensor([0, 1, 0, 2]), torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None].expand(-1, 5)
+    task = torch.tensor([0, 1, 0, 2])[:, None].expand(-1, 5)
+    weight = torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None].expand(-1, 5)
     found = head.loss(out, head.encode(points, known), Supervision(task, weight))
     first = PipOutput(out.score[:1], out.features[:1])
     alone = head.loss(first, head.encode(points[:1], known[:1]), Supervision.full(1, 5))

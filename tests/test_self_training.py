@@ -200,6 +200,8 @@ def test_write_pseudo_labels_and_read_again(unlabeled, shipped, tmp_path):
         assert a.sample.image.resolve() == b.sample.image.resolve()
         np.testing.assert_allclose(a.sample.points, b.sample.points, atol=1e-3)
         assert a.mean_score == pytest.approx(b.mean_score, abs=1e-4)
+        np.testing.assert_allclose(a.landmark_std, b.landmark_std, atol=1e-3)
+        assert b.landmark_std.mean() == pytest.approx(b.vote_std, rel=1e-4)
     for text in ("", "image,name\n", "image,name,score,spread,disagreement,x0,y0\na,b,1,2,3,4,nan\n"):
         (tmp_path / "labels.csv").write_text(text)
         with pytest.raises(DataError, match=r"labels\.csv"):
@@ -352,11 +354,64 @@ def test_trainer_sets_task_and_weight_of_pseudo_labeled_faces(
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     trainer = Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "half"]), tmp_path / "run")
     examples = [trainer.dataset[i] for i in range(len(trainer.dataset))]
-    assert [e.task for e in examples] == [0] * len(trainer.split.training) + [1] * 4
+    tasks = [set(example.task.tolist()) for example in examples]
+    assert tasks == [{0}] * len(trainer.split.training) + [{1}] * 4
     weighted = load_recipe(recipe_file, [*flags, "--pseudo.weight_by_score"])
     dataset = Trainer(weighted, tmp_path / "b").dataset
     weights = [dataset[i].weight for i in range(len(dataset) - 4, len(dataset))]
     assert weights == pytest.approx([label.mean_score for label in labels], abs=1e-4)
+
+
+def test_tasks_by_agreement_are_those_of_each_landmark(recipe_file, small_300w, unlabeled, shipped, tmp_path):
+    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:3])
+    std = np.full(68, 6.5, np.float32)
+    std[:20], std[20:30] = 3, 6
+    graded = [replace(label, landmark_std=std) for label in labels]
+    write_pseudo_labels(tmp_path / "labels.csv", graded)
+    flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
+    flags += ["--pseudo.task", "by_agreement", "--augment.flip"]
+    expected = np.repeat([0, 1, 2], [20, 10, 38])
+    for mirrored in (False, True):
+        recipe = load_recipe(recipe_file, [*flags, str(float(mirrored))])
+        trainer = Trainer(recipe, tmp_path / f"run{mirrored}")
+        dataset = trainer.dataset
+        order = dataset.scheme.flip_permutation if mirrored else slice(None)
+        for i in range(len(dataset) - 3, len(dataset)):
+            np.testing.assert_array_equal(dataset[i].task, expected[order])
+        assert not dataset[0].task.any()
+    trainer.fit(max_steps=1)
+    other = load_recipe(recipe_file, [*flags, "0", "--pseudo.agreement", "2", "7"])
+    dataset = Trainer(other, tmp_path / "other").dataset
+    np.testing.assert_array_equal(dataset[len(dataset) - 1].task, np.ones(68))
+
+
+def test_tasks_by_agreement_need_the_std_of_each_landmark(
+    recipe_file, small_300w, unlabeled, shipped, tmp_path
+):
+    """Tables of earlier versions do not have it."""
+    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:2])
+    write_pseudo_labels(tmp_path / "labels.csv", [replace(label, landmark_std=None) for label in labels])
+    flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
+    with pytest.raises(DataError, match="no standard deviation of each landmark"):
+        Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "by_agreement"]), tmp_path / "run")
+    with pytest.raises(RecipeError, match="needs model.curriculum"):
+        load_recipe(recipe_file, ["--pseudo.task", "by_agreement", "--model.curriculum", "none"])
+    with pytest.raises(RecipeError, match="two rising percentages"):
+        load_recipe(recipe_file, ["--pseudo.agreement", "6", "3"])
+
+
+def test_self_train_by_agreement_labels_with_the_std_of_each_landmark(
+    recipe_file, small_300w, unlabeled, tmp_path
+):
+    flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
+    flags += ["--self-training.tasks", "by_agreement", "--self-training.tta", "flip"]
+    teacher = ROOT / "checkpoints" / "pipnet-68.safetensors"
+    recipe = load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)])
+    self_train(recipe, tmp_path / "run", max_steps=1)
+    for label in read_pseudo_labels(tmp_path / "run" / "round1" / LABELS):
+        assert label.landmark_std is not None
+        assert label.landmark_std.mean() >= max(label.vote_std, label.label_std) - 1e-3
+    assert "task: by_agreement" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
 
 
 def test_trainer_filters_pseudo_labels_by_quality(recipe_file, small_300w, unlabeled, shipped, tmp_path):

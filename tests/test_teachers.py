@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,13 @@ def test_pseudo_labels_keep_weights(portrait, tmp_path):
     write_pseudo_labels(tmp_path / "a.csv", [PseudoLabel(face, 0.5, 1, 2, weights)])
     (label,) = read_pseudo_labels(tmp_path / "a.csv")
     np.testing.assert_array_equal(label.weights, weights)
+    std = np.float32([4, 5, 6])
+    box = replace(face, crop_box=np.float32([0, 0, 8, 8]))
+    write_pseudo_labels(tmp_path / "b.csv", [PseudoLabel(box, 0.5, 1, 2, weights, std)])
+    (other,) = read_pseudo_labels(tmp_path / "b.csv")
+    np.testing.assert_array_equal(other.weights, weights)
+    np.testing.assert_array_equal(other.landmark_std, std)
+    np.testing.assert_array_equal(other.sample.crop_box, box.crop_box)
     text = (tmp_path / "a.csv").read_text()
     (tmp_path / "a.csv").write_text(text.replace(",0.25", ",0.0"))
     with pytest.raises(DataError, match="weight"):

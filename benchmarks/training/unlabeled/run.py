@@ -1,19 +1,26 @@
-"""The gain from unlabeled faces: curriculum, plain self-training, distillation, TSD, TMD.
+"""The gain from unlabeled faces: curriculum, plain self-training, distillation, TSD, TMD; equal steps.
 
     python benchmarks/training/unlabeled/run.py choices --runs RUNS      (resumes; Ctrl-C at any time)
     python benchmarks/training/unlabeled/run.py tests --runs RUNS
     python benchmarks/training/unlabeled/run.py protocols --runs RUNS
+    python benchmarks/training/unlabeled/run.py controlled --runs RUNS
+    python benchmarks/training/unlabeled/run.py controlled --runs RUNS --seeds 0 1 2 --only ROW
     python benchmarks/training/unlabeled/run.py --report
 
 ``choices`` trains on HELEN and LFPW and evaluates on AFW: every choice is made there. ``tests`` trains on all
 of 300-W's training faces and evaluates on 300-W Common and on WFLW as 68 points, which are not used for
-choices; ``protocols`` are v1's TSD and TMD. The rows of a part run in order. A row in ``results.json`` is
-skipped, and the page is written after each round. The NME of every face is in ``faces.npz``, by part, row,
-round and evaluation set. Runs stay outside the checkout.
+choices. ``controlled`` compares with trainings of as many steps on the labels alone, on faces that are
+measured repeatedly (`training.unlabeled.controlled`). ``protocols`` are v1's TSD and TMD.
+
+The rows of a part run in order; in ``controlled`` those come first that a row needs. A row in
+``results.json`` is skipped, and the page is written after each round. The NME of every face is in
+``faces.npz``, by part, row, round (in ``controlled`` the seed) and evaluation set. Runs stay outside the
+checkout.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -36,10 +43,12 @@ from pipnet.training.trainer import train
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import ROOT, new_parser, photo_of, provenance, read_results, table, write_report, write_results
+from training.unlabeled import controlled
+from training.unlabeled.controlled import slug
 
 HERE = Path(__file__).parent
 RECIPES = ROOT / "recipes"
-FACES = HERE / "faces.npz"
+FACES = "faces.npz"
 SHIFTS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "choices": ("helen+lfpw", (("300w", "afw"),)),
     "tests": ("train", (("300w", "common"), ("wflw", "test"))),
@@ -102,6 +111,11 @@ PROTOCOLS = (
     Protocol("TMD, 300-W labeled, WIDER unlabeled", flags=ONE_ROUND),
 )
 ROWS: dict[str, Sequence[Row | Protocol]] = {"choices": CHOICES, "tests": TESTS, "protocols": PROTOCOLS}
+TRIAL = (
+    "--data.limit {faces} --optim.epochs 1 --optim.batch-size 8 --workers 0 --model.last-width 640"
+    " --initial.checkpoint {root}/checkpoints/pipnet-68.safetensors"
+)
+"""Flags of a trial; from these weights pseudo-labels are usable after a few steps."""
 
 INTRODUCTION = """
 MobileNetV2 (ImageNet) at **128 px**, 8x8 cells of a dilated backbone, NRM with C = 10, 12 epochs a round,
@@ -117,27 +131,68 @@ bootstrap interval over the faces. `python benchmarks/training/unlabeled/run.py 
 def main() -> None:
     """Train and measure the missing rows."""
     parser = new_parser(__doc__)
-    parser.add_argument("part", nargs="?", choices=[*ROWS], default="tests")
+    parser.add_argument("part", nargs="?", choices=[*ROWS, "controlled"], default="tests")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder outside the checkout")
     parser.add_argument("--only", default="", help="run only rows whose name contains this")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the part controlled")
+    parser.add_argument("-o", "--output", type=Path, default=HERE, help="folder of results and page")
+    parser.add_argument(
+        "--trial", type=int, help="try the part controlled on so many faces of each set, for one epoch"
+    )
     arguments = parser.parse_args()
-    part, results = arguments.part, read_results(HERE)
+    output: Path = arguments.output
+    if arguments.trial and (output.resolve() == HERE.resolve() or arguments.part != "controlled"):
+        parser.error("--trial is for the part controlled, and not for the results of this folder: use -o")
+    output.mkdir(parents=True, exist_ok=True)
+    if arguments.part == "controlled":
+        if not arguments.report:
+            run_controlled(arguments, output)
+    else:
+        run_part(arguments, output)
+    write_report(output, report(read_results(output), output / FACES))
+
+
+def run_part(arguments: argparse.Namespace, output: Path) -> None:
+    """Train and measure the missing rows of a part other than ``controlled``."""
+    part, results = arguments.part, read_results(output)
     done = results.setdefault(part, {})
     for row in () if arguments.report else ROWS[part]:
         if arguments.only not in row.name or is_done(row, done.get(row.name)):
             continue
         print(f"== {part}: {row.name}", flush=True)
-        runs = arguments.runs.resolve() / part / _slug(row.name)
+        runs = arguments.runs.resolve() / part / slug(row.name)
         data = arguments.shared.resolve() / "data"
         if isinstance(row, Protocol):
             rows = iter([run_protocol(row, data, runs)])
         else:
-            rows = run_rounds(row, part, data, runs)
+            rows = run_rounds(row, part, data, runs, output / FACES)
         for result in rows:
             done[row.name] = result | {"flags": row.flags, **provenance()}
-            write_results(HERE, results)
-            write_report(HERE, report(results))
-    write_report(HERE, report(results))
+            write_results(output, results)
+            write_report(output, report(results, output / FACES))
+
+
+def run_controlled(arguments: argparse.Namespace, output: Path) -> None:
+    """Train and measure the missing rows of ``controlled``, a seed after the other."""
+    experiment = controlled.Experiment(
+        arguments.shared.resolve() / "data",
+        arguments.runs.resolve() / "controlled",
+        output / FACES,
+        RECIPES / "stc_300w_wider.yaml",
+        sorted((RECIPES / "teachers").glob("*.toml")),
+        TRIAL.format(faces=arguments.trial, root=ROOT).split() if arguments.trial else (),
+        arguments.trial,
+    )
+    results = read_results(output)
+    done = results.setdefault("controlled", {})
+    for seed in arguments.seeds:
+        for row in controlled.required_rows(arguments.only):
+            if str(seed) in done.get(row.name, {}):
+                continue
+            print(f"== controlled: {row.name}, seed {seed}", flush=True)
+            done.setdefault(row.name, {})[str(seed)] = experiment.run(row, seed) | provenance()
+            write_results(output, results)
+            write_report(output, report(results, output / FACES))
 
 
 def is_done(row: Row | Protocol, result: dict[str, Any] | None) -> bool:
@@ -146,7 +201,7 @@ def is_done(row: Row | Protocol, result: dict[str, Any] | None) -> bool:
     return result is not None and len(result["rounds"]) >= rounds
 
 
-def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def run_rounds(row: Row, part: str, data: Path, folder: Path, faces_file: Path) -> Iterator[dict[str, Any]]:
     """Train the missing rounds of a row, and yield all results so far after each of them."""
     labeled, tests = SHIFTS[part]
     flags = ["--data.root", str(data / "300w"), "--data.subset", labeled, *row.flags.split()]
@@ -160,7 +215,7 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[s
     if row.tasks:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "round0").exists():
-            start = folder.parent / _slug(row.start) / "round0"
+            start = folder.parent / slug(row.start) / "round0"
             start.mkdir(parents=True, exist_ok=True)  # trained below if it does not exist yet
             (folder / "round0").symlink_to(start)
     train(round_recipe(recipe, 0), folder / "round0", resume=True)
@@ -168,7 +223,8 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[s
     if row.profiles:
         faces = load_samples(data / "300w", "afw")[0]
         unseen = [i for i, face in enumerate(faces) if photo_of(face.image.stem) not in photos]
-    rounds = [measure(folder / "round0" / "last.safetensors", data, tests, f"{part}/{row.name}/0")]
+    first = folder / "round0" / "last.safetensors"
+    rounds = [measure(first, data, tests, f"{part}/{row.name}/0", faces_file)]
     labeling: list[Any] = []
     for number in range(1 + len(row.tasks.split())):
         if number:
@@ -176,7 +232,7 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path) -> Iterator[dict[s
             weights = self_train(
                 replace(recipe, self_training=replace(recipe.self_training, tasks=tasks)), folder
             )
-            rounds.append(measure(weights, data, tests, f"{part}/{row.name}/{number}"))
+            rounds.append(measure(weights, data, tests, f"{part}/{row.name}/{number}", faces_file))
             labeling.append(json.loads((folder / f"round{number}" / RECORD).read_text()))
         yield {
             "unseen": unseen,
@@ -214,24 +270,26 @@ def run_protocol(row: Protocol, data: Path, folder: Path) -> dict[str, Any]:
     return {"share": row.share, "rounds": list(rounds.values())}
 
 
-def measure(weights: Path, data: Path, tests: Sequence[tuple[str, str]], name: str) -> dict[str, float]:
+def measure(
+    weights: Path, data: Path, tests: Sequence[tuple[str, str]], name: str, faces_file: Path
+) -> dict[str, float]:
     """Return the mean NME of each evaluation set in percent, true boxes, and keep that of every face."""
     network, metadata = load_checkpoint(weights)
     landmarker = FaceLandmarker(TorchModel(network, metadata))
-    faces = dict(np.load(FACES)) if FACES.is_file() else {}
+    faces = dict(np.load(faces_file)) if faces_file.is_file() else {}
     result = {}
     for folder, subset in tests:
         samples, _, spec = load_samples(data / folder, subset, metadata.scheme, for_evaluation=True)
         nmes = 100 * evaluate(landmarker, decoded(samples), spec).nmes
         faces[f"{name}/{folder} {subset}"] = nmes.astype(np.float32)
         result[f"{folder} {subset}"] = round(float(nmes.mean()), 4)
-    np.savez_compressed(FACES, **faces)
+    np.savez_compressed(faces_file, **faces)
     return result
 
 
-def report(results: dict[str, Any]) -> list[str]:
-    """Return the lines of the page, from the finished rows."""
-    with np.load(FACES) as stored:
+def report(results: dict[str, Any], faces_file: Path) -> list[str]:
+    """Return the lines of the page, from the finished rows and the file with the errors of every face."""
+    with np.load(faces_file) as stored:
         faces = {key: stored[key].astype(float).round(3) for key in stored.files}
     return [
         "# Unlabeled faces",
@@ -245,6 +303,10 @@ def report(results: dict[str, Any]) -> list[str]:
         "## Tests: 300-W (2,012 faces) labeled, evaluated on 300-W Common (554) and WFLW-68 (114)",
         "",
         *_table("tests", results, faces),
+        "",
+        "## Controls with equal steps",
+        "",
+        *controlled.report(results, faces),
         "",
         "## v1's protocols",
         "",
@@ -306,10 +368,6 @@ def _protocol_table(results: dict[str, Any]) -> list[str]:
             unit = "" if row.share else ", of the crop's width"
             rows.append([row.name, f"{test}{unit}", numbers, row.paper])
     return table(["protocol", "test", "NME by round, %", "published by round"], rows)
-
-
-def _slug(name: str) -> str:
-    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
 if __name__ == "__main__":

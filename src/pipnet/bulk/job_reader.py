@@ -101,6 +101,7 @@ class AnnotatedFaces:
             )
             columns = [table[name].to_pylist() for name in ("image", "face", "quality")]
         scores, vote_std, tta_std = (values.mean(axis=(1, 2)).tolist() for values in qualities)
+        landmark_std = 100 * np.maximum(*qualities[1:])[..., 0].astype(np.float32)
         for i, (key, face, quality) in enumerate(zip(*columns, strict=True)):
             container = _INSIDE_CONTAINER.match(key)
             if container and (self.base / (container[1] or container[2])).is_file():
@@ -109,7 +110,9 @@ class AnnotatedFaces:
                 )
             name = f"{key}#{face + 1}" if face else key
             sample = FaceSample(self.base / key, points[i].astype(np.float32), name, key)
-            label = PseudoLabel(sample, scores[i], 100 * vote_std[i], 100 * tta_std[i])
+            label = PseudoLabel(
+                sample, scores[i], 100 * vote_std[i], 100 * tta_std[i], landmark_std=landmark_std[i]
+            )
             yield AnnotatedFace(label, quality)
 
 

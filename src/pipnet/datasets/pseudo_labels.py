@@ -3,7 +3,8 @@
 One row per face: the image, its name, the mean score of its landmarks, the mean standard deviation of the
 neighbors' votes and that of the predictions that the label is a mean of (augmented crops or teachers), both
 in percent of the crop, then x and y of each landmark in pixels, for labels of several teachers the loss
-weight of each landmark, and for faces that keep their crop the box that it is cut around.
+weight of each landmark, the standard deviation of each landmark's predictions, and for faces that keep their
+crop the box that it is cut around.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -40,6 +42,9 @@ class PseudoLabel:
     in percent of the crop; 0 for a single prediction."""
     weights: Float32[np.ndarray, " landmarks"] | None = None
     """Loss weight of each landmark in (0, 1]; None: all 1."""
+    landmark_std: Float32[np.ndarray, " landmarks"] | None = None
+    """Standard deviation of each landmark's predictions, in percent of the crop: the larger one of the
+    neighbors' votes and of the predictions that the label is a mean of. None: not known."""
 
 
 def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
@@ -54,6 +59,7 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
     indices = range(len(labels[0].sample.points))
     header = [*_HEADER, *(f"{axis}{i}" for i in indices for axis in "xy")]
     header += [f"w{i}" for i in indices if labels[0].weights is not None]
+    header += [f"std{i}" for i in indices if labels[0].landmark_std is not None]
     keep_crops = any(label.sample.crop_box is not None for label in labels)
     header += _CROP_BOX if keep_crops else []
 
@@ -62,8 +68,11 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
             image = Path(os.path.relpath(label.sample.image.resolve(), path.parent.resolve())).as_posix()
             quality = [round(float(getattr(label, key)), 5) for key in _QUALITY]
             points = np.round(label.sample.points.ravel().astype(np.float64), 3).tolist()
-            weights = [] if label.weights is None else np.round(label.weights.astype(np.float64), 3).tolist()
-            yield [image, label.sample.name, *quality, *points, *weights, *_crop_box(label, keep_crops)]
+            more = [values for values in (label.weights, label.landmark_std) if values is not None]
+            numbers = [
+                number for values in more for number in np.round(values.astype(np.float64), 3).tolist()
+            ]
+            yield [image, label.sample.name, *quality, *points, *numbers, *_crop_box(label, keep_crops)]
 
     write_csv_file(path, header, rows())
 
@@ -94,21 +103,36 @@ def read_pseudo_labels(path: Path) -> list[PseudoLabel]:
     table = CsvReader(path)
     has_boxes = table.header[-len(_CROP_BOX) :] == _CROP_BOX
     width = len(table.header) - len(_CROP_BOX) * has_boxes
-    landmarks = sum(title.startswith("x") for title in table.header)
-    is_valid = table.header[:5] in (_HEADER, _FORMAT_1_HEADER)
-    if not is_valid or not landmarks or width not in (5 + 2 * landmarks, 5 + 3 * landmarks):
+    landmarks, weights, stds = (
+        sum(title.rstrip("0123456789") == prefix for title in table.header) for prefix in ("x", "w", "std")
+    )
+    is_valid = table.header[:5] in (_HEADER, _FORMAT_1_HEADER) and {weights, stds} <= {0, landmarks}
+    if not is_valid or not landmarks or width != 5 + 2 * landmarks + weights + stds:
         raise DataError(
             f"{path}: not a table of pseudo-labels: it starts with {', '.join(table.header[:5]):.80}"
         )
-    labels = [_read_row(path, row, where, (width, len(table.header)), landmarks) for where, row in table]
+    layout = _Layout(width, len(table.header), landmarks, weights)
+    labels = [_read_row(path, row, where, layout) for where, row in table]
     if not labels:
         raise DataError(f"{path}: no pseudo-labels in this table")
     return labels
 
 
-def _read_row(path: Path, row: list[str], where: str, widths: tuple[int, int], landmarks: int) -> PseudoLabel:
-    """Return a row of the table, by the number of its columns without and with the box of the crop."""
-    width, full_width = widths
+class _Layout(NamedTuple):
+    """The columns of a table."""
+
+    width: int
+    """Number of columns without the box of the crop."""
+    full_width: int
+    """Number of columns with it."""
+    landmarks: int
+    weights: int
+    """Number of columns with the weight of a landmark: none or one for each."""
+
+
+def _read_row(path: Path, row: list[str], where: str, layout: _Layout) -> PseudoLabel:
+    """Return a row of the table."""
+    width, full_width, landmarks, weight_count = layout
     row, box = row[:width], row[width:]
     try:
         values = np.array(row[2:], dtype=np.float64)
@@ -119,11 +143,12 @@ def _read_row(path: Path, row: list[str], where: str, widths: tuple[int, int], l
         raise DataError(f"{where}: expected {width - 2} finite numbers")
     if crop_box is not None and not (np.isfinite(crop_box).all() and (crop_box[2:] > crop_box[:2]).all()):
         raise DataError(f"{where}: the box of the crop has no width or no height")
-    quality, coordinates, weights = np.split(values, [3, 3 + 2 * landmarks])
+    ends = np.cumsum([3, 2 * landmarks, weight_count])
+    quality, coordinates, weights, stds = np.split(values, ends)
     if not ((weights > 0) & (weights <= 1)).all():
         raise DataError(f"{where}: a weight is not in (0, 1]")
     points = coordinates.reshape(-1, 2).astype(np.float32)
     sample = FaceSample(path.parent / row[0], points, row[1], row[0], crop_box=crop_box)
     mean_score, vote_std, label_std = quality.tolist()
-    loss_weights = weights.astype(np.float32) if len(weights) else None
-    return PseudoLabel(sample, mean_score, vote_std, label_std, loss_weights)
+    loss_weights, landmark_std = (part.astype(np.float32) if len(part) else None for part in (weights, stds))
+    return PseudoLabel(sample, mean_score, vote_std, label_std, loss_weights, landmark_std)

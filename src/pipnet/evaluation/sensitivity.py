@@ -7,9 +7,10 @@ The model predicts from the crop of each.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -63,7 +64,10 @@ PERTURBATIONS = _perturbations()
 
 
 def nmes_from_boxes(
-    landmarker: FaceLandmarker, labeled: LabeledImage, boxes: Float32[np.ndarray, "boxes 4"]
+    landmarker: FaceLandmarker,
+    labeled: LabeledImage,
+    boxes: Float32[np.ndarray, "boxes 4"],
+    norm: Literal["scheme", "longer_side"] = "scheme",
 ) -> Float64[np.ndarray, " boxes"]:
     """Return the NME of one face from each of several boxes, as fractions; NaN if the face has no norm.
 
@@ -71,6 +75,8 @@ def nmes_from_boxes(
         landmarker: the model.
         labeled: the image and the face, in the model's scheme.
         boxes: the boxes that crops are cut around (see `CropConfig.box`), in pixels of the image.
+        norm: the unit of the errors: the scheme's norm, or the longer side of the tight box of the known
+            landmarks (see `DatasetSpec.norm`).
 
     Raises:
         DataError: the face has another number of landmarks than the model.
@@ -79,12 +85,13 @@ def nmes_from_boxes(
     scheme = landmarker.metadata.scheme
     if len(sample.points) != scheme.landmarks:
         raise DataError(f"{sample.name} has {len(sample.points)} landmarks, the model {scheme.landmarks}")
-    norm = norm_distance(sample.points, scheme, sample.box)
-    if not norm > 0:
+    unit_scheme = scheme if norm == "scheme" else replace(scheme, norm=norm)
+    unit = norm_distance(sample.points, unit_scheme, sample.box)
+    if not unit > 0:
         return np.full(len(boxes), np.nan)
     detections = Detections(boxes, np.ones(len(boxes), np.float32))
     (faces,) = landmarker.pipeline.run([image], [detections], "model")
-    return np.array([np.nanmean(point_errors(points, sample.points, norm)) for points in faces.points])
+    return np.array([np.nanmean(point_errors(points, sample.points, unit)) for points in faces.points])
 
 
 def sensitivity(

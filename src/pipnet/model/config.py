@@ -14,6 +14,9 @@ grid with half or a quarter of the cells a side. On an 8 x 8 grid these are the 
 128."""
 TASKS: tuple[Task, ...] = get_args(Task)
 """The number of a task in a batch is its index here."""
+PseudoTask = Literal["full", "half", "quarter", "by_agreement"]
+"""Training task of pseudo-labeled faces: the same one for all of them, or ``by_agreement``, one for each
+landmark of each face, by the standard deviation of its predictions."""
 Weighting = Literal["published", "equal"]
 """Weights of faces with different tasks in the score loss. ``published``: the errors of all cells are summed
 and divided by the number of cells, so that a full face weighs as much as 4 half or 16 quarter ones.

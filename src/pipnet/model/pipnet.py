@@ -134,7 +134,7 @@ class PIPNet(nn.Module):
         Args:
             output: the raw output of the forward pass.
             points: the labels as fractions of the crop; NaN where unknown.
-            supervision: task and loss weights of each face; the full task and weight 1 if None.
+            supervision: task and loss weight of each landmark; the full task and weight 1 if None.
         """
         if supervision is None:
             supervision = Supervision.full(len(points), points.shape[1], points.device)

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int64, UInt8
 from torch.utils.data import Dataset, Sampler
 
 from pipnet.annotations.samples import FaceSample
+from pipnet.datasets.pseudo_labels import PseudoLabel
+from pipnet.errors import DataError
 from pipnet.geometry import CropConfig
+from pipnet.model.config import TASKS
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.augment import Augmentation, training_crop
 from pipnet.training.crop_cache import FaceCrops
+from pipnet.training.recipe import PseudoConfig
 
 
 class Example(NamedTuple):
@@ -22,8 +26,8 @@ class Example(NamedTuple):
     crop: UInt8[np.ndarray, "s s 3"]
     points: Float32[np.ndarray, "landmarks 2"]
     """Fractions of the crop."""
-    task: int
-    """Number of the training task, see `pipnet.model.config.TASKS`."""
+    task: Int64[np.ndarray, " landmarks"]
+    """Number of the training task of each landmark, see `pipnet.model.config.TASKS`."""
     weight: Float32[np.ndarray, " landmarks"]
     """Loss weight of each landmark; 1 for a labeled face."""
 
@@ -31,14 +35,35 @@ class Example(NamedTuple):
 class FaceSupervision(NamedTuple):
     """Training task and loss weight of a face."""
 
-    task: int = 0
-    """See `Example.task`."""
+    task: int | Int64[np.ndarray, " landmarks"] = 0
+    """See `Example.task`; of the face or of each of its landmarks."""
     weight: float | Float32[np.ndarray, " landmarks"] = 1.0
     """Loss weight, of the face or of each of its landmarks."""
 
 
 FULL_SUPERVISION = FaceSupervision()
 """The supervision of a labeled face."""
+
+
+def pseudo_supervision(label: PseudoLabel, config: PseudoConfig) -> FaceSupervision:
+    """Return the supervision of a pseudo-labeled face.
+
+    Raises:
+        DataError: the task is ``by_agreement``, and the standard deviation of each landmark is not stored.
+    """
+    if config.task == "full" and label.weights is None and not config.weight_by_score:
+        return FULL_SUPERVISION
+    weights = np.ones(len(label.sample.points), np.float32) if label.weights is None else label.weights
+    factor = np.float32(label.mean_score if config.weight_by_score else 1)
+    if config.task != "by_agreement":
+        return FaceSupervision(TASKS.index(config.task), weights * factor)
+    if label.landmark_std is None:
+        raise DataError(
+            f"{label.sample.name:.80}: the pseudo-labels have no standard deviation of each landmark, which"
+            " pseudo.task by_agreement needs: label the faces again"
+        )
+    tasks = np.digitize(label.landmark_std, config.agreement, right=True)
+    return FaceSupervision(tasks.astype(np.int64), weights * factor)
 
 
 class FaceDataset(Dataset[Example]):
@@ -89,9 +114,10 @@ class FaceDataset(Dataset[Example]):
             image, points, box, self.size, self.scheme, self.augmentation, rng
         )
         task, weight = self.supervision[face]
+        tasks = np.broadcast_to(np.asarray(task, np.int64), len(points))
         weights = np.broadcast_to(np.float32(weight), len(points))
         order = self.scheme.flip_permutation if mirrored else slice(None)
-        return Example(crop, points, task, weights[order].copy())
+        return Example(crop, points, tasks[order].copy(), weights[order].copy())
 
 
 class ShuffledEpochs(Sampler[int]):

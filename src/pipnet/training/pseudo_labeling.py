@@ -155,6 +155,8 @@ def _label(
             vote_std=100 * float(second.vote_std[i].mean()),
             label_std=100 * float(label_std[i].mean()),
             weights=None if agreed is None else agreed.weights[i],
+            # The teachers may have other landmarks than the model, whose votes do not count then.
+            landmark_std=100 * (np.maximum(second.vote_std, label_std) if agreed is None else label_std)[i],
         )
 
 

@@ -22,7 +22,7 @@ from pipnet.errors import RecipeError
 from pipnet.field_checks import Range, check_fields
 from pipnet.geometry import CropConfig
 from pipnet.metadata import MIN_CROP_SCALE
-from pipnet.model.config import ModelConfig, Task
+from pipnet.model.config import ModelConfig, PseudoTask
 from pipnet.training.augment import Augmentation
 from pipnet.training.recipe_file import read_recipe
 
@@ -66,9 +66,14 @@ class PseudoConfig:
     labels: Path | None = None
     """The table that ``pipnet self-train`` wrote, or the folder or a shard that ``pipnet annotate`` wrote;
     None: labeled faces alone."""
-    task: Task = "full"
-    """Training task of these faces (IJCV 2021): all maps, or only scores on half or a quarter of the
-    cells."""
+    task: PseudoTask = "full"
+    """Training task of these faces (IJCV 2021): all maps, or only scores on half or a quarter of the cells;
+    or ``by_agreement`` (not in the papers): for each landmark one of these, see ``agreement``."""
+    agreement: tuple[float, float] = (3.0, 6.0)
+    """For the task ``by_agreement``: the maximum standard deviation of the predictions of a landmark, in
+    percent of the crop, for the full and for the half task; a landmark above both has the quarter task. The
+    predictions are the neighbors' votes and, with test-time augmentation, the augmented crops'; the larger
+    of the two standard deviations counts."""
     min_score: float = 0.0
     """Leave out faces with a lower mean score (the papers: none)."""
     max_std: float | None = None
@@ -84,9 +89,10 @@ class SelfTrainingConfig:
 
     unlabeled: tuple[Path, ...] = ()
     """Folders, ``boxes.csv`` tables, ``.txt`` lists, videos; ``--unlabeled`` on the command line."""
-    tasks: tuple[Task, ...] = ("quarter", "half", "full", "full", "full")
+    tasks: tuple[PseudoTask, ...] = ("quarter", "half", "full", "full", "full")
     """One round each: the training task of its pseudo-labeled faces (IJCV's curriculum). Plain self-training
-    is all full; v1's data distillation is ``full`` three times, with test-time augmentation."""
+    is all full; v1's data distillation is ``full`` three times, with test-time augmentation. For
+    ``by_agreement`` see ``pseudo.task``."""
     tta: TTA = "none"
     """Test-time augmentation of the pseudo-labels (v1: ``translation``)."""
     box_format: str = "face"
@@ -180,6 +186,8 @@ class Recipe:
             )
         if self.crop.box == "dataset" and (self.pseudo.labels or self.self_training.unlabeled):
             raise RecipeError("crop.box is 'dataset', but faces with pseudo-labels have no box of a dataset")
+        if not 0 < self.pseudo.agreement[0] <= self.pseudo.agreement[1]:
+            raise RecipeError(f"pseudo.agreement must be two rising percentages: {self.pseudo.agreement}")
         if self.pseudo.task != "full" and self.model.curriculum == "none":
             raise RecipeError(f"pseudo.task {self.pseudo.task!r} needs model.curriculum")
         coarse = self.self_training.unlabeled and set(self.self_training.tasks) - {"full"}

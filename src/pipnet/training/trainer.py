@@ -35,13 +35,18 @@ from pipnet.box_adapter import BoxAdapter
 from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError, one_line
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.model.checkpoint import save_checkpoint
-from pipnet.model.config import TASKS
 from pipnet.model.distributed import all_reduce_mean, is_peer_failure, is_rank_zero, sync_batch_norm
 from pipnet.model.heads.base import Supervision
 from pipnet.model.pipnet import PIPNet
 from pipnet.training.augment import Augmentation
 from pipnet.training.cpu_speedups import FastDepthwise
-from pipnet.training.dataset import FULL_SUPERVISION, FaceDataset, FaceSupervision, ShuffledEpochs
+from pipnet.training.dataset import (
+    FULL_SUPERVISION,
+    FaceDataset,
+    FaceSupervision,
+    ShuffledEpochs,
+    pseudo_supervision,
+)
 from pipnet.training.divergence import check_loss, check_nme
 from pipnet.training.fit_box_adapters import fit_box_adapters
 from pipnet.training.initial_model import build_model, trained_metadata
@@ -174,14 +179,7 @@ class Trainer:
         split, pseudo = self.split, self.recipe.pseudo
         supervision = [FULL_SUPERVISION] * len(split.training)
         for label in split.pseudo:
-            if pseudo.task == "full" and label.weights is None and not pseudo.weight_by_score:
-                supervision.append(FULL_SUPERVISION)
-                continue
-            weights = (
-                np.ones(len(label.sample.points), np.float32) if label.weights is None else label.weights
-            )
-            factor = np.float32(label.mean_score if pseudo.weight_by_score else 1)
-            supervision.append(FaceSupervision(TASKS.index(pseudo.task), weights * factor))
+            supervision.append(pseudo_supervision(label, pseudo))
         samples = [*split.training, *(label.sample for label in split.pseudo)]
         return self._dataset(samples, self.recipe.augment, supervision)
 

@@ -25,17 +25,17 @@ class Landmarks(NamedTuple):
 
 
 class Supervision(NamedTuple):
-    """The training task and the loss weights of each face of a batch."""
+    """The training tasks and the loss weights of a batch."""
 
-    task: Int64[Tensor, " b"]
-    """Number of the task, see `pipnet.model.config.TASKS`."""
+    task: Int64[Tensor, "b n"]
+    """Number of the task of each landmark, see `pipnet.model.config.TASKS`; 0 for a labeled face."""
     weight: Float[Tensor, "b n"]
     """Loss weight of each landmark; 1 for a labeled face."""
 
     @classmethod
     def full(cls, batch: int, landmarks: int, device: torch.device | None = None) -> Supervision:
         """Return the supervision of labeled faces: the full task and weight 1."""
-        task = torch.zeros(batch, dtype=torch.int64, device=device)
+        task = torch.zeros(batch, landmarks, dtype=torch.int64, device=device)
         return cls(task, torch.ones(batch, landmarks, device=device))
 
 
@@ -57,7 +57,7 @@ class Head(nn.Module, ABC):
         Args:
             output: the raw output of the forward pass.
             targets: the targets of `encode`.
-            supervision: task and loss weights of each face.
+            supervision: task and loss weight of each landmark.
         """
 
     @abstractmethod

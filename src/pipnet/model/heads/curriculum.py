@@ -37,17 +37,17 @@ def score_loss(
     scores: Sequence[Float[Tensor, "b n _g _g"]],
     cell: Int64[Tensor, "b n"],
     weight: Float[Tensor, "b n"],
-    task: Int64[Tensor, " b"],
+    task: Int64[Tensor, "b n"],
     weighting: Weighting,
 ) -> Float[Tensor, ""]:
-    """Return the score loss of faces with different tasks, each on the map of its task's grid.
+    """Return the score loss of landmarks with different tasks, each on the map of its task's grid.
 
     Args:
         cell_loss: loss of each cell, by score and target.
         scores: the maps of the full grid and, in a curriculum, of the half and the quarter grid.
         cell: index of each landmark's cell on the full grid, row by row.
         weight: loss weight of each landmark; 0 where it is unknown.
-        task: number of each face's task, see `pipnet.model.config.TASKS`.
+        task: number of each landmark's task, see `pipnet.model.config.TASKS`.
         weighting: how the tasks are weighted.
     """
     side = scores[0].shape[3]
@@ -58,7 +58,7 @@ def score_loss(
         factor, flat = side // grid, maps.flatten(2)
         target = torch.zeros_like(flat)
         target.scatter_(2, ((row // factor) * grid + column // factor)[..., None], 1.0)
-        task_weight = weight * (task == number)[:, None]
+        task_weight = weight * (task == number)
         cell_weight = 1.0 if weighting == "published" else 1.0 / grid**2
         total = total + cell_weight * (cell_loss(flat, target).sum(dim=2) * task_weight).sum()
         count = count + cell_weight * grid**2 * task_weight.sum()

@@ -197,7 +197,7 @@ class PipHead(Head):
     ) -> dict[str, Float[Tensor, ""]]:
         """Return the score loss on complete maps and the offset loss at the true cells.
 
-        Faces with another task than the full one count only in the score loss of their grid.
+        Landmarks with another task than the full one count only in the score loss of their grid.
         """
         terms = {}
         if self.reduction != "coordinates":
@@ -207,7 +207,8 @@ class PipHead(Head):
             score = score_loss(cell_loss, scores, targets.cell, weight, supervision.task, weighting)
             terms["score"] = self.score_weight * score
         if self.reduction != "heatmap":
-            weight = supervision.weight * (supervision.task == 0)[:, None]
+            is_full = supervision.task == 0
+            weight = supervision.weight * is_full
             errors = _OFFSET_LOSS[self.losses.offset](
                 self.offsets_at(output, targets.cell),
                 torch.cat([targets.offset[:, :, None], targets.neighbor_offset], dim=2),
@@ -216,8 +217,9 @@ class PipHead(Head):
                 masked_mean(e, targets.valid * weight) for e in errors[:, :, 0].unbind(2)
             )
             if self.neighbors.shape[1]:
-                # A vote weighs as much as the label of the landmark that it is for.
-                votes = targets.neighbor_valid * weight[:, self.neighbors]
+                # A vote weighs as much as the label of the landmark that it is for, and is trained only where
+                # the cell that it is read from is known too.
+                votes = targets.neighbor_valid * weight[:, self.neighbors] * is_full[..., None]
                 terms["nb_x"], terms["nb_y"] = (
                     masked_mean(axis, votes) for axis in errors[:, :, 1:].unbind(3)
                 )
