@@ -1,4 +1,5 @@
 # make demo: landmarks on a photo, from nothing.   make test: all tests but the slow ones.   make test-slow: these.
+# make coverage: all tests, and what they run.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,10 +8,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS := train,hub,heic,video,openvino,int8,bulk,serve
 comma := ,
 
-.PHONY: help setup lock demo test test-slow test-oldest check lint-imports dist docs bench web fuzz gpu-check clean
+.PHONY: help setup lock demo test test-slow test-oldest coverage platforms check lint-imports dist docs bench web fuzz gpu-check clean
 
 help:
-	@echo "make setup | demo | check | test | test-slow | test-oldest | dist | lock | docs | web | clean"
+	@echo "make setup | demo | check | test | test-slow | coverage | test-oldest | platforms | dist | lock | docs | web | clean"
 	@echo "make bench | bench-NAME (benchmarks/README.md has the names) | fuzz | gpu-check"
 
 $(VENV)/pyvenv.cfg:
@@ -42,11 +43,20 @@ demo: $(VENV)/.installed
 
 # One thread a process: two torch processes on two cores otherwise wait for each other.
 test: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(TEST_ARGS)
 
 # Tests that make new environments or take minutes. One process: they share pip's cache.
 test-slow: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(TEST_ARGS)
+
+# Both, and which lines and branches of the package they run, subprocesses included; slower than without.
+coverage: COVERED := TEST_ARGS="--cov --cov-append --cov-report="
+coverage: $(VENV)/.developing
+	$(BIN)/coverage erase
+	$(MAKE) --no-print-directory test $(COVERED)
+	$(MAKE) --no-print-directory test-slow $(COVERED)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # The oldest versions that pyproject.toml allows, on tests that need no torch; jaxtyping's plugin needs a newer one.
 OLDEST := .venv-oldest/bin
@@ -91,6 +101,22 @@ dist: $(VENV)/.developing web
 	cd out/dist && bin/pipnet detect ../../examples/astronaut.jpg --json -o faces > faces.json
 	out/dist/bin/python -c "import json; assert len(json.load(open('out/dist/faces.json'))['faces']) == 1"
 	@cd dist && sha256sum *
+
+# Whether all dependencies have wheels for systems that the tests do not run on, with the oldest and the newest Python.
+# pip takes the tags of a platform as they are, without the older ones that it also runs.
+DEPENDENCIES := $(BIN)/python -c "import tomllib as t; d = t.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+	print(*(one.replace(' ', '') for one in d if ';' not in one))"
+LINUX_TAGS = manylinux_2_28_$(1) manylinux_2_27_$(1) manylinux_2_17_$(1) manylinux2014_$(1)
+PLATFORMS := linux-x86_64 linux-arm macos-arm windows
+linux-x86_64_TAGS := $(call LINUX_TAGS,x86_64)
+linux-arm_TAGS := $(call LINUX_TAGS,aarch64)
+macos-arm_TAGS := macosx_14_0_arm64 macosx_13_0_arm64 macosx_12_0_arm64 macosx_11_0_arm64
+windows_TAGS := win_amd64
+platforms: $(PLATFORMS:%=platform-3.11-%) $(PLATFORMS:%=platform-3.14-%)
+platform-3.11-% platform-3.14-%: $(VENV)/.developing
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --dest out/$@ --python-version $(word 2,$(subst -, ,$@)) \
+		$($*_TAGS:%=--platform %) $$($(DEPENDENCIES))
+	@echo "$@: $$(ls out/$@ | wc -l) wheels" && rm -r out/$@
 
 # The faces that the trainings on a GPU need, in one file of about 20 MB that is not committed.
 SHARED ?= ../shared

@@ -14,7 +14,7 @@ export type MakeTensor = (type: "uint8", data: Uint8Array, dims: readonly number
 
 export const THRESHOLD = 0.5;
 /** Minimum score of a place that may be a face, as in src/pipnet/inference/detectors/pipnet_face.py. */
-export const MIN_CANDIDATE = 0.35;
+export const MIN_CANDIDATE = 0.3;
 
 /** Return the faces in an image; its longer side is reduced to `size` pixels if it is longer. */
 export async function detect(

@@ -49,9 +49,8 @@ export interface Target {
 }
 
 const BATCH_SIZE = 8;
-// A candidate is a face if score + weight * quality reaches the minimum: src/pipnet/inference/selection.py.
-const QUALITY_WEIGHT = 0.7;
-const MIN_CONFIRMED = 0.7;
+// A candidate is a face if score and quality add up to this, as in src/pipnet/inference/selection.py.
+const MIN_CONFIRMED = 0.75;
 const MIN_LEAN = 20; // degrees, as in src/pipnet/inference/rotation.py
 const ARCFACE: readonly Point[] = [
   [38.2946, 51.6963],
@@ -72,7 +71,7 @@ export class Landmarker {
   async run(image: Pixels, detectorSize: number): Promise<Face[]> {
     if (!this.model.metadata.calibration) return this.predict(image, await this.detect(image, detectorSize));
     const faces = await this.predict(image, await this.detect(image, detectorSize, MIN_CANDIDATE));
-    return faces.filter((face) => face.detectionScore + QUALITY_WEIGHT * (face.quality ?? 0) >= MIN_CONFIRMED);
+    return faces.filter((face) => face.detectionScore + (face.quality ?? 0) >= MIN_CONFIRMED);
   }
 
   async detect(image: Pixels, detectorSize: number, threshold = THRESHOLD): Promise<Target[]> {

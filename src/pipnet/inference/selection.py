@@ -13,9 +13,9 @@ _MAX_DISTANCE = 0.3
 smaller face. In 190 photos of HELEN and WIDER at six rotations each, 35 pairs were duplicates, at distances
 up to 0.12; different faces had distances of 0.63 and more."""
 
-_QUALITY_WEIGHT, _MIN_CONFIRMED = 0.7, 0.7
-"""A candidate is a face if detection score + weight * quality is at least this minimum. Chosen on photos that
-the detector is validated on, see benchmarks/accuracy/face_detector."""
+_MIN_CONFIRMED = 0.75
+"""A candidate is a face if its detection score and its quality add up to at least this. Chosen on the photos
+that validate the detector, see benchmarks/accuracy/face_detector."""
 
 
 def confirmed_faces(faces: FaceLandmarks) -> Int[np.ndarray, " kept"]:
@@ -24,7 +24,7 @@ def confirmed_faces(faces: FaceLandmarks) -> Int[np.ndarray, " kept"]:
     The detector has seen each place at low resolution, and the landmark model looks again: where no face is,
     its confidence is low. The model must be calibrated.
     """
-    return np.flatnonzero(faces.detection_score + _QUALITY_WEIGHT * faces.quality >= _MIN_CONFIRMED)
+    return np.flatnonzero(faces.detection_score + faces.quality >= _MIN_CONFIRMED)
 
 
 def select_faces(

@@ -27,8 +27,6 @@ SIDES = ((0.0, 44.0), (36.0, 120.0), (100.0, float("inf")))
 POINTS = 5
 """Right eye, left eye, nose tip, right and left corner of the mouth, right and left as the person's."""
 _CHANNELS = 1 + 4 + 2 * POINTS
-_NEW_BLOCK_SCALE = 0.1
-"""Scale of the output of blocks that a smaller network lacks, so that the larger one begins near it."""
 
 
 class DenseDetections(NamedTuple):
@@ -143,20 +141,3 @@ def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, Any]]:
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
         raise ModelError(f"{path}: not a face detector of pipnet: {one_line(error, 120)}") from None
     return model.eval(), recipe
-
-
-def start_from(model: FaceDetectorNet, smaller: FaceDetectorNet) -> None:
-    """Give a network the weights of one of equal widths that has at most as many blocks.
-
-    Raises:
-        ModelError: the other network has other widths, or more blocks.
-    """
-    before = smaller.state_dict()
-    own = model.state_dict()
-    unfit = [name for name, value in before.items() if name not in own or own[name].shape != value.shape]
-    if unfit:
-        raise ModelError(f"the initial face detector has other widths, or more blocks: {unfit[0]}")
-    model.load_state_dict(before, strict=False)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.BatchNorm2d) and module.affine and f"{name}.weight" not in before:
-            nn.init.constant_(module.weight, _NEW_BLOCK_SCALE)

@@ -15,7 +15,7 @@ from pipnet.inference.backends.onnxruntime import start_session
 from pipnet.inference.detectors.base import Detections, check_detections, reduce_longer_side
 from pipnet.io.regular_file import typed_errors
 
-_MIN_CANDIDATE = 0.35
+_MIN_CANDIDATE = 0.3
 """Minimum score of a place that may be a face."""
 _LARGE_FACE = 0.1
 """Minimum side of a large face, as a fraction of the longer side of the image."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,12 +52,6 @@ class LabeledPhoto:
     """Faces that are uncertain: neither learned nor counted."""
     group: str = ""
     """The dataset and part that it is from."""
-    weight: float = 1.0
-    """How often scenes show it, beside other photos of its group."""
-    false_alarms: Float32[np.ndarray, "alarms 4"] = field(
-        default_factory=lambda: np.zeros((0, 4), np.float32)
-    )
-    """Places that were taken for faces; scenes show them as background."""
 
 
 def label_photo(

@@ -44,10 +44,6 @@ class SceneConfig:
     """Probability of a blurred scene."""
     compress: _Fraction = 0.4
     """Probability of compression as JPEG."""
-    tint: _Fraction = 0.06
-    """Probability of a scene in shades of two colors."""
-    fade: _Fraction = 0.1
-    """Probability of a scene with little contrast."""
     cut: _Fraction = 0.3
     """Probability that a face may lie partly outside; it is ignored if less than 65 % of it is visible."""
     occlude: _Fraction = 0.25
@@ -71,8 +67,7 @@ class FaceDetectorRecipe:
     backgrounds: tuple[Path, ...] = ()
     """Folders of images without faces; parts of them are backgrounds of scenes."""
     initial: Path | None = None
-    """A checkpoint with the initial weights, of a detector with the same widths and at most as many blocks.
-    Scenes then show more of what it gets wrong, see `pipnet.training.face_detector.hard_examples`."""
+    """A checkpoint of a detector of the same size, with the initial weights; random ones if None."""
     scenes: Annotated[int, Range(1)] = 4000
     """Scenes in an epoch."""
     validation: Annotated[int, Range(0)] = 200

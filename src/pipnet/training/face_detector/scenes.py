@@ -60,7 +60,7 @@ class SceneComposer:
         self.photos = [photo for photo in photos if (~photo.ignored).any()]
         self.backgrounds, self.config, self.seed = backgrounds, config, seed
         sizes = Counter(photo.group for photo in self.photos)
-        self._shares = np.cumsum([p.weight / np.sqrt(sizes[p.group]) for p in self.photos])
+        self._shares = np.cumsum([1 / np.sqrt(sizes[photo.group]) for photo in self.photos])
 
     def scene(self, epoch: int, index: int) -> Scene:
         """Return one scene of an epoch."""
@@ -104,7 +104,7 @@ class SceneComposer:
                 if rng.random() < 0.4 and self.backgrounds:
                     part = _random_part(self.backgrounds[int(rng.integers(len(self.backgrounds)))], rng)
                 else:
-                    part = _faceless_part(image, photo, rng)
+                    part = _faceless_part(image, photo.boxes, rng)
                 part = np.rot90(part, int(rng.integers(4))) if rng.random() < 0.5 else part
                 tile = resize(np.ascontiguousarray(part), int(right - left), int(bottom - top))
                 canvas[top:bottom, left:right] = tile
@@ -152,14 +152,6 @@ class SceneComposer:
             gain = rng.uniform(0.7, 1.35) * rng.uniform(0.85, 1.15, 3)
             table = (np.arange(256)[:, None] - 128) * gain + 128 + rng.uniform(-35, 35)
             scene = scene.point(table.clip(0, 255).astype(np.uint8).T.ravel().tolist())
-        if rng.random() < c.tint:
-            dark, light = rng.uniform(0, 110, 3), rng.uniform(130, 255, 3)
-            shades = np.linspace(dark, light, 256).astype(np.uint8)
-            tinted = PIL.Image.fromarray(shades[np.asarray(scene.convert("L"))])
-            scene = PIL.Image.blend(scene, tinted, rng.uniform(0.5, 1))
-        if rng.random() < c.fade:
-            shade = PIL.Image.new("RGB", scene.size, tuple(rng.integers(0, 256, 3).tolist()))
-            scene = PIL.Image.blend(scene, shade, rng.uniform(0.4, 0.8))
         if rng.random() < c.dark:
             table = 255 * (np.arange(256) / 255) ** rng.uniform(1.3, 3) * rng.uniform(0.15, 0.8)
             noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 10))
@@ -226,22 +218,14 @@ def _occlude(canvas: Image, box: Box, cover: Image, rng: np.random.Generator) ->
     canvas[top:bottom, left:right] = resize(cover, int(right - left), int(bottom - top))
 
 
-def _faceless_part(image: Image, photo: LabeledPhoto, rng: np.random.Generator) -> Image:
-    """Return a square part of a photo that holds no face, certain or not: hair, hands, clothes, walls.
-
-    Every second one is around a place that was taken for a face, if there is one.
-    """
+def _faceless_part(image: Image, boxes: Float32[np.ndarray, "faces 4"], rng: np.random.Generator) -> Image:
+    """Return a square part of a photo that holds no face, certain or not: hair, hands, clothes, walls."""
     height, width = image.shape[:2]
-    margin = 0.08 * (photo.boxes[:, 2:] - photo.boxes[:, :2])
-    low, high = photo.boxes[:, :2] - margin, photo.boxes[:, 2:] + margin
+    margin = 0.08 * (boxes[:, 2:] - boxes[:, :2])
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
     for _ in range(30):
         side = int(rng.integers(24, max(min(height, width) // 2, 25)))
         corner = np.array([rng.integers(0, max(room, 1)) for room in (width - side, height - side)])
-        if len(photo.false_alarms) and rng.random() < 0.5:
-            alarm = rng.choice(photo.false_alarms)
-            side = int(min(rng.uniform(1.2, 3) * np.ptp(alarm.reshape(2, 2), axis=0).max(), height, width))
-            middle = (alarm[:2] + alarm[2:]) / 2 + rng.uniform(-0.2, 0.2, 2) * side
-            corner = (middle - side / 2).clip(0, [width - side, height - side]).astype(int)
         if not ((low < corner + side) & (high > corner)).all(axis=1).any():
             x, y = corner
             return image[y : y + side, x : x + side]

@@ -26,11 +26,10 @@ from pipnet.errors import DataError, RecipeError
 from pipnet.io.atomic import atomic_write, write_text
 from pipnet.io.discovery import images_below
 from pipnet.io.image import read_image
-from pipnet.model.face_detector import FaceDetectorNet, load_face_detector, start_from
+from pipnet.model.face_detector import FaceDetectorNet, load_face_detector
 from pipnet.progress import show_progress
 from pipnet.training.cpu_speedups import FastDepthwise
 from pipnet.training.divergence import check_loss
-from pipnet.training.face_detector.hard_examples import with_hard_examples
 from pipnet.training.face_detector.labels import load_photos
 from pipnet.training.face_detector.loss import Targets, collate, encode, loss
 from pipnet.training.face_detector.recipe import FaceDetectorRecipe
@@ -102,8 +101,9 @@ class _Training:
         self.model = FaceDetectorNet(recipe.model)
         if recipe.initial is not None:
             initial, _ = load_face_detector(recipe.initial)
-            start_from(self.model, initial)
-            photos = with_hard_examples(photos, initial)
+            if initial.config != recipe.model:
+                raise RecipeError(f"{recipe.initial} is of another size than the model: {initial.config}")
+            self.model = initial
         self.model.to(memory_format=torch.channels_last)
         backgrounds = [read_image(path) for folder in recipe.backgrounds for path in images_below(folder)]
         held_out = photos[::_VALIDATION_STRIDE]
