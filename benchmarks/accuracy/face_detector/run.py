@@ -4,9 +4,10 @@
     python benchmarks/accuracy/face_detector/run.py --speed         (when nothing else runs)
 
 ``pipnet-face, landmarks`` are the faces that `FaceLandmarker` returns with ``pipnet-face``: the landmarks
-decide on the places of which the detector is unsure. All detectors search the same images at the same maximum side. Their boxes are compared after the box adapter
-of the landmark model has brought them to the tight box of the landmarks, so that no detector gains by the
-convention of its boxes; on WIDER, which labels boxes alone, boxes are compared as they are. A face counts as
+decide on the places of which the detector is unsure. All detectors search the same images at the same
+maximum side. Their boxes are compared after the box adapter of the landmark model has brought them to the
+tight box of the landmarks, so that no detector gains by the convention of its boxes; on WIDER, which labels
+boxes alone, boxes are compared as they are. A face counts as
 found at IoU 0.5. A box on no labeled face is a false alarm unless another of the detectors has a box there
 too: photos hold faces that nobody labeled.
 
@@ -253,7 +254,7 @@ def seen_by_others(box: Box, name: str, detections: dict[str, Detections]) -> bo
     return any(
         len(other.boxes) and box_iou(other.boxes, box).max() > 0.3
         for key, other in detections.items()
-        if key.split(",")[0] != name.split(",")[0]
+        if key.partition(",")[0] != name.partition(",")[0]
     )
 
 
