@@ -64,9 +64,6 @@ class LandmarkerConfig:
     detector_size: Annotated[int, Range(1)] = DETECTOR_SIZE
     """Longest side of the image that is searched for faces, in pixels; larger finds smaller faces and takes
     longer."""
-    half_size_first: bool = False
-    """Search an image at half of its size first, and stop there if it has a face and no sign of a small one:
-    faster for portraits; of a group some small faces may be missed. Of pipnet-face alone."""
     reduced_decoding: bool = True
     """Decode JPEG files at 1/4 or 1/8 of their scale where that is enough for the detector (photos four times
     as large as ``detector_size``), and larger only if a face is much smaller than the model's input then."""

@@ -77,11 +77,8 @@ class Pipeline:
         return self._detector
 
     def _load_detector(self) -> FaceDetector:
-        config = self.config
-        detector = load_detector(
-            self._source, config.detector_size, self.box_format, self._threads, config.half_size_first
-        )
-        _LOG.debug("detector: %s, longest side %d px", detector.box_format, config.detector_size)
+        detector = load_detector(self._source, self.config.detector_size, self.box_format, self._threads)
+        _LOG.debug("detector: %s, longest side %d px", detector.box_format, self.config.detector_size)
         return detector
 
     @property

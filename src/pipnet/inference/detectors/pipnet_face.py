@@ -17,8 +17,6 @@ from pipnet.io.regular_file import typed_errors
 
 _MIN_CANDIDATE = 0.3
 """Minimum score of a place that may be a face."""
-_LARGE_FACE = 0.1
-"""Minimum side of a large face, as a fraction of the longer side of the image."""
 _INPUTS, _OUTPUTS = ["image"], ["boxes", "scores", "points"]
 
 
@@ -33,7 +31,6 @@ class PipnetFaceDetector:
         size: int = DETECTOR_SIZE,
         threshold: float = 0.5,
         threads: int | None = None,
-        half_size_first: bool = False,
     ) -> None:
         """Load the detector.
 
@@ -42,13 +39,11 @@ class PipnetFaceDetector:
             size: maximum length of the longer side of the image that is searched, in pixels.
             threshold: minimum score of a face; the graph leaves out scores below 0.2.
             threads: see `RuntimeConfig.threads`.
-            half_size_first: see `LandmarkerConfig.half_size_first`.
 
         Raises:
             ModelError: the file is missing, damaged, or not a face detector of pipnet.
         """
-        self.size, self.threshold, self.half_size_first = size, threshold, half_size_first
-        self._arguments = (path, size, threshold, threads, half_size_first)
+        self.size, self.threshold, self._arguments = size, threshold, (path, size, threshold, threads)
         file = packaged_detector() if path is None else Path(path)
         self._file = file
         if not file.is_file():
@@ -81,21 +76,8 @@ class PipnetFaceDetector:
         return self._detect(image, min(_MIN_CANDIDATE, self.threshold))._replace(are_candidates=True)
 
     def _detect(self, image: Image, threshold: float) -> Detections:
-        longer = min(self.size, max(image.shape[:2]))
-        detections = self._search(image, longer // 2) if self.half_size_first else None
-        if detections is None or not self._has_large_faces_only(detections, max(image.shape[:2])):
-            detections = self._search(image, longer)
-        return detections.take(np.flatnonzero(detections.scores >= threshold))
-
-    def _search(self, image: Image, size: int) -> Detections:
-        """Return all that the network answers for a copy of this size, in pixels of the image."""
-        reduced, factor = reduce_longer_side(image, size)
+        reduced, factor = reduce_longer_side(image, self.size)
         with typed_errors(ModelError, f"{self._file}: cannot be run"):
             outputs = self._session.run(_OUTPUTS, {"image": reduced[None]})
-        return check_detections(str(self._file), Detections(*outputs)).enlarged(factor)
-
-    def _has_large_faces_only(self, detections: Detections, longer_side: int) -> bool:
-        """Return whether there is a face, and no sign of a small one."""
-        sides = np.sqrt((detections.boxes[:, 2:] - detections.boxes[:, :2]).prod(axis=1))
-        has_face = bool((detections.scores >= self.threshold).any())
-        return has_face and bool((sides >= _LARGE_FACE * longer_side).all())
+        detections = check_detections(str(self._file), Detections(*outputs))
+        return detections.take(np.flatnonzero(detections.scores >= threshold)).enlarged(factor)
