@@ -44,7 +44,7 @@ class Proposals:
         return Detections(self.boxes[:1], np.array([0.5], np.float32))
 
     def candidates(self, image):
-        return Detections(self.boxes, np.array([0.5, 0.4], np.float32), None, are_candidates=True)
+        return Detections(self.boxes, np.array([0.5, 0.4], np.float32))
 
 
 def test_landmarks_tell_which_candidates_are_faces(landmarker, portrait):
@@ -53,9 +53,8 @@ def test_landmarks_tell_which_candidates_are_faces(landmarker, portrait):
     assert face.detection_score == np.float32(0.4)
 
 
-@pytest.mark.parametrize("options", [{"any_rotation": True}, {"model": FORMAT_1}])
-def test_without_quality_or_upright_faces_the_detector_decides(landmarker, portrait, options):
-    faces = FaceLandmarker(**({"model": landmarker.model} | options), detector=Proposals())(portrait)
+def test_without_a_calibration_the_detector_decides(portrait):
+    faces = FaceLandmarker(FORMAT_1, Proposals())(portrait)
     np.testing.assert_array_equal(faces.boxes, Proposals.boxes[:1])
 
 

@@ -49,8 +49,8 @@ export interface Target {
 }
 
 const BATCH_SIZE = 8;
-// A candidate is a face if score and quality add up to this, as in src/pipnet/inference/selection.py.
-const MIN_CONFIRMED = 0.75;
+// A candidate is a face if score and quality add up to this, as in src/pipnet/inference/pipeline.py.
+const MIN_CONFIRMED = 0.8;
 const MIN_LEAN = 20; // degrees, as in src/pipnet/inference/rotation.py
 const ARCFACE: readonly Point[] = [
   [38.2946, 51.6963],
@@ -69,14 +69,21 @@ export class Landmarker {
 
   /** Return the faces in an image and their landmarks. */
   async run(image: Pixels, detectorSize: number): Promise<Face[]> {
-    if (!this.model.metadata.calibration) return this.predict(image, await this.detect(image, detectorSize));
-    const faces = await this.predict(image, await this.detect(image, detectorSize, MIN_CANDIDATE));
-    return faces.filter((face) => face.detectionScore + (face.quality ?? 0) >= MIN_CONFIRMED);
+    return this.predict(image, await this.detect(image, detectorSize));
   }
 
-  async detect(image: Pixels, detectorSize: number, threshold = THRESHOLD): Promise<Target[]> {
+  /** Return the faces of which the detector is certain, and those whose landmarks look like a face's. */
+  async detect(image: Pixels, detectorSize: number): Promise<Target[]> {
+    const isCalibrated = this.model.metadata.calibration !== null;
+    const threshold = isCalibrated ? MIN_CANDIDATE : THRESHOLD;
     const detections = await detect(this.detector, this.makeTensor, image, detectorSize, threshold);
-    return detections.map((detection) => this.target(detection));
+    const targets = detections.map((detection) => this.target(detection));
+    if (!isCalibrated) return targets;
+    const doubtful = targets.filter((target) => target.score < MIN_CONFIRMED);
+    const faces = await this.predict(image, doubtful);
+    const isFace = (face: Face) => face.detectionScore + (face.quality ?? 0) >= MIN_CONFIRMED;
+    const dropped = new Set(doubtful.filter((_, i) => !isFace(faces[i])));
+    return targets.filter((target) => !dropped.has(target));
   }
 
   private target({ box, score, points }: Detection): Target {

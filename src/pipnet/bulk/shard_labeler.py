@@ -79,7 +79,7 @@ class ShardLabeler:
         try:
             content = self._reader(reference)
             image = self._pipeline.open(content, reference.key)
-            return _Decoded(index, image, self._pipeline.detect_candidates(image))
+            return _Decoded(index, image, self._pipeline.detect(image))
         except (DataError, MemoryError):
             raise
         except ImageError as error:

@@ -21,13 +21,16 @@ from pipnet.inference.detectors.load import Detector, load_detector
 from pipnet.inference.predict import Prediction, predict_crops
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import search_rolls, search_rotations, upright_angles
-from pipnet.inference.selection import confirmed_faces, select_faces
+from pipnet.inference.selection import select_faces
 from pipnet.io.image import decode_image
 from pipnet.io.photo import Photo, open_photo
 
 _MIN_CROP = 0.75
 """Minimum side of a crop in a reduced copy of a photo, as a fraction of the model's input. On AFW half of it
 loses nothing (benchmarks/robustness/first_crop); this keeps a margin."""
+_MIN_CONFIRMED = 0.8
+"""A candidate is a face if its detection score and the quality of its landmarks add up to at least this. It was
+chosen on the photos that validate the detector; measured in benchmarks/accuracy/face_detector."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -101,33 +104,37 @@ class Pipeline:
         return open_photo(content, name, self.config.max_pixels, self.min_side)
 
     def detect(self, image: Image | Photo) -> Detections:
-        """Return the detector's boxes of the faces in an image.
+        """Return the boxes of the faces in an image.
 
         Raises:
             ModelError: rotations are searched, and the model has no adapter for the detector's boxes.
         """
         if isinstance(image, Photo):
             return self.detect(image.reduced).enlarged(image.factor)
-        detections = self.detector(image)
+        detector, calibration = self.detector, self.model.metadata.calibration
+        if isinstance(detector, CandidateDetector) and calibration is not None:
+            detections = self._confirm(image, detector.candidates(image), detector.box_format)
+        else:
+            detections = detector(image)
         if self.config.any_rotation and not len(detections.boxes):
-            return search_rotations(image, self.detector, self.model.metadata)
+            return search_rotations(image, detector, self.model.metadata)
         return detections
 
-    def detect_candidates(self, image: Image | Photo) -> Detections:
-        """Return the faces in an image, and places that may be faces, which `run` checks by their landmarks.
+    def _confirm(self, image: Image, candidates: Detections, box_format: str) -> Detections:
+        """Return the candidates that are faces: certain ones, and those whose landmarks look like a face's.
 
-        Without a detector that has these, a calibrated model, and scores, it is the same as `detect`.
-
-        Raises:
-            ModelError: see `detect`.
+        The detector has seen each place at low resolution, and the landmark model looks again: where no face
+        is, its confidence is low.
         """
-        metadata, detector = self.model.metadata, self.detector
-        can_confirm = metadata.calibration is not None and metadata.has_scores
-        if self.config.any_rotation or not can_confirm or not isinstance(detector, CandidateDetector):
-            return self.detect(image)
-        if isinstance(image, Photo):
-            return detector.candidates(image.reduced).enlarged(image.factor)
-        return detector.candidates(image)
+        doubtful = np.flatnonzero(candidates.scores < _MIN_CONFIRMED)
+        if not len(doubtful):
+            return candidates
+        faces = candidates.take(doubtful)
+        crop_boxes = [self.adapt(faces.boxes, box_format)]
+        prediction = predict_crops(self.model, [image], crop_boxes, "none", upright_angles(faces))
+        quality = self.build(image, prediction, faces.boxes, faces.scores).quality
+        dropped = doubtful[faces.scores + quality < _MIN_CONFIRMED]
+        return candidates.take(np.setdiff1d(np.arange(len(candidates.scores)), dropped))
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:
         """Return the boxes that crops are cut around (see `CropConfig.box`) for boxes of any format.
@@ -237,21 +244,16 @@ class Pipeline:
             self.build(image, part, faces.boxes, faces.scores)
             for image, part, faces in zip(images, parts, detections, strict=True)
         ]
-        confirmed = [
-            faces[confirmed_faces(faces)] if candidates.are_candidates else faces
-            for faces, candidates in zip(results, detections, strict=True)
-        ]
-        return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in confirmed]
+        return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in results]
 
     def _limit(self, detections: Detections) -> Detections:
         """Return the detections without those that ``max_faces`` leaves out for certain, to save time."""
         config = self.config
-        is_certain = not (config.min_quality or config.any_rotation or detections.are_candidates)
-        if config.max_faces is None or not is_certain:
+        if config.max_faces is None or config.min_quality or config.any_rotation:
             return detections
         first = np.sort(np.argsort(-detections.scores, kind="stable")[: config.max_faces])
         return detections.take(first)
 
     def __call__(self, images: Sequence[Image | Photo]) -> list[FaceLandmarks]:
         """Return the landmarks of all faces that the detector finds in some images."""
-        return self.run(images, [self.detect_candidates(i) for i in images], self.detector.box_format)
+        return self.run(images, [self.detect(image) for image in images], self.detector.box_format)

@@ -13,19 +13,6 @@ _MAX_DISTANCE = 0.3
 smaller face. In 190 photos of HELEN and WIDER at six rotations each, 35 pairs were duplicates, at distances
 up to 0.12; different faces had distances of 0.63 and more."""
 
-_MIN_CONFIRMED = 0.75
-"""A candidate is a face if its detection score and its quality add up to at least this. Chosen on the photos
-that validate the detector, see benchmarks/accuracy/face_detector."""
-
-
-def confirmed_faces(faces: FaceLandmarks) -> Int[np.ndarray, " kept"]:
-    """Return the indices of the candidates of a detector that are faces, by their landmarks.
-
-    The detector has seen each place at low resolution, and the landmark model looks again: where no face is,
-    its confidence is low. The model must be calibrated.
-    """
-    return np.flatnonzero(faces.detection_score + faces.quality >= _MIN_CONFIRMED)
-
 
 def select_faces(
     faces: FaceLandmarks, priority: Float[np.ndarray, " faces"], config: LandmarkerConfig

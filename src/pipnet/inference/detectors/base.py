@@ -31,8 +31,6 @@ class Detections(NamedTuple):
     points: Float32[np.ndarray, "faces 5 2"] | None = None
     """Right and left eye, nose tip, right and left corner of the mouth, in pixels of the image; right and
     left are the person's. None: the detector has none."""
-    are_candidates: bool = False
-    """Whether some may be no faces, which their landmarks tell: see `selection.confirmed_faces`."""
 
     def take(self, faces: Int[np.ndarray, " some"]) -> Detections:
         """Return some of the faces."""
@@ -95,7 +93,7 @@ def check_detections(name: str, detections: Detections) -> Detections:
     """
     faces = len(detections.boxes)
     shapes = [(faces, 4), (faces,), (faces, 5, 2)]
-    for array, shape in zip(detections[:3], shapes, strict=True):
+    for array, shape in zip(detections, shapes, strict=True):
         if array is not None and (array.shape != shape or not (np.abs(array) < _MAX_PIXEL).all()):
             raise ModelError(f"{name}: returned no faces: an array {array.shape}, or numbers out of range")
     if faces > _MAX_FACES:

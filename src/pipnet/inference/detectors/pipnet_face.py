@@ -73,7 +73,7 @@ class PipnetFaceDetector:
         Raises:
             ModelError: see `__call__`.
         """
-        return self._detect(image, min(_MIN_CANDIDATE, self.threshold))._replace(are_candidates=True)
+        return self._detect(image, min(_MIN_CANDIDATE, self.threshold))
 
     def _detect(self, image: Image, threshold: float) -> Detections:
         reduced, factor = reduce_longer_side(image, self.size)
