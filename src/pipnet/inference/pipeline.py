@@ -29,8 +29,8 @@ _MIN_CROP = 0.75
 """Minimum side of a crop in a reduced copy of a photo, as a fraction of the model's input. On AFW half of it
 loses nothing (benchmarks/robustness/first_crop); this keeps a margin."""
 _MIN_CONFIRMED = 0.8
-"""A candidate is a face if its detection score and the quality of its landmarks add up to at least this. It was
-chosen on the photos that validate the detector; measured in benchmarks/accuracy/face_detector."""
+"""A candidate is a face if its detection score and the quality of its landmarks add up to at least this.
+Chosen on the photos that validate the detector; measured in benchmarks/accuracy/face_detector."""
 _LOG = logging.getLogger(__name__)
 
 
