@@ -13,7 +13,8 @@ export interface Detection {
 export type MakeTensor = (type: "uint8", data: Uint8Array, dims: readonly number[]) => TypedTensor<"uint8">;
 
 export const THRESHOLD = 0.5;
-/** Minimum score of a place that may be a face, as in src/pipnet/inference/detectors/pipnet_face.py. */
+// As in src/pipnet/inference/detectors/pipnet_face.py: places that may be faces count where no face is certain.
+const CERTAIN = 0.8;
 export const MIN_CANDIDATE = 0.3;
 
 /** Return the faces in an image; its longer side is reduced to `size` pixels if it is longer. */
@@ -32,10 +33,11 @@ export async function detect(
   const boxes = floats(outputs.boxes);
   const scores = floats(outputs.scores);
   const points = floats(outputs.points);
+  const limit = scores.some((score) => score >= CERTAIN) ? THRESHOLD : threshold;
   // Pixel k of the copy covers the pixels of the image from k * factor - 0.5 on.
   const enlarge = (v: number) => Math.fround((v + 0.5) * factor - 0.5);
   return [...scores.keys()]
-    .filter((i) => scores[i] >= threshold)
+    .filter((i) => scores[i] >= limit)
     .map((i) => ({
       box: [0, 1, 2, 3].map((k) => enlarge(boxes[4 * i + k])) as unknown as Box,
       score: scores[i],

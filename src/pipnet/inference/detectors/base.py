@@ -57,7 +57,7 @@ class FaceDetector(Protocol):
 
 @runtime_checkable
 class CandidateDetector(FaceDetector, Protocol):
-    """A face detector that can return more than it is sure of."""
+    """A face detector that can return more than it is sure of, for landmarks to decide."""
 
     def candidates(self, image: Image) -> Detections:
         """Return the faces in an RGB image, and places that may be faces."""
