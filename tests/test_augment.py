@@ -18,13 +18,19 @@ ALWAYS = Augmentation(
 )
 
 
-def example(portrait, landmarker, augmentation, seed):
+@pytest.fixture(scope="module")
+def labeled(portrait, landmarker):
+    """The portrait as an array, and its landmarks."""
     image = read_image(portrait)
-    points = landmarker(image)[0].points
+    return image, landmarker(image)[0].points
+
+
+def example(labeled, augmentation, seed):
+    image, points = labeled
     rng = np.random.default_rng(seed)
     scheme = LandmarkScheme.load("300w")
     box = CropConfig().region(tight_box(points), 512, 512)
-    return image, points, training_crop(image, points, box, 128, scheme, augmentation, rng)
+    return training_crop(image, points, box, 128, scheme, augmentation, rng)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -48,17 +54,18 @@ def test_training_crop_accepts_tiny_faces(small_300w):
     assert dataset[0].crop.shape == (32, 32, 3)
 
 
-def test_training_crop_without_augmentation_is_the_crop(portrait, landmarker):
-    image, points, (out, fractions, _) = example(portrait, landmarker, Augmentation.none(), 0)
+def test_training_crop_without_augmentation_is_the_crop(labeled):
+    image, points = labeled
+    out, fractions, _ = example(labeled, Augmentation.none(), 0)
     box = CropConfig().region(tight_box(points), 512, 512)
     np.testing.assert_array_equal(out, crop(image, box, 128))
     np.testing.assert_allclose(fractions, to_fraction(points, box), atol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_training_crop_moves_labels_with_the_image(portrait, landmarker, seed):
+def test_training_crop_moves_labels_with_the_image(labeled, landmarker, seed):
     """The model predicts the landmarks of an augmented crop at the labels, also when mirrored."""
-    _, _, (out, fractions, _) = example(portrait, landmarker, ALWAYS, seed)
+    out, fractions, _ = example(labeled, ALWAYS, seed)
     found = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
     width = np.ptp(fractions[:, 0]) * 128
     distance = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean() / width
@@ -66,41 +73,40 @@ def test_training_crop_moves_labels_with_the_image(portrait, landmarker, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_training_crop_keeps_labels_of_stretched_and_downscaled_faces(portrait, landmarker, seed):
+def test_training_crop_keeps_labels_of_stretched_and_downscaled_faces(labeled, landmarker, seed):
     changes = replace(Augmentation.none(), stretch=1, stretch_by=0.3, downscale=1, downscale_by=3)
-    image, points, (out, fractions, _) = example(portrait, landmarker, changes, seed)
-    _, plain, _ = example(portrait, landmarker, Augmentation.none(), seed)[2]
+    out, fractions, _ = example(labeled, changes, seed)
+    _, plain, _ = example(labeled, Augmentation.none(), seed)
     factors = np.ptp(fractions, axis=0) / np.ptp(plain, axis=0)
     assert factors.prod() == pytest.approx(1, abs=1e-4)
     assert 0.02 < abs(np.log(factors[0])) < np.log(1.3)
     found = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
     away = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean()
     assert away < 0.08 * np.ptp(fractions[:, 0]) * 128
-    sharp = example(portrait, landmarker, replace(changes, downscale=0), seed)[2][0]
+    sharp = example(labeled, replace(changes, downscale=0), seed)[0]
     assert np.abs(np.diff(out.astype(int), axis=0)).mean() < np.abs(np.diff(sharp.astype(int), axis=0)).mean()
 
 
-def test_training_crop_draws_stretch_and_downscale_separately(portrait, landmarker):
+def test_training_crop_draws_stretch_and_downscale_separately(labeled):
     """New augmentations do not change the random numbers of earlier ones."""
     both = replace(ALWAYS, occlude=1, color_jitter=1, grayscale=0.5, stretch=0.5, downscale=0.5)
     never = replace(both, stretch=0, downscale=0)
     same = 0
     for seed in range(24):
-        (a, one, _), (b, other, _) = (example(portrait, landmarker, way, seed)[2] for way in (both, never))
+        (a, one, _), (b, other, _) = (example(labeled, way, seed) for way in (both, never))
         same += bool(np.array_equal(a, b) and np.array_equal(one, other))
     assert 0 < same < 24
 
 
-def test_training_crop_depends_on_the_seed_only(portrait, landmarker):
-    a, b, c = (example(portrait, landmarker, Augmentation(), seed)[2] for seed in (1, 1, 2))
+def test_training_crop_depends_on_the_seed_only(labeled):
+    a, b, c = (example(labeled, Augmentation(), seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(a[0], b[0])
     np.testing.assert_array_equal(a[1], b[1])
     assert not np.array_equal(a[0], c[0])
 
 
-def test_training_crop_keeps_unknown_points(portrait, landmarker):
-    image = read_image(portrait)
-    points = landmarker(image)[0].points.copy()
+def test_training_crop_keeps_unknown_points(labeled):
+    image, points = labeled[0], labeled[1].copy()
     points[5] = np.nan
     scheme, rng = LandmarkScheme.load("300w"), np.random.default_rng(0)
     box = CropConfig().region(tight_box(points), 512, 512)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pipnet.errors import RecipeError
+from pipnet.errors import PipnetError, RecipeError
 from pipnet.model import distributed
 from pipnet.model.distributed import all_reduce_mean, count_per_rank, sync_batch_norm
 from pipnet.training.recipe import load_recipe
@@ -68,6 +68,7 @@ def recipe_file(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
     """One process trains; two processes train an epoch and one resumes: the results are equal in float64."""
     double = tmp_path / "double.py"
@@ -91,6 +92,7 @@ def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
     torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_train_ends_with_a_line_when_a_peer_fails(recipe_file, small_300w, tmp_path):
     """Rank zero cannot write; the other rank loses its peer in the middle of a training."""
     run = tmp_path / "run"
@@ -109,6 +111,35 @@ def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w
     with pytest.raises(RecipeError, match="batch_size 4 is not divisible by 3 processes"):
         train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "size", "expected", "words"),
+    [
+        (
+            torch.distributed.DistNetworkError("gone"),
+            2,
+            PipnetError,
+            "another process of this training failed",
+        ),
+        (RuntimeError("[gloo] closed"), 2, PipnetError, "another process of this training failed"),
+        (RuntimeError("[gloo] closed"), 1, RuntimeError, "gloo"),
+        (RuntimeError("other"), 2, RuntimeError, "other"),
+    ],
+)
+def test_train_names_the_failure_of_a_peer(
+    recipe_file, small_300w, tmp_path, monkeypatch, error, size, expected, words
+):
+    """The rank that loses its peer ends with one line; other errors keep their traceback."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("pipnet.training.trainer.Trainer", fail)
+    monkeypatch.setattr(distributed, "world_size", lambda: size)
+    with pytest.raises(expected, match=words) as raised:
+        train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
+    assert type(raised.value) is expected
 
 
 def test_self_train_refuses_several_processes(recipe_file, monkeypatch, tmp_path):

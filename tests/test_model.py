@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import huggingface_hub
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +14,7 @@ from torch import nn
 from pipnet.errors import ModelError, RecipeError
 from pipnet.geometry import CropConfig
 from pipnet.metadata import ModelMetadata
+from pipnet.model.backbones import Backbone
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint, start_from
 from pipnet.model.config import ModelConfig
 from pipnet.model.heads.base import Supervision
@@ -239,7 +241,17 @@ def test_backbone_refuses_damaged_weights(tmp_path):
         PIPNet(SMALL, face(), pretrained=True, weights=tmp_path / "none.safetensors")
 
 
-def test_backbone_offline_names_the_folder():
+def test_backbone_offline_names_the_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        ModelError, match="^backbone 'lcnet_050'.*put lcnet_050.safetensors into initial.folder$"
+    ):
+        Backbone("lcnet_050", pretrained=True)
+
+
+@pytest.mark.slow
+def test_backbone_offline_names_the_folder_by_the_settings_of_the_hub():
     """In a process of its own: the hub's client reads its settings when it is imported."""
     code = (
         "import os; os.environ.update(HF_HUB_OFFLINE='1', HF_HOME='/nonexistent')\n"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from pipnet import FaceLandmarker
 from pipnet.annotations.formats import Annotations, read_annotations, write_annotations
@@ -22,8 +24,12 @@ from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import CropConfig, tight_box
 from pipnet.inference.backends.base import CropLandmarks
+from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image
+from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
+from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme, SchemeMapping
+from test_teachers import write_constant_network
 
 ROOT = Path(__file__).parents[1]
 FIVE = {"left_eye": [36, 39], "right_eye": [42, 45], "nose": [30], "left_mouth": [48], "right_mouth": [54]}
@@ -47,39 +53,89 @@ def own_annotations(small_300w, points) -> Annotations:
     return Annotations(samples, tuple(points))
 
 
-@pytest.mark.parametrize(
-    ("points", "file", "kind"),
-    [(FIVE, "five.csv", None), (FOUR, "four.json", "label-studio")],
-    ids=["5 points in CSV", "4 points in Label Studio"],
-)
-def test_own_landmarks_train_evaluate_and_detect(tmp_path, small_300w, portrait, capsys, points, file, kind):
-    labels, scheme, run = tmp_path / file, tmp_path / "mine.toml", tmp_path / "run"
-    write_annotations(labels, own_annotations(small_300w, points), kind)
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """A figure takes longer than one of these trainings."""
+    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+
+
+def propose_and_train(labels: Path, run: Path, capsys) -> None:
+    """Propose a scheme, and train as the command suggests, but on the smallest network."""
+    scheme = labels.with_name("mine.toml")
     assert main(["data", "scheme", str(labels), "-o", str(scheme)]) == 0
     said = capsys.readouterr().err
-    assert (tmp_path / "mine_mean_face.png").is_file()
+    assert labels.with_name("mine_mean_face.png").is_file()
     command = next(line for line in said.splitlines() if line.startswith("then: pipnet train"))
-    proposed = LandmarkScheme.load(scheme)
-    assert proposed.landmark_names == tuple(points)
-    assert len(proposed.flip) == 2
-
     words = command.removeprefix("then: pipnet ").replace("recipes/own.yaml", str(ROOT / "recipes/own.yaml"))
     tiny = TINY.replace("--optim.batch-size 4 ", "")  # the command names one for so few faces
-    tiny = tiny.replace("--optim.epochs 2", "--optim.epochs 20")  # enough to know where a face's points are
     assert main([*words.split(), "-o", str(run), *tiny.split()]) == 0
-    model = str(tmp_path / "mine.onnx")
-    assert main(["export", str(run / "best.safetensors"), "-o", model]) == 0
+
+
+def predict_the_mean_face(checkpoint: Path) -> None:
+    """Change a network so that it predicts the mean face for every image, whatever it has learned."""
+    network, metadata = load_checkpoint(checkpoint)
+    head, face = network.head, metadata.require_mean_face("a test")
+    answer = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1)
+    nn.init.zeros_(head.conv.weight)
+    head.conv.bias.data.fill_(0.5)  # of equal scores the first counts: that of the cell at the top left
+    head.conv.bias.data[head.offset_channels] = torch.from_numpy(answer * head.grid).float()
+    save_checkpoint(checkpoint, network, metadata)
+
+
+@pytest.fixture
+def trained(tmp_path, small_300w, capsys) -> tuple[Path, Path]:
+    """The labels of five landmarks, and a network for them that predicts the mean face."""
+    labels, run = tmp_path / "five.csv", tmp_path / "run"
+    write_annotations(labels, own_annotations(small_300w, FIVE))
+    propose_and_train(labels, run, capsys)
+    predict_the_mean_face(run / "best.safetensors")
+    return labels, run / "best.safetensors"
+
+
+def assert_is_on_the_portrait(points, portrait, landmarker) -> None:
+    """Check that a mean face of five landmarks is on the face: that the network was shown the face's crop."""
+    expected = np.array([landmarker(portrait).points[0][members].mean(axis=0) for members in FIVE.values()])
+    np.testing.assert_allclose(points, expected, atol=0.2 * np.ptp(expected[:, 0]))
+
+
+def test_own_landmarks_are_trained_evaluated_and_detected(trained, portrait, landmarker):
+    labels, weights = trained
+    proposed = LandmarkScheme.load(labels.with_name("mine.toml"))
+    assert proposed.landmark_names == tuple(FIVE)
+    assert len(proposed.flip) == 2
+    fitted = FaceLandmarker(TorchModel(*load_checkpoint(weights)))
+    assert fitted.metadata.scheme == proposed
+    samples, _, spec = load_samples(labels, None, proposed)
+    errors = evaluate(fitted, decoded(samples), spec)
+    assert len(errors.nmes) == 12
+    assert errors.nmes.mean() < 0.1
+    assert_is_on_the_portrait(fitted(portrait).points[0], portrait, landmarker)
+
+
+@pytest.mark.slow
+def test_commands_lead_from_own_labels_to_a_detector(trained, portrait, landmarker, tmp_path, capsys):
+    """Propose a scheme, train, export, evaluate and detect on the command line."""
+    labels, weights = trained
+    assert main(["export", str(weights)]) == 0
+    model = str(weights.with_suffix(".onnx"))
+    assert OnnxModel(Path(model)).metadata.name == "own"
     out = tmp_path / "measured"
     assert main(["evaluate", model, "--data", str(labels), "-o", str(out), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["faces"] == 12
-    assert 0 < measured["pixels"]["nme"] < 100
+    assert 0 < measured["pixels"]["nme"] < 10
     assert main(["detect", str(portrait), "--model", model, "--json"]) == 0
-    row = json.loads(capsys.readouterr().out)
-    assert np.shape(row["faces"][0]["points"]) == (len(points), 2)
-    x0, y0, x1, y1 = row["faces"][0]["box"]
-    inside = np.mean([x0 < x < x1 and y0 < y < y1 for x, y in row["faces"][0]["points"]])
-    assert inside > 0.5  # the crop that it was shown is of the face
+    (face,) = json.loads(capsys.readouterr().out)["faces"]
+    assert_is_on_the_portrait(face["points"], portrait, landmarker)
+
+
+def test_own_landmarks_of_label_studio_are_trained(tmp_path, small_300w, capsys):
+    labels = tmp_path / "four.json"
+    write_annotations(labels, own_annotations(small_300w, FOUR), "label-studio")
+    propose_and_train(labels, tmp_path / "run", capsys)
+    _, metadata = load_checkpoint(tmp_path / "run" / "best.safetensors")
+    assert metadata.scheme.landmark_names == tuple(FOUR)
+    assert len(metadata.scheme.flip) == 2
 
 
 def test_load_samples_needs_a_fitting_scheme(tmp_path, small_300w, capsys):
@@ -267,10 +323,11 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
     scheme = tmp_path / "five.toml"
     scheme.write_text(propose_scheme(annotations, "five").to_toml())
     words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY} "
-    assert main((words + "--crop.box dataset --crop.scale 1.0").split()) == 0
-    model = str(tmp_path / "given.onnx")
-    assert main(["export", str(run / "best.safetensors"), "-o", model]) == 0
-    assert main(["info", model, "--json"]) == 0
+    assert main((words + "--crop.box dataset --crop.scale 1.0 --max-steps 1").split()) == 0
+    weights = run / "best.safetensors"
+    predict_the_mean_face(weights)
+    capsys.readouterr()
+    assert main(["info", str(weights), "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)
     assert metadata["crop"]["box"] == "dataset"
     left, top, right, bottom = metadata["box_adapters"]["landmarks"]
@@ -278,12 +335,17 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
     assert top < -0.3
     assert right > 1.3
     assert bottom > 1.3
-    assert main(["evaluate", model, "--data", str(labels), "--json"]) == 0
-    assert main(["detect", str(portrait), "--model", model, "--refine-steps", "1"]) == 0
-    capsys.readouterr()
+    model = TorchModel(*load_checkpoint(weights))
+    boxed, _, spec = load_samples(labels, None, str(scheme))
+    assert evaluate(FaceLandmarker(model), decoded(boxed[:3]), spec).nmes.mean() < 0.1
+    (once,) = FaceLandmarker(model)(portrait)
+    (refined,) = FaceLandmarker(model, refine_steps=1)(portrait)
+    # The mean face fills the same part of the crop around its own box.
+    np.testing.assert_allclose(refined.points, once.points, atol=0.2 * np.ptp(once.points[:, 0]))
     write_annotations(tmp_path / "none.csv", annotations)
-    assert main(["evaluate", model, "--data", str(tmp_path / "none.csv")]) == 1
-    assert "the dataset has no face boxes" in capsys.readouterr().err
+    without, _, _ = load_samples(tmp_path / "none.csv", None, str(scheme))
+    with pytest.raises(BoxError, match="the dataset has no face boxes"):
+        evaluate(FaceLandmarker(model), decoded(without[:1]), spec)
 
 
 def test_face_box_is_that_of_landmarks_or_dataset():
@@ -381,7 +443,7 @@ def test_composites_move_all_boxes(small_300w):
         assert (moved.source_box[2:] >= moved.points.max(axis=0) - 0.01).all()
 
 
-def test_evaluate_counts_faces_without_a_norm(tmp_path, small_300w, capsys):
+def test_faces_without_a_norm_are_counted_in_training_and_evaluation(tmp_path, small_300w, capsys):
     annotations = own_annotations(small_300w, FIVE)
     for sample in annotations.samples[::3]:
         sample.points[0] = np.nan
@@ -390,15 +452,18 @@ def test_evaluate_counts_faces_without_a_norm(tmp_path, small_300w, capsys):
     text = propose_scheme(annotations, "five").to_toml()
     scheme.write_text(text.replace('norm = "box"', "norm = [0, 1]"))
     words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY}"
-    assert main(words.split()) == 0
-    assert main(["export", str(run / "best.safetensors"), "-o", str(tmp_path / "m.onnx")]) == 0
+    assert main([*words.split(), "--max-steps", "1"]) == 0
+    (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert row["nme"] > 0
+    _, metadata = load_checkpoint(run / "last.safetensors")
+    write_constant_network(tmp_path / "m.onnx", metadata.mean_face)
+    model = tmp_path / "m.toml"
+    model.write_text(f'model = "m.onnx"\nscheme = "{scheme}"\ninput_size = 32\n')
     capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "m.onnx"), "--data", str(labels), "--json"]) == 0
+    assert main(["evaluate", str(model), "--data", str(labels), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert (measured["faces"], measured["without_norm"]) == (8, 4)
     assert measured["pixels"]["nme"] > 0
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert all(row["nme"] > 0 for row in rows)
 
 
 def test_load_samples_logs_unusable_faces_and_boxes(tmp_path, small_300w, caplog):
@@ -454,7 +519,8 @@ def test_own_landmarks_with_separate_images_and_spaces_in_names(tmp_path, small_
     words = shlex.split(command)[2:]
     words[1] = str(ROOT / "recipes/own.yaml")
     tiny = TINY.replace("--optim.batch-size 4 ", "").replace("--data.validation 0.3", "").split()
-    assert main([*words, "-o", str(tmp_path / "run"), *tiny, "--data.validation", "0"]) == 0
+    more = [*tiny, "--data.validation", "0", "--max-steps", "1"]
+    assert main([*words, "-o", str(tmp_path / "run"), *more]) == 0
 
 
 # -- names ---------------------------------------------------------------------------------------------

@@ -33,9 +33,15 @@ self_training: {{tasks: [full]}}
 """Networks that learn one prediction for all faces, so that their pseudo-labels are always usable."""
 
 
-@pytest.fixture
-def recipe_file(tmp_path, blind_checkpoint):
-    path = tmp_path / "protocol.yaml"
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """A figure takes longer than one of these trainings."""
+    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory, blind_checkpoint):
+    path = tmp_path_factory.mktemp("recipe") / "protocol.yaml"
     path.write_text(RECIPE.format(checkpoint=blind_checkpoint(CONFIG)))
     return path
 
@@ -67,20 +73,34 @@ def test_tsd_command_labels_the_unlabeled_faces(recipe_file, small_300w, tmp_pat
     assert len(labels.splitlines()) == 7
 
 
-def test_tsd_chooses_labels_by_seed(recipe_file, small_300w, tmp_path):
+class StoppedError(Exception):
+    """Raised instead of training."""
+
+
+def choose_labels(recipe, share: float, run: Path, monkeypatch) -> tuple[int, str]:
+    """Return how many faces TSD keeps the labels of, and the table of the others, without training."""
+
+    def stop(limited, *_):
+        raise StoppedError(limited.data.limit)
+
+    monkeypatch.setattr("pipnet.papers.protocols.self_train", stop)
+    with pytest.raises(StoppedError) as stopped:
+        tsd(recipe, share, run, [EvaluationSet(recipe.data.root, None)])
+    return stopped.value.args[0], (run / "boxes.csv").read_text()
+
+
+def test_tsd_chooses_labels_by_seed(recipe_file, small_300w, tmp_path, monkeypatch):
     texts = []
     for number, seed in enumerate(("0", "0", "1")):
         recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--seed", seed])
-        tsd(recipe, 0.5, tmp_path / str(number), [EvaluationSet(small_300w, None)], max_steps=1)
-        texts.append((tmp_path / str(number) / "boxes.csv").read_text())
+        texts.append(choose_labels(recipe, 0.5, tmp_path / str(number), monkeypatch)[1])
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_tsd_share_is_of_the_limited_faces(recipe_file, small_300w, tmp_path):
+def test_tsd_share_is_of_the_limited_faces(recipe_file, small_300w, tmp_path, monkeypatch):
     recipe = load_recipe(recipe_file, ["--data.root", str(small_300w), "--data.limit", "8"])
-    tsd(recipe, 0.5, tmp_path, [EvaluationSet(small_300w, None)], max_steps=1)
-    summary = json.loads((tmp_path / "results.json").read_text())
-    assert (summary["labeled"], summary["unlabeled"]) == (4, 4)
+    labeled, unlabeled = choose_labels(recipe, 0.5, tmp_path / "run", monkeypatch)
+    assert (labeled, len(unlabeled.splitlines())) == (4, 1 + 4)
 
 
 def test_tsd_refuses_impossible_shares_before_training(recipe_file, small_300w, tmp_path, capsys):
@@ -94,7 +114,11 @@ def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkp
     flags = ["--data.root", str(small_300w), "--data.scheme", "aflw"]
     flags += ["--initial.checkpoint", str(blind_checkpoint(CONFIG, "aflw"))]
     results = tmd(
-        load_recipe(recipe_file, flags), [small_300w], tmp_path / "run", [EvaluationSet(small_300w, "common")]
+        load_recipe(recipe_file, flags),
+        [small_300w],
+        tmp_path / "run",
+        [EvaluationSet(small_300w, "common")],
+        1,
     )
     assert list(results) == ["round0", "round1"]
     summary = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -107,7 +131,7 @@ def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkp
     with table.open() as file:
         assert {row["box_format"] for row in csv.DictReader(file)} == {"landmarks"}
     again = tmd(
-        load_recipe(recipe_file, flags), [table], tmp_path / "again", [EvaluationSet(small_300w, "common")]
+        load_recipe(recipe_file, flags), [table], tmp_path / "again", [EvaluationSet(small_300w, "common")], 1
     )
     assert again == results
     lines = table.read_text().splitlines(keepends=True)

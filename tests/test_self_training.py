@@ -49,9 +49,15 @@ self_training: {{tasks: [quarter, full]}}
 """The network predicts the same landmarks for all faces, so that its pseudo-labels are always usable."""
 
 
-@pytest.fixture
-def recipe_file(tmp_path, blind_checkpoint):
-    path = tmp_path / "rounds.yaml"
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """A figure takes longer than one of these trainings."""
+    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory, blind_checkpoint):
+    path = tmp_path_factory.mktemp("recipe") / "rounds.yaml"
     path.write_text(RECIPE.format(checkpoint=blind_checkpoint(CONFIG)))
     return path
 
@@ -92,6 +98,7 @@ def test_load_unlabeled_reads_folder_table_and_list(unlabeled, portrait, tmp_pat
     assert [face.box for face in listed] == [None, None]
     (unlabeled / "boxes.csv").unlink()
     assert len(load_unlabeled(unlabeled, NOWHERE)) == 13
+    (tmp_path / "rounds.yaml").touch()
     for bad, words in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
         with pytest.raises(DataError, match=words):
             load_unlabeled(bad, NOWHERE)
@@ -130,13 +137,14 @@ def test_load_unlabeled_names_damaged_tables(tmp_path, text):
 
 @pytest.mark.parametrize("tta", ["none", "translation"])
 def test_label_faces_is_near_the_truth(unlabeled, small_300w, shipped, tta):
-    truth = load_samples(small_300w, "full")
-    labels, dropped = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE), tta)
+    truth, scheme, _ = load_samples(small_300w, "full")
+    count = 12 if tta == "none" else 3
+    faces = load_unlabeled(unlabeled, NOWHERE)
+    labels, dropped = label_faces(shipped, [*faces[:count], *faces[12:]], tta)
     assert dropped == {"image cannot be read": 1, "box is tiny or oblong": 1}
-    assert len(labels) == 12
-    for label, face in zip(labels, truth[0], strict=True):
+    for label, face in zip(labels, truth[:count], strict=True):
         distance = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
-        assert distance / norm_distance(face.points, truth[1]) < 0.06
+        assert distance / norm_distance(face.points, scheme) < 0.06
         assert 0.3 < label.mean_score <= 1
         assert label.vote_std > 0
         assert (label.label_std > 0) == (tta != "none")
@@ -263,7 +271,7 @@ def test_self_train_checks_the_detector_before_training(
 
 def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unlabeled, tmp_path, capsys):
     words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
-    words += ["-o", str(tmp_path / "run")]
+    words += ["-o", str(tmp_path / "run"), "--self-training.tasks", "full"]
     assert main([*words, "--max-steps", "1"]) == 0
     assert main(words) == 1
     assert "round1 was labeled with other weights: delete it" in capsys.readouterr().err

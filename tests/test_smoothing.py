@@ -32,7 +32,7 @@ def flicker(points):
 
 
 def test_causal_smoother_reduces_noise_at_rest(face):
-    noisy = (face + np.random.default_rng(0).normal(0, 0.5, (200, 68, 2))).astype(np.float32)
+    noisy = (face + np.random.default_rng(0).normal(0, 0.5, (120, 68, 2))).astype(np.float32)
     out = smooth_causally(noisy, face)
     assert flicker(out[50:]) < flicker(noisy[50:]) / 3
     assert np.abs(out[50:] - face).mean() < np.abs(noisy[50:] - face).mean() / 1.5
@@ -58,7 +58,7 @@ def test_causal_smoother_lags_less_than_one_frame(face, frequency):
 
 def test_causal_smoother_smooths_repeated_frames(face):
     """A head at constant velocity, in a camera that repeats frames: the pose stays near the measured one."""
-    seconds = np.arange(200)
+    seconds = np.arange(120)
     position = 3.0 * (seconds - seconds % 2)
     jumps = (face + np.stack([position, 0 * position], axis=1)[:, None]).astype(np.float32)
     out = smooth_causally(jumps, face)
@@ -67,7 +67,7 @@ def test_causal_smoother_smooths_repeated_frames(face):
     assert shift.max() <= AlphaBetaConfig().max_shift * 100 + 1e-3
 
 
-@pytest.mark.parametrize("fps", [5, 25, 60])
+@pytest.mark.parametrize("fps", [5, 60])
 @pytest.mark.parametrize("size", [0.2, 1, 5, 20])
 def test_causal_smoother_never_amplifies_noise(face, fps, size):
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from pipnet import FaceLandmarker
+from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
@@ -26,6 +28,7 @@ from pipnet.scheme import LandmarkScheme
 from pipnet.training.landmark_adapter import LandmarkAdapter
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import load_recipe
+from pipnet.training.split import MIN_COMPLETE
 from pipnet.training.teachers import HALF_WEIGHT, Teacher, check_teachers, consensus
 from pipnet.training.trainer import Trainer
 from pipnet.video.tracker import FaceTracker
@@ -52,6 +55,17 @@ def write_constant_network(path, points, size=32):
     graph = helper.make_graph(nodes, "constant", [image], [out], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, path)
+
+
+def repeated(small_300w, count):
+    """Return this many annotated faces: those of the small 300-W repeated and moved a little."""
+    samples, scheme, _ = load_samples(small_300w, "full")
+    shifts = np.random.default_rng(0).normal(0, 1, (count, 68, 2)).astype(np.float32)
+    faces = [
+        FaceSample(face.image, face.points + shift, f"{number}", f"{number}")
+        for number, (face, shift) in enumerate(zip(cycle(samples), shifts, strict=False))
+    ]
+    return Annotations(faces, scheme.landmark_names)
 
 
 @pytest.fixture
@@ -232,11 +246,13 @@ def test_teach_writes_a_table_to_train_on(external, shared, portrait, tmp_path, 
     assert "exists" in capsys.readouterr().err
 
 
-def test_teacher_fit_writes_an_adapter(external, small_300w, shared, tmp_path):
-    out = tmp_path / "adapter.npz"
-    words = ["teacher", "fit", "pipnet-tiny", "--data", str(shared / "data" / "300w"), "--subset", "afw"]
+def test_teacher_fit_writes_an_adapter(small_300w, tmp_path, capsys):
+    table, out = tmp_path / "faces.csv", tmp_path / "adapter.npz"
+    write_annotations(table, repeated(small_300w, 40))
+    words = ["teacher", "fit", "pipnet-tiny", "--data", str(table), "--scheme", "300w"]
     assert main([*words, "-o", str(out)]) == 0
     assert LandmarkAdapter.load(out).scheme == "300w"
+    assert "fitted on 40 faces" in capsys.readouterr().err
 
 
 # -- weights of landmarks, partly labeled faces ------------------------------------------------------------
@@ -263,29 +279,41 @@ def test_pseudo_labels_keep_weights(portrait, tmp_path):
 
 def test_cfp_has_the_visible_half(shared):
     root = shared / "data" / "cfp_profile"
+    people = []
     for subset, count in {"train": 600, "val": 100, "test": 100}.items():
         samples, scheme, spec = load_samples(root, subset)
+        people.append({sample.group for sample in samples})
         assert (len(samples), scheme.name, spec.norm) == (count, "300w", "longer_side")
         known = np.isfinite([sample.points for sample in samples]).all(axis=2)
         assert (known.sum(axis=1) == 30).all()
         # The chin is seen from both sides, each eye from its own.
         assert known[:, 8].all()
         assert (known[:, 36] != known[:, 45]).all()
-    people = [{s.group for s in load_samples(root, part)[0]} for part in ("train", "val", "test")]
     assert not people[0] & people[1]
     assert not people[1] & people[2]
 
 
-def test_partly_labeled_faces_do_not_move_mean_face(shared, tmp_path):
+def test_partly_labeled_faces_do_not_move_mean_face(shared, small_300w, tmp_path, monkeypatch):
+    """Half-labeled profiles are trained on, but count neither for the mean face nor for the box adapters."""
+    fitted = []
+    monkeypatch.setattr(
+        "pipnet.training.trainer.fit_box_adapters", lambda faces, _: fitted.append(faces) or {}
+    )
+    write_annotations(tmp_path / "complete.csv", repeated(small_300w, MIN_COMPLETE))
+    profiles, scheme, _ = load_samples(shared / "data" / "cfp_profile", "test")
+    write_annotations(tmp_path / "profiles.csv", Annotations(profiles[:8], scheme.landmark_names))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "workers: 0\nprecision: float32\ninitial: {pretrained: false}\n"
         "model: {backbone: lcnet_050, input_size: 64, neighbors: 3}\n"
-        "data: {subset: afw, validation: 0}\noptim: {batch_size: 4, epochs: 1}\n"
+        "data: {scheme: 300w, validation: 0}\noptim: {batch_size: 4, epochs: 1}\n"
     )
-    flags = ["--data.root", str(shared / "data" / "300w")]
-    more = [*flags, "--data.also", str(shared / "data" / "cfp_profile")]
+    flags = ["--data.root", str(tmp_path / "complete.csv")]
+    more = [*flags, "--data.also", str(tmp_path / "profiles.csv")]
     trainers = [Trainer(load_recipe(recipe, f), tmp_path / str(i)) for i, f in enumerate((flags, more))]
-    assert [len(trainer.split.training) for trainer in trainers] == [337, 937]
+    assert [len(trainer.split.training) for trainer in trainers] == [MIN_COMPLETE, MIN_COMPLETE + 8]
     np.testing.assert_array_equal(trainers[0].metadata.mean_face, trainers[1].metadata.mean_face)
     assert trainers[0].box_adapters == trainers[1].box_adapters
+    assert [[face.name for face in faces] for faces in fitted] == [
+        [face.name for face in trainers[0].split.training]
+    ] * 2

@@ -16,11 +16,11 @@ from pipnet.video.writer import VideoWriter
 
 
 def test_tracker_keeps_the_track_id_and_detects_at_an_interval(landmarker, clip):
-    tracker = FaceTracker(landmarker.pipeline, detect_every=20)
-    frames = [tracker(frame.image, frame.time) for frame in islice(VideoReader(clip), 40)]
-    assert [frame.track_ids for frame in frames] == [[1]] * 40
-    assert [i for i, frame in enumerate(frames) if frame.detected] == [0, 20]
-    for number in (0, 10, 30):
+    tracker = FaceTracker(landmarker.pipeline, detect_every=8)
+    frames = [tracker(frame.image, frame.time) for frame in islice(VideoReader(clip), 16)]
+    assert [frame.track_ids for frame in frames] == [[1]] * 16
+    assert [i for i, frame in enumerate(frames) if frame.detected] == [0, 8]
+    for number in (0, 7, 15):
         expected = landmarker(frames[number].faces.image).points[0]
         distance = np.linalg.norm(frames[number].faces.points[0] - expected, axis=1).mean()
         assert distance < 0.03 * np.ptp(expected[:, 0])
@@ -70,15 +70,15 @@ def test_video_landmarker_tracks_faces_upside_down(landmarker, clip, tmp_path):
 
     path = tmp_path / "rotated.mp4"
     with VideoWriter(path, 25) as writer:
-        for frame in islice(VideoReader(clip), 6):
+        for frame in islice(VideoReader(clip), 4):
             writer.write(np.ascontiguousarray(frame.image[::-1, ::-1]), frame.time)
     default = VideoLandmarker(FaceLandmarker(landmarker.model, upright_only))
     assert not any(frame.track_ids for frame in default.stream(path))
     any_rotation = FaceLandmarker(landmarker.model, upright_only, any_rotation=True)
     frames = list(VideoLandmarker(any_rotation, smooth=False).stream(path))
-    assert [frame.track_ids for frame in frames] == [[1]] * 6
-    assert [frame.detected for frame in frames] == [True] + [False] * 5
-    for frame, faces, _, _ in frames[::5]:
+    assert [frame.track_ids for frame in frames] == [[1]] * 4
+    assert [frame.detected for frame in frames] == [True] + [False] * 3
+    for frame, faces, _, _ in frames[::3]:
         height, width = frame.image.shape[:2]
         upright = landmarker(np.ascontiguousarray(frame.image[::-1, ::-1])).points[0]
         distance = np.linalg.norm([width - 1, height - 1] - upright - faces.points[0], axis=1).mean()
@@ -87,7 +87,7 @@ def test_video_landmarker_tracks_faces_upside_down(landmarker, clip, tmp_path):
 
 def test_update_equals_a_causally_smoothed_tracker(landmarker, clip):
     """Frames of the caller, RGB or BGR, give what a camera gives; after a reset, a new video begins."""
-    frames = list(islice(VideoReader(clip), 8))
+    frames = list(islice(VideoReader(clip), 4))
     tracker = FaceTracker(landmarker.pipeline, smooth=True)
     expected = [tracker(frame.image, frame.time) for frame in frames]
     video = VideoLandmarker(landmarker)

@@ -13,9 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from pipnet.errors import PipnetError
 from pipnet.evaluation.matplotlib_figure import plot, require_figures
 from pipnet.io.atomic import write_text
 from pipnet.progress import is_quiet
+
+_REDRAW_SECONDS = 10.0
+"""Minimum time between two drawings of the curves: one takes as long as a short epoch."""
 
 
 class TrainingLog:
@@ -33,6 +37,8 @@ class TrainingLog:
             disable=quiet or not self.console.is_terminal,
             redirect_stdout=False,
         )
+        self.drawn = time.monotonic()
+        self.is_outdated = False
 
     def __enter__(self) -> TrainingLog:
         self.progress.start()
@@ -45,6 +51,10 @@ class TrainingLog:
         trace: TracebackType | None,
     ) -> None:
         self.progress.stop()
+        if self.is_outdated:
+            ignored = () if kind is None else (OSError, PipnetError)  # the first error is reported
+            with contextlib.suppress(*ignored):
+                self._draw()
 
     def track(self, batches: Iterable[Any], total: int, epoch: int) -> Iterator[Any]:
         """Yield the batches of an epoch and advance the progress bar."""
@@ -70,7 +80,7 @@ class TrainingLog:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add an epoch's row, print it, and redraw the curves."""
+        """Add an epoch's row, print it, and redraw the curves after 10 s; `__exit__` draws the rest."""
         self.keep(row["epoch"] - 1)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -79,7 +89,13 @@ class TrainingLog:
             f"{time.strftime('%H:%M:%S')} epoch {row['epoch']}/{self.epochs}"
             f"  loss {row['loss']:.4f}{nme}  lr {row['lr']:.2g}  {row['seconds']:.0f} s"
         )
+        self.is_outdated = True
+        if time.monotonic() - self.drawn >= _REDRAW_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
         draw_curves(self.rows(), self.path.with_name("curves.png"))
+        self.drawn, self.is_outdated = time.monotonic(), False
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path) -> None:
