@@ -191,3 +191,15 @@ def exported_network(tmp_path_factory):
         return network, path
 
     return export
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Commands that run in this process load each packaged model once for a file of tests."""
+    from pipnet.hub import packaged_models
+    from pipnet.inference.backends import load
+
+    plain, once, packaged = load.OnnxModel, cache(load.OnnxModel), packaged_models().values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "OnnxModel", lambda path, *how: (once if path in packaged else plain)(path, *how))
+        yield

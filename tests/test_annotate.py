@@ -28,6 +28,7 @@ from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.io.image import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not an image"}
 
 
@@ -380,6 +381,7 @@ def killed(crowd, tmp_path_factory):
         wait_for(lambda: done.is_file() and done.read_text().count("\n") >= 2, running)
         workers = workers_of(running)
         running.kill()
+    psutil.wait_procs(workers, timeout=300)
     return labels, workers
 
 
@@ -406,7 +408,6 @@ def test_annotate_killed_workers_do_not_change_the_files(crowd, tmp_path):
 def test_annotate_workers_of_a_killed_job_end(killed):
     workers = killed[1]
     assert workers
-    psutil.wait_procs(workers, timeout=300)
     assert not any(worker.is_running() for worker in workers)
 
 

@@ -22,6 +22,7 @@ from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.results import Face
 from pipnet.io.image import read_image, write_image
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 ROW_KEYS = ["image", "width", "height", "faces", "error"]
 
 

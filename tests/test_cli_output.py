@@ -19,6 +19,7 @@ from pipnet.io.text import counted
 from pipnet.video.writer import VideoWriter
 from test_annotate import DirectEngine
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 TURNED, SMALL = "turned? try --any-rotation", "small? try --detector-size 1280"
 
 

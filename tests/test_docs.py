@@ -22,6 +22,7 @@ import pytest
 from pipnet.cli import COMMANDS
 from pipnet.cli import main as pipnet_main
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(

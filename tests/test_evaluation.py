@@ -26,6 +26,8 @@ from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 def test_point_errors_and_norm_distance_of_eye_corners():
     scheme = LandmarkScheme.load("300w")
