@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -161,3 +162,44 @@ def moving(portrait):
     """50 small pictures that differ a little from one to the next."""
     image = cv2.resize(read_image(portrait), (256, 256))
     return [np.ascontiguousarray(image[i : i + 96, i : i + 128]) for i in range(50)]
+
+
+@pytest.fixture(scope="session")
+def exported_network(tmp_path_factory):
+    """Exports an untrained network with given settings, once for each; returns the network and the file."""
+    import torch
+    from torch import nn
+
+    from pipnet.export.onnx import export_onnx
+    from pipnet.model.config import ModelConfig
+    from pipnet.model.pipnet import PIPNet
+    from test_model import described, face
+
+    @cache
+    def export(**settings: object) -> tuple[PIPNet, Path]:
+        torch.manual_seed(0)
+        config = ModelConfig(**{"backbone": "test_resnet", "input_size": 128, **settings})
+        network = PIPNet(config, face()).eval()
+        with torch.no_grad():
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                    module.running_mean.normal_(0, 0.1)
+            if config.head == "pip":  # an untrained head's scores nearly tie; trained ones do not
+                network.head.conv.weight.mul_(30)
+        path = tmp_path_factory.mktemp("exported") / "model.onnx"
+        export_onnx(network, described(config, face()), path)
+        return network, path
+
+    return export
+
+
+@pytest.fixture(scope="module")
+def loaded_once():
+    """Commands that run in this process load each packaged model once for a file of tests."""
+    from pipnet.hub import packaged_models
+    from pipnet.inference.backends import load
+
+    plain, once, packaged = load.OnnxModel, cache(load.OnnxModel), packaged_models().values()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load, "OnnxModel", lambda path, *how: (once if path in packaged else plain)(path, *how))
+        yield

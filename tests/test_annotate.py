@@ -17,15 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipnet.cli.annotate
 from pipnet.annotations.formats import read_annotations
 from pipnet.bulk.crash_journal import Attempt, CrashJournal
 from pipnet.bulk.inputs import find_inputs, find_references
 from pipnet.bulk.store import Store
+from pipnet.bulk.worker import Worker
 from pipnet.cli import main
-from pipnet.errors import MissingExtraError
+from pipnet.errors import MissingExtraError, PipnetError
 from pipnet.io.image import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 BAD = {"broken/cut.jpg": "truncated", "broken/empty.png": "empty file", "broken/text.jpg": "not an image"}
 
 
@@ -48,16 +51,52 @@ def album(tmp_path_factory, portrait):
 @pytest.fixture(scope="module")
 def expected_files(album, tmp_path_factory):
     """The files of a job with one worker."""
-    return files(annotate(album, tmp_path_factory.mktemp("expected") / "labels", "--workers", "1"))
+    return files(annotate(album, tmp_path_factory.mktemp("expected") / "labels"))
 
 
 def arguments(source, labels, *options):
     return ["annotate", str(source), "-o", str(labels), "--shard-size", "4", *map(str, options)]
 
 
+class DirectEngine:
+    """Runs the worker in this process, for tests that are not about processes: they start slowly."""
+
+    size = 1
+
+    def __init__(self, config, workers):
+        self._worker = Worker(config)
+
+    def submit(self, shard):
+        self._shard = shard
+
+    def wait(self):
+        try:
+            result = self._worker.annotate(self._shard)
+        except Death:
+            return self._shard, None
+        if isinstance(result, str):
+            raise PipnetError(result)
+        return self._shard, result
+
+    def stop(self):
+        pass
+
+
+class Death(BaseException):
+    """The end of the worker's process."""
+
+
+def run(source, labels, *options):
+    """Run the command in shards of four, and its worker in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipnet.cli.annotate, "LocalEngine", DirectEngine)
+        patch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the worker sets it
+        return main(arguments(source, labels, *options))
+
+
 def annotate(source, labels, *options):
-    """Annotate in shards of four, and return the folder."""
-    assert main(arguments(source, labels, *options)) == 0
+    """Annotate without processes, and return the folder."""
+    assert run(source, labels, *options) == 0
     return labels
 
 
@@ -106,7 +145,7 @@ def workers_of(running):
 
 
 def test_annotate_folder(album, tmp_path, landmarker, capsys):
-    labels = annotate(album, tmp_path / "labels", "--workers", "1")
+    labels = annotate(album, tmp_path / "labels")
     err = capsys.readouterr().err
     assert f"{labels}: 15 images, 11 faces, 3 images with an error; " in err
     assert "faces per second" in err
@@ -143,9 +182,12 @@ def test_annotate_tta_gives_tta_std(portrait, tmp_path):
 
 
 def test_annotate_two_workers_give_the_same_files(album, tmp_path, expected_files):
-    assert files(annotate(album, tmp_path / "labels", "--workers", "2")) == expected_files
+    labels = tmp_path / "labels"
+    assert main(arguments(album, labels, "--workers", "2")) == 0
+    assert files(labels) == expected_files
 
 
+@pytest.mark.slow
 def test_annotate_ray_gives_the_same_files(album, tmp_path, expected_files):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'pipnet[bulk]'")
     labels = tmp_path / "labels"
@@ -240,7 +282,7 @@ def test_annotate_unsupported_formats_are_error_rows(portrait, tmp_path):
     with tarfile.open(tmp_path / "photos.tar", "w") as tar:
         tar.add(folder, "in")
     for source, within in ((folder, ""), (tmp_path / "photos.tar", "photos.tar/in/")):
-        table = rows(annotate(source, tmp_path / f"labels{source.suffix}", "--workers", "1"))
+        table = rows(annotate(source, tmp_path / f"labels{source.suffix}"))
         assert [(row["image"], row["error"] is None) for row in table] == [
             (f"{within}a.jpg", True),
             (f"{within}b.CR3", False),
@@ -305,10 +347,10 @@ def test_annotate_refuses_other_inputs_in_one_line(tmp_path, name, message, caps
 
 
 def test_annotate_exits_with_1_if_no_image_can_be_read(album, tmp_path):
-    assert main(arguments(album / "broken", tmp_path / "labels")) == 1
+    assert run(album / "broken", tmp_path / "labels") == 1
     assert len(rows(tmp_path / "labels")) == 3
     (tmp_path / "lost.txt").write_text("one.jpg\ntwo.jpg\n")
-    assert main(arguments(tmp_path / "lost.txt", tmp_path / "lost")) == 1
+    assert run(tmp_path / "lost.txt", tmp_path / "lost") == 1
     assert [row["error"] for row in rows(tmp_path / "lost")] == [
         "one.jpg: no such file",
         "two.jpg: no such file",
@@ -320,21 +362,41 @@ def test_annotate_exits_with_1_if_no_image_can_be_read(album, tmp_path):
 
 @pytest.fixture(scope="module")
 def crowd(album, tmp_path_factory):
-    """90 images in 23 shards, enough to kill the job meanwhile, and the files of an undisturbed job."""
+    """60 images in 15 shards, enough to kill the job meanwhile, and the files of an undisturbed job."""
     folder = tmp_path_factory.mktemp("crowd")
     (folder / "images").mkdir()
-    for number in range(90):
+    for number in range(60):
         name = "broken/cut.jpg" if number % 30 == 7 else f"{number % 11:02}.jpg"
         (folder / "images" / f"{number:03}.jpg").symlink_to(album / name)
     annotate(folder / "images", folder / "labels")
     return folder / "images", files(folder / "labels")
 
 
+@pytest.fixture(scope="module")
+def killed(crowd, tmp_path_factory):
+    """The folder of a job that was killed with some shards finished, and its workers."""
+    labels = tmp_path_factory.mktemp("killed") / "labels"
+    done = labels / ".work" / "done.jsonl"
+    with process(crowd[0], labels, "--workers", "1") as running:
+        wait_for(lambda: done.is_file() and done.read_text().count("\n") >= 2, running)
+        workers = workers_of(running)
+        running.kill()
+    psutil.wait_procs(workers, timeout=300)
+    return labels, workers
+
+
+@pytest.fixture
+def killed_job(killed, tmp_path):
+    """A copy of the folder of the killed job."""
+    return shutil.copytree(killed[0], tmp_path / "labels")
+
+
+@pytest.mark.slow
 def test_annotate_killed_workers_do_not_change_the_files(crowd, tmp_path):
     images, expected = crowd
     labels = tmp_path / "labels"
     with process(images, labels, "--workers", "2") as running:
-        for count in (1, 5, 9):
+        for count in (1, 4, 7):
             wait_for(lambda count=count: shards_in(labels) >= count, running)
             wait_for(lambda: workers_of(running), running)
             workers_of(running)[0].kill()
@@ -343,28 +405,25 @@ def test_annotate_killed_workers_do_not_change_the_files(crowd, tmp_path):
     assert files(labels) == expected
 
 
-def test_annotate_resumes_a_killed_job_and_its_workers_end(crowd, tmp_path, capsys):
-    images, expected = crowd
-    labels = tmp_path / "labels"
-    with process(images, labels, "--workers", "2") as running:
-        wait_for(lambda: shards_in(labels) >= 3, running)
-        workers = workers_of(running)
-        running.kill()
+def test_annotate_workers_of_a_killed_job_end(killed):
+    workers = killed[1]
     assert workers
-    psutil.wait_procs(workers, timeout=300)
     assert not any(worker.is_running() for worker in workers)
-    kept = {path.name: path.stat().st_mtime_ns for path in labels.glob("shards/*")}
-    recorded = len((labels / ".work" / "done.jsonl").read_text().splitlines())
-    assert 1 <= recorded <= len(kept) < 23
-    annotate(images, labels)
+
+
+def test_annotate_resumes_a_killed_job(crowd, killed_job, capsys):
+    images, expected = crowd
+    kept = {path.name: path.stat().st_mtime_ns for path in killed_job.glob("shards/*")}
+    recorded = len((killed_job / ".work" / "done.jsonl").read_text().splitlines())
+    assert 2 <= recorded <= len(kept) < 15
+    annotate(images, killed_job)
     assert f"{4 * recorded} images were annotated before" in capsys.readouterr().err
-    assert (
-        sum(kept[p.name] == p.stat().st_mtime_ns for p in labels.glob("shards/*") if p.name in kept)
-        == recorded
-    )
-    assert files(labels) == expected
+    now = {path.name: path.stat().st_mtime_ns for path in killed_job.glob("shards/*")}
+    assert sum(now[name] == time for name, time in kept.items()) == recorded
+    assert files(killed_job) == expected
 
 
+@pytest.mark.slow
 def test_annotate_ctrl_c_keeps_finished_shards(crowd, tmp_path, start):
     images, expected = crowd
     labels = tmp_path / "labels"
@@ -378,6 +437,34 @@ def test_annotate_ctrl_c_keeps_finished_shards(crowd, tmp_path, start):
     assert files(annotate(images, labels)) == expected
 
 
+def test_annotate_quarantines_an_image_that_needs_too_much_memory(album, tmp_path, monkeypatch):
+    """The system kills the worker three times."""
+    calls = []
+
+    def kill(_):
+        calls.append("kill")
+        raise Death
+
+    def decode(image, max_pixels):
+        if image.size == (30, 30):
+            raise MemoryError
+        return plain(image, max_pixels)
+
+    plain = pipnet.io.image._decode
+    monkeypatch.setattr("pipnet.io.image._decode", decode)
+    monkeypatch.setattr("os._exit", kill)
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.jpg", "z.jpg"):
+        shutil.copy(album / "00.jpg", images / name)
+    PIL.Image.new("RGB", (30, 30)).save(images / "large.png")
+    table = rows(annotate(images, tmp_path / "labels"))
+    assert len(calls) == 3
+    assert [row["face"] for row in table] == [0, None, 0]
+    assert "3 times" in table[1]["error"]
+
+
+@pytest.mark.slow
 def test_annotate_quarantines_images_that_crash_or_hang(album, tmp_path):
     """The decoder is replaced by one that crashes and hangs."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -405,23 +492,19 @@ def test_annotate_quarantines_images_that_crash_or_hang(album, tmp_path):
     assert "3 times" in table[1]["error"]
 
 
-def test_annotate_stops_while_the_image_folder_is_missing(crowd, tmp_path, capsys):
+def test_annotate_stops_while_the_image_folder_is_missing(crowd, killed_job, tmp_path, capsys):
     images, expected = crowd
-    labels = tmp_path / "labels"
-    with process(images, labels) as running:
-        wait_for(lambda: shards_in(labels) >= 2, running)
-        running.kill()
-    kept = shards_in(labels)
+    kept = shards_in(killed_job)
     images.rename(tmp_path / "away")
     try:
-        assert main(arguments(images, labels)) == 1
+        assert run(images, killed_job) == 1
     finally:
         (tmp_path / "away").rename(images)
     err = capsys.readouterr().err
     assert "are the images still available?" in err
     assert err.count("\n") == 1
-    assert shards_in(labels) == kept < 23
-    assert files(annotate(images, labels)) == expected
+    assert shards_in(killed_job) == kept < 15
+    assert files(annotate(images, killed_job)) == expected
 
 
 def test_annotate_missing_image_of_a_list_is_an_error_row(album, tmp_path):
@@ -430,23 +513,19 @@ def test_annotate_missing_image_of_a_list_is_an_error_row(album, tmp_path):
     assert [row["error"] for row in table] == [None, f"{album}/gone.jpg: no such file", None]
 
 
-def test_annotate_full_disk_is_one_line_and_keeps_finished_shards(crowd, tmp_path, capsys):
+def test_annotate_full_disk_is_one_line_and_keeps_finished_shards(crowd, killed_job, tmp_path, capsys):
     images, expected = crowd
-    labels = tmp_path / "labels"
-    done = labels / ".work" / "done.jsonl"
-    with process(images, labels) as running:
-        wait_for(done.is_file, running)
-        running.kill()
-    kept = {path.name for path in labels.glob("shards/*")}
+    done = killed_job / ".work" / "done.jsonl"
+    kept = {path.name for path in killed_job.glob("shards/*")}
     done.rename(tmp_path / "done.jsonl")
     done.symlink_to("/dev/full")
-    assert main(arguments(images, labels)) == 1
+    assert run(images, killed_job) == 1
     err = capsys.readouterr().err
     assert "No space left on device" in err
     assert err.count("\n") == 1
-    assert kept <= {path.name for path in labels.glob("shards/*")}
+    assert kept <= {path.name for path in killed_job.glob("shards/*")}
     (tmp_path / "done.jsonl").replace(done)
-    assert files(annotate(images, labels)) == expected
+    assert files(annotate(images, killed_job)) == expected
 
 
 def test_annotate_unwritable_output_is_one_line(album, capsys):
@@ -481,17 +560,13 @@ def test_annotate_refuses_other_settings_and_other_folders(album, tmp_path, caps
     assert "missing, though the job is finished" in capsys.readouterr().err
 
 
-def test_annotate_repeats_shards_of_truncated_records(crowd, tmp_path):
+def test_annotate_repeats_shards_of_truncated_records(crowd, killed_job):
     images, expected = crowd
-    labels = tmp_path / "labels"
-    with process(images, labels) as running:
-        wait_for(lambda: shards_in(labels) >= 4, running)
-        running.kill()
-    done = labels / ".work" / "done.jsonl"
+    done = killed_job / ".work" / "done.jsonl"
     done.write_bytes(done.read_bytes()[:-20])
-    next(labels.glob("shards/*")).unlink()
-    (labels / ".work" / "0.partial").write_bytes(b"half")
-    assert files(annotate(images, labels)) == expected
+    next(killed_job.glob("shards/*")).unlink()
+    (killed_job / ".work" / "0.partial").write_bytes(b"half")
+    assert files(annotate(images, killed_job)) == expected
 
 
 def test_annotate_ignores_the_progress_of_a_removed_job(album, tmp_path, expected_files, capsys):
@@ -516,7 +591,7 @@ def test_annotate_without_pyarrow_names_the_extra(album, tmp_path, monkeypatch, 
 def test_annotate_unreadable_shard_is_error_rows(portrait, tmp_path):
     gone = "".join(f"{tmp_path}/gone/{number}.jpg\n" for number in range(4))
     (tmp_path / "list.txt").write_text(f"{gone}{portrait}\n{gone}")
-    labels = annotate(tmp_path / "list.txt", tmp_path / "labels", "--workers", "1")
+    labels = annotate(tmp_path / "list.txt", tmp_path / "labels")
     assert sum(bool(row["error"]) for row in rows(labels)) == 8
 
 

@@ -12,12 +12,14 @@ from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.geometry import CropConfig, tight_box, to_fraction
 from pipnet.inference.backends.onnxruntime import OnnxModel
+from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.config import ModelConfig
 from pipnet.model.pipnet import PIPNet
 from pipnet.papers.authors_weights import load_official
 from test_model import face
 
 N, C = 29, 10
+BACKBONES = ["resnet18", "mobilenetv2_100", "mobilenetv3_large_100"]
 HEADS = {"cls_layer": N, "x_layer": N, "y_layer": N, "nb_x_layer": N * C, "nb_y_layer": N * C}
 
 
@@ -130,7 +132,7 @@ def authors_points(maps: list[torch.Tensor], mean_face: np.ndarray) -> np.ndarra
     )
 
 
-@pytest.fixture(scope="module", params=["resnet18", "mobilenetv2_100", "mobilenetv3_large_100"])
+@pytest.fixture(scope="module", params=BACKBONES)
 def original(request, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("official")
@@ -179,11 +181,30 @@ def test_load_official_gives_the_authors_features(original):
         assert (model.backbone(image) - expected).abs().max() / expected.abs().max() > 1e-3
 
 
-def test_import_command_writes_a_checkpoint_that_exports(original, tmp_path):
+def import_checkpoint(original, target):
+    """Run the command, and return its arguments as those of `load_official`."""
     backbone, _, folder = original
-    target = tmp_path / "official.safetensors"
     arguments = ["--mean-face", str(folder / "meanface.txt"), "--scheme", "cofw", "--backbone", backbone]
     assert main(["import", str(folder / "epoch59.pth"), *arguments, "-o", str(target)]) == 0
+    return folder / "epoch59.pth", folder / "meanface.txt", "cofw", backbone
+
+
+def test_import_command_writes_a_checkpoint(original, tmp_path):
+    target = tmp_path / "official.safetensors"
+    expected, _ = load_official(*import_checkpoint(original, target))
+    model, metadata = load_checkpoint(target)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=0, atol=0)
+    assert metadata.scheme.landmarks == N
+
+
+@pytest.mark.parametrize(
+    "original",
+    ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES[1:])],
+    indirect=True,
+)
+def test_imported_checkpoint_exports(original, tmp_path):
+    target = tmp_path / "official.safetensors"
+    import_checkpoint(original, target)
     assert main(["export", str(target)]) == 0
     assert OnnxModel(target.with_suffix(".onnx")).metadata.scheme.landmarks == N
 
@@ -234,14 +255,14 @@ def write_mean_face(path, samples, scale):
     np.savetxt(path, np.mean(faces, axis=0).reshape(1, -1))
 
 
-@pytest.mark.parametrize("scale", [1.1, 1.3])
-def test_load_official_reads_the_crop_scale_off_the_mean_face(checkpoint_68, shared, tmp_path, scale):
+def test_load_official_reads_the_crop_scale_off_the_mean_face(checkpoint_68, shared, tmp_path):
     """Of all training faces, of a tenth of them, and of a person's."""
     samples, _, _ = load_samples(shared / "data" / "300w", "train")
-    for some in (samples, samples[::10], samples[:20]):
-        write_mean_face(tmp_path / "mean.txt", some, scale)
-        _, metadata = load_official(checkpoint_68, tmp_path / "mean.txt", "300w", "resnet18")
-        assert metadata.crop.scale == scale
+    for scale in (1.1, 1.3):
+        for some in (samples, samples[::10], samples[:20]):
+            write_mean_face(tmp_path / "mean.txt", some, scale)
+            _, metadata = load_official(checkpoint_68, tmp_path / "mean.txt", "300w", "resnet18")
+            assert metadata.crop.scale == scale
 
 
 def test_import_command_asks_for_an_unknown_crop_scale(checkpoint_68, shared, tmp_path, capsys):

@@ -57,7 +57,7 @@ def test_model_is_thread_safe(model, faces):
     shared = model(SHIPPED)
     expected = [shared(face[None]).points for face in faces]
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda i: shared(faces[i % len(faces)][None]).points, range(60)))
+        results = list(pool.map(lambda i: shared(faces[i % len(faces)][None]).points, range(24)))
     for i, points in enumerate(results):
         np.testing.assert_allclose(points, expected[i % len(faces)], atol=1e-4)
 

@@ -5,8 +5,10 @@ import logging
 import shutil
 import subprocess
 import sys
+from itertools import product
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from pipnet.cli import main
@@ -15,7 +17,9 @@ from pipnet.config import LandmarkerConfig
 from pipnet.io.image import read_image, write_image
 from pipnet.io.text import counted
 from pipnet.video.writer import VideoWriter
+from test_annotate import DirectEngine
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 TURNED, SMALL = "turned? try --any-rotation", "small? try --detector-size 1280"
 
 
@@ -64,7 +68,9 @@ def test_hint_names_what_is_left(capsys):
     ]
 
 
-def test_annotate_hints_at_low_quality_and_counts_one_image(upside_down, tmp_path, capsys):
+def test_annotate_hints_at_low_quality_and_counts_one_image(upside_down, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipnet.cli.annotate.LocalEngine", DirectEngine)
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the worker sets it
     command = ["annotate", str(upside_down), "-o", str(tmp_path / "labels"), "--workers", "1"]
     for _ in range(2):  # the second time from the records
         assert main(command) == 0
@@ -135,8 +141,14 @@ def test_flags_after_two_dashes_are_names(capsys):
 # -- closed outputs ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", ["detect {portrait} --json", "info pipnet-tiny", "--help", "--version"])
-@pytest.mark.parametrize("reader", [" | head -n 0", " >&-", " 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "reader"),
+    [
+        *product(["detect {portrait} --json", "--version"], [" | head -n 0", " >&-", " 2>&-"]),
+        ("info pipnet-tiny", " | head -n 0"),
+        ("--help", " >&-"),
+    ],
+)
 def test_closed_output_gives_no_traceback(portrait, arguments, reader):
     result = shell(f"pipnet {arguments.format(portrait=portrait)}{reader}")
     assert result.returncode == 0

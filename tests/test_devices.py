@@ -25,6 +25,12 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 INSTALL = 'pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
 
 
+@pytest.fixture(autouse=True)
+def _one_distribution(monkeypatch):
+    """One distribution of ONNX Runtime: to look for others, all installed packages are read."""
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"onnxruntime": ["onnxruntime"]})
+
+
 class FakeRuntime:
     """ONNX Runtime with a list of providers, of which those that work start; sessions run on the CPU."""
 

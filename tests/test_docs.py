@@ -22,6 +22,7 @@ import pytest
 from pipnet.cli import COMMANDS
 from pipnet.cli import main as pipnet_main
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -101,11 +102,10 @@ def checkout(tmp_path, shared, monkeypatch):
 
 
 @pytest.mark.parametrize("block", list(shell_cases()))
-def test_shell_block_works(block, checkout):
-    with contextlib.ExitStack() as stack:
-        address = stack.enter_context(service()) if "pipnet serve" in block.text else ""
-        for line in lines_of(block):
-            run_line(line.replace(SERVICE, address))
+def test_shell_block_works(block, checkout, request):
+    address = request.getfixturevalue("service") if "pipnet serve" in block.text else ""
+    for line in lines_of(block):
+        run_line(line.replace(SERVICE, address))
 
 
 def run_line(line: str) -> None:
@@ -171,7 +171,7 @@ def makefile() -> str:
     return (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-@contextlib.contextmanager
+@pytest.fixture(scope="module")
 def service() -> Iterator[str]:
     """Run `pipnet serve` on a free port, and give its address."""
     with socket.socket() as free:
@@ -219,20 +219,19 @@ def fake_camera(shared, monkeypatch):
 
 
 @pytest.mark.parametrize("page", list(python_cases()))
-def test_python_blocks_of_a_page_work(page, checkout, fake_camera):
+def test_python_blocks_of_a_page_work(page, checkout, fake_camera, request):
     """The blocks of a page are one program, which may read what the commands above them wrote."""
     names: dict[str, object] = {"__name__": "__main__"}
     blocks = [block for block in blocks_of(page) if not block.not_run]
-    with contextlib.ExitStack() as stack:
-        address = stack.enter_context(service()) if any(SERVICE in b.text for b in blocks) else ""
-        for block in blocks:
-            if block.language == "bash" and reads_outputs(page):
-                for line in lines_of(block):
-                    run_line(line)
-            elif block.language == "python":
-                code = compile(block.text.replace(SERVICE, address), f"{page}, block {block.number}", "exec")
-                with contextlib.redirect_stdout(io.StringIO()):
-                    exec(code, names)
+    address = request.getfixturevalue("service") if any(SERVICE in b.text for b in blocks) else ""
+    for block in blocks:
+        if block.language == "bash" and reads_outputs(page):
+            for line in lines_of(block):
+                run_line(line)
+        elif block.language == "python":
+            code = compile(block.text.replace(SERVICE, address), f"{page}, block {block.number}", "exec")
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(code, names)
 
 
 def test_every_block_is_run_or_says_why_not():

@@ -20,36 +20,30 @@ from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.config import ModelConfig
-from pipnet.model.pipnet import PIPNet
 from test_atomic import max_file_size
-from test_model import described, face
+
+MEAN = {"backbone": "lcnet_050"}
+SETTINGS = [MEAN, {"merge": "official", "score_loss": "focal"}, {"neighbors": 0}]
 
 
-@pytest.fixture(scope="module", params=[("mean", 10), ("official", 10), ("mean", 0)], ids=str)
-def exported(request, tmp_path_factory):
-    merge, neighbors = request.param
-    torch.manual_seed(0)
-    config = ModelConfig("lcnet_050", 128, neighbors=neighbors, merge=merge)
-    model = PIPNet(config, face()).eval()
-    with torch.no_grad():
-        model.head.conv.weight.mul_(30)  # an untrained head's scores nearly tie; trained ones do not
-    path = tmp_path_factory.mktemp("export") / "model.onnx"
-    export_onnx(model, described(config, face()), path)
-    return model, path
+@pytest.fixture(scope="module")
+def exported(exported_network):
+    return exported_network(**MEAN)
 
 
 def crops(count: int, size: int = 128) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64])
-def test_export_onnx_equals_torch_for_any_batch(exported, batch):
-    model, path = exported
-    image = crops(batch)
-    out, expected = OnnxModel(path)(image), model.predict(torch.from_numpy(image))
-    np.testing.assert_allclose(out.points, expected.points, atol=1e-4)
-    np.testing.assert_allclose(out.scores, expected.scores, atol=1e-4)
-    np.testing.assert_allclose(out.vote_std, expected.vote_std, atol=1e-4)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_export_onnx_equals_torch_for_any_batch(exported_network, settings):
+    model, path = exported_network(**settings)
+    for batch in (1, 7, 64):
+        image = crops(batch)
+        out, expected = OnnxModel(path)(image), model.predict(torch.from_numpy(image))
+        np.testing.assert_allclose(out.points, expected.points, atol=1e-4)
+        np.testing.assert_allclose(out.scores, expected.scores, atol=1e-4)
+        np.testing.assert_allclose(out.vote_std, expected.vote_std, atol=1e-4)
 
 
 @pytest.mark.parametrize("shift", [20.0, -1e30, float("nan")])
@@ -112,8 +106,8 @@ def test_onnx_alone_example_supports_stretched_and_clipped_crops(landmarker, por
     assert np.abs(json.loads(done.stdout)["points"] - expected.points).mean() < 0.25, done.stdout
 
 
-def test_export_onnx_half_is_half_the_size(exported, tmp_path):
-    model, path = exported
+def test_export_onnx_half_is_half_the_size(exported_network, tmp_path):
+    model, path = exported_network(stride=64)
     metadata = OnnxModel(path).metadata
     export_onnx(model, metadata, tmp_path / "half.onnx", half=True)
     assert (tmp_path / "half.onnx").stat().st_size < 0.62 * path.stat().st_size
@@ -121,8 +115,17 @@ def test_export_onnx_half_is_half_the_size(exported, tmp_path):
     assert np.median(np.abs(a.points - b.points)) < 1e-3
 
 
-def test_export_command_writes_atomically(exported, tmp_path, capsys):
-    model, path = exported
+def test_export_command_writes_atomically(exported_network, tmp_path, monkeypatch, capsys):
+    """The network is traced once; what fails is the writing."""
+    model, path = exported_network(neighbors=0)
+    trace, programs = torch.onnx.export, []
+
+    def trace_once(*arguments, **options):
+        if not programs:
+            programs.append(trace(*arguments, **options))
+        return programs[0]
+
+    monkeypatch.setattr(torch.onnx, "export", trace_once)
     checkpoint = tmp_path / "a.safetensors"
     save_checkpoint(checkpoint, model, OnnxModel(path).metadata)
     assert main(["export", str(checkpoint)]) == 0
@@ -143,25 +146,32 @@ def test_onnx_model_refuses_missing_file(tmp_path):
         OnnxModel(tmp_path / "none.onnx")
 
 
-def test_export_int8_keeps_landmarks(small_300w, portrait, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "faces", "size", "integer_layers"),
+    [("pipnet-tiny", 3, 0.95, 44), pytest.param("pipnet-68", 200, 0.8, 51, marks=pytest.mark.slow)],
+)
+def test_export_int8_keeps_landmarks(
+    name, faces, size, integer_layers, small_300w, portrait, tmp_path, monkeypatch
+):
     """On real weights and faces: a third of the size, and landmarks hardly move."""
-    checkpoint = Path("checkpoints/pipnet-68.safetensors")
+    monkeypatch.setattr("pipnet.export.quantize.FACES", faces)
+    checkpoint = Path(f"checkpoints/{name}.safetensors")
     small = tmp_path / "int8.onnx"
     assert main(["export", str(checkpoint), "--int8", "--data", str(small_300w), "-o", str(small)]) == 0
-    assert small.stat().st_size < 0.8 * checkpoint.stat().st_size, "the checkpoint is in half precision"
-    assert OnnxModel(small).metadata.name == "pipnet-68-int8"
+    assert small.stat().st_size < size * checkpoint.stat().st_size, "the checkpoint is in half precision"
+    assert OnnxModel(small).metadata.name == f"{name}-int8"
     box = [[178, 63, 267, 175]]
     model = OnnxModel(small)
-    a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained()(portrait, box)
-    size = (b.points[0].max(axis=0) - b.points[0].min(axis=0)).max()
-    distance = np.linalg.norm(a.points - b.points, axis=2).mean() / size
+    a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained(name)(portrait, box)
+    side = (b.points[0].max(axis=0) - b.points[0].min(axis=0)).max()
+    distance = np.linalg.norm(a.points - b.points, axis=2).mean() / side
     assert 0 < distance < 0.015
     compiled = onnxruntime.SessionOptions()
     compiled.optimized_model_filepath = str(tmp_path / "compiled.onnx")
     compiled.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     onnxruntime.InferenceSession(str(small), compiled, providers=["CPUExecutionProvider"])
     kinds = Counter(node.op_type for node in onnx.load(tmp_path / "compiled.onnx").graph.node)
-    assert kinds["QLinearConv"] == 51, "all convolutions but the last two are in integers"
+    assert kinds["QLinearConv"] == integer_layers, "all convolutions but the last two are in integers"
     assert kinds["Conv"] + kinds["FusedConv"] == 2
 
 

@@ -10,21 +10,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
 from pipnet import FaceLandmarker, ModelError, PipnetError
 from pipnet.cli import main
 from pipnet.config import RuntimeConfig
-from pipnet.export.onnx import export_onnx
 from pipnet.export.score_maps import export_score_maps
 from pipnet.geometry import crop
 from pipnet.hub import packaged_models
 from pipnet.inference.backends.load import load_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image, write_image
-from pipnet.model.config import ModelConfig
-from pipnet.model.pipnet import PIPNet
-from test_model import described, face
+from pipnet.model.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "export"
@@ -91,22 +87,15 @@ def test_score_maps_of_a_model_of_format_1(real_crops, decode, tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"merge": "official"},
+        {"merge": "official", "score_loss": "focal"},
         {"neighbors": 0},
-        {"score_loss": "focal"},
         {"stride": 16, "neighbors": 3},
-        {"backbone": "resnet18", "stride": 64},
+        {"stride": 64},
     ],
     ids=str,
 )
-def test_score_maps_of_other_networks(settings, decode, tmp_path):
-    torch.manual_seed(0)
-    config = ModelConfig(**{"backbone": "lcnet_050", "input_size": 128, **settings})
-    model = PIPNet(config, face()).eval()
-    with torch.no_grad():
-        model.head.conv.weight.mul_(30)  # an untrained head's scores nearly tie; trained ones do not
-    full = tmp_path / "full.onnx"
-    export_onnx(model, described(config, face()), full)
+def test_score_maps_of_other_networks(settings, exported_network, decode, tmp_path):
+    _, full = exported_network(**settings)
     export_score_maps(full, tmp_path / "maps.onnx")
     crops = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
     assert_same(OnnxModel(full, "cpu"), tmp_path / "maps.onnx", crops, decode)
@@ -118,28 +107,28 @@ def test_documented_decode_is_that_of_the_examples():
     assert code.strip() in (EXAMPLES / "decode.py").read_text()
 
 
-def test_export_scores_refuses_models_without_maps(tmp_path):
+def test_export_scores_refuses_models_without_maps(exported_network, tmp_path):
     with pytest.raises(ModelError, match="full precision"):
         export_score_maps(packaged_models()["pipnet-68-int8"], tmp_path / "maps.onnx")
-    config = ModelConfig("lcnet_050", 128, head="coord", neighbors=10)
-    export_onnx(PIPNet(config, face()).eval(), described(config, face()), tmp_path / "coord.onnx")
+    _, coord = exported_network(input_size=64, neck_width=16, head="coord")
     with pytest.raises(ModelError, match="no Pixel-in-Pixel head"):
-        export_score_maps(tmp_path / "coord.onnx", tmp_path / "maps.onnx")
+        export_score_maps(coord, tmp_path / "maps.onnx")
     export_score_maps(packaged_models()["pipnet-tiny"], tmp_path / "maps.onnx")
     with pytest.raises(ModelError, match="ends at the maps"):
         FaceLandmarker(tmp_path / "maps.onnx", device="cpu")
 
 
-def test_export_openvino_of_a_checkpoint_equals_onnx(portrait, tmp_path):
+def test_export_openvino_of_a_checkpoint_equals_onnx(exported_network, real_crops, tmp_path):
     pytest.importorskip("openvino")
-    checkpoint, box = ROOT / "checkpoints" / "pipnet-tiny.safetensors", [[178, 63, 267, 175]]
-    for words in (["--format", "openvino", "-o", str(tmp_path / "a.xml")], ["-o", str(tmp_path / "a.onnx")]):
-        assert main(["export", str(checkpoint), *words]) == 0
-    assert {file.name for file in tmp_path.iterdir()} == {"a.xml", "a.bin", "a.onnx"}
-    expected = FaceLandmarker(tmp_path / "a.onnx", device="cpu")(portrait, box)
-    result = FaceLandmarker(tmp_path / "a.xml")(portrait, box)
-    np.testing.assert_allclose(result.points, expected.points, atol=0.01)
-    np.testing.assert_allclose(result.quality, expected.quality, atol=1e-3)
+    network, onnx_file = exported_network(neighbors=0)
+    checkpoint, full = tmp_path / "a.safetensors", OnnxModel(onnx_file, "cpu")
+    save_checkpoint(checkpoint, network, full.metadata)
+    assert main(["export", str(checkpoint), "--format", "openvino"]) == 0
+    assert {file.name for file in tmp_path.iterdir()} == {"a.safetensors", "a.xml", "a.bin"}
+    crops = real_crops(128)
+    result, expected = load_model(tmp_path / "a.xml", RuntimeConfig())(crops), full(crops)
+    np.testing.assert_allclose(result.points, expected.points, atol=1e-4)
+    np.testing.assert_allclose(result.scores, expected.scores, atol=1e-4)
     with pytest.raises(PipnetError, match="use the backend openvino"):
         load_model(tmp_path / "a.xml", RuntimeConfig(backend="onnxruntime"))
 

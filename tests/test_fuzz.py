@@ -13,8 +13,11 @@ RUN = Path(__file__).parents[1] / "benchmarks" / "robustness" / "fuzz" / "run.py
 @pytest.mark.parametrize(
     "targets",
     [
-        ("image", "tar", "parquet", "scheme", "matlab", "metadata"),
-        ("recipe", "coco", "cvat", "csv", "yolo", "job (hypothesis)"),
+        ("image", "metadata", "recipe", "coco"),
+        pytest.param(
+            ("tar", "parquet", "scheme", "matlab", "cvat", "csv", "yolo", "job (hypothesis)"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda targets: targets[0],
 )

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from pipnet.errors import ModelError, RecipeError
-from pipnet.export.onnx import export_onnx
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.model.config import ModelConfig
 from pipnet.model.heads.base import Supervision
@@ -13,7 +12,7 @@ from pipnet.model.heads.coordinate import CoordinateHead
 from pipnet.model.heads.heatmap import SIGMA, HeatmapHead
 from pipnet.model.heads.pip import PipHead, PipLosses, PipOutput
 from pipnet.model.pipnet import PIPNet
-from test_model import described, face, with_identity
+from test_model import face, with_identity
 
 SMALL = {"backbone": "lcnet_050", "input_size": 64, "neck_width": 16}
 CONFIGS = {
@@ -100,19 +99,14 @@ def test_loss_ignores_faces_of_weight_0(config):
         torch.testing.assert_close(found[name], value)
 
 
-@pytest.mark.parametrize("name", ["pip focal, L2 offsets", "coordinates", "heatmap", "coord", "map 4"])
-def test_export_onnx_supports_every_head(name, tmp_path):
-    config = ModelConfig(**SMALL, **CONFIGS[name])
-    model = network(config).eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm1d):
-                module.running_mean.normal_()
-    metadata = described(config, face())
-    export_onnx(model, metadata, tmp_path / "model.onnx")
+@pytest.mark.parametrize("name", ["coordinates", "heatmap", "coord", "map 4"])
+def test_export_onnx_supports_every_head(name, exported_network):
+    """`test_export` has the pip head."""
+    model, path = exported_network(input_size=64, neck_width=16, **CONFIGS[name])
+    exported = OnnxModel(path)
     for count in (1, 3):
-        out = OnnxModel(tmp_path / "model.onnx")(images(count).numpy())
-        expected = model.predict(images(count))
+        crops = images(count)
+        out, expected = exported(crops.numpy()), model.predict(crops)
         near = np.abs(out.points - expected.points.numpy()).max(axis=2) < 1e-3
         assert near.mean() > 0.97  # untrained maps may tie
         np.testing.assert_allclose(out.scores, expected.scores, atol=1e-3)

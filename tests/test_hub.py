@@ -122,8 +122,9 @@ def test_find_model_refuses_checkpoints(tmp_path):
 
 
 def test_find_model_reports_an_unreachable_hub():
-    """In a separate process: the hub's client reads its settings when it is imported."""
+    """In a separate process: the hub's client reads its settings when it is imported, and waits."""
     code = (
+        "import time; time.sleep = lambda _: None\n"
         "import os; os.environ.update(HF_ENDPOINT='http://127.0.0.1:9', HF_HUB_DOWNLOAD_TIMEOUT='2')\n"
         "from pipnet.hub import find_model\n"
         "from pipnet import PipnetError\n"

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,13 @@ from pipnet.annotations.pts import read_pts
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.load import PREPARED
 from pipnet.datasets.registry import DATASETS
-from pipnet.model.pipnet import PIPNet
+from pipnet.model.config import ModelConfig
+from pipnet.model.pipnet import PIPNet, build_head
 from pipnet.papers.paper_report import BACKBONES
 from pipnet.papers.published import published
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.dataset import FaceDataset
-from pipnet.training.recipe import load_recipe
+from pipnet.training.recipe import OptimConfig, Recipe, load_recipe
 from pipnet.training.split import load_split
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -33,6 +36,15 @@ OF_AUTHORS = [path for path in RECIPES if path.parent.name == "authors"]
 ROUNDS = [path for path in OF_PAPERS if re.search("_t[sm]d_|^gssl_", path.stem)]
 """Trainings that also learn from unlabeled faces."""
 SUPERVISED = re.compile(r"(PIP|Coord|Map)( stride \d+| \+ NRM| supervised)?")
+
+
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+"""Shapes without numbers: ResNet-101 and heat maps of stride 1 take no time."""
+
+
+@cache
+def recipe_of(path: Path) -> Recipe:
+    return load_recipe(path)
 
 
 def name(path: Path) -> str:
@@ -61,20 +73,38 @@ def registered(path: Path) -> str:
 
 
 def landmarks(path: Path) -> int:
-    scheme = load_recipe(path).data.scheme or DATASETS[registered(path)].scheme
+    scheme = recipe_of(path).data.scheme or DATASETS[registered(path)].scheme
     return LandmarkScheme.load(scheme).landmarks
+
+
+@cache
+def without_head(body: ModelConfig) -> tuple[PIPNet, torch.Tensor]:
+    """Return a network, whose head is replaced, and the input of its head: many recipes share them."""
+    network = PIPNet(body, np.zeros((5, 2))).eval()
+    image = torch.zeros(2, body.input_size, body.input_size, 3, dtype=torch.uint8)
+    return network, network.features(image)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_recipe_is_read_and_built(path):
-    config = load_recipe(path).model
+    config = recipe_of(path).model
     count = landmarks(path)
     face = np.random.default_rng(0).uniform(0.1, 0.9, (count, 2))
-    # Shapes without numbers: ResNet-101 and heat maps of stride 1 take no time.
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = PIPNet(config, face).eval()
-        image = torch.zeros(2, config.input_size, config.input_size, 3, dtype=torch.uint8)
-        output = model(image)
+    body = (
+        "backbone",
+        "input_size",
+        "stride",
+        "backbone_stride",
+        "late_activation",
+        "last_width",
+        "neck_width",
+    )
+    with FAKE:
+        model, features = without_head(
+            ModelConfig(**{key: getattr(config, key) for key in body}, neighbors=0)
+        )
+        model.head = build_head(config, model.neck.out_channels, face).eval()
+        output = model.head(features)
         assert model.head.decode(output).points.shape == (2, count, 2)
         assert all(term.shape == () for term in model.loss(output, torch.rand(2, count, 2)).values())
     assert header(path)
@@ -89,7 +119,7 @@ def test_recipe_losses_of_v1_are_flags():
 
 @pytest.mark.parametrize("path", [*OF_PAPERS, *OF_AUTHORS], ids=name)
 def test_recipe_of_the_papers_has_their_settings(path):
-    recipe, v1 = load_recipe(path), path.parent.name == "v1"
+    recipe, v1 = recipe_of(path), path.parent.name == "v1"
     optim, augment, model = recipe.optim, recipe.augment, recipe.model
     assert (optim.name, optim.lr, optim.weight_decay, optim.schedule) == ("adam", 1e-4, 0, "step")
     assert (optim.ema, optim.clip, recipe.data.validation, recipe.initial.pretrained) == (None, None, 0, True)
@@ -118,7 +148,7 @@ def test_recipe_of_the_papers_has_their_settings(path):
 
 @pytest.mark.parametrize("path", ROUNDS, ids=name)
 def test_recipe_of_rounds_has_the_papers_rounds(path):
-    recipe, v1 = load_recipe(path), path.parent.name == "v1"
+    recipe, v1 = recipe_of(path), path.parent.name == "v1"
     rounds = recipe.self_training
     assert rounds.tasks == (("full",) * 3 if v1 else ("quarter", "half", "full", "full", "full"))
     assert (rounds.box_format, recipe.data.paper_crops) == ("crop", "v1" if v1 else "gssl")
@@ -147,7 +177,7 @@ def test_recipe_headers_state_all_published_numbers():
     """Each supervised row of PIP, Coord and Map."""
     stated = set()
     for path in sorted(set(OF_PAPERS) - set(ROUNDS)):
-        text, config = header(path), load_recipe(path).model
+        text, config = header(path), recipe_of(path).model
         source = "v1" if path.parent.name == "v1" else "IJCV"
         assert text.startswith(source)
         assert len(path.read_text().splitlines()) < 15
@@ -231,19 +261,31 @@ def small_datasets(shared, tmp_path_factory):
     return root
 
 
+@cache
+def first_step(data: Recipe) -> tuple[int, int, tuple[int, ...], np.ndarray]:
+    """Return the numbers of training and validation faces, and crop and labels of an example."""
+    split = load_split(data)
+    faces = FaceDataset(split.training, split.scheme, data.crop, data.model.input_size, data.augment)
+    example = faces[0]
+    return len(split.training), len(split.validation), example.crop.shape, example.points
+
+
 @pytest.mark.parametrize("path", [*OF_PAPERS, *OF_AUTHORS], ids=name)
 def test_recipe_plans_against_its_dataset(path, small_datasets):
     """Faces, crops and labels of the first step, as the training takes them."""
     names = dataset(path).lower().split("+") if path in OF_PAPERS else [registered(path)]
-    flags = ["--data.root", str(small_datasets / names[0])]
-    flags += [flag for also in names[1:] for flag in ("--data.also", str(small_datasets / also))]
-    recipe = load_recipe(path, flags)
-    split = load_split(recipe)
-    assert len(split.training) >= recipe.optim.batch_size
-    assert not split.validation
-    faces = FaceDataset(split.training, split.scheme, recipe.crop, recipe.model.input_size, recipe.augment)
-    example = faces[0]
-    assert example.crop.shape == (256, 256, 3)
-    assert example.points.shape == (landmarks(path), 2)
-    inside = ((example.points >= 0) & (example.points < 1)).all(axis=1)
+    root, *also = (small_datasets / name for name in names)
+    recipe = recipe_of(path)
+    data = replace(recipe.data, root=root, also=tuple(also))
+    # What the faces depend on, without the network and the schedule: many recipes share it.
+    size = ModelConfig(input_size=recipe.model.input_size)
+    share = Recipe(
+        data=data, crop=recipe.crop, augment=recipe.augment, model=size, optim=OptimConfig(batch_size=1)
+    )
+    training, validation, shape, points = first_step(share)
+    assert training >= recipe.optim.batch_size
+    assert not validation
+    assert shape == (256, 256, 3)
+    assert points.shape == (landmarks(path), 2)
+    inside = ((points >= 0) & (points < 1)).all(axis=1)
     assert inside.mean() > 0.5

@@ -340,14 +340,14 @@ def test_waiting_images_go_through_the_network_together(landmarker, photo):
 
 def test_hostile_bodies_are_answered_in_one_line(client, photo):
     statuses = []
-    for arguments in HOSTILE["hostile_bodies"](photo, 160):
+    for arguments in HOSTILE["hostile_bodies"](photo, 60):
         response = client.post("/detect", **arguments)
         statuses.append(response.status_code)
         assert response.status_code in (200, 400, 413, 422), (response.status_code, response.text)
         if response.status_code != 200:
             error_of(response)
-    assert statuses.count(200) >= 5  # some remain readable
-    assert statuses.count(422) >= 50
+    assert statuses.count(200) >= 2  # some remain readable
+    assert statuses.count(422) >= 20
     assert len(client.post("/detect", content=photo).json()["faces"]) == 1
 
 
@@ -499,22 +499,25 @@ def serving(*arguments: str, **variables: str):
 
 def test_sigterm_answers_what_was_accepted(photo):
     """All requests that were sent before the signal are answered, and none is accepted afterwards."""
-    with serving() as (process, address), ThreadPoolExecutor(12) as pool:
-        requests = [
-            pool.submit(httpx.post, f"{address}/detect", content=photo, timeout=60) for _ in range(12)
-        ]
+    a_connection_each = httpx.Limits(max_keepalive_connections=0)
+    with (
+        serving() as (process, address),
+        httpx.Client(base_url=address, timeout=60, verify=False, limits=a_connection_each) as web,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        requests = [pool.submit(web.post, "/detect", content=photo) for _ in range(8)]
         deadline = time.monotonic() + 60
-        while "pipnet_requests_in_progress 0.0" in httpx.get(f"{address}/metrics", timeout=60).text:
+        while "pipnet_requests_in_progress 0.0" in web.get("/metrics").text:
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGTERM)
         answers = [request.result() for request in requests]
-        assert [answer.status_code for answer in answers] == [200] * 12
+        assert [answer.status_code for answer in answers] == [200] * 8
         assert all(len(answer.json()["faces"]) == 1 for answer in answers)
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0
         assert (out, err) == ("", "stopped: all accepted requests are answered\n")
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{address}/health")
+            web.get("/health")
 
 
 @pytest.mark.slow
