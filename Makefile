@@ -1,5 +1,5 @@
 # make demo: landmarks on a photo, from nothing.   make test: all tests but the slow ones.   make test-slow: these.
-# make coverage: all tests, and what they run.
+# make test-checked: as CI runs the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 EXTRAS := train,hub,heic,video,openvino,int8,bulk,serve
 comma := ,
 
-.PHONY: help setup lock demo test test-slow test-oldest coverage platforms check lint-imports dist docs bench web fuzz gpu-check clean
+.PHONY: help setup lock demo test test-slow test-oldest test-checked coverage platforms check lint-imports dist docs bench web fuzz gpu-check clean
 
 help:
-	@echo "make setup | demo | check | test | test-slow | coverage | test-oldest | platforms | dist | lock | docs | web | clean"
+	@echo "make setup | demo | check | test | test-slow | test-checked | coverage | test-oldest | platforms | dist | lock | docs | web | clean"
 	@echo "make bench | bench-NAME (benchmarks/README.md has the names) | fuzz | gpu-check"
 
 $(VENV)/pyvenv.cfg:
@@ -49,16 +49,21 @@ test: $(VENV)/.developing
 test-slow: $(VENV)/.developing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(TEST_ARGS)
 
-# Both, and which lines and branches of the package they run, subprocesses included; slower than without.
-coverage: COVERED := TEST_ARGS="--cov --cov-append --cov-report="
-coverage: $(VENV)/.developing
+# The same tests with every argument's type and shape checked, and which lines and branches of the package they run,
+# subprocesses included; slower. `make coverage` has the slow tests too.
+CHECKED := TEST_ARGS="--jaxtyping-packages=pipnet,typecheck.check --cov --cov-append --cov-report="
+test-checked: $(VENV)/.developing
 	$(BIN)/coverage erase
-	$(MAKE) --no-print-directory test $(COVERED)
-	$(MAKE) --no-print-directory test-slow $(COVERED)
+	$(MAKE) --no-print-directory test $(CHECKED)
+	$(BIN)/coverage combine --quiet --keep
+	$(BIN)/coverage report
+
+coverage: test-checked
+	$(MAKE) --no-print-directory test-slow $(CHECKED)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# The oldest versions that pyproject.toml allows, on tests that need no torch; jaxtyping's plugin needs a newer one.
+# The oldest versions that pyproject.toml allows, on tests that need no torch.
 OLDEST := .venv-oldest/bin
 OLDEST_TESTS := annotations backends discovery evaluation geometry images landmarker results rotation scheme \
 	selection smoothing tracking video
@@ -67,7 +72,7 @@ test-oldest:
 	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check uv
 	$(OLDEST)/uv pip install --quiet --python $(OLDEST)/python --resolution lowest-direct \
 		--editable '.[hub,heic,report,onnx,data,video,bulk,openvino]' --group test
-	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -m "not slow" -o addopts=-q $(OLDEST_TESTS:%=tests/test_%.py)
+	OMP_NUM_THREADS=1 $(OLDEST)/python -m pytest -m "not slow" $(OLDEST_TESTS:%=tests/test_%.py)
 
 check: $(VENV)/.developing
 	$(BIN)/ruff format --check .
