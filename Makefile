@@ -55,12 +55,10 @@ CHECKED := TEST_ARGS="--jaxtyping-packages=pipnet,typecheck.check --cov --cov-ap
 test-checked: $(VENV)/.developing
 	$(BIN)/coverage erase
 	$(MAKE) --no-print-directory test $(CHECKED)
-	$(BIN)/coverage combine --quiet --keep
 	$(BIN)/coverage report
 
 coverage: test-checked
 	$(MAKE) --no-print-directory test-slow $(CHECKED)
-	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # The oldest versions that pyproject.toml allows, on tests that need no torch.
