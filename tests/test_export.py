@@ -22,7 +22,7 @@ from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.config import ModelConfig
 from test_atomic import max_file_size
 
-MEAN = {"backbone": "lcnet_050"}
+MEAN = {"backbone": "test_efficientnet"}
 SETTINGS = [MEAN, {"merge": "official", "score_loss": "focal"}, {"neighbors": 0}]
 
 
@@ -66,7 +66,7 @@ def test_export_onnx_has_documented_interface(exported):
     assert isinstance(image.shape[0], str), "the batch size is dynamic"
     metadata = session.get_modelmeta().custom_metadata_map
     assert set(metadata) == {"pipnet", "license"}
-    assert OnnxModel(path).metadata.config["backbone"] == "lcnet_050"
+    assert OnnxModel(path).metadata.config["backbone"] == "test_efficientnet"
 
 
 def test_onnx_model_without_crops_returns_no_landmarks(exported):
@@ -106,8 +106,8 @@ def test_onnx_alone_example_supports_stretched_and_clipped_crops(landmarker, por
     assert np.abs(json.loads(done.stdout)["points"] - expected.points).mean() < 0.25, done.stdout
 
 
-def test_export_onnx_half_is_half_the_size(exported_network, tmp_path):
-    model, path = exported_network(stride=64)
+def test_export_onnx_half_is_half_the_size(exported, tmp_path):
+    model, path = exported
     metadata = OnnxModel(path).metadata
     export_onnx(model, metadata, tmp_path / "half.onnx", half=True)
     assert (tmp_path / "half.onnx").stat().st_size < 0.62 * path.stat().st_size
