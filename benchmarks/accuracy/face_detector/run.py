@@ -7,9 +7,8 @@
 decide on the places of which the detector is unsure. All detectors search the same images at the same
 maximum side. Their boxes are compared after the box adapter of the landmark model has brought them to the
 tight box of the landmarks, so that no detector gains by the convention of its boxes; on WIDER, which labels
-boxes alone, boxes are compared as they are. A face counts as
-found at IoU 0.5. A box on no labeled face is a false alarm unless another of the detectors has a box there
-too: photos hold faces that nobody labeled.
+boxes alone, boxes are compared as they are. A face is detected at IoU 0.5. A box on no labeled face is a
+false alarm unless a detector of another kind has a box there too: photos hold faces that nobody labeled.
 
 Writes ``results.json`` and ``report.md`` beside this file.
 """

@@ -121,7 +121,7 @@ class Pipeline:
         return detections
 
     def _confirm(self, image: Image, candidates: Detections, box_format: str) -> Detections:
-        """Return the candidates that are faces: certain ones, and those whose landmarks look like a face's.
+        """Return the candidates that are faces: certain ones, and those that have the landmarks of a face.
 
         The detector has seen each place at low resolution, and the landmark model looks again: where no face
         is, its confidence is low.

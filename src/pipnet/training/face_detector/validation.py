@@ -10,7 +10,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from pipnet.geometry import Image, box_iou, suppress_overlaps
-from pipnet.model.face_detector import STRIDES, DenseDetections, FaceDetectorNet
+from pipnet.model.face_detector import DenseDetections, FaceDetectorNet
 from pipnet.training.face_detector.scenes import Scene
 
 _THRESHOLD, _NMS_IOU = 0.5, 0.4
@@ -29,13 +29,11 @@ def detect(
 
     Args:
         network: in evaluation mode.
-        image: RGB, of any size.
+        image: RGB; height and width are multiples of 32.
         threshold: minimum score.
     """
-    height, width = image.shape[:2]
-    padding = ((0, -height % STRIDES[-1]), (0, -width % STRIDES[-1]), (0, 0))
     with torch.no_grad():
-        output: DenseDetections = network(as_input(torch.from_numpy(np.pad(image, padding))[None]))
+        output: DenseDetections = network(as_input(torch.from_numpy(np.array(image))[None]))
     boxes, scores = output.boxes[0].numpy() - 0.5, output.logits[0].sigmoid().numpy()
     chosen = scores >= threshold
     kept = suppress_overlaps(boxes[chosen], scores[chosen], _NMS_IOU)
