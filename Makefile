@@ -108,7 +108,7 @@ dist: $(VENV)/.developing web
 # Whether all dependencies have wheels for systems that the tests do not run on, with the oldest and the newest Python.
 # pip takes the tags of a platform as they are, without the older ones that it also runs.
 DEPENDENCIES := $(BIN)/python -c "import tomllib as t; d = t.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
-	print(*(one.replace(' ', '') for one in d if ';' not in one))"
+	print(*(one.replace(' ', '') for one in d))"
 LINUX_TAGS = manylinux_2_28_$(1) manylinux_2_27_$(1) manylinux_2_17_$(1) manylinux2014_$(1)
 PLATFORMS := linux-x86_64 linux-arm macos-arm windows
 linux-x86_64_TAGS := $(call LINUX_TAGS,x86_64)

@@ -12,7 +12,7 @@ import PIL.Image
 import pytest
 
 from pipnet.cli import main
-from pipnet.cli.hints import say_low_quality
+from pipnet.cli.hints import say_hint
 from pipnet.config import LandmarkerConfig
 from pipnet.io.image import read_image, write_image
 from pipnet.io.text import counted
@@ -39,61 +39,95 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 # -- hints ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def yunet(shared):
+    """The name of a detector that finds upside-down faces."""
+    return f"yunet:{shared / 'models' / 'yunet_n_dynamic.onnx'}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ([], f"1 of 2 faces has low quality: {TURNED}; {SMALL}"),
-        (["--detector-size", "1280"], f"1 of 2 faces has low quality: {TURNED}"),
-        (["--min-quality", "0.25"], None),
+        ([], f"1 of 2 images has no face: {TURNED}; {SMALL}"),
+        (["--detector", "yunet"], f"1 of 2 faces has low quality: {TURNED}; {SMALL}"),
+        (["--detector", "yunet", "--detector-size", "1280"], f"1 of 2 faces has low quality: {TURNED}"),
+        (["--detector", "yunet", "--min-quality", "0.25"], f"1 of 2 images has no face: {TURNED}; {SMALL}"),
         (["--any-rotation"], None),  # it finds the face upside down
         (["--box", "178,63,89,112"], f"1 of 2 faces has low quality: {TURNED}"),
     ],
 )
-def test_detect_hints_at_options_for_faces_of_low_quality(portrait, upside_down, arguments, hint, capsys):
+def test_detect_hints_at_options_for_bad_results(portrait, upside_down, yunet, arguments, hint, capsys):
+    arguments = [yunet if argument == "yunet" else argument for argument in arguments]
     assert main(["detect", str(portrait), str(upside_down), *arguments]) == 0
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last == hint if hint else "quality" not in last
+    assert last == hint if hint else "try" not in last
 
 
 def test_hint_names_what_is_left(capsys):
     used = LandmarkerConfig(any_rotation=True, detector_size=1000)
-    say_low_quality(2, 1200, used)
-    say_low_quality(1, 1, used)
-    say_low_quality(1, 1, LandmarkerConfig(detector="full_image"))
-    say_low_quality(0, 3, LandmarkerConfig())
+    say_hint(2, 1200, used)
+    say_hint(1, 1, used)
+    say_hint(1, 1, LandmarkerConfig(detector="full_image"))
+    say_hint(1, 4, LandmarkerConfig(), empty=2000, images=5000)
+    say_hint(0, 0, LandmarkerConfig(), empty=1)
+    say_hint(0, 0, used, empty=1)
+    say_hint(0, 3, LandmarkerConfig())
     assert capsys.readouterr().err.splitlines() == [
         "2 of 1,200 faces have low quality: --min-quality 0.25 leaves such faces out",
         "the face has low quality: --min-quality 0.25 leaves such faces out",
         f"the face has low quality: {TURNED}",
+        f"2,000 of 5,000 images have no face, 1 of 4 faces has low quality: {TURNED}; {SMALL}",
+        f"no face found: {TURNED}; {SMALL}",
     ]
 
 
-def test_annotate_hints_at_low_quality_and_counts_one_image(upside_down, tmp_path, monkeypatch, capsys):
+def test_annotate_hints_at_low_quality_and_counts_one_image(
+    upside_down, yunet, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr("pipnet.cli.annotate.LocalEngine", DirectEngine)
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", PIL.Image.MAX_IMAGE_PIXELS)  # the worker sets it
-    command = ["annotate", str(upside_down), "-o", str(tmp_path / "labels"), "--workers", "1"]
+    command = [
+        "annotate",
+        str(upside_down),
+        "-o",
+        str(tmp_path / "labels"),
+        "--workers",
+        "1",
+        "--detector",
+        yunet,
+    ]
     for _ in range(2):  # the second time from the records
         assert main(command) == 0
         summary, hint = capsys.readouterr().err.splitlines()[-2:]
         assert ": 1 image, 1 face;" in summary
         assert hint == f"the face has low quality: {TURNED}; {SMALL}"
-    command = ["annotate", str(upside_down), "-o", str(tmp_path / "good"), "--workers", "1"]
+    command = [
+        "annotate",
+        str(upside_down),
+        "-o",
+        str(tmp_path / "good"),
+        "--workers",
+        "1",
+        "--detector",
+        yunet,
+    ]
     assert main([*command, "--min-quality", "0.25", "--format", "jsonl"]) == 0
     assert "1 image, 0 faces" in capsys.readouterr().err.splitlines()[-1]
     assert json.loads((tmp_path / "good" / "labels.jsonl").read_text())["faces"] == []
 
 
-def test_video_hints_at_tracks_of_low_quality(portrait, upside_down, tmp_path, capsys):
+def test_video_hints_at_tracks_of_low_quality(portrait, upside_down, yunet, tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
-    pair = np.concatenate([read_image(portrait), read_image(upside_down)], axis=1)
+    pair = np.concatenate([read_image(portrait), read_image(upside_down)], axis=0)
     with VideoWriter(clip, 25) as writer:
         for number in range(3):
             writer.write(pair, number / 25)
-    assert main(["video", str(clip), "--json"]) == 0
+    command = ["video", str(clip), "--json", "--detector", yunet]
+    assert main(command) == 0
     captured = capsys.readouterr()
     faces = [len(json.loads(line)["faces"]) for line in captured.out.splitlines()]
     assert captured.err.splitlines()[-1] == f"1 of 2 faces has low quality: {TURNED}; {SMALL}"
-    assert main(["video", str(clip), "--json", "--min-quality", "0.25"]) == 0
+    assert main([*command, "--min-quality", "0.25"]) == 0
     captured = capsys.readouterr()
     assert faces == [2, 2, 2]
     assert [len(json.loads(line)["faces"]) for line in captured.out.splitlines()] == [1, 1, 1]

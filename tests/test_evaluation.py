@@ -134,7 +134,7 @@ def test_composites_paste_the_faces_with_their_landmarks(small_300w):
 
 def test_evaluate_command_prints_one_line_and_writes_the_record_and_images(small_300w, tmp_path, capsys):
     arguments = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "--subset", "challenging"]
-    assert main([*arguments, "--json", "-o", str(tmp_path), "--detector", "auto"]) == 0
+    assert main([*arguments, "--json", "-o", str(tmp_path), "--detector", "pipnet-face"]) == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     summary = json.loads(out)

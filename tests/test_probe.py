@@ -11,6 +11,7 @@ import torch
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.box_adapter import BoxAdapter
 from pipnet.cli import main
+from pipnet.config import DEFAULT_DETECTOR
 from pipnet.datasets.load import load_samples
 from pipnet.errors import DataError, ImageError, ModelError, RecipeError
 from pipnet.geometry import CropConfig, tight_box
@@ -50,7 +51,7 @@ def save_random_model(path: Path, config: ModelConfig, scheme: str = "300w") -> 
     torch.manual_seed(0)
     points = LandmarkScheme.load(scheme)
     face = np.random.default_rng(0).uniform(0.2, 0.8, (points.landmarks, 2))
-    adapters = {load_detector("auto").box_format: BoxAdapter(0.0, 0.2, 1.0, 1.0)}
+    adapters = {load_detector(DEFAULT_DETECTOR).box_format: BoxAdapter(0.0, 0.2, 1.0, 1.0)}
     metadata = ModelMetadata("tiny", points, CropConfig(), config.input_size, face, asdict(config), adapters)
     save_checkpoint(path, PIPNet(config, face), metadata)
     return metadata
@@ -189,7 +190,7 @@ def test_texture_ignores_a_single_edge():
 def test_probe_shipped_model_scores_faces_above_backgrounds(small_300w):
     model, metadata = load_checkpoint(SHIPPED)
     samples, _, _ = load_samples(small_300w, "common")
-    faces, backgrounds = dataset_crops(samples, metadata, load_detector("auto"), count=2, seed=0)
+    faces, backgrounds = dataset_crops(samples, metadata, load_detector(DEFAULT_DETECTOR), count=2, seed=0)
     assert len(faces) == len(backgrounds) == 2
     on_faces, on_backgrounds = predict_score_maps(model, faces), predict_score_maps(model, backgrounds)
     assert on_faces.score_maps.shape == (2, 68, 8, 8)
@@ -304,7 +305,7 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
 
 def test_image_crops_of_own_photos(pictures, tiny, tmp_path):
     _, metadata = load_checkpoint(tiny)
-    detector = load_detector("auto")
+    detector = load_detector(DEFAULT_DETECTOR)
     faces, backgrounds = image_crops(pictures, metadata, detector, count=3, seed=0)
     assert len(faces) == 1
     assert 1 <= len(backgrounds) <= 3

@@ -155,7 +155,7 @@ def test_compare_sorts_rows_by_nme(result):
     ("changes", "text"),
     [
         ({"faces": 100}, "100 faces, not 554"),
-        ({"detector": "auto", "missed": 2}, "end to end with the detector auto, 2 missed"),
+        ({"detector": "pipnet-face", "missed": 2}, "end to end with the detector pipnet-face, 2 missed"),
         ({"composites": True}, "pasted onto other photos"),
         ({"refine_steps": 1}, "1 refine steps"),
         ({"tta": "flip"}, "test-time augmentation (flip)"),

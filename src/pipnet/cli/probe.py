@@ -11,6 +11,7 @@ from rich.table import Table
 from pipnet.cli import say, training_imports
 from pipnet.cli.options import Output
 from pipnet.cli.streams import print_table
+from pipnet.config import DEFAULT_DETECTOR
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
 from pipnet.evaluation.matplotlib_figure import require_figures
@@ -71,7 +72,7 @@ def probe(
     prior.check_score_maps(model)
     make_folder(output)
     samples, _, spec = load_samples(data, subset, metadata.scheme, for_evaluation=True)
-    detector = load_detector("auto")
+    detector = load_detector(DEFAULT_DETECTOR)
     faces, backgrounds = dataset_crops(samples, metadata, detector, count, seed)
     user_crops = image_crops(images, metadata, detector, count, seed) if images else ([], [])
     user_faces, user_backgrounds = user_crops

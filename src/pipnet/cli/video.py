@@ -15,7 +15,7 @@ import numpy as np
 from cyclopts import Parameter
 
 from pipnet.cli import say, say_error
-from pipnet.cli.hints import say_low_quality
+from pipnet.cli.hints import say_hint
 from pipnet.cli.options import (
     DEFAULT_LANDMARKER,
     DEFAULT_RUNTIME,
@@ -115,7 +115,8 @@ def track_faces(
     tracks = _TrackQuality()
     frames = show_progress(tracks.watch(video_landmarker.track(reader)), reader.frames, Path(name).name)
     audio_warning = _write_outputs(frames, reader, name, outputs)
-    say_low_quality(*tracks.count(), config)
+    low, count = tracks.count()
+    say_hint(low, count, config, empty=int(not count))
     if audio_warning:
         say(f"{outputs.output}: {audio_warning}")
     if reader.damage:

@@ -18,6 +18,7 @@ from pipnet.annotations.annotation_set import placeholder_names
 from pipnet.annotations.formats import Annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.box_adapter import fit_matched
+from pipnet.config import DEFAULT_DETECTOR
 from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.geometry import Image, tight_box, to_fraction
 from pipnet.inference.detectors.load import load_detector
@@ -198,7 +199,7 @@ def _crop_scale(samples: Sequence[FaceSample]) -> tuple[float, str | None]:
     """Return the crop over landmark box that shows a detected face in full, and any doubt about it."""
     guess = f"crop.scale {_DEFAULT_SCALE} is a guess"
     try:
-        detector = load_detector("auto")
+        detector = load_detector(DEFAULT_DETECTOR)
     except PipnetError as error:
         return _DEFAULT_SCALE, f"{guess}: no face detector is available ({error})"
     detections, boxes = [], []

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from pipnet.config import LandmarkerConfig, RuntimeConfig, split_options
+from pipnet.config import DEFAULT_DETECTOR, LandmarkerConfig, RuntimeConfig, split_options
 from pipnet.errors import BoxError
 from pipnet.geometry import Image, check_boxes
 from pipnet.hub import DEFAULT_MODEL, find_model
@@ -45,7 +45,7 @@ class FaceLandmarker:
     def __init__(
         self,
         model: str | os.PathLike[str] | CropModel = DEFAULT_MODEL,
-        detector: Detector = "auto",
+        detector: Detector = DEFAULT_DETECTOR,
         *,
         box_format: str = "face",
         **options: Any,

@@ -31,6 +31,8 @@ loses nothing (benchmarks/robustness/first_crop); this keeps a margin."""
 _MIN_CONFIRMED = 0.8
 """A candidate is a face if its detection score and the quality of its landmarks add up to at least this.
 Chosen on the photos that validate the detector; measured in benchmarks/accuracy/face_detector."""
+_MIN_CONFIRMED_SIDE = 20
+"""Minimum longer side of a candidate in pixels: smaller ones are too coarse for landmarks to tell."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -111,29 +113,33 @@ class Pipeline:
         """
         if isinstance(image, Photo):
             return self.detect(image.reduced).enlarged(image.factor)
-        detector, calibration = self.detector, self.model.metadata.calibration
-        if isinstance(detector, CandidateDetector) and calibration is not None:
-            detections = self._confirm(image, detector.candidates(image), detector.box_format)
-        else:
-            detections = detector(image)
+        detections = self._confirmed(image)
         if self.config.any_rotation and not len(detections.boxes):
-            return search_rotations(image, detector, self.model.metadata)
+            adapter = self.model.metadata.box_adapter(self.detector.box_format)
+            return search_rotations(image, self._confirmed, adapter)
         return detections
 
-    def _confirm(self, image: Image, candidates: Detections, box_format: str) -> Detections:
+    def _confirmed(self, image: Image) -> Detections:
         """Return the candidates that are faces: certain ones, and those that have the landmarks of a face.
 
+        Detectors without candidates, and models without a calibration, leave it to the detector.
+
         The detector has seen each place at low resolution, and the landmark model looks again: where no face
-        is, its confidence is low.
+        is, its confidence is low, unless there are too few pixels to look at.
         """
+        detector = self.detector
+        if not isinstance(detector, CandidateDetector) or self.model.metadata.calibration is None:
+            return detector(image)
+        candidates = detector.candidates(image)
         doubtful = np.flatnonzero(candidates.scores < _MIN_CONFIRMED)
         if not len(doubtful):
             return candidates
         faces = candidates.take(doubtful)
-        crop_boxes = [self.adapt(faces.boxes, box_format)]
+        crop_boxes = [self.adapt(faces.boxes, detector.box_format)]
         prediction = predict_crops(self.model, [image], crop_boxes, "none", upright_angles(faces))
         quality = self.build(image, prediction, faces.boxes, faces.scores).quality
-        dropped = doubtful[faces.scores + quality < _MIN_CONFIRMED]
+        is_small = np.max(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1) < _MIN_CONFIRMED_SIDE
+        dropped = doubtful[is_small | (faces.scores + quality < _MIN_CONFIRMED)]
         return candidates.take(np.setdiff1d(np.arange(len(candidates.scores)), dropped))
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:

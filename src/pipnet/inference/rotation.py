@@ -3,7 +3,7 @@
 A model is trained on faces that lean by up to about thirty degrees, and detectors find hardly any others. For
 other faces:
 
-1. If the detector finds no face in an image, it searches the image rotated by 90, 180 and 270 degrees. The
+1. If no face is detected in an image, the detector searches the image rotated by 90, 180 and 270 degrees. The
    rotation with the highest sum of scores is used.
 2. Each face is predicted in its crop, rotated upright if the detector's five points lean. A face is doubtful
    if the mean score of its landmarks is low; steps 3 and 4 are for doubtful faces alone.
@@ -18,13 +18,16 @@ An upright face with a high score costs nothing. Two boxes on one face lead to t
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from pipnet.box_adapter import BoxAdapter
 from pipnet.geometry import Affine, Image, affine, invert, similarity
 from pipnet.inference.align import arcface_points
 from pipnet.inference.crop_search import CropSearch
-from pipnet.inference.detectors.base import Detections, FaceDetector
+from pipnet.inference.detectors.base import Detections
 from pipnet.inference.predict import crop_boxes_from_points
 from pipnet.metadata import ModelMetadata
 
@@ -45,25 +48,21 @@ _ANGLES = (0.0, 90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)
 """Degrees clockwise by which crops are rotated, the likeliest first."""
 
 
-def search_rotations(image: Image, detector: FaceDetector, metadata: ModelMetadata) -> Detections:
-    """Return the faces that a detector finds in an image rotated by 90, 180 or 270 degrees.
+def search_rotations(image: Image, detect: Callable[[Image], Detections], adapter: BoxAdapter) -> Detections:
+    """Return the faces that are detected in an image rotated by 90, 180 or 270 degrees.
 
     Args:
-        image: the image, in which the detector finds no face without rotation.
-        detector: the detector.
-        metadata: the model's, with the adapter of the detector's boxes.
+        image: the image, in which no face is detected without rotation.
+        detect: detects faces.
+        adapter: the adapter of the detector's boxes.
 
     Returns:
         Boxes in the unrotated image, as the detector would draw them around upright faces at these positions;
         from the rotation with the highest sum of scores.
-
-    Raises:
-        ModelError: the model has no adapter for the detector's boxes.
     """
-    adapter = metadata.box_adapter(detector.box_format)
     best = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
     for angle in _QUARTERS:
-        detections = detector(np.ascontiguousarray(np.rot90(image, -angle // 90)))
+        detections = detect(np.ascontiguousarray(np.rot90(image, -angle // 90)))
         if detections.scores.sum() > best.scores.sum():
             inverse = invert(_rotation(angle, image))
             boxes = adapter.inverse(_rotate_boxes(adapter.apply(detections.boxes), inverse))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.config import TTA, LandmarkerConfig
+from pipnet.config import DEFAULT_DETECTOR, TTA, LandmarkerConfig
 from pipnet.datasets.pseudo_labels import PseudoLabel
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import PipnetError
@@ -64,7 +64,7 @@ def label_faces(
     Raises:
         ModelError: the model has no adapter for such boxes.
     """
-    pipeline = Pipeline(model, "auto", LandmarkerConfig(tta=tta))
+    pipeline = Pipeline(model, DEFAULT_DETECTOR, LandmarkerConfig(tta=tta))
     labels: list[PseudoLabel] = []
     dropped: Counter[str] = Counter()
     batches = [faces[i : i + _BATCH_SIZE] for i in range(0, len(faces), _BATCH_SIZE)]

