@@ -45,9 +45,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.developing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal $(TEST_ARGS)
 
-# Tests that make new environments or take minutes. One process: they share pip's cache.
+# Tests that make new environments or take minutes.
 test-slow: $(VENV)/.developing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(TEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal $(TEST_ARGS)
 
 # The same tests with every argument's type and shape checked, and which lines and branches of the package they run,
 # subprocesses included; slower. `make coverage` has the slow tests too.
