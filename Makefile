@@ -116,9 +116,10 @@ linux-arm_TAGS := $(call LINUX_TAGS,aarch64)
 macos-arm_TAGS := macosx_14_0_arm64 macosx_13_0_arm64 macosx_12_0_arm64 macosx_11_0_arm64
 windows_TAGS := win_amd64
 platforms: $(PLATFORMS:%=platform-3.11-%) $(PLATFORMS:%=platform-3.14-%)
-platform-3.11-% platform-3.14-%: $(VENV)/.developing
-	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --dest out/$@ --python-version $(word 2,$(subst -, ,$@)) \
-		$($*_TAGS:%=--platform %) $$($(DEPENDENCIES))
+platform-%: $(VENV)/.developing
+	@$(BIN)/python -m pip download --quiet --disable-pip-version-check --only-binary=:all: --dest out/$@ \
+		--python-version $(firstword $(subst -, ,$*)) \
+		$(patsubst %,--platform %,$($(patsubst 3.11-%,%,$(patsubst 3.14-%,%,$*))_TAGS)) $$($(DEPENDENCIES))
 	@echo "$@: $$(ls out/$@ | wc -l) wheels" && rm -r out/$@
 
 # The faces that the trainings on a GPU need, in one file of about 20 MB that is not committed.
