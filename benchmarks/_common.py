@@ -155,9 +155,14 @@ def new_figure(path: Path, width: float, height: float, columns: int = 1) -> Ite
 
 
 def label_line(
-    axes: Any, x: float, y: float, text: str, color: str, offset: tuple[float, float] = (6, 0)
+    axes: Any,
+    x: float,
+    y: float,
+    text: str,
+    color: str,
+    offset: tuple[float, float] = (6, 0),
+    align: str = "left",
 ) -> None:
     """Write the name of a line or point beside (x, y), in its color; the offset is in typographic points."""
-    axes.annotate(
-        text, (x, y), offset, textcoords="offset points", color=color, fontsize=9, va="center", zorder=5
-    )
+    options = {"color": color, "fontsize": 9, "va": "center", "ha": align}
+    axes.annotate(text, (x, y), offset, textcoords="offset points", zorder=5, **options)

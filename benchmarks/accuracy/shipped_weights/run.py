@@ -11,10 +11,9 @@ Every number about accuracy in the README and the model cards comes from here. W
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,21 +27,38 @@ from pipnet.datasets.load import load_samples
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.evaluation.composite_images import composites
 from pipnet.evaluation.evaluate import FaceErrors, decoded, evaluate
-from pipnet.evaluation.metrics import bootstrap_mean, norm_distance, paired_gain, point_errors
-from pipnet.evaluation.report import plot_ced
+from pipnet.evaluation.metrics import (
+    bootstrap_mean,
+    cumulative_errors,
+    norm_distance,
+    paired_gain,
+    point_errors,
+)
 from pipnet.geometry import tight_box
 from pipnet.hub import packaged_models
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
 
 sys.path.append(str(Path(__file__).parents[2]))
-from _common import provenance
+from _common import (
+    COLORS,
+    ROOT,
+    label_line,
+    measured_on,
+    new_figure,
+    new_parser,
+    provenance,
+    read_results,
+    table,
+    write_report,
+    write_results,
+)
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 PEERS = ("mfn68", "pfld68")
 TEACHER_98 = ROOT / "recipes" / "teachers" / "pfld_ghostone.toml"
 FRAMES = {"pixels": "as filed", "offset_removed": "offset removed"}
+CED_SETS = ("Common", "Challenging", "WFLW-68")
 
 
 class Set(NamedTuple):
@@ -56,10 +72,17 @@ class Set(NamedTuple):
 
 
 def main() -> None:
-    """Measure all rows and write the files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
-    data = parser.parse_args().shared.resolve() / "data"
+    """Measure, and write the page and the figure."""
+    arguments = new_parser(__doc__).parse_args()
+    if not arguments.report:
+        measure(arguments.shared.resolve() / "data")
+    write_report(HERE, report(read_results(HERE)))
+    with np.load(HERE / "faces.npz") as faces:
+        draw_ced(faces, HERE / "ced.png")
+
+
+def measure(data: Path) -> None:
+    """Measure all rows, and write the results and the NME of every face."""
     sets = load_sets(data)
     rows: dict[str, dict[str, FaceErrors]] = {}
     for name, predict in methods().items():
@@ -75,8 +98,7 @@ def main() -> None:
         "end to end": end_to_end(sets),
         "98 landmarks": wflw98(data),
     }
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    (HERE / "report.md").write_text(report(results))
+    write_results(HERE, results)
     faces = {
         f"{name}/{title}/{frame}": nmes(errors, frame).astype(np.float32)
         for name, row in rows.items()
@@ -84,12 +106,24 @@ def main() -> None:
         for frame in FRAMES
     }
     np.savez_compressed(HERE / "faces.npz", **faces)  # type: ignore[arg-type]
-    curves = {
-        f"{name}, {title}": nmes(rows[name][title], "offset_removed")
-        for title in ("Common", "WFLW-68")
-        for name in ("pipnet-68", "mfn68")
-    }
-    plot_ced(curves, HERE / "ced.png")
+
+
+def draw_ced(faces: Mapping[str, np.ndarray], path: Path) -> None:
+    """Draw the cumulative errors of pipnet-68 and of the best public network, offset removed, by set."""
+    with new_figure(path, 11, 3.6, len(CED_SETS)) as panels:
+        for axes, title in zip(panels, CED_SETS, strict=True):
+            for name, color, share, align in (
+                ("pipnet-68", COLORS[0], 0.79, "right"),
+                (PEERS[0], COLORS[1], 0.3, "left"),
+            ):
+                values = faces[f"{name}/{title}/offset_removed"]
+                errors, shares = cumulative_errors(values)
+                axes.plot(100 * errors, 100 * shares, color=color)
+                x, text = 100 * errors[np.argmax(shares >= share)], f"{name}: {100 * values.mean():.2f}"
+                offset = (-4, 6) if align == "right" else (4, 0)
+                label_line(axes, x, 100 * share, text, color, offset, align)
+            axes.set(title=title, xlabel="NME, %", xlim=(0, 10), ylim=(0, 100))
+        panels[0].set_ylabel("faces at or below, %")
 
 
 def load_sets(data: Path) -> list[Set]:
@@ -149,8 +183,9 @@ def software(peer: Peer) -> Callable[[Set], FaceErrors]:
             filed = point_errors(points, sample.points, unit)
             removed = point_errors(points, without_label_offset(sample).points, unit)
             faces.append((sample, points, filed, removed))
-        samples, predicted, filed, removed = map(list, zip(*faces, strict=True))
-        return FaceErrors(samples, predicted, np.array(filed), np.array(filed), np.array(removed), missed)
+        samples, predicted, *errors = map(list, zip(*faces, strict=True))
+        by_filed, by_removed = map(np.array, errors)
+        return FaceErrors(samples, predicted, by_filed, by_filed, by_removed, missed)
 
     return run
 
@@ -162,41 +197,41 @@ def nmes(errors: FaceErrors, frame: str) -> np.ndarray:
 
 def summary(row: dict[str, FaceErrors]) -> dict[str, Any]:
     """Return the metrics of one method, by set and frame, in percent."""
-    table: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for title, errors in row.items():
-        table[title] = {"faces": len(errors.samples), "missed": len(errors.missed)}
+        metrics[title] = {"faces": len(errors.samples), "missed": len(errors.missed)}
         for frame in FRAMES:
             values = nmes(errors, frame)
             low, high = bootstrap_mean(values)
-            table[title][frame] = {
+            metrics[title][frame] = {
                 "nme": round(100 * float(values.mean()), 3),
                 "interval": [round(100 * low, 2), round(100 * high, 2)],
                 "failures": round(100 * float((values > 0.1).mean()), 2),
             }
-    return table
+    return metrics
 
 
 def gains(rows: dict[str, dict[str, FaceErrors]], name: str) -> dict[str, Any]:
     """Return by how many percent the error of pipnet-68 is below another's, with paired intervals."""
-    table: dict[str, Any] = {}
+    gained: dict[str, Any] = {}
     for title, other in rows[name].items():
         ours = rows["pipnet-68"][title]
         index = {s.name: i for i, s in enumerate(other.samples)}
         pairs = [(i, index[s.name]) for i, s in enumerate(ours.samples) if s.name in index]
         a, b = (list(part) for part in zip(*pairs, strict=True))
         gain, (low, high) = paired_gain(nmes(other, "offset_removed")[b], nmes(ours, "offset_removed")[a])
-        table[title] = [round(value, 2) for value in (gain, low, high)]
-    return table
+        gained[title] = [round(value, 2) for value in (gain, low, high)]
+    return gained
 
 
 def end_to_end(sets: Sequence[Set]) -> dict[str, Any]:
     """Return the NME of each shipped 68-point model with the default detector."""
-    table: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for model in packaged_models():
         landmarker = FaceLandmarker(model, device="cpu")
         if landmarker.metadata.scheme.name != "300w":
             continue
-        table[model] = {}
+        found[model] = {}
         for part in sets:
             if part.title in ("Full", "Common, without 3 duplicates"):
                 continue
@@ -205,15 +240,13 @@ def end_to_end(sets: Sequence[Set]) -> dict[str, Any]:
                 images["Common, composites"] = composites(part.samples)
             for title, faces in images.items():
                 errors = evaluate(landmarker, faces, part.spec, False, part.spec.norm)
-                table[model] |= summary({title: errors})
-        print("end to end", model, json.dumps(table[model]), flush=True)
-    return table
+                found[model] |= summary({title: errors})
+        print("end to end", model, json.dumps(found[model]), flush=True)
+    return found
 
 
 def wflw98(data: Path) -> dict[str, Any]:
     """Return the NME of pipnet-98, also with the default detector, and of its teacher on 98 landmarks."""
-    if "pipnet-98" not in packaged_models():
-        return {}
     samples, _, spec = load_samples(data / "wflw", "test", for_evaluation=True)
     rows = {}
     for name, model in (("pipnet-98", "pipnet-98"), ("PFLD_GhostOne", str(TEACHER_98))):
@@ -228,81 +261,63 @@ def wflw98(data: Path) -> dict[str, Any]:
     }
 
 
-def report(results: dict[str, Any]) -> str:
-    """Return the page."""
+def report(results: dict[str, Any]) -> list[str]:
+    """Return the lines of the page."""
     rows = results["rows"]
     titles = list(next(iter(rows.values())))
     lines = ["# The shipped weights, measured", ""]
     for frame, words in FRAMES.items():
-        lines += [
-            f"NME in %, labels {words}:",
-            "",
-            "| | " + " | ".join(titles) + " |",
-            "|---|" + "---|" * len(titles),
-        ]
-        for name, row in rows.items():
-            cells = [f"{row[t][frame]['nme']:.2f}" + missed(row[t]) for t in titles]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
-    first = rows["pipnet-68"]
-    intervals = ", ".join(
-        f"{t} {first[t]['pixels']['interval'][0]} to {first[t]['pixels']['interval'][1]}" for t in titles
-    )
+        cells = [[name, *(nme(row[title], frame) for title in titles)] for name, row in rows.items()]
+        lines += [f"NME in %, labels {words}:", "", *table(["", *titles], cells), ""]
+    filed = {title: row["pixels"]["interval"] for title, row in rows["pipnet-68"].items()}
+    intervals = ", ".join(f"{title} {low} to {high}" for title, (low, high) in filed.items())
     lines += [
-        "Norm: the distance of the outer eye corners; on CFP (people 351 to 400, the 30 visible"
-        " landmarks) the"
-        f" longer side of their box. {results['boxes']}. 95 % intervals of pipnet-68, as filed: {intervals}.",
+        "Norm: the distance of the outer eye corners; on CFP (people 351 to 400, the 30 visible landmarks)"
+        f" the longer side of their box. {results['boxes']}.",
         "",
-        "300-W's labels lie about two pixels to the right of the points that the image shows. No"
-        " network of ours"
-        " was trained to meet that offset: a network that is trained without mirroring learns it,"
-        " and is better"
-        ' as filed. "Offset removed" takes it off the labels (AFW\'s value on iBUG, where it was'
-        " never measured);"
-        " predictions"
-        " are the same in both tables. iBUG's images are placed by a rule that may be 0.6 % of the norm off.",
+        f"95 % intervals of pipnet-68, as filed: {intervals}.",
+        "",
+        "300-W's labels lie about two pixels to the right of the points that the image shows. No network of"
+        " ours was trained to meet that offset: a network that is trained without mirroring learns it, and is"
+        ' better as filed. "Offset removed" takes it off the labels (AFW\'s value on iBUG, where it was never'
+        " measured); predictions are the same in both tables. iBUG's images are placed by a rule that may be"
+        " 0.6 % of the norm off.",
         "",
         "By how many percent the error of pipnet-68 is lower, offset removed, with paired 95 % intervals:",
         "",
-        "| than | " + " | ".join(titles) + " |",
-        "|---|" + "---|" * len(titles),
     ]
-    for name, row in results["gain"].items():
-        cells = [f"{row[t][0]:.1f} ({row[t][1]:.1f} to {row[t][2]:.1f})" for t in titles]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    gained = results["gain"].items()
+    cells = [
+        [name, *("{:.1f} ({:.1f} to {:.1f})".format(*row[title]) for title in titles)] for name, row in gained
+    ]
+    lines += table(["than", *titles], cells)
     lines += ["", "With the default detector instead of true boxes, labels as filed:", ""]
-    table = results["end to end"]
-    names = list(next(iter(table.values())))
-    lines += ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    for name, row in table.items():
-        cells = [f"{row[t]['pixels']['nme']:.2f}" + missed(row[t]) if t in row else "" for t in names]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    if results["98 landmarks"]:
-        part = results["98 landmarks"]
-        values = ", ".join(
-            f"{name} {row['WFLW-98']['pixels']['nme']:.2f}{missed(row['WFLW-98'])}"
-            for name, row in part["rows"].items()
-        )
-        gain, low, high = part["gain"]
-        lines += [
-            "",
-            f"WFLW's own 98 landmarks, the same 114 faces, NME in %: {values}. The error of pipnet-98 is"
-            f" {gain:.1f} % lower ({low:.1f} to {high:.1f}).",
-        ]
-    lines += [
+    detected = results["end to end"]
+    columns = list(next(iter(detected.values())))
+    cells = [
+        [name, *(nme(row[title]) if title in row else None for title in columns)]
+        for name, row in detected.items()
+    ]
+    lines += table(["", *columns], cells)
+    own = {name: row["WFLW-98"] for name, row in results["98 landmarks"]["rows"].items()}
+    values = ", ".join(f"{name} {nme(row)}" for name, row in own.items())
+    gain, low, high = results["98 landmarks"]["gain"]
+    return [
+        *lines,
+        "",
+        f"WFLW's own 98 landmarks, the same 114 faces, NME in %: {values}. The error of pipnet-98 is"
+        f" {gain:.1f} % lower than that of PFLD_GhostOne ({low:.1f} to {high:.1f}).",
         "",
         "![Cumulative errors, offset removed](ced.png)",
         "",
-        f"`python benchmarks/accuracy/shipped_weights/run.py`, commit {results['commit']}, "
-        f"{results['machine']}.",
-        "",
+        f"`python benchmarks/accuracy/shipped_weights/run.py`, {measured_on(results)}.",
     ]
-    return "\n".join(lines)
 
 
-def missed(row: dict[str, Any]) -> str:
-    """Return how many faces were missed, if any."""
-    return f" ({row['missed']} missed)" if row["missed"] else ""
+def nme(measured: dict[str, Any], frame: str = "pixels") -> str:
+    """Return the cell of a method on a set: its NME, and how many faces were missed, if any."""
+    missed = f" ({measured['missed']} missed)" if measured["missed"] else ""
+    return f"{measured[frame]['nme']:.2f}{missed}"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def main(name: str, seed: int, first: int, count: int) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever libraries print
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    from targets import TARGETS
+    sys.path.append(str(Path(__file__).parents[2]))
+    from robustness.fuzz.targets import TARGETS
 
     target, folder = TARGETS[name], Path(os.environ["FUZZ_FOLDER"]) / "case"
     files = target.seeds()

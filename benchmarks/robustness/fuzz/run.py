@@ -31,9 +31,8 @@ from typing import IO, Any
 
 import psutil
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
-
-from _common import measured_on, provenance, table, write_report, write_results  # noqa: E402
+sys.path.append(str(Path(__file__).parents[2]))
+from _common import measured_on, provenance, table, write_report, write_results
 
 HERE = Path(__file__).parent
 OUTCOMES = ("ok", "typed error", "traceback", "crash", "hang", "memory")
@@ -64,7 +63,7 @@ class Progress:
 def main() -> None:
     """Run the cases and write the table."""
     arguments = _arguments()
-    from targets import TARGETS
+    from robustness.fuzz.targets import TARGETS
 
     names = arguments.target or list(TARGETS)
     total = sum(TARGETS[name].share for name in names)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -229,7 +228,7 @@ def recipes() -> list[bytes]:
     return [path.read_bytes() for path in files] + [aliases.encode()]
 
 
-def annotations(folder: Path) -> dict[str, list[bytes]]:
+def annotation_files(folder: Path) -> dict[str, list[bytes]]:
     """Return two faces in each format of annotations, by the name of the target."""
     folder.mkdir(parents=True, exist_ok=True)
     image = folder / "a.png"
@@ -259,7 +258,7 @@ def annotations(folder: Path) -> dict[str, list[bytes]]:
     return found
 
 
-def _lines(points: Sequence[Any]) -> bytes:
+def _lines(points: np.ndarray) -> bytes:
     return "".join(f"{x:.2f} {y:.2f}\n" for x, y in points).encode()
 
 

@@ -11,9 +11,7 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
-import mutate
 import numpy as np
-import seeds
 
 from pipnet.annotations.formats import read_annotations
 from pipnet.bulk.image_reader import ImageReader
@@ -28,6 +26,7 @@ from pipnet.datasets.unlabeled import read_boxes
 from pipnet.errors import PipnetError
 from pipnet.evaluation.record import read_face_nmes, read_records
 from pipnet.hub import packaged_models
+from pipnet.inference.backends.base import CropModel
 from pipnet.inference.backends.external_model import ExternalModelConfig
 from pipnet.inference.detectors.pipnet_face import PipnetFaceDetector
 from pipnet.inference.landmarker import FaceLandmarker
@@ -36,6 +35,7 @@ from pipnet.metadata import ModelMetadata
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.recipe import load_recipe
 from pipnet.video.reader import VideoReader
+from robustness.fuzz import mutate, seeds
 
 MAX_FRAMES = 40
 """Frames of a video that are read."""
@@ -259,8 +259,10 @@ def _photo_file(path: Path) -> None:
     _write(path, content)
 
 
-def _packaged() -> object:
-    return _cached("model", lambda: FaceLandmarker("pipnet-tiny", threads=1).model)
+def _packaged() -> CropModel:
+    model = _cached("model", lambda: FaceLandmarker("pipnet-tiny", threads=1).model)
+    assert isinstance(model, CropModel)
+    return model
 
 
 def _metadata() -> ModelMetadata:
@@ -281,7 +283,7 @@ def seeds_of(file_format: str) -> list[bytes]:
     def make() -> dict[str, list[bytes]]:
         folder = Path(os.environ["FUZZ_FOLDER"]) / "annotations"
         shutil.rmtree(folder, ignore_errors=True)
-        return seeds.annotations(folder)
+        return seeds.annotation_files(folder)
 
     found = _cached("annotations", make)
     assert isinstance(found, dict)

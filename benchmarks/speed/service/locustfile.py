@@ -10,12 +10,12 @@ from locust import FastHttpUser, constant, task
 PHOTO = Path(os.environ["PIPNET_PHOTO"]).read_bytes()
 
 
-class Client(FastHttpUser):
+class Client(FastHttpUser):  # type: ignore[misc]
     """A program that keeps one connection open."""
 
     wait_time = constant(0)
 
-    @task
+    @task  # type: ignore[untyped-decorator]
     def detect(self) -> None:
         """Send the photo; an answer without a face is a failure."""
         with self.client.post("/detect", data=PHOTO, catch_response=True) as response:

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import httpx2 as httpx
 import PIL.Image
 import psutil
-from hostile import hostile_bodies
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (
@@ -44,6 +43,7 @@ from _common import (
     write_report,
     write_results,
 )
+from speed.service.hostile import hostile_bodies
 
 HERE = Path(__file__).parent
 PHOTO = ROOT / "examples" / "astronaut.jpg"
