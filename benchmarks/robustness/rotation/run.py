@@ -21,15 +21,14 @@ import numpy as np
 
 from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample, evenly_spaced
-from pipnet.config import DEFAULT_DETECTOR
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import LabeledImage, decoded, evaluate
 from pipnet.geometry import Image, affine, warp
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.base import CropLandmarks, CropModel
 from pipnet.inference.backends.load import load_model
-from pipnet.inference.detectors.base import Detections, FaceDetector
-from pipnet.inference.detectors.load import load_detector
+from pipnet.inference.detectors.base import Detections
+from pipnet.inference.detectors.pipnet_face import PipnetFaceDetector
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
 
@@ -57,13 +56,18 @@ class CountingModel:
 class CountingDetector:
     """A detector that counts the images it searches."""
 
-    def __init__(self, detector: FaceDetector) -> None:
+    def __init__(self, detector: PipnetFaceDetector) -> None:
         self.detector, self.box_format, self.count = detector, detector.box_format, 0
 
     def __call__(self, image: Image) -> Detections:
         """Return the faces in an image."""
         self.count += 1
         return self.detector(image)
+
+    def candidates(self, image: Image) -> Detections:
+        """Return the faces in an image, and places that may be faces."""
+        self.count += 1
+        return self.detector.candidates(image)
 
 
 def main() -> None:
@@ -84,7 +88,7 @@ def measure(data: Path, faces: int) -> dict[str, Any]:
     samples, _, spec = load_samples(data / "300w", "common")
     samples = evenly_spaced(samples, faces)
     model = CountingModel(load_model(find_model(DEFAULT_MODEL)))
-    detector = CountingDetector(load_detector(DEFAULT_DETECTOR))
+    detector = CountingDetector(PipnetFaceDetector())
     landmarkers = {
         rotation: FaceLandmarker(model, detector, any_rotation=rotation) for rotation in (False, True)
     }

@@ -28,9 +28,10 @@ from pipnet.io.photo import Photo, open_photo
 _MIN_CROP = 0.75
 """Minimum side of a crop in a reduced copy of a photo, as a fraction of the model's input. On AFW half of it
 loses nothing (benchmarks/robustness/first_crop); this keeps a margin."""
-_MIN_CONFIRMED = 0.8
-"""A candidate is a face if its detection score and the quality of its landmarks add up to at least this.
-Chosen on the photos that validate the detector; measured in benchmarks/accuracy/face_detector."""
+_CERTAIN = 0.8
+"""Minimum detection score of a certain face. A candidate is a face if its detection score and the quality of
+its landmarks add up to this. Chosen on the photos that validate the detector; measured in
+benchmarks/accuracy/face_detector."""
 _MIN_CONFIRMED_SIDE = 20
 """Minimum longer side of a candidate in pixels: smaller ones are too coarse for landmarks to tell."""
 _LOG = logging.getLogger(__name__)
@@ -114,9 +115,9 @@ class Pipeline:
         if isinstance(image, Photo):
             return self.detect(image.reduced).enlarged(image.factor)
         detections = self._confirmed(image)
-        if self.config.any_rotation and not len(detections.boxes):
+        if self.config.any_rotation and detections.scores.max(initial=0) < _CERTAIN:
             adapter = self.model.metadata.box_adapter(self.detector.box_format)
-            return search_rotations(image, self._confirmed, adapter)
+            return search_rotations(image, detections, self._confirmed, adapter)
         return detections
 
     def _confirmed(self, image: Image) -> Detections:
@@ -131,7 +132,7 @@ class Pipeline:
         if not isinstance(detector, CandidateDetector) or self.model.metadata.calibration is None:
             return detector(image)
         candidates = detector.candidates(image)
-        doubtful = np.flatnonzero(candidates.scores < _MIN_CONFIRMED)
+        doubtful = np.flatnonzero(candidates.scores < _CERTAIN)
         if not len(doubtful):
             return candidates
         faces = candidates.take(doubtful)
@@ -139,7 +140,7 @@ class Pipeline:
         prediction = predict_crops(self.model, [image], crop_boxes, "none", upright_angles(faces))
         quality = self.build(image, prediction, faces.boxes, faces.scores).quality
         is_small = np.max(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1) < _MIN_CONFIRMED_SIDE
-        dropped = doubtful[is_small | (faces.scores + quality < _MIN_CONFIRMED)]
+        dropped = doubtful[is_small | (faces.scores + quality < _CERTAIN)]
         return candidates.take(np.setdiff1d(np.arange(len(candidates.scores)), dropped))
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:

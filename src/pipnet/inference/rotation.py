@@ -3,7 +3,7 @@
 A model is trained on faces that lean by up to about thirty degrees, and detectors find hardly any others. For
 other faces:
 
-1. If no face is detected in an image, the detector searches the image rotated by 90, 180 and 270 degrees. The
+1. If no certain face is detected in an image, it is also searched rotated by 90, 180 and 270 degrees. The
    rotation with the highest sum of scores is used.
 2. Each face is predicted in its crop, rotated upright if the detector's five points lean. A face is doubtful
    if the mean score of its landmarks is low; steps 3 and 4 are for doubtful faces alone.
@@ -48,11 +48,14 @@ _ANGLES = (0.0, 90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)
 """Degrees clockwise by which crops are rotated, the likeliest first."""
 
 
-def search_rotations(image: Image, detect: Callable[[Image], Detections], adapter: BoxAdapter) -> Detections:
-    """Return the faces that are detected in an image rotated by 90, 180 or 270 degrees.
+def search_rotations(
+    image: Image, upright: Detections, detect: Callable[[Image], Detections], adapter: BoxAdapter
+) -> Detections:
+    """Return the faces that are detected in an image, as it is or rotated by 90, 180 or 270 degrees.
 
     Args:
-        image: the image, in which no face is detected without rotation.
+        image: the image.
+        upright: the faces that are detected in it as it is.
         detect: detects faces.
         adapter: the adapter of the detector's boxes.
 
@@ -60,7 +63,7 @@ def search_rotations(image: Image, detect: Callable[[Image], Detections], adapte
         Boxes in the unrotated image, as the detector would draw them around upright faces at these positions;
         from the rotation with the highest sum of scores.
     """
-    best = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+    best = upright
     for angle in _QUARTERS:
         detections = detect(np.ascontiguousarray(np.rot90(image, -angle // 90)))
         if detections.scores.sum() > best.scores.sum():
