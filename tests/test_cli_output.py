@@ -15,7 +15,6 @@ from pipnet.cli import main
 from pipnet.cli.hints import say_hint
 from pipnet.config import LandmarkerConfig
 from pipnet.io.image import read_image, write_image
-from pipnet.io.text import counted
 from pipnet.video.writer import VideoWriter
 from test_annotate import DirectEngine
 
@@ -213,7 +212,3 @@ def test_images_may_stand_before_between_and_after_flags(portrait, tmp_path, cap
     names = [str(shutil.copy(portrait, tmp_path / f"{number}.jpg")) for number in range(3)]
     assert main(["detect", names[0], "--json", names[1], "--tta", "none", names[2]]) == 0
     assert [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()] == names
-
-
-def test_counted_has_an_s_unless_it_is_one():
-    assert [counted(n, "face") for n in (0, 1, 2, 1200)] == ["0 faces", "1 face", "2 faces", "1,200 faces"]

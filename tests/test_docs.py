@@ -278,10 +278,6 @@ def test_links_of_a_page_lead_somewhere(page):
             assert anchor in anchors_of(path), f"{page}: {link}"
 
 
-def test_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
-
-
 def test_source_tree_names_existing_files():
     tree = next(b.text for b in blocks_of("docs/architecture.md") if b.text.startswith("recipes/"))
     package = ROOT / "src/pipnet"

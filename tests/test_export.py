@@ -141,11 +141,6 @@ def test_export_command_writes_atomically(exported_network, tmp_path, monkeypatc
     assert {file.name for file in tmp_path.iterdir()} == {"a.safetensors", "a.onnx"}
 
 
-def test_onnx_model_refuses_missing_file(tmp_path):
-    with pytest.raises(ModelError):
-        OnnxModel(tmp_path / "none.onnx")
-
-
 @pytest.mark.parametrize(
     ("name", "faces", "size", "integer_layers"),
     [("pipnet-tiny", 3, 0.95, 44), pytest.param("pipnet-68", 200, 0.8, 51, marks=pytest.mark.slow)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -173,7 +174,7 @@ def test_exported_detector_equals_the_network(tmp_path):
     for head in network.heads:
         torch.nn.init.normal_(head[-1].weight, std=0.3)
         torch.nn.init.constant_(head[-1].bias[:1], -1.0)
-    recipe = {"model": {"stem": 32, "widths": [64, 128, 128], "depths": [3, 4, 4]}}
+    recipe = {"model": asdict(FaceDetectorConfig())}
     checkpoint, exported = tmp_path / "face.safetensors", tmp_path / "face.onnx"
     from safetensors.torch import save_file
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.pts import write_pts
-from pipnet.annotations.samples import FaceSample, evenly_spaced
+from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.errors import MissingExtraError
@@ -269,10 +269,3 @@ def test_gallery_refuses_invalid_input_in_one_line_and_writes_nothing(
     assert error.count("\n") == 1
     assert re.match(f"error: .*{message}", error)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_evenly_spaced():
-    assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
-    assert evenly_spaced(range(3), 5) == [0, 1, 2]
-    assert evenly_spaced([], 5) == []
-    assert len(evenly_spaced(range(999), 500)) == 500

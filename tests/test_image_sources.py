@@ -229,41 +229,6 @@ def test_as_image_refuses_other_floats(value, message):
         as_image(image)
 
 
-@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_as_image_takes_subclasses_of_arrays(rgb):
-    gray = np.repeat(rgb[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(as_image(np.matrix(rgb[..., 0])), gray)
-    np.testing.assert_array_equal(as_image(np.ma.masked_array(rgb)), rgb)
-    with pytest.raises(ImageError, match=r"masked pixels: fill them, array.filled\(0\)"):
-        as_image(np.ma.masked_equal(rgb, rgb[0, 0, 0]))
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((4, 4, 3), object),
-        np.zeros((4, 4), "U5"),
-        np.zeros((4, 4), [("red", "u1"), ("green", "u1")]),
-        np.zeros((4, 4), complex),
-        np.zeros((4, 4), "M8[s]"),
-        np.zeros((), np.uint8),
-        np.zeros((2, 4, 4, 3), np.uint8),
-        np.zeros((1,) * 30, np.uint8),
-    ],
-)
-def test_as_image_refuses_other_arrays_in_one_line(array):
-    with pytest.raises(ImageError, match="an image must (be|have)") as error:
-        as_image(array)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64, bool])
-def test_as_image_refuses_huge_arrays_before_it_copies(kind):
-    for shape in ((10**6, 10**6, 3), (10**6, 10**6)):
-        with pytest.raises(ImageError, match="1000000 x 1000000 pixels, more than the limit"):
-            as_image(np.broadcast_to(np.zeros((), kind), shape))
-
-
 def test_as_image_reads_heic(rgb, tmp_path, portrait):
     pytest.importorskip("pillow_heif")
     script = """

@@ -191,10 +191,7 @@ def test_as_image_accepts_paths_arrays_and_pil_images(portrait):
     assert as_image(rgb[..., 0]).shape == rgb.shape
 
 
-@pytest.mark.parametrize(
-    "source",
-    [3, [1], np.zeros((4, 4), int), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 5, 3), np.uint8), b"x"],
-)
+@pytest.mark.parametrize("source", [3, [1], np.zeros((4, 4), int), np.zeros((4, 4, 2), np.uint8)])
 def test_as_image_refuses_other_objects(source):
     with pytest.raises(ImageError):
         as_image(source)
@@ -261,3 +258,8 @@ def test_as_image_tolerates_a_few_floats_above_white():
     values = np.full((20, 20), 0.5, np.float32)
     values[0, 0] = 1.02
     assert (as_image(PIL.Image.fromarray(values))[5:] == 127).all()
+
+
+def test_write_image_keeps_pixels(tmp_path, portrait):
+    write_image(tmp_path / "a.png", read_image(portrait))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), read_image(portrait))

@@ -255,12 +255,6 @@ def test_aligned_refuses_a_size_or_margin_out_of_range(faces):
 # -- images --------------------------------------------------------------------------------------------
 
 
-def test_paths_pil_images_and_arrays_give_the_same(faces, landmarker, portrait):
-    image = PIL.Image.open(portrait)
-    for result in landmarker([str(portrait), portrait, image, np.asarray(image)]):
-        np.testing.assert_allclose(result.points, faces.points, atol=1e-4)  # a batch rounds differently
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (5, 400), (400, 5), (9, 9), (2000, 20)])
 def test_tiny_and_thin_images_have_no_face(landmarker, shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)

@@ -18,7 +18,7 @@ from pipnet.model.backbones import Backbone
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint, start_from
 from pipnet.model.config import ModelConfig
 from pipnet.model.heads.base import Supervision
-from pipnet.model.heads.pip import SCORE_WEIGHT, PipHead
+from pipnet.model.heads.pip import PipHead
 from pipnet.model.neighbors import mean_face, merge_matrix, nearest_neighbors
 from pipnet.model.pipnet import PIPNet
 from pipnet.scheme import LandmarkScheme
@@ -157,9 +157,9 @@ def test_pip_head_loss_without_valid_points_is_0():
     assert torch.isfinite(maps.grad).all()
 
 
-def test_pip_head_has_the_papers_score_weights():
-    assert SCORE_WEIGHT == {16: 50, 8: 10, 4: 8, 2: 4}
-    assert PipHead(4, 16, face(5), 2).score_weight == 50
+@pytest.mark.parametrize(("grid", "weight"), [(16, 50), (8, 10), (4, 8), (2, 4)])
+def test_pip_head_has_the_papers_score_weights(grid, weight):
+    assert PipHead(4, grid, face(5), 2).score_weight == weight
 
 
 # -- network -------------------------------------------------------------------------------------------

@@ -263,7 +263,6 @@ def test_probe_command_trains_measures_and_draws(tiny, small_300w, pictures, tmp
     height, width = read_image(out / "position_prior.png").shape[:2]
     assert width > 800
     assert height > 600
-    assert (out / "position_prior.png").stat().st_size < 300_000
     result = json.loads((out / "position_prior.json").read_text())
     counts = [row["images"] for row in result["rows"].values()]
     assert counts[0] == 1

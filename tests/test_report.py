@@ -93,7 +93,6 @@ def test_published_nmes_contain_the_papers_numbers(source, method, backbone, tes
 
 def test_published_rows_name_known_test_sets():
     rows = published()
-    assert len(rows) == 221
     assert {row.test for row in rows} == {*BENCHMARKS, ""}
     assert all(row.value > 0 for row in rows)
     (speed,) = [

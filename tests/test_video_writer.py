@@ -12,10 +12,10 @@ from clips import remux
 from pipnet.cli import main
 from pipnet.errors import VideoError
 from pipnet.video.reader import VideoReader
-from pipnet.video.writer import _FORMATS, VideoWriter
+from pipnet.video.writer import VideoWriter
 
 
-@pytest.mark.parametrize("suffix", _FORMATS)
+@pytest.mark.parametrize("suffix", [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".ts", ".3gp", ".gif"])
 def test_video_writer_keeps_frames_and_times(suffix, moving, tmp_path):
     times = np.arange(50) / 25 + 0.6 * (np.arange(50) >= 20)
     with VideoWriter(tmp_path / f"x{suffix.upper()}", 25) as writer:
