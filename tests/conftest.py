@@ -63,6 +63,12 @@ def portrait() -> Path:
 
 
 @pytest.fixture(scope="session")
+def photo(portrait: Path) -> bytes:
+    """The content of the portrait's file."""
+    return portrait.read_bytes()
+
+
+@pytest.fixture(scope="session")
 def landmarker() -> FaceLandmarker:
     """The model that ships, with the default detector."""
     return FaceLandmarker.from_pretrained()
@@ -203,3 +209,12 @@ def loaded_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "OnnxModel", lambda path, *how: (once if path in packaged else plain)(path, *how))
         yield
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with black images of 200 x 100 pixels: two in one folder, one in a subfolder."""
+    for name in ("in/a b.png", "in/c%20d.png", "in/deep/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, np.zeros((100, 200, 3), np.uint8))
+    return tmp_path

@@ -112,7 +112,7 @@ def run_line(line: str) -> None:
     """Run a line of a shell block, or check what it asks for where running it would install or build."""
     line, _, redirected = line.partition(" < ")
     program, *arguments = shlex.split(line)
-    if program == "pipnet" and arguments[0] == "demo":  # it serves until Ctrl-C, see tests/test_web.py
+    if program == "pipnet" and arguments[0] == "demo":  # it serves until Ctrl-C, see tests/test_demo.py
         run_pipnet([*arguments, "--help"], "")
     elif program == "pipnet" and arguments[0] != "serve":  # which runs during the whole block
         run_pipnet(arguments, redirected)
