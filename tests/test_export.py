@@ -47,8 +47,8 @@ def test_export_onnx_equals_torch_for_any_batch(exported_network, settings):
 
 
 @pytest.mark.parametrize("shift", [20.0, -1e30, float("nan")])
-def test_export_refuses_weights_of_a_diverged_training(shift, blind_checkpoint, tmp_path, capsys):
-    checkpoint = blind_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=shift)
+def test_export_refuses_weights_of_a_diverged_training(shift, mean_face_checkpoint, tmp_path, capsys):
+    checkpoint = mean_face_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=shift)
     target = tmp_path / "model.onnx"
     assert main(["export", str(checkpoint), "-o", str(target)]) == 1
     error = capsys.readouterr().err

@@ -16,12 +16,10 @@ from pipnet.annotations.formats import Annotations, read_annotations, write_anno
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
-from pipnet.datasets.prepare import prepare
-from pipnet.datasets.scheme_proposal import mirror_pairs, propose_scheme
+from pipnet.datasets.scheme_proposal import propose_scheme
 from pipnet.errors import BoxError, DataError
 from pipnet.evaluation.composite_images import composites
 from pipnet.evaluation.evaluate import decoded, evaluate
-from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import CropConfig, tight_box
 from pipnet.inference.backends.base import CropLandmarks
 from pipnet.inference.backends.onnxruntime import OnnxModel
@@ -193,107 +191,6 @@ def test_load_samples_reorders_landmarks_of_a_built_in_scheme(tmp_path, small_30
     assert "the landmark names p0, p1, p2, ... are not those of scheme '300w'" in caplog.text
 
 
-# -- the proposal --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["300w", "wflw", "cofw", "aflw", "lapa"])
-def test_mirror_pairs_finds_the_published_pairs(shared, name):
-    mean = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"].astype(np.float64)
-    pairs, doubts = mirror_pairs(mean)
-    assert pairs == {tuple(sorted(pair)) for pair in LandmarkScheme.load(name).flip}
-    if name == "lapa":  # pupils and the middles of the eyes lie on one another
-        assert [doubt.partition(":")[0] for doubt in doubts] == [
-            "point 74",
-            "point 83",
-            "point 104",
-            "point 105",
-        ]
-    else:
-        assert not doubts
-
-
-def test_mirror_pairs_doubts_a_profile():
-    profile = np.array([[0.9, 0.1], [0.95, 0.4], [0.7, 0.5], [0.3, 0.2], [0.1, 0.9], [0.6, 0.95]])
-    assert mirror_pairs(profile)[1]
-
-
-def test_propose_scheme_prefers_pairs_by_name(small_300w):
-    annotations = own_annotations(small_300w, FIVE)
-    crossed = ("left_eye", "nose", "right_eye", "left_mouth", "right_mouth")
-    proposal = propose_scheme(Annotations(annotations.samples, crossed), "mine")
-    assert (0, 2) in proposal.scheme.flip
-    assert any("'left_eye' and 'right_eye' are a pair by name, not by position" in d for d in proposal.doubts)
-
-
-def test_proposal_file_keeps_any_text(small_300w):
-    names = ("left\n\x7f", "nose", "right\n\x7f", "\\", '"😀')
-    proposal = propose_scheme(Annotations(own_annotations(small_300w, FIVE).samples, names), "mine")
-    proposal = replace(proposal, scheme=replace(proposal.scheme, title="Faces 😀 \x7f"))
-    assert any("by name" in doubt for doubt in proposal.doubts)
-    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
-
-
-def test_data_view_reports_differing_mirror_pairs(tmp_path, small_300w, capsys):
-    labels, scheme = tmp_path / "five.csv", tmp_path / "five.toml"
-    write_annotations(labels, own_annotations(small_300w, FIVE))
-    right = propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml()
-    flip = "flip = [[0, 1], [3, 4]]"
-    assert flip in right
-    for number, text in enumerate((right, right.replace(flip, "flip = []"))):
-        scheme.write_text(text)
-        words = ["view", str(labels), "-o", str(tmp_path / f"sheet{number}"), "--scheme", str(scheme)]
-        assert main(["data", *words]) == 0
-        said = capsys.readouterr().err
-        line = "check: 2 flip pairs differ between scheme 'five' and the mean face, such as (0, 1)"
-        assert (line in said) == (number == 1)
-
-
-def test_propose_scheme_agrees_with_300w(shared):
-    samples, scheme, _ = load_samples(shared / "data" / "300w", "afw")
-    proposal = propose_scheme(Annotations(samples, None), "mine")
-    assert {*proposal.scheme.flip} == {tuple(sorted(pair)) for pair in scheme.flip}
-    assert (proposal.neighbors, proposal.faces) == (10, 337)
-    assert 1.2 <= proposal.crop_scale <= 1.5
-    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
-
-
-def test_propose_scheme_needs_a_complete_face(small_300w):
-    samples = own_annotations(small_300w, FOUR).samples[:2]
-    for i, sample in enumerate(samples):
-        sample.points[i] = np.nan
-    with pytest.raises(DataError, match="no face has all its landmarks"):
-        propose_scheme(Annotations(samples, None), "mine")
-
-
-# -- converting ----------------------------------------------------------------------------------------
-
-
-def test_data_convert_maps_the_scheme_of_a_dataset(tmp_path, small_300w, capsys):
-    target = tmp_path / "19.json"
-    assert main(["data", "convert", str(small_300w), str(target), "--subset", "afw", "--scheme", "aflw"]) == 0
-    assert "4 faces" in capsys.readouterr().err
-    found = read_annotations(target)
-    expected = load_samples(small_300w, "afw", "aflw")[0]
-    np.testing.assert_allclose(found.samples[2].points, expected[2].points, atol=0.01)
-    assert found.names == LandmarkScheme.load("aflw").landmark_names
-    assert main(["data", "convert", str(target), str(tmp_path / "cvat.xml")]) == 0
-    assert main(["data", "convert", str(target), str(tmp_path / "x.json"), "--scheme", "aflw"]) == 1
-    assert "are for datasets only" in capsys.readouterr().err
-
-
-def test_data_convert_keeps_a_split(tmp_path, small_300w, capsys):
-    samples = own_annotations(small_300w, FIVE).samples
-    marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
-    write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
-    assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
-    scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
-    assert len(load_samples(tmp_path / "a.csv", None, scheme)[0]) == 7
-    capsys.readouterr()
-    assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.xml")]) == 1
-    assert "cvat cannot express the subset of a face (test)" in capsys.readouterr().err
-    assert not (tmp_path / "a.xml").exists()
-
-
 @pytest.mark.parametrize(("name", "what"), [("300w", "5 landmarks"), ("aflw", "mirror pairs")])
 def test_load_samples_refuses_the_name_of_a_built_in_scheme(tmp_path, small_300w, name, what):
     own = tmp_path / f"{name}.toml"
@@ -354,53 +251,6 @@ def test_face_box_is_that_of_landmarks_or_dataset():
     assert CropConfig(box="dataset").face_box(points, given).tolist() == [0, 0, 10, 10]
     with pytest.raises(BoxError, match="has no face boxes"):
         CropConfig(box="dataset").face_box(points, None)
-
-
-# -- nothing is overwritten, nothing is evaluated wrongly -----------------------------------------------
-
-
-def test_data_commands_overwrite_nothing(tmp_path, small_300w, capsys):
-    labels, root = tmp_path / "a.json", tmp_path / "300w"
-    shutil.copytree(small_300w, root)
-    write_annotations(labels, own_annotations(small_300w, FIVE))
-    before = labels.read_bytes()
-    (tmp_path / "mine_mean_face.png").write_bytes(b"a photo")
-    for words in (
-        ["convert", str(labels), str(labels)],
-        ["convert", str(labels), str(tmp_path / "mine_mean_face.png"), "--to", "csv"],
-        ["convert", str(root), str(root), "--scheme", "aflw"],
-        ["convert", str(labels), str(root / "afw")],
-        ["scheme", str(labels), "-o", str(tmp_path / "mine.toml")],
-        ["prepare", "300w", str(root), str(root)],
-    ):
-        assert main(["data", *words]) == 1
-        assert capsys.readouterr().err.count("\n") == 1
-    assert labels.read_bytes() == before
-    assert len(load_samples(root, "train")[0]) == 12
-
-
-def test_data_prepare_invalidates_earlier_subsets(tmp_path, small_300w):
-    root = tmp_path / "300w"
-    shutil.copytree(small_300w, root)
-    assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
-    shutil.rmtree(root / "ibug")
-    assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
-    with pytest.raises(DataError, match="'challenging' is not in this folder"):
-        load_samples(tmp_path / "out", "challenging")
-
-
-def test_data_prepare_adds_no_boxes(tmp_path, small_300w):
-    """A face without a box has none after it was written to COCO either."""
-    list(prepare("300w", small_300w, tmp_path / "out"))
-    for scheme in ("300w", "aflw"):
-        raw, prepared = (load_samples(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
-        assert raw.box is prepared.box is None
-        found = LandmarkScheme.load(scheme)
-        assert norm_distance(raw.points, found) == pytest.approx(
-            norm_distance(prepared.points, found), rel=1e-4
-        )
-    with pytest.raises(BoxError, match="has no face boxes"):
-        CropConfig(box="dataset").face_box(prepared.points, prepared.box)
 
 
 def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmarker):
@@ -508,47 +358,19 @@ def test_load_samples_reads_boxes_and_19_points_from_csv(tmp_path, shared):
 
 
 def test_own_landmarks_with_separate_images_and_spaces_in_names(tmp_path, small_300w, capsys):
-    pictures, labels = tmp_path / "my pictures", tmp_path / "my labels" / "a b.csv"
-    shutil.copytree(small_300w / "afw", pictures)
-    faces = [replace(s, image=pictures / s.image.name) for s in load_samples(small_300w, "afw")[0]]
+    images, labels = tmp_path / "my images", tmp_path / "my labels" / "a b.csv"
+    shutil.copytree(small_300w / "afw", images)
+    faces = [replace(s, image=images / s.image.name) for s in load_samples(small_300w, "afw")[0]]
     write_annotations(labels, Annotations(faces, None))
-    labels.write_text(labels.read_text().replace("../my pictures/", ""))
+    labels.write_text(labels.read_text().replace("../my images/", ""))
     scheme = tmp_path / "my scheme.toml"
-    assert main(["data", "scheme", str(labels), "--images", str(pictures), "-o", str(scheme)]) == 0
+    assert main(["data", "scheme", str(labels), "--images", str(images), "-o", str(scheme)]) == 0
     command = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("then: "))
     words = shlex.split(command)[2:]
     words[1] = str(ROOT / "recipes/own.yaml")
     tiny = TINY.replace("--optim.batch-size 4 ", "").replace("--data.validation 0.3", "").split()
     more = [*tiny, "--data.validation", "0", "--max-steps", "1"]
     assert main([*words, "-o", str(tmp_path / "run"), *more]) == 0
-
-
-# -- names ---------------------------------------------------------------------------------------------
-
-
-def test_propose_scheme_pairs_names_with_both_sides(small_300w):
-    """AFLW's official names: the partner of LeftEyeRightCorner is RightEyeLeftCorner."""
-    corners = {
-        "LeftEyeLeftCorner": [36], "LeftEyeRightCorner": [39], "RightEyeLeftCorner": [42],
-        "RightEyeRightCorner": [45], "chin\n": [8], "mouth_l": [48], "mouth_r": [54], "[/red]": [30],
-    }  # fmt: skip
-    annotations = own_annotations(small_300w, corners)
-    proposal = propose_scheme(annotations, "mine")
-    assert proposal.scheme.flip == ((0, 3), (1, 2), (5, 6))
-    assert not [doubt for doubt in proposal.doubts if "by name" in doubt]
-    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
-
-
-@pytest.mark.parametrize("points", [{"nose": [30]}, {"eye": [36], "same": [36]}])
-def test_propose_scheme_refuses_too_few_landmarks(small_300w, points):
-    with pytest.raises(DataError):
-        propose_scheme(own_annotations(small_300w, points), "mine")
-
-
-def test_propose_scheme_refuses_too_many_landmarks(small_300w):
-    points = {f"point_{i}": [i % 68] for i in range(2001)}
-    with pytest.raises(DataError, match="at most 2000 landmarks"):
-        propose_scheme(own_annotations(small_300w, points), "mine")
 
 
 def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, capsys):

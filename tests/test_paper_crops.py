@@ -61,7 +61,7 @@ def test_paper_crops_are_cut_around_the_datasets_own_landmarks():
         keep_paper_crops([face], DATASETS["lapa"], "gssl", CROP)
 
 
-def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, blind_checkpoint, tmp_path):
+def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, mean_face_checkpoint, tmp_path):
     """From a dataset without its labels to the crops of the training, by two tables."""
     faces = unlabeled_faces_of(small_300w, None, "gssl")
     write_boxes(tmp_path / "boxes.csv", faces)
@@ -70,7 +70,7 @@ def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, blind_checkp
     samples, _, spec = load_samples(small_300w)
     expected = [CROP.region(tight_box(s.points), 260, 230) for s in samples]
     config = ModelConfig("lcnet_050", input_size=64, stride=64, neighbors=0, reduction="coordinates")
-    network, metadata = load_checkpoint(blind_checkpoint(config, shift=0.02))
+    network, metadata = load_checkpoint(mean_face_checkpoint(config, shift=0.02))
     model = TorchModel(network, replace(metadata, crop=CROP))
     labels, dropped = label_faces(model, faces)
     assert not dropped

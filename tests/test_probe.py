@@ -255,10 +255,10 @@ def test_probe_refuses_heads_without_score_maps(config, tmp_path, small_300w, ca
 # -- the command ---------------------------------------------------------------------------------------
 
 
-def test_probe_command_trains_measures_and_draws(tiny, small_300w, pictures, tmp_path, capsys):
+def test_probe_command_trains_measures_and_draws(tiny, small_300w, portrait_folder, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["probe", str(tiny), "--data", str(small_300w), "-o", str(out), "--count", "4"]
-    assert main([*command, "--steps", "3", "--images", str(pictures)]) == 0
+    assert main([*command, "--steps", "3", "--images", str(portrait_folder)]) == 0
     assert "position_prior.png" in capsys.readouterr().err
     height, width = read_image(out / "position_prior.png").shape[:2]
     assert width > 800
@@ -302,15 +302,15 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
         assert err.count("\n") == 1
 
 
-def test_image_crops_of_own_photos(pictures, tiny, tmp_path):
+def test_image_crops_of_own_photos(portrait_folder, tiny, tmp_path):
     _, metadata = load_checkpoint(tiny)
     detector = load_detector(DEFAULT_DETECTOR)
-    faces, backgrounds = image_crops(pictures, metadata, detector, count=3, seed=0)
+    faces, backgrounds = image_crops(portrait_folder, metadata, detector, count=3, seed=0)
     assert len(faces) == 1
     assert 1 <= len(backgrounds) <= 3
     unfitted = replace(metadata, box_adapters={})
     with pytest.raises(ModelError, match="no adapter for boxes"):
-        image_crops(pictures, unfitted, detector, count=3, seed=0)
+        image_crops(portrait_folder, unfitted, detector, count=3, seed=0)
     with pytest.raises(ImageError, match="no such file"):
         image_crops(tmp_path / "none", metadata, detector, count=3, seed=0)
 

@@ -40,9 +40,9 @@ def _no_curves(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory, blind_checkpoint):
+def recipe_file(tmp_path_factory, mean_face_checkpoint):
     path = tmp_path_factory.mktemp("recipe") / "protocol.yaml"
-    path.write_text(RECIPE.format(checkpoint=blind_checkpoint(CONFIG)))
+    path.write_text(RECIPE.format(checkpoint=mean_face_checkpoint(CONFIG)))
     return path
 
 
@@ -110,9 +110,9 @@ def test_tsd_refuses_impossible_shares_before_training(recipe_file, small_300w, 
     assert not (tmp_path / "run").exists()
 
 
-def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkpoint, tmp_path):
+def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, mean_face_checkpoint, tmp_path):
     flags = ["--data.root", str(small_300w), "--data.scheme", "aflw"]
-    flags += ["--initial.checkpoint", str(blind_checkpoint(CONFIG, "aflw"))]
+    flags += ["--initial.checkpoint", str(mean_face_checkpoint(CONFIG, "aflw"))]
     results = tmd(
         load_recipe(recipe_file, flags),
         [small_300w],

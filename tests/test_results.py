@@ -220,8 +220,8 @@ def test_detect_writes_csv_and_coco_of_many_images(portrait, two_faces, tmp_path
 
 
 @pytest.mark.parametrize(("flag", "suffix"), [("--csv", ".csv"), ("--coco", ".json")])
-def test_detect_refuses_a_table_with_another_suffix(flag, suffix, pictures, capsys):
-    image = pictures / "good.jpg"
+def test_detect_refuses_a_table_with_another_suffix(flag, suffix, portrait_folder, capsys):
+    image = portrait_folder / "good.jpg"
     before = image.read_bytes()
     assert main(["detect", str(image), flag, str(image)]) == 1
     assert f"expected the name of a file that ends in {suffix}" in capsys.readouterr().err
