@@ -100,7 +100,7 @@ def process(source, labels, *options, **environment):
 # -- output -------------------------------------------------------------------------------------------
 
 
-def test_annotate_folder(damaged_album, tmp_path, landmarker, capsys):
+def test_annotate_writes_faces_and_errors_of_a_folder(damaged_album, tmp_path, landmarker, capsys):
     labels = annotate(damaged_album, tmp_path / "labels")
     err = capsys.readouterr().err
     assert f"{labels}: 15 images, 11 faces, 3 images with an error; " in err
@@ -214,7 +214,7 @@ def sources(damaged_album, tmp_path_factory):
         ("other.parquet --column photo", "other.parquet#0"),
     ],
 )
-def test_annotate_lists_tars_and_tables_as_a_folder(
+def test_annotate_labels_lists_tars_and_tables_like_a_folder(
     sources, damaged_album, expected_files, name, first, tmp_path
 ):
     name, *options = name.split()
@@ -248,7 +248,7 @@ def test_annotate_unsupported_formats_are_error_rows(portrait, tmp_path):
         assert "convert it to JPEG" in table[1]["error"]
 
 
-def test_annotate_reads_the_intact_part_of_damaged_containers(sources, tmp_path):
+def test_annotate_reads_the_intact_part_of_damaged_files(sources, tmp_path):
     cut = tmp_path / "part-cut.tar"
     content = (sources / "part-000.tar").read_bytes()
     cut.write_bytes(content[: len(content) // 2])
@@ -262,7 +262,7 @@ def test_annotate_reads_the_intact_part_of_damaged_containers(sources, tmp_path)
     ]
 
 
-def test_annotate_takes_any_file_name(portrait, tmp_path):
+def test_annotate_accepts_any_file_name(portrait, tmp_path):
     """A byte that is not UTF-8, a line break, and brackets that are not a pattern."""
     folder = tmp_path / "a[1]{b}"
     folder.mkdir()
@@ -291,7 +291,7 @@ def test_annotate_takes_any_file_name(portrait, tmp_path):
         ("columns.parquet", "name the --column with the images, one of a, b"),
     ],
 )
-def test_annotate_refuses_other_inputs_in_one_line(tmp_path, name, message, capsys):
+def test_annotate_refuses_unsupported_inputs_in_one_line(tmp_path, name, message, capsys):
     (tmp_path / "folder").mkdir()
     (tmp_path / "list.txt").write_text("\n\n")
     (tmp_path / "word.doc").touch()

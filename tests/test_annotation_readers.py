@@ -81,7 +81,7 @@ def test_read_coco_handles_visibility_and_categories(image_folder):
         read(image_folder, "f.json", json.dumps(table))
 
 
-def test_read_cvat_skeletons(image_folder):
+def test_read_cvat_reads_skeletons(image_folder):
     points = [("10", "1,2", 'outside="0" occluded="1"'), ("9", "3,4", ""), ("1", "0,0", 'outside="1"')]
     loaded = read(image_folder, "f.xml", cvat(skeleton(*points), '<box label="x" xtl="1"/>'))
     assert loaded.names == ("1", "9", "10")  # by number
@@ -89,7 +89,7 @@ def test_read_cvat_skeletons(image_folder):
     np.testing.assert_array_equal(loaded.samples[0].visible, [False, True, False])
 
 
-def test_read_cvat_points(image_folder):
+def test_read_cvat_reads_points(image_folder):
     shape = '<points label="face" occluded="1" points="1.5,2;3,4"><attribute name="x">y</attribute></points>'
     loaded = read(image_folder, "f.xml", cvat(shape, shape))
     assert (loaded.names, len(loaded.samples), loaded.samples[0].visible) == (None, 2, None)
@@ -142,7 +142,7 @@ def test_read_csv_reads_subsets_and_decimal_commas(image_folder):
     np.testing.assert_array_equal(loaded.samples[0].points, np.float32([(1.5, 20)]))
 
 
-def test_read_imglab_files_of_dlib(image_folder):
+def test_read_imglab_reads_files_of_dlib(image_folder):
     """As dlib writes them: parts in alphabetical order, without those that are hidden."""
     boxes = [
         "<box top='5' left='3' width='10' height='20'><label>x</label>"
@@ -159,7 +159,7 @@ def test_read_imglab_files_of_dlib(image_folder):
     assert loaded.samples[1].box is None
 
 
-def test_read_labelme_files_of_other_tools(image_folder):
+def test_read_labelme_reads_files_of_other_tools(image_folder):
     """Two faces by groups, a hidden landmark, and shapes that are neither landmarks nor boxes."""
     rectangle = {"label": "x", "shape_type": "rectangle", "points": [[9, 8], [1, 2]], "group_id": 7}
     shapes = [
@@ -181,7 +181,7 @@ def test_read_labelme_files_of_other_tools(image_folder):
 YOLO = "0 0.5 0.5 0.5 0.5 0.25 0.5 2 0 0 0\n\n1 .5 .5 1 1 1 1 1 0 0 1\n"
 
 
-def test_read_yolo_pose_files_of_ultralytics(image_folder):
+def test_read_yolo_pose_reads_files_of_ultralytics(image_folder):
     (image_folder / "labels").mkdir()
     (image_folder / "in").rename(image_folder / "images")
     (image_folder / "labels/a b.txt").write_text(YOLO)

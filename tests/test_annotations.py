@@ -173,7 +173,7 @@ def test_write_csv_keeps_subsets_and_groups(image_folder, complete):
 
 
 @pytest.mark.parametrize("file_format", ["cvat", "label-studio", "pts", "imglab", "labelme"])
-def test_write_annotations_never_loses_a_split(image_folder, complete, file_format, caplog):
+def test_write_annotations_refuses_to_drop_a_split(image_folder, complete, file_format, caplog):
     samples = [replace(s, group=str(s.image), attributes=frozenset({"pose"})) for s in complete.samples]
     samples[2] = replace(samples[2], group=samples[0].group)
     write_annotations(image_folder / "out", Annotations(samples, NAMES), file_format)

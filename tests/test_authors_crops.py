@@ -63,7 +63,7 @@ def nme(network, metadata, crop_config, samples, spec):
 
 
 @pytest.mark.slow
-def test_whole_pixels_undo_the_offset_of_weights_trained_as_the_authors(shared):
+def test_whole_pixels_remove_the_offset_of_weights_trained_like_the_authors(shared):
     """With the rule such weights are as good on 300-W Common as those of exact crops, else clearly worse."""
     torch.manual_seed(0)
     samples, scheme, _ = load_samples(shared / "data" / "300w", "train")

@@ -109,7 +109,7 @@ def test_adapter_inverse_undoes_apply():
 
 
 @pytest.mark.parametrize("values", [(0, 0, 1), (1, 0, 0, 1), (0, 0, np.nan, 1), (0, 0, 500, 1), "abcd"])
-def test_adapter_from_list_refuses_what_is_no_adapter(values):
+def test_adapter_from_list_refuses_invalid_values(values):
     with pytest.raises((ValueError, TypeError)):
         BoxAdapter.from_list(values)
 
@@ -188,7 +188,7 @@ def test_fit_box_adapters_skips_unreadable_images(faces, tmp_path, caplog):
     assert warning.startswith(f"error: {tmp_path / 'bad.jpg'}: ")
 
 
-def test_fit_detector_in_python(faces, landmarker):
+def test_fit_detector_adapts_a_model_in_memory(faces, landmarker):
     """As the docstring of the module shows, on a model in memory."""
     model = OnnxModel(landmarker.model.path)
     fit = fit_detector(faces, as_detections(head_boxes(faces)), model.metadata.crop)

@@ -31,7 +31,7 @@ def test_sensitivity_command_writes_metrics_and_a_figure(small_300w, tmp_path, c
     assert "error: " in capsys.readouterr().err
 
 
-def test_perturbations_by_hand():
+def test_perturbations_move_and_scale_boxes():
     box = np.float32([[10, 20, 110, 220]])
     boxes = {(name, amount): BoxAdapter(*change).apply(box)[0] for name, amount, change in PERTURBATIONS}
     assert boxes["size", 1.0].tolist() == [10, 20, 110, 220]
@@ -40,7 +40,7 @@ def test_perturbations_by_hand():
     assert boxes["size", 1.4] == pytest.approx([-10, -20, 130, 260], abs=1e-3)
 
 
-def test_summary_interpolates_what_is_tolerated():
+def test_summary_interpolates_the_tolerated_shift():
     """The error grows by a fifth with each tenth of a shift to the right, and in no other direction."""
     nmes = np.array([[0.05 * (1 + 2 * amount * (name == "right")) for name, amount, _ in PERTURBATIONS]] * 3)
     facts = summary(nmes)

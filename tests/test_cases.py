@@ -52,7 +52,7 @@ def command(case, folder, portrait):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.stem}")
-def test_case_ends_in_one_line(case, tmp_path, portrait, capsys, monkeypatch):
+def test_malformed_file_ends_in_one_line(case, tmp_path, portrait, capsys, monkeypatch):
     monkeypatch.chdir(portrait.parents[1])
     words = command(case, tmp_path, portrait)
     if case.parent.name == "scheme":

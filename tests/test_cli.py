@@ -60,7 +60,7 @@ def test_detect_does_not_import_training_packages(portrait):
 # -- other commands ------------------------------------------------------------------------------------
 
 
-def test_info_describes_a_model(capsys):
+def test_info_prints_the_metadata_of_a_model(capsys):
     assert main(["info", DEFAULT_MODEL]) == 0
     text = capsys.readouterr().out
     assert "research use only" in text
@@ -85,7 +85,7 @@ def test_info_prints_and_draws_landmarks(capsys, tmp_path):
     assert json.loads(capsys.readouterr().out)["landmark_names"][96:] == ["right_pupil_0", "left_pupil_0"]
 
 
-def test_info_landmarks_says_what_is_missing(capsys, tmp_path):
+def test_info_landmarks_reports_missing_options_and_schemes(capsys, tmp_path):
     figure = tmp_path / "landmarks.png"
     assert main(["info", "-o", str(figure)]) == 1
     assert "add --landmarks" in capsys.readouterr().err
@@ -132,7 +132,7 @@ def test_every_command_has_help(command, capsys):
 
 
 @pytest.mark.parametrize("group", ["", "data", "detector", "teacher", "protocol"])
-def test_list_of_commands_has_one_line_each_in_80_columns(group, monkeypatch, capsys):
+def test_help_lists_each_command_in_one_line_of_80_columns(group, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     assert main([*group.split(), "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -144,7 +144,7 @@ def test_list_of_commands_has_one_line_each_in_80_columns(group, monkeypatch, ca
     assert not [line for line in lines if line.startswith("│   ")]  # a line that is continued
 
 
-def test_help_of_a_command_is_its_whole_docstring(capsys):
+def test_help_of_a_command_is_its_complete_docstring(capsys):
     assert main(["detect", "--help"]) == 0
     assert "An image that cannot be read is reported" in capsys.readouterr().out
 

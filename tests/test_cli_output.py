@@ -62,7 +62,7 @@ def test_detect_hints_at_options_for_bad_results(portrait, upside_down, yunet, a
     assert last == hint if hint else "try" not in last
 
 
-def test_hint_names_what_is_left(capsys):
+def test_hint_suggests_only_options_that_are_not_used(capsys):
     used = LandmarkerConfig(any_rotation=True, detector_size=1000)
     say_hint(2, 1200, used)
     say_hint(1, 1, used)
@@ -159,14 +159,14 @@ def test_verbose_prints_model_and_detector_and_debug_the_traceback_of_an_error(p
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_level_of_the_log_is_restored(portrait):
+def test_main_restores_the_log_level(portrait):
     logger = logging.getLogger("pipnet")
     before = logger.level, logger.handlers
     main(["-q", "info", "pipnet-tiny"])
     assert (logger.level, logger.handlers) == before
 
 
-def test_flags_after_two_dashes_are_names(capsys):
+def test_flags_after_two_dashes_are_file_names(capsys):
     assert main(["detect", "--", "-q"]) == 1
     assert capsys.readouterr().err == "error: -q: no such file\n"
 
@@ -198,7 +198,7 @@ def test_closed_standard_error_does_not_move_messages_to_standard_output(portrai
 
 
 @pytest.mark.parametrize("order", ["image first", "box first"])
-def test_box_with_spaces_names_the_accepted_form(portrait, order, capsys):
+def test_box_with_spaces_is_refused_with_the_accepted_form(portrait, order, capsys):
     box = ["--box", "178", "63", "89", "112"]
     assert (
         main(["detect", *([str(portrait), *box] if order == "image first" else [*box, str(portrait)])]) == 1
@@ -208,7 +208,7 @@ def test_box_with_spaces_names_the_accepted_form(portrait, order, capsys):
     assert line.endswith("with commas and without spaces, such as --box 10,20,200,250")
 
 
-def test_images_may_stand_before_between_and_after_flags(portrait, tmp_path, capsys):
+def test_detect_accepts_images_before_between_and_after_flags(portrait, tmp_path, capsys):
     names = [str(shutil.copy(portrait, tmp_path / f"{number}.jpg")) for number in range(3)]
     assert main(["detect", names[0], "--json", names[1], "--tta", "none", names[2]]) == 0
     assert [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()] == names

@@ -80,7 +80,7 @@ def test_face_crops_rebuild_damaged_caches(small_300w, monkeypatch, tmp_path, da
     assert pixels.exists()
 
 
-def test_face_crops_pickle_without_pixels(small_300w):
+def test_face_crops_are_pickled_without_pixels(small_300w):
     samples, _, _ = load_samples(small_300w, "afw")
     crops = face_crops(samples, 1.4, 100)
     packed = pickle.dumps(crops)

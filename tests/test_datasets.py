@@ -267,7 +267,7 @@ def test_lapa_loads(tmp_path, shared):
             load_samples(tmp_path, "test")
 
 
-def test_menpo_prepares_both_point_counts(tmp_path, small_300w):
+def test_menpo_prepares_68_and_39_landmarks(tmp_path, small_300w):
     faces = load_samples(small_300w, "afw")[0]
     for number, face in enumerate(faces):
         (tmp_path / "train" / "a b").mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def small_page(tmp_path):
         ("models/detectors/pipnet-face.onnx", "application/octet-stream"),
     ],
 )
-def test_demo_sends_types_and_isolation(small_page, path, content_type):
+def test_demo_sends_content_types_and_isolation_headers(small_page, path, content_type):
     with urllib.request.urlopen(small_page + path) as response:
         headers = response.headers
     assert headers["Content-Type"] == content_type
@@ -80,7 +80,7 @@ def test_demo_refuses_other_paths_and_hosts(small_page, path, headers, status):
     error.value.close()
 
 
-def test_demo_names_what_is_missing(tmp_path, small_page):
+def test_demo_reports_a_missing_page_and_a_port_in_use(tmp_path, small_page):
     with pytest.raises(PipnetError, match="make web"):
         make_server(folder=tmp_path / "nothing")
     with pytest.raises(PipnetError, match="cannot be used"):

@@ -83,7 +83,7 @@ def test_detect_writes_json_to_stdout_while_a_terminal_shows_progress(portrait, 
     assert len(rows((tmp_path / "out.jsonl").read_text())) == 3
 
 
-def test_detect_takes_files_folders_and_patterns(portrait_folder, tmp_path, capsys):
+def test_detect_accepts_files_folders_and_patterns(portrait_folder, tmp_path, capsys):
     (portrait_folder / "sub").mkdir()
     shutil.copy(portrait_folder / "good.jpg", portrait_folder / "sub" / "good.jpg")
     shutil.copy(portrait_folder / "good.jpg", portrait_folder / "sub" / "not an image.txt")
@@ -96,7 +96,7 @@ def test_detect_takes_files_folders_and_patterns(portrait_folder, tmp_path, caps
     assert overlays == ["good-2.jpg", "good-3.jpg", "good.jpg", "sub/good.jpg"]
 
 
-def test_detect_takes_given_boxes(portrait, capsys):
+def test_detect_uses_the_boxes_of_the_arguments(portrait, capsys):
     assert main(["detect", str(portrait), "--json", "--box", "178,63,89,112", "--box", "1,1,99,99"]) == 0
     (row,) = rows(capsys.readouterr().out)
     assert [face["detection_score"] for face in row["faces"]] == [1, 1]
@@ -104,7 +104,7 @@ def test_detect_takes_given_boxes(portrait, capsys):
     assert row["faces"][0]["crop_box"] != row["faces"][0]["box"]
 
 
-def test_detect_takes_a_box_that_begins_outside_the_image(portrait, capsys):
+def test_detect_accepts_a_box_that_begins_outside_the_image(portrait, capsys):
     assert main(["detect", str(portrait), "--json", "--box", "-40,60,300,300"]) == 0
     assert rows(capsys.readouterr().out)[0]["faces"][0]["box"][0] == -40
 
@@ -184,7 +184,7 @@ def test_detect_ignores_its_results_in_a_searched_folder(portrait_folder, capsys
     assert [path.name for path in (portrait_folder / "out").iterdir()] == ["good.jpg"]
 
 
-def test_detect_ignores_its_results_in_a_folder_named_in_another_way(tmp_path, portrait, monkeypatch):
+def test_detect_ignores_its_results_in_a_folder_with_another_path(tmp_path, portrait, monkeypatch):
     (tmp_path / "a").mkdir()
     shutil.copy(portrait, tmp_path / "a" / "y.jpg")
     monkeypatch.chdir(tmp_path)
@@ -208,7 +208,7 @@ def test_detect_refuses_ambiguous_landmark_files(portrait, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_detect_takes_a_folder_or_an_image_file_as_output(portrait, tmp_path, capsys):
+def test_detect_writes_to_a_folder_or_an_image_file_only(portrait, tmp_path, capsys):
     assert main(["detect", str(portrait), "-o", str(tmp_path / "out.json")]) == 1
     assert "out.json: use a folder, or an image file ending in .bmp" in capsys.readouterr().err
     assert main(["detect", str(portrait), "-o", str(tmp_path / "run1.5")]) == 0
@@ -244,7 +244,7 @@ def damaged(portrait_folder, huge) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_detect_reports_a_damaged_image_and_does_the_others(damaged, portrait_folder, name, capsys):
+def test_detect_reports_a_damaged_image_and_processes_the_others(damaged, portrait_folder, name, capsys):
     assert main(["detect", str(damaged[name]), str(portrait_folder / "good.jpg"), "--json"]) == 1
     captured = capsys.readouterr()
     first, second = rows(captured.out)
@@ -299,7 +299,7 @@ def test_detect_names_the_image_in_every_error(portrait_folder, capsys):
     assert f"error: {portrait_folder / 'small.png'}: " in capsys.readouterr().err
 
 
-def test_detect_refuses_an_address(capsys):
+def test_detect_refuses_a_url(capsys):
     assert main(["detect", "https://example.com/a.jpg"]) == 1
     assert "https://example.com/a.jpg: URLs are not supported" in capsys.readouterr().err
 
@@ -310,7 +310,7 @@ def test_detect_refuses_an_empty_name(capsys):
     assert row["error"] == "the name of an image is empty"
 
 
-def test_detect_reports_names_that_the_system_refuses(portrait, capsys):
+def test_detect_reports_names_that_are_too_long(portrait, capsys):
     assert main(["detect", "x" * 300 + ".jpg", str(portrait), "--json"]) == 1
     first, second = rows(capsys.readouterr().out)
     assert first["error"]
@@ -352,7 +352,7 @@ def test_detect_reports_a_current_folder_without_images(tmp_path, monkeypatch, c
     assert "no images in this folder" in capsys.readouterr().err
 
 
-def test_detect_does_not_wait_for_a_pipe(tmp_path, portrait):
+def test_detect_skips_named_pipes_in_a_folder(tmp_path, portrait):
     os.mkfifo(tmp_path / "x.jpg")
     shutil.copy(portrait, tmp_path / "y.jpg")
     assert main(["detect", str(tmp_path)]) == 0

@@ -93,7 +93,7 @@ def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_ends_with_a_line_when_a_peer_fails(recipe_file, small_300w, tmp_path):
+def test_train_ends_in_one_line_if_another_rank_fails(recipe_file, small_300w, tmp_path):
     """Rank zero cannot write; the other rank loses its peer in the middle of a training."""
     run = tmp_path / "run"
     (run / "metrics.jsonl").mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w
         (RuntimeError("other"), 2, RuntimeError, "other"),
     ],
 )
-def test_train_names_the_failure_of_a_peer(
+def test_train_reports_the_failure_of_another_rank(
     recipe_file, small_300w, tmp_path, monkeypatch, error, size, expected, words
 ):
     """The rank that loses its peer ends with one line; other errors keep their traceback."""

@@ -234,7 +234,7 @@ def test_python_blocks_of_a_page_work(page, checkout, fake_camera, request):
                 exec(code, names)
 
 
-def test_every_block_is_run_or_says_why_not():
+def test_every_block_is_run_or_states_why_not():
     for block in BLOCKS:
         if block.language not in ("bash", "python"):
             assert block.language in ("", "text", "bibtex", "toml", "yaml", "json"), block
@@ -242,7 +242,7 @@ def test_every_block_is_run_or_says_why_not():
         assert block.not_run is None or len(block.not_run) > 5
 
 
-def test_commands_of_the_text_exist():
+def test_commands_in_the_text_exist():
     names = {name for name, *_ in COMMANDS} | {name.split()[0] for name, *_ in COMMANDS}
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -266,7 +266,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", LINKED_PAGES)
-def test_links_of_a_page_lead_somewhere(page):
+def test_links_of_a_page_exist(page):
     for link in links_of(page):
         if re.match(r"https?://", link):
             continue

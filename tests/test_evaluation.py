@@ -172,7 +172,7 @@ def test_evaluate_command_checks_the_output_folder_first(small_300w, tmp_path, c
     assert captured.err == f"error: {tmp_path / 'file'}: cannot be made: File exists\n"
 
 
-def test_evaluate_command_shows_a_table(small_300w, capsys):
+def test_evaluate_command_prints_a_table(small_300w, capsys):
     arguments = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w)]
     assert main([*arguments, "--subset", "challenging"]) == 0
     text = capsys.readouterr().err

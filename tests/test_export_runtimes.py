@@ -77,7 +77,7 @@ def test_score_maps_of_a_shipped_model_decode_to_its_landmarks(name, real_crops,
     assert table["metadata"]["license"] == full.metadata.license
 
 
-def test_score_maps_of_a_model_of_format_1(real_crops, decode, tmp_path):
+def test_score_maps_of_a_format_1_model_decode_to_its_landmarks(real_crops, decode, tmp_path):
     source = Path(__file__).parent / "format1" / "model.onnx"
     export_score_maps(source, tmp_path / "maps.onnx")
     full = OnnxModel(source, "cpu")
@@ -94,7 +94,7 @@ def test_score_maps_of_a_model_of_format_1(real_crops, decode, tmp_path):
     ],
     ids=str,
 )
-def test_score_maps_of_other_networks(settings, exported_network, decode, tmp_path):
+def test_score_maps_of_other_networks_decode_to_their_landmarks(settings, exported_network, decode, tmp_path):
     _, full = exported_network(**settings)
     export_score_maps(full, tmp_path / "maps.onnx")
     crops = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)

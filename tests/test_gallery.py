@@ -73,7 +73,7 @@ def own(tmp_path, portrait, landmarker) -> Path:
     return tmp_path / "labels.json"
 
 
-def test_gallery_of_a_dataset_with_a_model(small_300w, tmp_path, capsys):
+def test_gallery_shows_the_errors_of_a_model_on_a_dataset(small_300w, tmp_path, capsys):
     out = tmp_path / "deep" / "sheet"
     arguments = ["--subset", "common", "--model", "pipnet-68", "--limit", "5", "-o", str(out)]
     assert main(["data", "view", str(small_300w), *arguments]) == 0
@@ -164,7 +164,7 @@ def annotated(tmp_path, portrait) -> Path:
     return tmp_path / "labels"
 
 
-def test_gallery_of_a_job(annotated, tmp_path, landmarker, capsys):
+def test_gallery_shows_a_job_of_annotate(annotated, tmp_path, landmarker, capsys):
     out = tmp_path / "sheet"
     capsys.readouterr()
     assert main(["data", "view", str(annotated), "-o", str(out)]) == 0
@@ -179,7 +179,7 @@ def test_gallery_of_a_job(annotated, tmp_path, landmarker, capsys):
     assert '<path d=""/>' not in page.text  # the scheme is in its manifest
 
 
-def test_gallery_of_a_shard_of_a_limited_job_and_of_moved_images(annotated, tmp_path, capsys):
+def test_gallery_shows_shards_limited_jobs_and_moved_images(annotated, tmp_path, capsys):
     (tmp_path / "album").rename(tmp_path / "moved")
     shard = annotated / "shards" / "00001.parquet"
     for number, (source, options, names) in enumerate(

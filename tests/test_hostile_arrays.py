@@ -37,7 +37,7 @@ def bounded_memory():
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-def test_as_image_takes_arrays_of_any_layout_and_byte_order():
+def test_as_image_accepts_arrays_of_any_layout_and_byte_order():
     read_only = np.frombuffer(RGB.tobytes(), np.uint8).reshape(RGB.shape)
     for name, array, expected in (
         ("matrix", np.matrix(GRAY), np.stack([GRAY] * 3, axis=2)),
@@ -116,7 +116,7 @@ def test_as_image_refuses_pipes_without_an_end(monkeypatch):
         as_image(Endless())
 
 
-def test_landmarker_takes_sequences_that_cannot_be_sliced(landmarker):
+def test_landmarker_accepts_sequences_that_cannot_be_sliced(landmarker):
     tracemalloc.stop()  # of the network
     tracemalloc.start()
     results = landmarker(deque([RGB] * 17))
@@ -128,7 +128,7 @@ def test_landmarker_takes_sequences_that_cannot_be_sliced(landmarker):
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-def test_boxes_of_any_kind_of_array_are_taken():
+def test_check_boxes_accepts_any_array_of_numbers():
     views = (BOX.astype(">f8"), BOX[:, ::-1][:, ::-1], BOX.astype(object), np.ma.array(BOX), np.matrix(BOX))
     for boxes in (*views, BOX.astype(np.int8), BOX.tolist()):
         checked = check_boxes(boxes, 50, 40)
@@ -157,7 +157,7 @@ MALFORMED_BOXES = [
 
 
 @pytest.mark.parametrize(("boxes", "message"), MALFORMED_BOXES, ids=range(len(MALFORMED_BOXES)))
-def test_other_boxes_are_refused_before_they_are_copied(boxes, message):
+def test_invalid_boxes_are_refused_before_they_are_copied(boxes, message):
     for check in (
         lambda: check_boxes(boxes, 50, 40),
         lambda: CallableDetector(lambda image: boxes, "face")(RGB),
@@ -181,7 +181,7 @@ def test_other_boxes_are_refused_before_they_are_copied(boxes, message):
     ],
     ids=range(6),
 )
-def test_other_scores_of_a_detector_are_refused(scores, message):
+def test_invalid_scores_of_a_detector_are_refused(scores, message):
     with pytest.raises(BoxError, match=message) as caught:
         CallableDetector(lambda image: (BOX, scores), "face")(RGB)
     assert "\n" not in str(caught.value)

@@ -67,7 +67,7 @@ def test_cached_download_replaces_a_corrupt_file(server):
     assert cached_download(file).read_bytes() == b"content"
 
 
-def test_find_model_by_name_path_and_folder(tmp_path):
+def test_find_model_finds_names_paths_and_folders(tmp_path):
     packaged = find_model(DEFAULT_MODEL)
     shutil.copy(packaged, tmp_path / "model.onnx")
     assert find_model(tmp_path / "model.onnx") == find_model(tmp_path) == tmp_path / "model.onnx"

@@ -113,7 +113,7 @@ def test_as_image_names_the_cause_of_none():
         as_image(None)
 
 
-def test_landmarker_takes_all_sources_alike(portrait, rgb, landmarker):
+def test_landmarker_gives_equal_landmarks_for_all_image_sources(portrait, rgb, landmarker):
     expected = landmarker(rgb)
     content = portrait.read_bytes()
     with portrait.open("rb") as file:
@@ -197,7 +197,7 @@ def test_as_image_scales_tiff_color_of_12_bits(rgb, compression):
     np.testing.assert_allclose(as_image(content.tobytes()), rgb, atol=1)
 
 
-def test_as_image_turns_color_of_12_bits_upright(rgb):
+def test_as_image_applies_orientation_to_color_of_12_bits(rgb):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     part = rgb[:300, :200]

@@ -25,7 +25,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_read_image_refuses_other_files(tmp_path, kind):
+def test_read_image_refuses_files_that_are_no_images(tmp_path, kind):
     path = tmp_path / f"{kind}.jpg"
     if BAD[kind] is not None:
         path.write_bytes(BAD[kind])
@@ -78,7 +78,7 @@ def test_read_image_scales_floats(tmp_path, portrait):
         np.testing.assert_allclose(read_image(tmp_path / "f.tif")[..., 0], gray, atol=1.01)
 
 
-def test_max_pixels_is_an_option(portrait):
+def test_read_image_refuses_more_than_max_pixels(portrait):
     with pytest.raises(ImageError, match="512 x 512 pixels, more than the limit of 1000"):
         read_image(portrait, max_pixels=1000)
     with pytest.raises(ImageError, match="limit"):
@@ -219,7 +219,7 @@ def test_write_image_reports_a_full_disk(tmp_path, portrait):
     assert not Path("/dev/full").is_file()
 
 
-def test_image_module_leaves_warning_filters_alone(portrait):
+def test_image_module_does_not_change_warning_filters(portrait):
     before = list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_image, [portrait] * 40))

@@ -142,7 +142,7 @@ def python(request, tmp_path):
     "package",
     ["opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"],
 )
-def test_install_and_uninstall_leave_opencv_as_it_is(python, wheel, package):
+def test_install_and_uninstall_do_not_change_opencv(python, wheel, package):
     _pip(python, "install", package)
     before = _run(python, "-c", STATE, package)
     _pip(python, "install", wheel)

@@ -140,7 +140,7 @@ def test_landmarker_may_be_sent_to_another_process(landmarker, portrait, faces, 
 # -- results -------------------------------------------------------------------------------------------
 
 
-def test_landmarks_of_the_portrait(faces):
+def test_landmarks_of_the_portrait_are_at_known_positions(faces):
     """Checked by eye on the photo: pupils, nose tip, corners of the mouth, to a few pixels."""
     assert len(faces) == 1
     points = faces[0].points

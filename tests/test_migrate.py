@@ -58,7 +58,7 @@ def test_migrate_recipe_keeps_comments(copy, capsys):
     assert "0 names converted" in capsys.readouterr().err
 
 
-def test_migrate_run_folder_resumes(copy, capsys):
+def test_migrated_run_folder_resumes(copy, capsys):
     run = copy / "run"
     words = [
         "train",
@@ -79,7 +79,7 @@ def test_migrate_run_folder_resumes(copy, capsys):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_migrate_bulk_job(copy, capsys):
+def test_migrate_converts_a_bulk_job(copy, capsys):
     job = copy / "job"
     before = json.loads((job / "manifest.json").read_text())["shards"]
     words = [

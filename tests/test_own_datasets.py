@@ -111,7 +111,7 @@ def test_own_landmarks_are_trained_evaluated_and_detected(trained, portrait, lan
 
 
 @pytest.mark.slow
-def test_commands_lead_from_own_labels_to_a_detector(trained, portrait, landmarker, tmp_path, capsys):
+def test_commands_make_a_detector_of_own_labels(trained, portrait, landmarker, tmp_path, capsys):
     """Propose a scheme, train, export, evaluate and detect on the command line."""
     labels, weights = trained
     assert main(["export", str(weights)]) == 0
@@ -127,7 +127,7 @@ def test_commands_lead_from_own_labels_to_a_detector(trained, portrait, landmark
     assert_is_on_the_portrait(face["points"], portrait, landmarker)
 
 
-def test_own_landmarks_of_label_studio_are_trained(tmp_path, small_300w, capsys):
+def test_train_accepts_own_landmarks_of_label_studio(tmp_path, small_300w, capsys):
     labels = tmp_path / "four.json"
     write_annotations(labels, own_annotations(small_300w, FOUR), "label-studio")
     propose_and_train(labels, tmp_path / "run", capsys)
@@ -400,7 +400,7 @@ def test_load_samples_reads_pseudo_labels():
         load_samples(table, None, "300w")
 
 
-def test_load_samples_names_the_datasets_that_it_does_not_read(shared, tmp_path, caplog):
+def test_load_samples_logs_the_datasets_that_it_does_not_read(shared, tmp_path, caplog):
     both = tmp_path / "both"
     both.mkdir()
     for part in ("afw", "helen", "lfpw", "ibug"):

@@ -117,7 +117,7 @@ def test_evaluate_measures_in_the_papers_crops(shared, landmarker):
     np.testing.assert_allclose(paper.official[0], expected, rtol=1e-4)
 
 
-def test_evaluate_command_takes_paper_crops(shared, tmp_path, capsys):
+def test_evaluate_command_accepts_paper_crops(shared, tmp_path, capsys):
     command = [
         "evaluate",
         "pipnet-tiny",
@@ -155,14 +155,14 @@ def test_data_boxes_writes_celebas_crops(tmp_path, portrait, capsys):
     assert "celeba_bboxes.txt is missing" in capsys.readouterr().err
 
 
-def test_tta_views_of_10_pixels_are_v1s_figure_4():
+def test_tta_translation_10_has_the_shifts_of_v1s_figure_4():
     shifts = {tuple(np.round(view.matrix[:, 2]).tolist()) for view in tta_views("translation-10", 256)}
     assert shifts == {(0, -10), (0, 10), (-10, 0), (10, 0)}
     views = tta_views("translation-10", 128)
     np.testing.assert_allclose([abs(view.matrix[:, 2]).max() for view in views], 5)
 
 
-def test_landmarker_averages_views_of_10_pixels(landmarker, portrait):
+def test_landmarker_averages_shifts_of_10_pixels(landmarker, portrait):
     plain = landmarker(portrait)
     face = FaceLandmarker(tta="translation-10")(portrait)
     side = np.ptp(plain.points[0], axis=0).max()

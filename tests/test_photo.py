@@ -99,7 +99,7 @@ def test_small_faces_are_cropped_from_the_full_photo(large):
     assert np.abs(faces.points - full.points).max() < 1.5
 
 
-def test_own_detectors_see_the_full_photo(large):
+def test_own_detectors_get_the_full_photo(large):
     seen = []
 
     def detect(image):

@@ -46,7 +46,7 @@ def test_head_pose_recovers_projected_faces(focal):
 
 
 @pytest.mark.parametrize("name", ["aflw", "five"])
-def test_head_pose_of_other_schemes(name):
+def test_head_pose_recovers_faces_of_other_schemes(name):
     degrees = POSES[[0, 1, 5]]  # five points do not determine a profile
     points = SchemeMapping.load("300w", name)(project(degrees))
     np.testing.assert_allclose(head_pose(points, LandmarkScheme.load(name), (640, 480)), degrees, atol=0.5)
@@ -61,7 +61,7 @@ def test_head_pose_ignores_unknown_landmarks():
     np.testing.assert_allclose(found, POSES[:4], atol=0.01)
 
 
-def test_head_pose_signs(landmarker, portrait, faces):
+def test_head_pose_is_positive_to_the_right_up_and_clockwise(landmarker, portrait, faces):
     """Positive is as seen in the image: turned to its right, tilted clockwise."""
     image = PIL.Image.open(portrait).convert("RGB").crop((100, 20, 350, 270))
     upright = landmarker(image).head_pose()[0]
@@ -96,7 +96,7 @@ def test_head_pose_of_frontal_photos_is_small(landmarker, shared):
     assert np.abs(poses[:, 0]).max() < 20
 
 
-def test_head_pose_refuses_focal_length_and_scheme(faces):
+def test_head_pose_refuses_invalid_focal_lengths_and_schemes(faces):
     for focal in (0, -1.0, np.nan):
         with pytest.raises(PipnetError, match="focal_length is in pixels and above 0"):
             faces.head_pose(focal)
@@ -105,11 +105,11 @@ def test_head_pose_refuses_focal_length_and_scheme(faces):
         head_pose(np.zeros((1, 39, 2), np.float32), menpo, (9, 9))
 
 
-def test_head_pose_without_faces(faces):
+def test_head_pose_without_faces_is_empty(faces):
     assert faces[[]].head_pose().shape == (0, 3)
 
 
-def test_openness_of_the_portrait(faces):
+def test_openness_of_the_portrait_is_that_of_open_eyes_and_mouth(faces):
     """An open, smiling mouth, and open eyes."""
     result = faces.openness()
     assert 0.2 < result.left_eye[0] < 0.5

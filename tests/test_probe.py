@@ -205,7 +205,7 @@ def test_probe_shipped_model_scores_faces_above_backgrounds(small_300w):
     assert np.abs(on_faces.unmerged_points - cells).max() < 1.5 / 8
 
 
-def test_probe_result_summary_known_numbers(tiny):
+def test_probe_result_summary_has_known_values(tiny):
     model, metadata = load_checkpoint(tiny)
     one = predict_score_maps(model, [np.zeros((64, 64, 3), np.uint8)])
     shifted = metadata.mean_face[None].astype(np.float32) + np.float32([0.03, 0.04])
@@ -302,7 +302,7 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
         assert err.count("\n") == 1
 
 
-def test_image_crops_of_own_photos(portrait_folder, tiny, tmp_path):
+def test_image_crops_cuts_faces_and_backgrounds_of_own_photos(portrait_folder, tiny, tmp_path):
     _, metadata = load_checkpoint(tiny)
     detector = load_detector(DEFAULT_DETECTOR)
     faces, backgrounds = image_crops(portrait_folder, metadata, detector, count=3, seed=0)
@@ -333,7 +333,7 @@ def test_dataset_crops_refuses_photos_full_of_faces(small_300w, tiny):
         dataset_crops(samples, metadata, FullImage(), count=2, seed=0)
 
 
-def test_train_on_blank_images_with_a_custom_scheme(tiny, small_300w, tmp_path):
+def test_train_on_blank_images_accepts_a_custom_scheme(tiny, small_300w, tmp_path):
     """The scheme is in the model's metadata: its file is not needed."""
     samples, scheme, _ = load_samples(small_300w, "full")
     write_annotations(tmp_path / "labels.csv", Annotations(samples, scheme.landmark_names))

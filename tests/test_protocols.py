@@ -141,7 +141,7 @@ def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, mean_face_ch
         tmd(load_recipe(recipe_file, flags), [tmp_path / "fewer"], tmp_path / "again", [])
 
 
-def test_tmd_searches_images_without_boxes_and_takes_a_teacher(recipe_file, small_300w, portrait, tmp_path):
+def test_tmd_searches_images_without_boxes_and_uses_a_teacher(recipe_file, small_300w, portrait, tmp_path):
     (tmp_path / "list.txt").write_text(f"{portrait}\n")
     checkpoint = ROOT / "checkpoints" / "pipnet-68.safetensors"
     flags = ["--data.root", str(small_300w), "--self-training.teacher", str(checkpoint)]

@@ -130,7 +130,7 @@ def test_label_faces_uses_box_formats_of_the_table(unlabeled, torch_model):
         label_faces(torch_model, load_unlabeled(unlabeled, NOWHERE))
 
 
-def test_write_pseudo_labels_and_read_again(unlabeled, torch_model, tmp_path):
+def test_read_pseudo_labels_reads_write_pseudo_labels(unlabeled, torch_model, tmp_path):
     labels, _ = label_faces(torch_model, load_unlabeled(unlabeled, NOWHERE)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):

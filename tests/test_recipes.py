@@ -110,7 +110,7 @@ def test_recipe_is_read_and_built(path):
     assert header(path)
 
 
-def test_recipe_losses_of_v1_are_flags():
+def test_recipe_flags_select_the_losses_of_v1():
     path = FOLDER / "v1" / "table1_stride32_300w.yaml"
     for score in ("l2", "l1", "focal"):
         recipe = load_recipe(path, ["--model.score-loss", score, "--model.offset-loss", "l2"])
@@ -270,7 +270,7 @@ def first_step(data: Recipe) -> tuple[int, int, tuple[int, ...], np.ndarray]:
 
 
 @pytest.mark.parametrize("path", [*OF_PAPERS, *OF_AUTHORS], ids=name)
-def test_recipe_plans_against_its_dataset(path, small_datasets):
+def test_recipe_makes_training_examples_of_its_dataset(path, small_datasets):
     """Faces, crops and labels of the first step, as the training takes them."""
     names = dataset(path).lower().split("+") if path in OF_PAPERS else [registered(path)]
     root, *also = (small_datasets / name for name in names)

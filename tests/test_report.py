@@ -111,7 +111,7 @@ def test_published_csv_equals_the_shared_file(shared):
     assert packaged.read_text() == (shared / "reference" / "published.csv").read_text()
 
 
-def test_benchmarks_of_subsets():
+def test_benchmarks_of_subsets_are_the_papers_test_sets():
     assert benchmarks_of("300-W", "common-deduplicated", 68) == ("300W common",)
     assert benchmarks_of("300-W", "full", 19) == ("300W 19 points",)
     assert benchmarks_of("300-W", "afw", 68) == ()

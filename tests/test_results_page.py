@@ -36,7 +36,7 @@ def tiles(page: str) -> list[str]:
     return re.findall(r"<figure.*?</figure>", page, re.DOTALL)
 
 
-def test_page_of_a_folder(album, tmp_path, capsys, landmarker):
+def test_page_shows_faces_and_errors_of_a_folder(album, tmp_path, capsys, landmarker):
     out = tmp_path / "deep" / "page.html"
     assert main(["detect", str(album), "--html", str(out)]) == 1
     assert "z.jpg" in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_page_marks_faces_of_low_quality(portrait, landmarker, tmp_path):
     assert 'class="box low"' in bad
 
 
-def test_page_of_many_images_is_bounded(shared, landmarker, tmp_path):
+def test_page_of_1000_images_takes_less_than_30_megabytes(shared, landmarker, tmp_path):
     """1,000 images take less than 30 MB: real ones, of which 12 stand for all."""
     images = sorted((shared / "data" / "300w" / "helen" / "testset").glob("*.jpg"))[:12]
     page = ResultsPage(tmp_path / "page.html", 1000, landmarker.metadata)

@@ -164,12 +164,12 @@ def test_train_runs_no_code_of_a_state(small_recipe, resumable_run, tmp_path):
     assert not witness.exists()
 
 
-def test_train_says_how_to_train_a_finished_training_further(
+def test_train_states_how_to_continue_a_finished_training(
     small_recipe_file, small_300w, finished_run, tmp_path
 ):
     further = load_recipe(small_recipe_file, ["--data.root", str(small_300w), "--optim.epochs", "3"])
     with pytest.raises(
-        RecipeError, match=r"differs in optim\.epochs\. .* is finished_run: .*initial\.checkpoint"
+        RecipeError, match=r"differs in optim\.epochs\. .* is finished: .*initial\.checkpoint"
     ):
         train(further, finished_run, resume=True)
     initial = replace(further.initial, checkpoint=finished_run / "best.safetensors")

@@ -53,7 +53,7 @@ def test_split_by_group_keeps_photos_together(shared):
     assert 0.15 < len(validation) / len(samples) < 0.45
 
 
-def test_evenly_spaced_takes_at_most_a_number_of_items():
+def test_evenly_spaced_returns_at_most_the_requested_number():
     assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
     assert evenly_spaced(range(3), 5) == [0, 1, 2]
     assert evenly_spaced([], 5) == []

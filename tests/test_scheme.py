@@ -18,7 +18,7 @@ MIDDLE = {"300w": 10, "wflw": 10, "cofw": 7, "aflw": 3, "lapa": 12}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_scheme_built_in_names_and_regions(name):
+def test_built_in_scheme_has_one_name_and_region_per_landmark(name):
     scheme = LandmarkScheme.load(name)
     assert scheme.landmarks == SIZES[name]
     assert len(set(scheme.landmark_names)) == scheme.landmarks
@@ -126,7 +126,7 @@ def test_scheme_mapping_commutes_with_flips(source, target):
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_scheme_mapping_to_five_points(name):
+def test_scheme_mapping_to_five_points_agrees_between_schemes(name):
     """The same places on each mean face, but for its proportions: crops may be stretched."""
     places = []
     for source in (name, "300w"):
@@ -136,7 +136,7 @@ def test_scheme_mapping_to_five_points(name):
     np.testing.assert_allclose(*places, atol=0.15)
 
 
-def test_scheme_mapping_to_19_points():
+def test_scheme_mapping_to_19_points_has_known_values():
     points = np.random.default_rng(0).normal(size=(68, 2))
     out = SchemeMapping.load("300w", "aflw")(points)
     np.testing.assert_allclose(out[7], points[36:42].mean(axis=0))
@@ -147,7 +147,7 @@ def test_scheme_mapping_to_19_points():
     np.testing.assert_allclose(SchemeMapping.load("wflw", "aflw")(wide), through)
 
 
-def test_scheme_mapping_98_to_68_points():
+def test_scheme_mapping_of_98_to_68_points_has_known_values():
     points = np.random.default_rng(0).normal(size=(98, 2))
     out = SchemeMapping.load("wflw", "300w")(points)
     np.testing.assert_allclose(out[8], points[16])

@@ -30,7 +30,7 @@ def test_mirror_pairs_finds_the_published_pairs(shared, name):
         assert not doubts
 
 
-def test_mirror_pairs_doubts_a_profile():
+def test_mirror_pairs_reports_doubts_for_a_profile():
     profile = np.array([[0.9, 0.1], [0.95, 0.4], [0.7, 0.5], [0.3, 0.2], [0.1, 0.9], [0.6, 0.95]])
     assert mirror_pairs(profile)[1]
 

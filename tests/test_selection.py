@@ -57,7 +57,7 @@ class Proposals:
         return Detections(self.boxes, np.array([0.5, 0.4], np.float32))
 
 
-def test_landmarks_tell_which_candidates_are_faces(landmarker, portrait):
+def test_quality_of_landmarks_selects_the_candidates_that_are_faces(landmarker, portrait):
     (face,) = FaceLandmarker(landmarker.model, Proposals(), max_faces=1)(portrait)
     np.testing.assert_array_equal(face.box, Proposals.boxes[1])
     assert face.detection_score == np.float32(0.4)
@@ -81,7 +81,7 @@ def test_landmarks_find_a_half_hidden_face(landmarker, portrait):
 # -- min_quality ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_hidden_by_default(plain):
+def test_all_faces_are_returned_by_default(plain):
     assert len(plain) == 2
     assert plain.quality[0] > 0.9 > LOW_QUALITY > plain.quality[1]
 

@@ -87,13 +87,13 @@ def test_detect_answers_what_the_command_line_prints(client, photo, line, portra
         lambda photo: {"files": {"anything": ("image", photo, "text/plain")}},
     ],
 )
-def test_detect_takes_bytes_base64_and_forms(client, photo, line, portrait, arguments):
+def test_detect_accepts_bytes_base64_and_forms(client, photo, line, portrait, arguments):
     response = client.post("/detect", **arguments(photo))
     assert response.status_code == 200
     assert response.text == line.replace(portrait.name, "image", 1)
 
 
-def test_detect_of_an_image_without_faces(client):
+def test_detect_of_an_image_without_faces_is_no_error(client):
     file = io.BytesIO()
     PIL.Image.new("RGB", (80, 60)).save(file, "PNG")
     row = client.post("/detect", json={"image": as_base64(file.getvalue()), "name": "black.png"}).json()
@@ -215,12 +215,12 @@ def test_malformed_requests_are_one_line(client, arguments, message):
     assert re.search(message, error_of(response))
 
 
-def test_batches_are_forms_or_json(client, photo):
+def test_batches_that_are_neither_forms_nor_json_are_refused(client, photo):
     assert client.post("/detect/batch", content=photo).status_code == 415
     assert client.post("/detect/batch", json={"images": []}).status_code == 400
 
 
-def test_unknown_routes_and_methods(client):
+def test_unknown_routes_and_methods_are_refused(client):
     response = client.get("/etc/passwd")
     assert response.status_code == 404
     assert "/detect/batch" in error_of(response)
@@ -253,7 +253,7 @@ def test_more_requests_than_the_limit_are_refused(landmarker, photo):
         assert client.post("/detect", content=photo).status_code == 200
 
 
-def test_a_request_that_takes_too_long_is_given_up(landmarker, photo):
+def test_a_request_that_takes_too_long_is_answered_with_504(landmarker, photo):
     proceed = threading.Event()
     app = create_app(landmarker, ServiceConfig(timeout=0.2))
     with TestClient(app) as client:
@@ -301,7 +301,7 @@ def test_a_failing_batch_is_predicted_image_by_image(landmarker, photo):
         assert sizes.count(1) == 6
 
 
-def test_waiting_images_go_through_the_network_together(landmarker, photo):
+def test_waiting_images_are_predicted_in_one_batch(landmarker, photo):
     """Images that wait while the network is busy are its next batch, and have the same landmarks."""
     app = create_app(landmarker, ServiceConfig(batch_size=4), threads=4)
     with TestClient(app) as client:
@@ -392,7 +392,7 @@ def test_requests_need_the_token(landmarker, photo):
         assert client.get("/metrics", headers=right).status_code == 200
 
 
-def test_read_token_of_a_file_or_the_environment(tmp_path, monkeypatch):
+def test_read_token_reads_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("PIPNET_TOKEN", raising=False)
     assert read_token(ServiceConfig()) is None
     (tmp_path / "token").write_text(TOKEN + "\n")
@@ -445,7 +445,7 @@ def test_metrics_count_requests_images_and_faces(landmarker, photo):
         assert expected in text, expected
 
 
-def test_openapi_has_examples_that_are_true(client, portrait, line):
+def test_openapi_examples_are_real_requests_and_answers(client, portrait, line):
     api = client.get("/openapi.json").json()
     assert set(api["paths"]) == {"/detect", "/detect/batch", "/health", "/ready", "/metrics"}
     for path, field in (("/detect", "image"), ("/detect/batch", "images")):

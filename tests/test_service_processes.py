@@ -61,7 +61,7 @@ def test_sigterm_answers_what_was_accepted(photo):
 
 
 @pytest.mark.slow
-def test_slow_bodies_are_given_up(photo):
+def test_slow_bodies_are_answered_with_408(photo):
     with serving("--timeout", "1") as (_, address):
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:

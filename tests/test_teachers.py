@@ -160,7 +160,7 @@ def test_external_model_without_mean_face_or_scores_is_refused_where_they_are_ne
 # -- adapters --------------------------------------------------------------------------------------------
 
 
-def test_shape_adapter_learns_another_definition(shared, tmp_path):
+def test_landmark_adapter_learns_another_definition(shared, tmp_path):
     """A jaw that is lower by a tenth of the face's height, on rotated, small and large faces."""
     scheme = LandmarkScheme.load("300w")
     samples, _, _ = load_samples(shared / "data" / "300w", "afw")
@@ -187,7 +187,7 @@ def test_shape_adapter_learns_another_definition(shared, tmp_path):
     np.testing.assert_allclose(back, adapter(source[1]), atol=0.5)
 
 
-def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
+def test_landmark_adapter_refuses_few_faces_and_damaged_files(tmp_path):
     with pytest.raises(DataError, match="too few"):
         LandmarkAdapter.fit(np.zeros((3, 68, 2)), np.zeros((3, 68, 2)), LandmarkScheme.load("300w"))
     (tmp_path / "a.npz").write_bytes(b"nothing")
@@ -198,7 +198,7 @@ def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
 # -- consensus -------------------------------------------------------------------------------------------
 
 
-def test_consensus_is_weighted_mean_with_disagreement(external, landmarker, portrait):
+def test_consensus_lowers_weights_where_teachers_disagree(external, landmarker, portrait):
     image, scheme = read_image(portrait), LandmarkScheme.load("300w")
     box = tight_box(landmarker(image)[0].points)[None]
     single, other = Teacher(landmarker.model), Teacher.load(external)
@@ -231,7 +231,7 @@ def test_label_faces_by_teachers_of_another_scheme(shared, portrait):
     assert ((label.weights > 0.1) & (label.weights <= 1)).all()
 
 
-def test_teach_writes_a_table_to_train_on(external, shared, portrait, tmp_path, capsys):
+def test_teach_writes_pseudo_labels(external, shared, portrait, tmp_path, capsys):
     folder, out = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
     shutil.copy(portrait, folder / "a.jpg")
@@ -277,7 +277,7 @@ def test_pseudo_labels_keep_weights(portrait, tmp_path):
         read_pseudo_labels(tmp_path / "a.csv")
 
 
-def test_cfp_has_the_visible_half(shared):
+def test_cfp_labels_the_visible_half_of_each_face(shared):
     root = shared / "data" / "cfp_profile"
     people = []
     for subset, count in {"train": 600, "val": 100, "test": 100}.items():
@@ -293,7 +293,7 @@ def test_cfp_has_the_visible_half(shared):
     assert not people[1] & people[2]
 
 
-def test_partly_labeled_faces_do_not_move_mean_face(shared, small_300w, tmp_path, monkeypatch):
+def test_partly_labeled_faces_do_not_change_the_mean_face(shared, small_300w, tmp_path, monkeypatch):
     """Half-labeled profiles are trained on, but count neither for the mean face nor for the box adapters."""
     fitted = []
     monkeypatch.setattr(

@@ -223,7 +223,7 @@ def test_train_command_stops_a_training_that_diverges(small_recipe_file, small_3
     assert not list(run.glob("*.safetensors"))
 
 
-def test_train_keeps_the_weights_before_a_divergence(small_recipe, resumable_run):
+def test_train_keeps_the_weights_from_before_a_divergence(small_recipe, resumable_run):
     before = {
         path: path.read_bytes() for path in [*resumable_run.glob("*.safetensors"), resumable_run / "last.pt"]
     }
@@ -236,7 +236,9 @@ def test_train_keeps_the_weights_before_a_divergence(small_recipe, resumable_run
     assert len(metrics(resumable_run)) == 1
 
 
-def test_train_stops_at_points_far_outside(small_recipe_file, small_300w, mean_face_checkpoint, tmp_path):
+def test_train_stops_if_predictions_are_far_outside(
+    small_recipe_file, small_300w, mean_face_checkpoint, tmp_path
+):
     """The initial weights see nothing and put all points far outside the crop; they learn next to nothing."""
     checkpoint = mean_face_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=1000.0)
     flags = ["--data.root", str(small_300w), "--initial.checkpoint", str(checkpoint), "--optim.lr", "1e-9"]
@@ -337,7 +339,7 @@ def test_box_adapters_are_fitted_once_and_when_saved(small_recipe, tmp_path, mon
     assert Trainer(small_recipe, tmp_path / "c").box_adapters == adapters
 
 
-def test_train_files_have_the_mode_of_the_umask(first_epoch_run, tmp_path):
+def test_train_files_have_the_permissions_of_the_umask(first_epoch_run, tmp_path):
     (tmp_path / "plain").touch()
     modes = {path.name: path.stat().st_mode for path in first_epoch_run.iterdir()}
     assert set(modes.values()) == {(tmp_path / "plain").stat().st_mode}, modes

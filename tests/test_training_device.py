@@ -139,7 +139,7 @@ def test_convolution_settings_are_those_of_a_gpu():
     assert cudnn_flags() == before
 
 
-def test_recipe_may_resume_with_other_determinism(recipe, tmp_path):
+def test_train_may_resume_with_another_determinism(recipe, tmp_path):
     train(recipe, tmp_path / "run", max_steps=2)
     other = replace(recipe, deterministic=False, workers="auto")
     assert differences(recipe.to_dict(), other.to_dict()) == []

@@ -227,7 +227,7 @@ def test_page_takes_pasted_and_dropped_images(tab, kind):
 
 
 @pytest.mark.slow
-def test_page_follows_camera(tab):
+def test_page_tracks_the_face_of_a_camera(tab):
     tab.context.grant_permissions(["camera"])
     tab.open()
     tab.page.click("#camera")

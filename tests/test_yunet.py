@@ -33,7 +33,7 @@ def photos(shared):
     return photos
 
 
-def test_boxes_equal_opencv(file, photos):
+def test_yunet_boxes_equal_opencv(file, photos):
     cv2 = pytest.importorskip("cv2")
     network = cv2.FaceDetectorYN.create(
         "onnx", np.fromfile(file, np.uint8), np.zeros(0, np.uint8), (320, 320), 0.6
@@ -53,7 +53,7 @@ def test_boxes_equal_opencv(file, photos):
     assert count > 100
 
 
-def test_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_path):
+def test_yunet_with_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_path):
     """OpenCV's copies of YuNet have one; smaller images are padded with black."""
     model = onnx.load(file)
     for dimension, size in zip(
@@ -73,7 +73,7 @@ def test_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_path):
     assert np.abs(np.diff(counts)).sum() <= 1
 
 
-def test_the_download_is_the_file_of_the_box_adapters(file, monkeypatch, tmp_path):
+def test_yunet_download_is_the_file_of_the_box_adapters(file, monkeypatch, tmp_path):
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / YUNET.name).write_bytes(file.read_bytes())
@@ -82,16 +82,16 @@ def test_the_download_is_the_file_of_the_box_adapters(file, monkeypatch, tmp_pat
     assert YuNetDetector().size == 640
 
 
-def test_threads_are_those_of_the_runtime(file):
+def test_yunet_uses_the_threads_of_the_runtime(file):
     detector = FaceLandmarker(detector=f"yunet:{file}", threads=1).detector
     assert detector._session.get_session_options().intra_op_num_threads == 1
 
 
-def test_an_image_without_pixels_for_a_face(file):
+def test_yunet_finds_no_face_in_tiny_images(file):
     assert not len(YuNetDetector(file)(np.zeros((5, 40, 3), np.uint8)).boxes)
     assert not len(YuNetDetector(file)(np.zeros((9, 1000, 3), np.uint8)).boxes)
 
 
-def test_other_networks_are_refused(landmarker):
+def test_yunet_refuses_other_networks(landmarker):
     with pytest.raises(ModelError, match="not a YuNet model"):
         YuNetDetector(landmarker.model.path)
