@@ -48,9 +48,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory):
 def start():
     """Return a function that starts a command that Ctrl-C reaches, also in a shell's background."""
 
-    def run(*words: str) -> subprocess.Popen[str]:
+    def run(*command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipnet", *words],
+            [sys.executable, "-m", "pipnet", *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -224,7 +224,7 @@ def test_tabled_boxes_counts_a_row_without_numbers_as_a_missed_face(faces, small
         file.write(f"{rows[0][0]},5,6,7,8,0.1\n{rows[11][0]},,,,,\n")
     samples, detections = tabled_boxes(table, faces, small_300w)
     assert samples == faces
-    assert [len(found.boxes) for found in detections] == [2, *[1] * 10, 0]
+    assert [len(detected.boxes) for detected in detections] == [2, *[1] * 10, 0]
     samples, _ = tabled_boxes(write_table(table, rows[:3]), faces, small_300w)
     assert samples == faces[:3]  # the detector was not run on the others
 

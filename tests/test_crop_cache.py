@@ -26,9 +26,9 @@ def test_face_crops_equal_crops_of_the_image(small_300w):
     assert len(crops) == len(samples)
     for i, sample in enumerate(samples):
         image, points, _ = crops[i]
-        whole = read_image(sample.image)
+        full_image = read_image(sample.image)
         box, part_box = tight_box(sample.points), tight_box(points)
-        np.testing.assert_allclose(crop(image, part_box, 64), crop(whole, box, 64), atol=1)
+        np.testing.assert_allclose(crop(image, part_box, 64), crop(full_image, box, 64), atol=1)
 
 
 def test_face_crops_reduce_large_faces_in_place(small_300w):

@@ -22,10 +22,10 @@ def test_data_convert_maps_the_scheme_of_a_dataset(tmp_path, small_300w, capsys)
     target = tmp_path / "19.json"
     assert main(["data", "convert", str(small_300w), str(target), "--subset", "afw", "--scheme", "aflw"]) == 0
     assert "4 faces" in capsys.readouterr().err
-    found = read_annotations(target)
+    loaded = read_annotations(target)
     expected = load_samples(small_300w, "afw", "aflw")[0]
-    np.testing.assert_allclose(found.samples[2].points, expected[2].points, atol=0.01)
-    assert found.names == LandmarkScheme.load("aflw").landmark_names
+    np.testing.assert_allclose(loaded.samples[2].points, expected[2].points, atol=0.01)
+    assert loaded.names == LandmarkScheme.load("aflw").landmark_names
     assert main(["data", "convert", str(target), str(tmp_path / "cvat.xml")]) == 0
     assert main(["data", "convert", str(target), str(tmp_path / "x.json"), "--scheme", "aflw"]) == 1
     assert "are for datasets only" in capsys.readouterr().err
@@ -50,7 +50,7 @@ def test_data_commands_overwrite_nothing(tmp_path, small_300w, capsys):
     write_annotations(labels, own_annotations(small_300w, FIVE))
     before = labels.read_bytes()
     (tmp_path / "mine_mean_face.png").write_bytes(b"a photo")
-    for words in (
+    for command in (
         ["convert", str(labels), str(labels)],
         ["convert", str(labels), str(tmp_path / "mine_mean_face.png"), "--to", "csv"],
         ["convert", str(root), str(root), "--scheme", "aflw"],
@@ -58,7 +58,7 @@ def test_data_commands_overwrite_nothing(tmp_path, small_300w, capsys):
         ["scheme", str(labels), "-o", str(tmp_path / "mine.toml")],
         ["prepare", "300w", str(root), str(root)],
     ):
-        assert main(["data", *words]) == 1
+        assert main(["data", *command]) == 1
         assert capsys.readouterr().err.count("\n") == 1
     assert labels.read_bytes() == before
     assert len(load_samples(root, "train")[0]) == 12
@@ -80,9 +80,9 @@ def test_data_prepare_adds_no_boxes(tmp_path, small_300w):
     for scheme in ("300w", "aflw"):
         raw, prepared = (load_samples(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
         assert raw.box is prepared.box is None
-        found = LandmarkScheme.load(scheme)
-        assert norm_distance(raw.points, found) == pytest.approx(
-            norm_distance(prepared.points, found), rel=1e-4
+        loaded = LandmarkScheme.load(scheme)
+        assert norm_distance(raw.points, loaded) == pytest.approx(
+            norm_distance(prepared.points, loaded), rel=1e-4
         )
     with pytest.raises(BoxError, match="has no face boxes"):
         CropConfig(box="dataset").face_box(prepared.points, prepared.box)

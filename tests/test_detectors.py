@@ -101,13 +101,13 @@ def test_callable_detector_takes_rows_with_a_score(landmarker, portrait, faces):
     row = [*faces.boxes[0].tolist(), 0.7]
     boxes, points = np.array([row]), np.zeros((1, 5, 2))
     for result in ([row], tuple(row), boxes, boxes.astype(np.float64), (boxes, points), (boxes, None)):
-        found = FaceLandmarker(landmarker.model, lambda _, r=result: r, box_format="pipnet-face")(portrait)
-        np.testing.assert_array_equal(found.points, faces.points)
-        assert found.detection_score.tolist() == pytest.approx([0.7])
+        detected = FaceLandmarker(landmarker.model, lambda _, r=result: r, box_format="pipnet-face")(portrait)
+        np.testing.assert_array_equal(detected.points, faces.points)
+        assert detected.detection_score.tolist() == pytest.approx([0.7])
     shifted = [*(faces.boxes[0] + 40).tolist(), 0.9]
     for two in ((row, shifted), ((*row,), (*shifted,)), np.array([row, shifted])):  # a pair of rows too
-        found = FaceLandmarker(landmarker.model, lambda _, t=two: t, box_format="pipnet-face")(portrait)
-        assert found.detection_score.tolist() == pytest.approx([0.9, 0.7])
+        detected = FaceLandmarker(landmarker.model, lambda _, t=two: t, box_format="pipnet-face")(portrait)
+        assert detected.detection_score.tolist() == pytest.approx([0.9, 0.7])
     assert len(FaceLandmarker(landmarker.model, lambda _: np.zeros((0, 5)))(portrait)) == 0
     with pytest.raises(BoxError, match="not finite"):
         FaceLandmarker(landmarker.model, lambda _: [[np.nan, 1, 2, 3, 0.5]])(portrait)

@@ -242,8 +242,8 @@ def test_landmarker_runs_on_a_device_by_name(portrait):
     assert len(FaceLandmarker(device="cpu")(portrait)) == 1
 
 
-def run(python: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([python, "-m", *words], capture_output=True, text=True)
+def run(python: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, "-m", *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -252,8 +252,8 @@ def test_documented_installation_for_a_gpu(tmp_path, portrait):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-    def pip(*words: str) -> None:
-        done = run(python, "pip", *words, "--quiet", "--disable-pip-version-check")
+    def pip(*command: str) -> None:
+        done = run(python, "pip", *command, "--quiet", "--disable-pip-version-check")
         assert done.returncode == 0, done.stderr
 
     pip("install", str(Path(__file__).parents[1]))

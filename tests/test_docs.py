@@ -54,9 +54,11 @@ class Block(NamedTuple):
 
 def blocks_of(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.findall(r"(?:<!-- not run: (.*?) -->\n)?^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    matches = re.findall(
+        r"(?:<!-- not run: (.*?) -->\n)?^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+    )
     return [
-        Block(page, i, language, body, reason or None) for i, (reason, language, body) in enumerate(found)
+        Block(page, i, language, body, reason or None) for i, (reason, language, body) in enumerate(matches)
     ]
 
 
@@ -135,9 +137,9 @@ def run_pipnet(arguments: list[str], redirected: str) -> None:
     more = shlex.split(FEW_STEPS.get(command, "")) if "--help" not in arguments else []
     if arguments[1:] and arguments[1].startswith(("recipes/v1/", "recipes/ijcv/")):
         arguments = [*arguments, "--initial.no-pretrained"]  # ImageNet weights would be downloaded
-    given = {flag for flag in arguments if flag.startswith("--")}
+    stated = {flag for flag in arguments if flag.startswith("--")}
     for flag, value in zip(more[::2], more[1::2], strict=True):
-        if flag not in given:
+        if flag not in stated:
             arguments = [*arguments, flag, value]
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:

@@ -165,8 +165,8 @@ def test_evaluate_command_reports_unreadable_images_and_measures_the_others(smal
 
 def test_evaluate_command_checks_the_output_folder_first(small_300w, tmp_path, capsys):
     (tmp_path / "file").touch()
-    words = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "-o", str(tmp_path / "file"), "--json"]
-    assert main(words) == 1
+    command = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "-o", str(tmp_path / "file"), "--json"]
+    assert main(command) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"error: {tmp_path / 'file'}: cannot be made: File exists\n"

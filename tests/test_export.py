@@ -76,8 +76,8 @@ def test_onnx_model_without_crops_returns_no_landmarks(exported):
 
 def test_onnx_alone_example_equals_pipnet(landmarker, portrait):
     root = Path(__file__).parents[1]
-    words = [str(landmarker.model.path), str(portrait), "178", "63", "267", "175"]
-    command = [sys.executable, "-I", str(root / "examples" / "onnx_alone.py"), *words]
+    arguments = [str(landmarker.model.path), str(portrait), "178", "63", "267", "175"]
+    command = [sys.executable, "-I", str(root / "examples" / "onnx_alone.py"), *arguments]
     result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     expected = landmarker(portrait, boxes=[[178, 63, 267, 175]])[0]
     np.testing.assert_allclose(result["points"], expected.points, atol=0.3)
@@ -178,8 +178,8 @@ def test_export_int8_refuses_missing_requirements(exported, small_300w, tmp_path
     assert "leave --half out" in capsys.readouterr().err
     good = tmp_path / "good.onnx"
     good.write_bytes(b"an earlier file")
-    words = ["export", "checkpoints/pipnet-tiny.safetensors", "--int8", "--data", str(tmp_path / "none")]
-    assert main([*words, "-o", str(good)]) == 1
+    command = ["export", "checkpoints/pipnet-tiny.safetensors", "--int8", "--data", str(tmp_path / "none")]
+    assert main([*command, "-o", str(good)]) == 1
     assert good.read_bytes() == b"an earlier file"
     other = tmp_path / "other.onnx"
     other.write_bytes(b"not a model")

@@ -159,14 +159,14 @@ def test_export_names_files_after_the_model(tmp_path, monkeypatch, capsys):
 
 
 def test_export_refuses_wrong_combinations(capsys):
-    for words, message in (
+    for command, message in (
         (["pipnet-tiny"], "not a checkpoint"),
         (["pipnet-tiny", "--format", "openvino", "--int8", "--data", "x"], "not a checkpoint"),
         (["a.safetensors", "--format", "scores", "--half"], "leave --int8 and --half out"),
         (["a.safetensors", "--format", "openvino", "-o", "a.onnx"], "must end in .xml"),
         (["none.onnx", "--format", "scores"], "no such model"),
     ):
-        assert main(["export", *words]) == 1
+        assert main(["export", *command]) == 1
         assert message in capsys.readouterr().err
     assert main(["export", "pipnet-tiny", "--format", "tflite"]) == 2
 

@@ -151,34 +151,34 @@ HOSTILE = {
 }
 
 
-def write_broken(kind: str, path) -> None:
+def write_broken(damage: str, path) -> None:
     content = find_model(DEFAULT_MODEL).read_bytes()
-    if kind == "empty":
+    if damage == "empty":
         path.write_bytes(b"")
-    elif kind == "text":
+    elif damage == "text":
         path.write_text("not a model\n" * 50)
-    elif kind == "truncated":
+    elif damage == "truncated":
         path.write_bytes(content[: len(content) // 2])
     else:
         model = onnx.load_from_string(content)
         properties = {p.key: p for p in model.metadata_props}
-        if kind == "foreign":
+        if damage == "foreign":
             del model.metadata_props[:]
-        elif kind == "malformed":
+        elif damage == "malformed":
             properties["pipnet"].value = '{"format": 1, "name": 3}'
-        elif kind == "renamed":
+        elif damage == "renamed":
             model.graph.output[0].name = "points"
-        elif kind in HOSTILE:
+        elif damage in HOSTILE:
             table = json.loads(properties["pipnet"].value)
-            HOSTILE[kind](table)
+            HOSTILE[damage](table)
             properties["pipnet"].value = json.dumps(table)
-        elif kind == "newer":
+        elif damage == "newer":
             properties["pipnet"].value = '{"format": 99}'
         onnx.save(model, path)
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"),
+    ("damage", "message"),
     [
         ("empty", "not a usable"),
         ("text", "not a usable"),
@@ -189,14 +189,14 @@ def write_broken(kind: str, path) -> None:
         ("renamed", "not a usable|differ from its metadata"),
         ("other size", "differ from its metadata"),
         *(
-            (kind, "malformed metadata")
-            for kind in ("no size", "infinite", "edge", "crop", "face", "adapter")
+            (damage, "malformed metadata")
+            for damage in ("no size", "infinite", "edge", "crop", "face", "adapter")
         ),
     ],
 )
-def test_onnx_model_refuses_broken_files(tmp_path, kind, message):
+def test_onnx_model_refuses_broken_files(tmp_path, damage, message):
     path = tmp_path / "model.onnx"
-    write_broken(kind, path)
+    write_broken(damage, path)
     with pytest.raises(ModelError, match=message) as error:
         OnnxModel(path)
     assert "\n" not in str(error.value)

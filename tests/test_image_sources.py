@@ -32,9 +32,9 @@ def png(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", array if array.ndim == 2 else array[..., ::-1])[1].tobytes()
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
-def test_as_image_reads_the_content_of_a_file(portrait, rgb, kind):
-    np.testing.assert_array_equal(as_image(kind(portrait.read_bytes())), rgb)
+@pytest.mark.parametrize("source_type", [bytes, bytearray, memoryview, io.BytesIO])
+def test_as_image_reads_the_content_of_a_file(portrait, rgb, source_type):
+    np.testing.assert_array_equal(as_image(source_type(portrait.read_bytes())), rgb)
 
 
 def test_as_image_reads_a_sliced_memoryview(portrait, rgb):
@@ -207,10 +207,10 @@ def test_as_image_applies_orientation_to_color_of_12_bits(rgb):
     np.testing.assert_allclose(as_image(content[:33] + block + content[33:]), np.rot90(part, -1), atol=1)
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_as_image_scales_floats_in_0_to_1(rgb, kind):
-    np.testing.assert_array_equal(as_image((rgb / 255).astype(kind)), rgb)
-    assert as_image(np.zeros((4, 4), kind)).max() == 0
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_as_image_scales_floats_in_0_to_1(rgb, dtype):
+    np.testing.assert_array_equal(as_image((rgb / 255).astype(dtype)), rgb)
+    assert as_image(np.zeros((4, 4), dtype)).max() == 0
 
 
 @pytest.mark.parametrize(

@@ -24,16 +24,16 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_read_image_refuses_files_that_are_no_images(tmp_path, kind):
-    path = tmp_path / f"{kind}.jpg"
-    if BAD[kind] is not None:
-        path.write_bytes(BAD[kind])
+@pytest.mark.parametrize("damage", BAD)
+def test_read_image_refuses_files_that_are_no_images(tmp_path, damage):
+    path = tmp_path / f"{damage}.jpg"
+    if BAD[damage] is not None:
+        path.write_bytes(BAD[damage])
     with pytest.raises(ImageError, match=str(path)) as error:
         read_image(path)
     assert "\n" not in str(error.value)
     other = "not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA, HEIC"
-    reason = {"missing": "no such file", "empty": "empty file"}.get(kind, other)
+    reason = {"missing": "no such file", "empty": "empty file"}.get(damage, other)
     assert str(error.value) == f"{path}: {reason}"
 
 
@@ -138,17 +138,17 @@ def test_read_image_applies_exif_orientation(tmp_path, portrait, orientation):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("kind", ["a long unit", "text for a number", "cut off"])
-def test_read_image_applies_orientation_with_malformed_exif(portrait, tmp_path, kind):
+@pytest.mark.parametrize("damage", ["a long unit", "text for a number", "cut off"])
+def test_read_image_applies_orientation_with_malformed_exif(portrait, tmp_path, damage):
     """Pillow's own function rewrites all of EXIF and fails on such tags, which exist in real photos."""
     orientation = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
     tag = struct.pack("<HHI", 0x128, 4, 1) + struct.pack("<I", 70000)
-    if kind == "text for a number":
+    if damage == "text for a number":
         tag = struct.pack("<HHI", 0x11A, 2, 4) + b"abc\0"
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + tag + bytes(4)
     path = tmp_path / "rotated.jpg"
     with PIL.Image.open(portrait) as image:
-        image.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if kind == "cut off" else exif)
+        image.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if damage == "cut off" else exif)
     assert read_image(path).shape[:2] == image_size(path)[::-1] == (300, 512)
 
 

@@ -72,16 +72,16 @@ def test_find_duplicates_finds_known_duplicates(shared):
 
 
 def test_data_check_reports_offsets_and_writes_a_page(small_300w, tmp_path, capsys):
-    words = ["data", "check", str(small_300w), "--subset"]
-    assert main([*words, "afw", "-o", str(tmp_path / "page")]) == 0
+    command = ["data", "check", str(small_300w), "--subset"]
+    assert main([*command, "afw", "-o", str(tmp_path / "page")]) == 0
     text = capsys.readouterr().err
     assert "offset of the labels along x" in text
     assert (tmp_path / "page" / "index.html").stat().st_size > 1000
-    assert main([*words, "train", "--json"]) == 0
+    assert main([*command, "train", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["faces"] == 12
     assert abs(summary["offsets"]["all"]["mean"]) < 1
-    assert main([*words, "train", "--limit", "0"]) == 1
+    assert main([*command, "train", "--limit", "0"]) == 1
 
 
 def test_data_check_finds_copies_of_test_faces(small_300w, tmp_path, capsys):

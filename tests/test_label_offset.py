@@ -102,8 +102,8 @@ def test_evaluate_accepts_the_offset_of_own_labels(landmarker, portrait, tmp_pat
     write_annotations(
         tmp_path / "labels.csv", Annotations([sample], landmarker.model.metadata.scheme.landmark_names)
     )
-    words = ["evaluate", DEFAULT_MODEL, "--data", str(tmp_path / "labels.csv"), "--json"]
-    assert main([*words, "--label-offset", "1", "1"]) == 0
+    command = ["evaluate", DEFAULT_MODEL, "--data", str(tmp_path / "labels.csv"), "--json"]
+    assert main([*command, "--label-offset", "1", "1"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["offset_removed"]["nme"] < summary["pixels"]["nme"]
     with pytest.raises(DataError, match="finite"):

@@ -265,35 +265,41 @@ def test_boxes_are_kept_and_crop_boxes_are_adapted(faces, landmarker, portrait):
     adapter = landmarker.metadata.box_adapter(landmarker.detector.box_format)
     np.testing.assert_array_equal(faces.boxes, landmarker.detector(read_image(portrait)).boxes)
     np.testing.assert_array_equal(faces.crop_boxes, adapter.apply(faces.boxes))
-    given = np.float32([[170, 60, 270, 180], [1, 1, 99, 99]])
-    result = landmarker(portrait, boxes=given)
-    np.testing.assert_array_equal(result.boxes, given)
-    np.testing.assert_array_equal(result.crop_boxes, landmarker.metadata.box_adapter("face").apply(given))
+    user_boxes = np.float32([[170, 60, 270, 180], [1, 1, 99, 99]])
+    result = landmarker(portrait, boxes=user_boxes)
+    np.testing.assert_array_equal(result.boxes, user_boxes)
+    np.testing.assert_array_equal(
+        result.crop_boxes, landmarker.metadata.box_adapter("face").apply(user_boxes)
+    )
     for box_format in ("landmarks", "model"):
-        result = landmarker(portrait, boxes=given, box_format=box_format)
-        np.testing.assert_array_equal(result.crop_boxes, given)
-    np.testing.assert_array_equal(result[1].box, given[1])
-    np.testing.assert_array_equal(result[1].crop_box, given[1])
+        result = landmarker(portrait, boxes=user_boxes, box_format=box_format)
+        np.testing.assert_array_equal(result.crop_boxes, user_boxes)
+    np.testing.assert_array_equal(result[1].box, user_boxes[1])
+    np.testing.assert_array_equal(result[1].crop_box, user_boxes[1])
 
 
 def test_refine_steps_keep_boxes_and_move_crop_boxes(faces, landmarker, portrait):
-    given = np.float32([[170, 80, 280, 190]])
-    plain = landmarker(portrait, boxes=given, box_format="landmarks")
-    refined = FaceLandmarker(landmarker.model, refine_steps=1)(portrait, boxes=given, box_format="landmarks")
-    np.testing.assert_array_equal(refined.boxes, given)
+    user_boxes = np.float32([[170, 80, 280, 190]])
+    plain = landmarker(portrait, boxes=user_boxes, box_format="landmarks")
+    refined = FaceLandmarker(landmarker.model, refine_steps=1)(
+        portrait, boxes=user_boxes, box_format="landmarks"
+    )
+    np.testing.assert_array_equal(refined.boxes, user_boxes)
     np.testing.assert_array_equal(refined.crop_boxes, tight_box(plain.points[0])[None])
 
 
 def test_any_rotation_keeps_boxes_and_moves_crop_boxes(faces, landmarker, portrait):
     """The crop of a face on its side is cut around the box that it would have upright."""
-    turned = np.ascontiguousarray(np.rot90(read_image(portrait), -1))
+    rotated = np.ascontiguousarray(np.rot90(read_image(portrait), -1))
     points = np.stack([511 - faces.points[0, :, 1], faces.points[0, :, 0]], axis=1)
-    given = tight_box(points)[None]
-    result = FaceLandmarker(landmarker.model, any_rotation=True)(turned, boxes=given, box_format="landmarks")
+    user_boxes = tight_box(points)[None]
+    result = FaceLandmarker(landmarker.model, any_rotation=True)(
+        rotated, boxes=user_boxes, box_format="landmarks"
+    )
     assert np.linalg.norm(result.points[0] - points, axis=1).mean() < 2
-    np.testing.assert_array_equal(result.boxes, given)
-    assert np.abs(result.crop_boxes - given).max() > 2
-    crop_side, side = (np.diff(boxes.reshape(2, 2), axis=0)[0] for boxes in (result.crop_boxes, given))
+    np.testing.assert_array_equal(result.boxes, user_boxes)
+    assert np.abs(result.crop_boxes - user_boxes).max() > 2
+    crop_side, side = (np.diff(boxes.reshape(2, 2), axis=0)[0] for boxes in (result.crop_boxes, user_boxes))
     np.testing.assert_allclose(crop_side, side[::-1], atol=6)
 
 

@@ -60,7 +60,7 @@ def test_migrate_recipe_keeps_comments(copy, capsys):
 
 def test_migrated_run_folder_resumes(copy, capsys):
     run = copy / "run"
-    words = [
+    command = [
         "train",
         str(copy / "recipe.yaml"),
         "--data",
@@ -70,11 +70,11 @@ def test_migrated_run_folder_resumes(copy, capsys):
         "--resume",
     ]
     assert main(["migrate", str(copy / "recipe.yaml")]) == 0
-    assert main(words) == 1
+    assert main(command) == 1
     (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert error.endswith(f"convert it: pipnet migrate {run}")
     assert main(["migrate", str(run)]) == 0
-    assert main(words) == 0
+    assert main(command) == 0
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
@@ -82,7 +82,7 @@ def test_migrated_run_folder_resumes(copy, capsys):
 def test_migrate_converts_a_bulk_job(copy, capsys):
     job = copy / "job"
     before = json.loads((job / "manifest.json").read_text())["shards"]
-    words = [
+    command = [
         "data",
         "view",
         str(job),
@@ -91,7 +91,7 @@ def test_migrate_converts_a_bulk_job(copy, capsys):
         "-o",
         str(copy / "page"),
     ]
-    assert main(words) == 1
+    assert main(command) == 1
     assert capsys.readouterr().err.strip().endswith(f"pipnet migrate {job}")
     assert main(["migrate", str(job)]) == 0
     assert main(["migrate", str(job)]) == 0

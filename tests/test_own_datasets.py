@@ -61,22 +61,24 @@ def propose_and_train(labels: Path, run: Path, capsys) -> None:
     """Propose a scheme, and train as the command suggests, but on the smallest network."""
     scheme = labels.with_name("mine.toml")
     assert main(["data", "scheme", str(labels), "-o", str(scheme)]) == 0
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert labels.with_name("mine_mean_face.png").is_file()
-    command = next(line for line in said.splitlines() if line.startswith("then: pipnet train"))
-    words = command.removeprefix("then: pipnet ").replace("recipes/own.yaml", str(ROOT / "recipes/own.yaml"))
+    command = next(line for line in errors.splitlines() if line.startswith("then: pipnet train"))
+    arguments = command.removeprefix("then: pipnet ").replace(
+        "recipes/own.yaml", str(ROOT / "recipes/own.yaml")
+    )
     tiny = TINY.replace("--optim.batch-size 4 ", "")  # the command names one for so few faces
-    assert main([*words.split(), "-o", str(run), *tiny.split()]) == 0
+    assert main([*arguments.split(), "-o", str(run), *tiny.split()]) == 0
 
 
 def predict_the_mean_face(checkpoint: Path) -> None:
     """Change a network so that it predicts the mean face for every image, whatever it has learned."""
     network, metadata = load_checkpoint(checkpoint)
     head, face = network.head, metadata.require_mean_face("a test")
-    answer = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1)
+    prediction = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1)
     nn.init.zeros_(head.conv.weight)
     head.conv.bias.data.fill_(0.5)  # of equal scores the first counts: that of the cell at the top left
-    head.conv.bias.data[head.offset_channels] = torch.from_numpy(answer * head.grid).float()
+    head.conv.bias.data[head.offset_channels] = torch.from_numpy(prediction * head.grid).float()
     save_checkpoint(checkpoint, network, metadata)
 
 
@@ -173,18 +175,18 @@ def test_load_samples_reorders_landmarks_of_a_built_in_scheme(tmp_path, small_30
     sample = replace(samples[0], box=None)
     shuffled = np.random.default_rng(0).permutation(68)
     names = tuple(scheme.landmark_names[i] for i in shuffled)
-    turned = replace(sample, points=sample.points[shuffled])
-    write_annotations(tmp_path / "labels.csv", Annotations([turned], names))
-    found = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
-    np.testing.assert_allclose(found.points, sample.points, atol=0.01)
+    reordered = replace(sample, points=sample.points[shuffled])
+    write_annotations(tmp_path / "labels.csv", Annotations([reordered], names))
+    loaded = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
+    np.testing.assert_allclose(loaded.points, sample.points, atol=0.01)
     assert not caplog.text
     names = tuple(f"point_{i}" for i in range(68))  # in version 0.1, the eyes and the brows were one region
     for region, start, end in [("jaw", 0, 17), ("brows", 17, 27), ("nose", 27, 36), ("eyes", 36, 48)]:
         names = (*names[:start], *(f"{region}_{i}" for i in range(end - start)), *names[end:])
     names = (*names[:48], *(f"mouth_{i}" for i in range(20)))
-    write_annotations(tmp_path / "earlier.csv", Annotations([turned], tuple(names[i] for i in shuffled)))
-    found = load_samples(tmp_path / "earlier.csv", None, "300w")[0][0]
-    np.testing.assert_allclose(found.points, sample.points, atol=0.01)
+    write_annotations(tmp_path / "earlier.csv", Annotations([reordered], tuple(names[i] for i in shuffled)))
+    loaded = load_samples(tmp_path / "earlier.csv", None, "300w")[0][0]
+    np.testing.assert_allclose(loaded.points, sample.points, atol=0.01)
     assert not caplog.text
     write_annotations(tmp_path / "other.csv", Annotations([sample], tuple(f"p{i}" for i in range(68))))
     load_samples(tmp_path / "other.csv", None, "300w")
@@ -219,8 +221,8 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
     write_annotations(labels, Annotations(samples, annotations.names))
     scheme = tmp_path / "five.toml"
     scheme.write_text(propose_scheme(annotations, "five").to_toml())
-    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY} "
-    assert main((words + "--crop.box dataset --crop.scale 1.0 --max-steps 1").split()) == 0
+    command = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY} "
+    assert main((command + "--crop.box dataset --crop.scale 1.0 --max-steps 1").split()) == 0
     weights = run / "best.safetensors"
     predict_the_mean_face(weights)
     capsys.readouterr()
@@ -246,9 +248,9 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
 
 
 def test_face_box_is_that_of_landmarks_or_dataset():
-    points, given = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
-    assert CropConfig().face_box(points, given).tolist() == [1, 2, 5, 9]
-    assert CropConfig(box="dataset").face_box(points, given).tolist() == [0, 0, 10, 10]
+    points, box = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
+    assert CropConfig().face_box(points, box).tolist() == [1, 2, 5, 9]
+    assert CropConfig(box="dataset").face_box(points, box).tolist() == [0, 0, 10, 10]
     with pytest.raises(BoxError, match="has no face boxes"):
         CropConfig(box="dataset").face_box(points, None)
 
@@ -301,8 +303,8 @@ def test_faces_without_a_norm_are_counted_in_training_and_evaluation(tmp_path, s
     write_annotations(labels, annotations)
     text = propose_scheme(annotations, "five").to_toml()
     scheme.write_text(text.replace('norm = "box"', "norm = [0, 1]"))
-    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY}"
-    assert main([*words.split(), "--max-steps", "1"]) == 0
+    command = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY}"
+    assert main([*command.split(), "--max-steps", "1"]) == 0
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert row["nme"] > 0
     _, metadata = load_checkpoint(run / "last.safetensors")
@@ -366,23 +368,25 @@ def test_own_landmarks_with_separate_images_and_spaces_in_names(tmp_path, small_
     scheme = tmp_path / "my scheme.toml"
     assert main(["data", "scheme", str(labels), "--images", str(images), "-o", str(scheme)]) == 0
     command = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("then: "))
-    words = shlex.split(command)[2:]
-    words[1] = str(ROOT / "recipes/own.yaml")
+    arguments = shlex.split(command)[2:]
+    arguments[1] = str(ROOT / "recipes/own.yaml")
     tiny = TINY.replace("--optim.batch-size 4 ", "").replace("--data.validation 0.3", "").split()
     more = [*tiny, "--data.validation", "0", "--max-steps", "1"]
-    assert main([*words, "-o", str(tmp_path / "run"), *more]) == 0
+    assert main([*arguments, "-o", str(tmp_path / "run"), *more]) == 0
 
 
 def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, capsys):
     labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
     write_annotations(labels, own_annotations(small_300w, FIVE))
     scheme.write_text(propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml())
-    begun = ROOT / "checkpoints" / "pipnet-68.safetensors"
-    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
-    words += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {begun}".replace(
+    checkpoint = ROOT / "checkpoints" / "pipnet-68.safetensors"
+    command = (
+        f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
+    )
+    command += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {checkpoint}".replace(
         "lcnet_050", "mobilenetv2_100"
     )
-    assert main(words.split()) == 0
+    assert main(command.split()) == 0
     capsys.readouterr()
     assert main(["info", str(tmp_path / "run" / "last.safetensors"), "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)

@@ -112,8 +112,8 @@ def test_evaluate_measures_in_the_papers_crops(shared, landmarker):
     # The official frame is the crop itself: its width and height are the units.
     image, face = next(decoded(kept))
     x0, y0, x1, y1 = landmarker.metadata.crop.region(face.crop_box, image.shape[1], image.shape[0])
-    true, found = ((p - [x0, y0]) / [x1 - x0, y1 - y0] for p in (face.points, paper.predicted[0]))
-    expected = np.linalg.norm(found - true, axis=1) / np.linalg.norm(true[36] - true[45])
+    true, predicted = ((p - [x0, y0]) / [x1 - x0, y1 - y0] for p in (face.points, paper.predicted[0]))
+    expected = np.linalg.norm(predicted - true, axis=1) / np.linalg.norm(true[36] - true[45])
     np.testing.assert_allclose(paper.official[0], expected, rtol=1e-4)
 
 

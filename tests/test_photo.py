@@ -100,11 +100,11 @@ def test_small_faces_are_cropped_from_the_full_photo(large):
 
 
 def test_own_detectors_get_the_full_photo(large):
-    seen = []
+    shapes = []
 
     def detect(image):
-        seen.append(image.shape)
+        shapes.append(image.shape)
         return np.zeros((0, 4))
 
     FaceLandmarker(detector=detect)(jpeg(large))
-    assert seen == [(2048, 2048, 3)]
+    assert shapes == [(2048, 2048, 3)]

@@ -26,11 +26,11 @@ POSES = np.array(
 )
 
 
-def project(degrees, focal=None, size=(640, 480), place=(100.0, -40.0)):
+def project(degrees, focal=None, size=(640, 480), offset=(100.0, -40.0)):
     """Project the 3D mean face in these poses: 200 px per unit at the depth of its origin."""
-    turned = mean_face_3d().points @ rotation(degrees).transpose(0, 2, 1)
-    depth = 1 if focal is None else 1 + turned[..., 2:] * 200 / focal
-    return (turned[..., :2] * 200 + place) / depth + (np.array(size) - 1) / 2
+    rotated = mean_face_3d().points @ rotation(degrees).transpose(0, 2, 1)
+    depth = 1 if focal is None else 1 + rotated[..., 2:] * 200 / focal
+    return (rotated[..., :2] * 200 + offset) / depth + (np.array(size) - 1) / 2
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def faces(landmarker, portrait):
 @pytest.mark.parametrize("focal", [None, 640.0, 400.0])
 def test_head_pose_recovers_projected_faces(focal):
     points = project(POSES, focal)
-    found = head_pose(points, LandmarkScheme.load("300w"), (640, 480), focal)
-    np.testing.assert_allclose(found, POSES, atol=0.01)
+    poses = head_pose(points, LandmarkScheme.load("300w"), (640, 480), focal)
+    np.testing.assert_allclose(poses, POSES, atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["aflw", "five"])
@@ -57,8 +57,8 @@ def test_head_pose_ignores_unknown_landmarks():
     points[:, 36:42] = np.nan
     center, face = np.array([639, 479]) / 2, mean_face_3d()
     weights = np.tile(1 / face.std**2, (4, 1))
-    found = angles(fit_poses(points - center, face.points, weights, np.inf).rotation)
-    np.testing.assert_allclose(found, POSES[:4], atol=0.01)
+    poses = angles(fit_poses(points - center, face.points, weights, np.inf).rotation)
+    np.testing.assert_allclose(poses, POSES[:4], atol=0.01)
 
 
 def test_head_pose_is_positive_to_the_right_up_and_clockwise(landmarker, portrait, faces):

@@ -287,7 +287,7 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
     empty.mkdir()
     write_image(plain / "wall.png", np.full((90, 90, 3), 200, np.uint8))
     base = ["--data", str(small_300w), "-o", str(tmp_path / "out"), "--count", "1"]
-    for arguments, words in (
+    for arguments, message in (
         ([str(tiny), *base[:-1], "0"], "--count"),
         ([str(tmp_path / "none.safetensors"), *base], "no such checkpoint"),
         ([str(tiny), *base, "--images", str(empty)], "no images"),
@@ -297,7 +297,7 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
     ):
         assert main(["probe", *arguments]) == 1, arguments
         err = capsys.readouterr().err
-        assert words in err
+        assert message in err
         assert err.startswith("error: ")
         assert err.count("\n") == 1
 

@@ -31,8 +31,8 @@ def test_load_unlabeled_reads_folder_table_and_list(unlabeled, portrait, tmp_pat
     (unlabeled / "boxes.csv").unlink()
     assert len(load_unlabeled(unlabeled, NOWHERE)) == 13
     (tmp_path / "rounds.yaml").touch()
-    for bad, words in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
-        with pytest.raises(DataError, match=words):
+    for bad, message in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
+        with pytest.raises(DataError, match=message):
             load_unlabeled(bad, NOWHERE)
 
 
@@ -50,8 +50,8 @@ def test_load_unlabeled_takes_one_frame_a_second_of_video(tmp_path, torch_model,
     shutil.copy(clip, tmp_path / "damaged.mp4")  # another video of the same name
     assert len(load_unlabeled(tmp_path / "damaged.mp4", tmp_path)) == 31
     (tmp_path / "empty.mp4").write_bytes(b"")
-    for name, words in (("empty.mp4", "empty file"), ("none.mp4", "no such file")):
-        with pytest.raises(VideoError, match=words):
+    for name, message in (("empty.mp4", "empty file"), ("none.mp4", "no such file")):
+        with pytest.raises(VideoError, match=message):
             load_unlabeled(tmp_path / name, tmp_path)
 
 

@@ -18,7 +18,7 @@ def test_load_recipe_applies_flags(small_recipe_file):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("optim: {lrr: 1}", "lrr.*--optim.lr"),
         ("optm: {lr: 1}", "optm.*--optim.lr"),
@@ -42,10 +42,10 @@ def test_load_recipe_applies_flags(small_recipe_file):
         ("crop: {box: given}", r"crop.box is of an earlier format, convert it: pipnet migrate .*bad.yaml$"),
     ],
 )
-def test_load_recipe_refuses_bad_recipes_in_one_line(tmp_path, text, words):
+def test_load_recipe_refuses_bad_recipes_in_one_line(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
-    with pytest.raises(RecipeError, match=words) as error:
+    with pytest.raises(RecipeError, match=message) as error:
         load_recipe(path)
     assert "\n" not in str(error.value)
 
@@ -75,7 +75,7 @@ def test_train_command_refuses_bad_flags_and_missing_recipes(small_recipe_file, 
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         ("--optim.clip -1", "optim.clip must be above 0"),
         ("--optim.ema 1.5", "optim.ema must be at least 0 and at most 0.99999, not 1.5"),
@@ -94,8 +94,8 @@ def test_train_command_refuses_bad_flags_and_missing_recipes(small_recipe_file, 
         ("--model.head coord --optim.batch-size 1", "batch_size must be at least 2"),
     ],
 )
-def test_load_recipe_refuses_numbers_out_of_range(small_recipe_file, flags, words):
-    with pytest.raises(RecipeError, match=words):
+def test_load_recipe_refuses_numbers_out_of_range(small_recipe_file, flags, message):
+    with pytest.raises(RecipeError, match=message):
         load_recipe(small_recipe_file, flags.split())
 
 

@@ -79,7 +79,7 @@ def test_train_interrupted_while_saving_and_resumed_equals_uninterrupted(
 @pytest.mark.slow
 def test_train_killed_and_resumed_equals_uninterrupted(small_recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--optim.epochs", "4"]
-    whole = train(load_recipe(small_recipe_file, flags), tmp_path / "whole")
+    uninterrupted = train(load_recipe(small_recipe_file, flags), tmp_path / "whole")
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "pipnet", "train", str(small_recipe_file), "--data", str(small_300w)]
     command += ["-o", str(run), "--resume", "--optim.epochs", "4"]
@@ -93,7 +93,7 @@ def test_train_killed_and_resumed_equals_uninterrupted(small_recipe_file, small_
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
-    assert_same_weights(run, whole.parent)
+    assert_same_weights(run, uninterrupted.parent)
     assert [row["epoch"] for row in metrics(run)] == [1, 2, 3, 4]
 
 

@@ -107,7 +107,7 @@ def test_read_pts_reads_write_pts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "empty file"),
         ("version: 1\nn_points: 2\n{\n1 2\n", "no points between"),
@@ -118,10 +118,10 @@ def test_read_pts_reads_write_pts(tmp_path):
         ("version: 1\nn_points: 1\n{\n1 2\n}", "1 points, expected 68"),
     ],
 )
-def test_read_pts_refuses_invalid_files(tmp_path, text, words):
+def test_read_pts_refuses_invalid_files(tmp_path, text, message):
     path = tmp_path / "bad.pts"
     path.write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_pts(path, 68)
 
 

@@ -128,12 +128,12 @@ def test_scheme_mapping_commutes_with_flips(source, target):
 @pytest.mark.parametrize("name", MIDDLE)
 def test_scheme_mapping_to_five_points_agrees_between_schemes(name):
     """The same places on each mean face, but for its proportions: crops may be stretched."""
-    places = []
+    positions = []
     for source in (name, "300w"):
         points = SchemeMapping.load(source, "five")(mean_face(LandmarkScheme.load(source)))
         points -= points[:2].mean(axis=0)
-        places.append(points / [points[1, 0], points[3:, 1].mean()])
-    np.testing.assert_allclose(*places, atol=0.15)
+        positions.append(points / [points[1, 0], points[3:, 1].mean()])
+    np.testing.assert_allclose(*positions, atol=0.15)
 
 
 def test_scheme_mapping_to_19_points_has_known_values():
@@ -169,7 +169,7 @@ def test_scheme_load_reads_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("title = [", "not a landmark scheme"),
         ('title = "x"', "has no 'landmarks'"),
@@ -189,10 +189,10 @@ def test_scheme_load_reads_a_file(tmp_path):
         ('title="x"\nlandmarks=3\ncolor=1\n', "no key 'color'; there are title, landmarks, norm"),
     ],
 )
-def test_scheme_load_refuses_invalid_files(tmp_path, text, words):
+def test_scheme_load_refuses_invalid_files(tmp_path, text, message):
     path = tmp_path / "bad.toml"
     path.write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         LandmarkScheme.load(path)
 
 

@@ -59,11 +59,11 @@ def test_data_view_reports_differing_mirror_pairs(tmp_path, small_300w, capsys):
     assert flip in right
     for number, text in enumerate((right, right.replace(flip, "flip = []"))):
         scheme.write_text(text)
-        words = ["view", str(labels), "-o", str(tmp_path / f"sheet{number}"), "--scheme", str(scheme)]
-        assert main(["data", *words]) == 0
-        said = capsys.readouterr().err
+        command = ["view", str(labels), "-o", str(tmp_path / f"sheet{number}"), "--scheme", str(scheme)]
+        assert main(["data", *command]) == 0
+        errors = capsys.readouterr().err
         line = "check: 2 flip pairs differ between scheme 'five' and the mean face, such as (0, 1)"
-        assert (line in said) == (number == 1)
+        assert (line in errors) == (number == 1)
 
 
 def test_propose_scheme_agrees_with_300w(shared):

@@ -91,8 +91,8 @@ def test_min_quality_leaves_faces_out(landmarker, pair, plain):
     for faces in (strict(pair), strict([pair])[0]):
         np.testing.assert_array_equal(faces.points, plain.points[:1])
         np.testing.assert_array_equal(faces.boxes, plain.boxes[:1])
-    given = strict(pair, boxes=plain.boxes, box_format="pipnet-face")
-    np.testing.assert_array_equal(given.points, plain.points[:1])
+    from_boxes = strict(pair, boxes=plain.boxes, box_format="pipnet-face")
+    np.testing.assert_array_equal(from_boxes.points, plain.points[:1])
     assert len(strict(pair, boxes=plain.boxes[1], box_format="pipnet-face")) == 0
 
 

@@ -61,8 +61,8 @@ def recipe_file(tmp_path_factory, mean_face_checkpoint):
 
 def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabeled, tmp_path, capsys):
     run = tmp_path / "run"
-    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
-    assert main([*words, "-o", str(run)]) == 0
+    command = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
+    assert main([*command, "-o", str(run)]) == 0
     assert "round2" in capsys.readouterr().err
     record = json.loads((run / "round1" / "labeling.json").read_text())
     assert (record["unlabeled"], record["labeled"]) == (14, 12)
@@ -76,12 +76,12 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
         path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".csv", ".safetensors")
     }
     weights = (run / "round2" / "best.safetensors").read_bytes()
-    assert main([*words, "-o", str(run)]) == 0  # everything is finished: nothing is repeated
+    assert main([*command, "-o", str(run)]) == 0  # everything is finished: nothing is repeated
     assert before == {path: path.stat().st_mtime_ns for path in before}
     shutil.rmtree(run / "round2")
-    assert main([*words, "-o", str(run)]) == 0
+    assert main([*command, "-o", str(run)]) == 0
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
-    assert main([*words, "-o", str(run), "--self-training.tta", "flip"]) == 1
+    assert main([*command, "-o", str(run), "--self-training.tta", "flip"]) == 1
     assert "labeled with other tta" in capsys.readouterr().err
 
 
@@ -110,10 +110,10 @@ def test_self_train_checks_the_detector_before_training(
 
 
 def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unlabeled, tmp_path, capsys):
-    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
-    words += ["-o", str(tmp_path / "run"), "--self-training.tasks", "full"]
-    assert main([*words, "--max-steps", "1"]) == 0
-    assert main(words) == 1
+    command = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
+    command += ["-o", str(tmp_path / "run"), "--self-training.tasks", "full"]
+    assert main([*command, "--max-steps", "1"]) == 0
+    assert main(command) == 1
     assert "round1 was labeled with other weights: delete it" in capsys.readouterr().err
 
 
@@ -140,8 +140,8 @@ def test_train_uses_labels_of_annotate(recipe_file, small_300w, tmp_path):
         shutil.copy(face.image, images / f"{number}{face.image.suffix}")
     write_image(images / "empty.png", np.full((90, 90, 3), 128, np.uint8))
     (images / "damaged.jpg").write_bytes(b"not an image")
-    words = [str(images), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
-    assert main(["annotate", *words]) == 0
+    command = [str(images), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
+    assert main(["annotate", *command]) == 0
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(labels)]
     trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "run")
     pseudo = trainer.split.pseudo
@@ -176,7 +176,7 @@ def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w,
     manifest = json.loads(file.read_text())
     scheme = manifest["model"]["scheme"]
     bare = {"norm": "box", "flip": [], "edges": [], "regions": {}, "landmark_names": []}
-    for changed, words in (
+    for changed, message in (
         ({**manifest, "model": {"scheme": {**scheme, "landmarks": 67}}}, r"\[67\] are not among 0 to 66"),
         ({**manifest, "model": {"scheme": {**scheme, **bare, "landmarks": 67}}}, "67 landmarks a face"),
         (
@@ -190,7 +190,7 @@ def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w,
         ({key: value for key, value in manifest.items() if key != "shards"}, "not finished"),
     ):
         file.write_text(json.dumps(changed))
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=message):
             load_split(recipe)
 
 

@@ -83,8 +83,8 @@ def external(tmp_path, landmarker):
 
 
 def test_external_model_serves_as_a_model(external, portrait, capsys):
-    words = ["detect", str(portrait), "--model", str(external), "--box", "179,88,89,95", "--json"]
-    assert main([*words, "--box-format", "landmarks"]) == 0
+    command = ["detect", str(portrait), "--model", str(external), "--box", "179,88,89,95", "--json"]
+    assert main([*command, "--box-format", "landmarks"]) == 0
     points = np.array(json.loads(capsys.readouterr().out)["faces"][0]["points"])
     np.testing.assert_allclose(tight_box(points)[[0, 2]], [179, 268], atol=12)
 
@@ -99,7 +99,7 @@ def test_external_model_shifts_its_crop_up(external, portrait):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("crop_scal = 1.2", "did you mean 'crop_scale'"),
         ("std = [0, 1, 1]", "std is above 0"),
@@ -109,9 +109,9 @@ def test_external_model_shifts_its_crop_up(external, portrait):
         ("[", "not a readable TOML"),
     ],
 )
-def test_external_model_refuses_bad_descriptions(external, line, words):
+def test_external_model_refuses_bad_descriptions(external, line, message):
     external.write_text(external.read_text() + line + "\n")
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         ExternalModelConfig.load(external)
 
 
@@ -235,22 +235,22 @@ def test_teach_writes_pseudo_labels(external, shared, portrait, tmp_path, capsys
     folder, out = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
     shutil.copy(portrait, folder / "a.jpg")
-    words = ["teach", str(folder), "-o", str(out), "--teacher", DEFAULT_MODEL, "--teacher", "pipnet-tiny"]
-    assert main(words) == 0
+    command = ["teach", str(folder), "-o", str(out), "--teacher", DEFAULT_MODEL, "--teacher", "pipnet-tiny"]
+    assert main(command) == 0
     (label,) = read_pseudo_labels(out / "pseudo_labels.csv")
     assert label.weights is not None
     record = json.loads((out / "labeling.json").read_text())
     assert [teacher["name"] for teacher in record["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
     assert (out / "best_and_worst.jpg").stat().st_size > 1000
-    assert main(words) == 1
+    assert main(command) == 1
     assert "exists" in capsys.readouterr().err
 
 
 def test_teacher_fit_writes_an_adapter(small_300w, tmp_path, capsys):
     table, out = tmp_path / "faces.csv", tmp_path / "adapter.npz"
     write_annotations(table, repeated(small_300w, 40))
-    words = ["teacher", "fit", "pipnet-tiny", "--data", str(table), "--scheme", "300w"]
-    assert main([*words, "-o", str(out)]) == 0
+    command = ["teacher", "fit", "pipnet-tiny", "--data", str(table), "--scheme", "300w"]
+    assert main([*command, "-o", str(out)]) == 0
     assert LandmarkAdapter.load(out).scheme == "300w"
     assert "fitted on 40 faces" in capsys.readouterr().err
 

@@ -191,10 +191,10 @@ def test_train_supports_other_heads(head, flags, small_recipe_file, small_300w, 
 
 
 def test_train_command_reports_unused_rounds(small_recipe_file, small_300w, tmp_path, capsys):
-    words = ["train", str(small_recipe_file), "--data", str(small_300w), "--max-steps", "1"]
-    assert main([*words, "-o", str(tmp_path / "plain")]) == 0
+    command = ["train", str(small_recipe_file), "--data", str(small_300w), "--max-steps", "1"]
+    assert main([*command, "-o", str(tmp_path / "plain")]) == 0
     assert "pipnet self-train" not in capsys.readouterr().err
-    assert main([*words, "-o", str(tmp_path / "rounds"), "--self-training.tta", "flip"]) == 0
+    assert main([*command, "-o", str(tmp_path / "rounds"), "--self-training.tta", "flip"]) == 0
     assert "self_training rounds are for pipnet self-train" in capsys.readouterr().err
 
 

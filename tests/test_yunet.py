@@ -44,11 +44,11 @@ def test_yunet_boxes_equal_opencv(file, photos):
         network.setInputSize(image.shape[1::-1])
         rows = network.detect(np.ascontiguousarray(image[..., ::-1]))[1]
         rows = np.zeros((0, 15)) if rows is None else rows[np.argsort(-rows[:, 14], kind="stable")]
-        found = detector(image)
-        assert len(found.boxes) == len(rows)
-        np.testing.assert_allclose(found.boxes[:, :2], rows[:, :2], atol=0.5)
-        np.testing.assert_allclose(found.boxes[:, 2:] - found.boxes[:, :2], rows[:, 2:4], atol=0.5)
-        np.testing.assert_allclose(found.scores, rows[:, 14], atol=0.01)
+        detected = detector(image)
+        assert len(detected.boxes) == len(rows)
+        np.testing.assert_allclose(detected.boxes[:, :2], rows[:, :2], atol=0.5)
+        np.testing.assert_allclose(detected.boxes[:, 2:] - detected.boxes[:, :2], rows[:, 2:4], atol=0.5)
+        np.testing.assert_allclose(detected.scores, rows[:, 14], atol=0.01)
         count += len(rows)
     assert count > 100
 
@@ -66,10 +66,10 @@ def test_yunet_with_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_pa
     assert detector.size == SIDE
     counts = []
     for image in photos[::10]:
-        found, expected = detector(image), flexible(image)
-        counts.append((len(found.boxes), len(expected.boxes)))
+        detected, expected = detector(image), flexible(image)
+        counts.append((len(detected.boxes), len(expected.boxes)))
         if len(expected.boxes):
-            assert box_iou(found.boxes, expected.boxes[0]).max() > 0.8
+            assert box_iou(detected.boxes, expected.boxes[0]).max() > 0.8
     assert np.abs(np.diff(counts)).sum() <= 1
 
 
