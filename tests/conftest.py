@@ -168,7 +168,7 @@ def damaged_album(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> P
     for number in range(11):
         x = 8 * number
         write_image(folder / f"{number:02}.jpg", image[: 260 + x, x : x + 320])
-    PIL.Image.new("RGB", (300, 200), "gray").save(folder / "nobody.png")
+    PIL.Image.new("RGB", (300, 200), "gray").save(folder / "no_face.png")
     (folder / "broken/cut.jpg").write_bytes((folder / "03.jpg").read_bytes()[:5000])
     (folder / "broken/empty.png").touch()
     (folder / "broken/text.jpg").write_text("not an image\n" * 50)

@@ -107,7 +107,7 @@ def test_annotate_writes_faces_and_errors_of_a_folder(damaged_album, tmp_path, l
     assert "faces per second" in err
     table = {row["image"]: row for row in rows(labels)}
     readable = [f"{number:02}.jpg" for number in range(11)]
-    assert list(table) == [*readable, "nobody.png", *BAD]
+    assert list(table) == [*readable, "no_face.png", *BAD]
     for name, faces in zip(readable, landmarker([damaged_album / n for n in readable]), strict=True):
         row = table[name]
         assert (row["face"], row["error"]) == (0, None)
@@ -119,8 +119,8 @@ def test_annotate_writes_faces_and_errors_of_a_folder(damaged_album, tmp_path, l
         assert not any(row["tta_std"])
         assert row["quality"] == pytest.approx(faces.quality[0], abs=0.01)
         assert 0.5 < row["detection_score"] <= 1
-    nobody = table["nobody.png"]
-    assert (nobody["face"], nobody["points"], nobody["error"], nobody["width"]) == (None, None, None, 300)
+    no_face = table["no_face.png"]
+    assert (no_face["face"], no_face["points"], no_face["error"], no_face["width"]) == (None, None, None, 300)
     for name, message in BAD.items():
         assert message in table[name]["error"]
         assert table[name]["width"] is None
@@ -180,7 +180,7 @@ def test_annotate_exports_a_finished_job(damaged_album, tmp_path, capsys):
 def sources(damaged_album, tmp_path_factory):
     """The album as a list, tar files and tables."""
     folder = tmp_path_factory.mktemp("sources")
-    names = [f"{number:02}.jpg" for number in range(11)] + ["nobody.png", *BAD]
+    names = [f"{number:02}.jpg" for number in range(11)] + ["no_face.png", *BAD]
     paths = [damaged_album / name for name in names]
     (folder / "list.txt").write_text("".join(f"{os.path.relpath(p, folder)}\n\n" for p in paths))
     for number, part in enumerate((paths[:6], paths[6:])):

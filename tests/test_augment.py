@@ -81,8 +81,8 @@ def test_training_crop_keeps_labels_of_stretched_and_downscaled_faces(labeled, l
     assert factors.prod() == pytest.approx(1, abs=1e-4)
     assert 0.02 < abs(np.log(factors[0])) < np.log(1.3)
     predicted = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
-    away = np.linalg.norm(predicted - (fractions * 128 - 0.5), axis=1).mean()
-    assert away < 0.08 * np.ptp(fractions[:, 0]) * 128
+    distance = np.linalg.norm(predicted - (fractions * 128 - 0.5), axis=1).mean()
+    assert distance < 0.08 * np.ptp(fractions[:, 0]) * 128
     sharp = example(labeled, replace(changes, downscale=0), seed)[0]
     assert np.abs(np.diff(out.astype(int), axis=0)).mean() < np.abs(np.diff(sharp.astype(int), axis=0)).mean()
 

@@ -48,8 +48,8 @@ def test_time_interleaved_runs_every_function_in_every_round(quick):
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
     timings = time_interleaved(runs, rounds=3, seconds=0)
-    turns = [a for a, b in zip(order, order[1:] + [""], strict=True) if a != b]
-    assert turns[-6:] == ["a", "b"] * 3
+    sequence = [a for a, b in zip(order, order[1:] + [""], strict=True) if a != b]
+    assert sequence[-6:] == ["a", "b"] * 3
     assert all(t.runs == 9 and len(t.rounds) == 3 for t in timings.values())
     with pytest.raises(PipnetError, match="rounds must be at least 1"):
         time_interleaved(runs, rounds=0)

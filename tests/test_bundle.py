@@ -127,7 +127,7 @@ def test_bundle_moves_unlabeled_boxes(small_300w, tmp_path):
 
 
 def test_bundle_accepts_own_annotations(small_300w, tmp_path):
-    """With names, boxes and subsets; the scheme is given to the training, as without a bundle."""
+    """With names, boxes and subsets; the scheme is passed to the training, as without a bundle."""
     samples, scheme, _ = load_samples(small_300w, "lfpw")
     write_annotations(tmp_path / "own.json", Annotations(samples, scheme.landmark_names), "coco")
     path = tmp_path / "own.zip"
@@ -177,5 +177,5 @@ def test_load_samples_refuses_other_archives(bundle, tmp_path):
 
 def test_unpack_bundle_unpacks_once(bundle):
     folder = unpack_bundle(bundle)
-    (folder / "mark").touch()
-    assert (unpack_bundle(bundle) / "mark").exists()
+    (folder / "marker").touch()
+    assert (unpack_bundle(bundle) / "marker").exists()

@@ -19,7 +19,7 @@ from pipnet.video.writer import VideoWriter
 from test_annotate import DirectEngine
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
-TURNED, SMALL = "turned? try --any-rotation", "small? try --detector-size 1280"
+ROTATION_HINT, SIZE_HINT = "turned? try --any-rotation", "small? try --detector-size 1280"
 
 
 @pytest.fixture
@@ -47,12 +47,18 @@ def yunet(shared):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ([], f"1 of 2 images has no face: {TURNED}; {SMALL}"),
-        (["--detector", "yunet"], f"1 of 2 faces has low quality: {TURNED}; {SMALL}"),
-        (["--detector", "yunet", "--detector-size", "1280"], f"1 of 2 faces has low quality: {TURNED}"),
-        (["--detector", "yunet", "--min-quality", "0.25"], f"1 of 2 images has no face: {TURNED}; {SMALL}"),
+        ([], f"1 of 2 images has no face: {ROTATION_HINT}; {SIZE_HINT}"),
+        (["--detector", "yunet"], f"1 of 2 faces has low quality: {ROTATION_HINT}; {SIZE_HINT}"),
+        (
+            ["--detector", "yunet", "--detector-size", "1280"],
+            f"1 of 2 faces has low quality: {ROTATION_HINT}",
+        ),
+        (
+            ["--detector", "yunet", "--min-quality", "0.25"],
+            f"1 of 2 images has no face: {ROTATION_HINT}; {SIZE_HINT}",
+        ),
         (["--any-rotation"], None),  # it finds the face upside down
-        (["--box", "178,63,89,112"], f"1 of 2 faces has low quality: {TURNED}"),
+        (["--box", "178,63,89,112"], f"1 of 2 faces has low quality: {ROTATION_HINT}"),
     ],
 )
 def test_detect_hints_at_options_for_bad_results(portrait, upside_down, yunet, arguments, hint, capsys):
@@ -74,9 +80,9 @@ def test_hint_suggests_only_options_that_are_not_used(capsys):
     assert capsys.readouterr().err.splitlines() == [
         "2 of 1,200 faces have low quality: --min-quality 0.25 leaves such faces out",
         "the face has low quality: --min-quality 0.25 leaves such faces out",
-        f"the face has low quality: {TURNED}",
-        f"2,000 of 5,000 images have no face, 1 of 4 faces has low quality: {TURNED}; {SMALL}",
-        f"no face found: {TURNED}; {SMALL}",
+        f"the face has low quality: {ROTATION_HINT}",
+        f"2,000 of 5,000 images have no face, 1 of 4 faces has low quality: {ROTATION_HINT}; {SIZE_HINT}",
+        f"no face found: {ROTATION_HINT}; {SIZE_HINT}",
     ]
 
 
@@ -99,7 +105,7 @@ def test_annotate_hints_at_low_quality_and_counts_one_image(
         assert main(command) == 0
         summary, hint = capsys.readouterr().err.splitlines()[-2:]
         assert ": 1 image, 1 face;" in summary
-        assert hint == f"the face has low quality: {TURNED}; {SMALL}"
+        assert hint == f"the face has low quality: {ROTATION_HINT}; {SIZE_HINT}"
     command = [
         "annotate",
         str(upside_down),
@@ -125,7 +131,7 @@ def test_video_hints_at_tracks_of_low_quality(portrait, upside_down, yunet, tmp_
     assert main(command) == 0
     captured = capsys.readouterr()
     faces = [len(json.loads(line)["faces"]) for line in captured.out.splitlines()]
-    assert captured.err.splitlines()[-1] == f"1 of 2 faces has low quality: {TURNED}; {SMALL}"
+    assert captured.err.splitlines()[-1] == f"1 of 2 faces has low quality: {ROTATION_HINT}; {SIZE_HINT}"
     assert main([*command, "--min-quality", "0.25"]) == 0
     captured = capsys.readouterr()
     assert faces == [2, 2, 2]

@@ -91,11 +91,11 @@ def test_face_crops_are_pickled_without_pixels(small_300w):
 @pytest.mark.parametrize("clip", [True, False])
 def test_face_crops_crop_box_equals_that_of_the_image(small_300w, clip):
     samples, _, _ = load_samples(small_300w, "train")
-    rule = CropConfig(scale=1.3, square=False, clip=clip)
+    config = CropConfig(scale=1.3, square=False, clip=clip)
     for size in (27, 270):
-        crops = face_crops(samples, 1.2, size, rule)
+        crops = face_crops(samples, 1.2, size, config)
         for i, sample in enumerate(samples):
-            expected = rule.region(tight_box(sample.points), 260, 230)
+            expected = config.region(tight_box(sample.points), 260, 230)
             np.testing.assert_allclose(crops.crop_region(i), expected, atol=4 if size == 27 else 0.01)
 
 
@@ -123,6 +123,6 @@ def test_face_crops_name_all_unreadable_images(small_300w, tmp_path):
     shutil.copytree(small_300w, root)
     samples, _, _ = load_samples(root, "afw")
     for sample in samples[:2]:
-        sample.image.write_bytes(b"no picture")
+        sample.image.write_bytes(b"no image")
     with pytest.raises(PipnetError, match=r"2 images.*image_0_1.*image_1_1"):
         face_crops(samples)

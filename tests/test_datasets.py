@@ -105,9 +105,7 @@ def test_cofw68_prepares_and_loads(tmp_path, cofw, small_300w):
         load_samples(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "damage", ["empty", "text", "no phis", "short phis", "nan", "no picture", "version 5"]
-)
+@pytest.mark.parametrize("damage", ["empty", "text", "no phis", "short phis", "nan", "no image", "version 5"])
 def test_cofw_reports_damage_in_one_line(tmp_path, cofw, damage):
     path = cofw / "COFW_train_color.mat"
     if damage in ("empty", "text"):
@@ -122,7 +120,7 @@ def test_cofw_reports_damage_in_one_line(tmp_path, cofw, damage):
                 phis[5, 0] = np.nan
             if damage != "no phis":
                 file["phisTr"] = phis[:, :1] if damage == "short phis" else phis
-            if damage == "no picture":
+            if damage == "no image":
                 del file["#refs#/1"]
                 file["#refs#/1"] = "text"
                 file["IsTr"][0, 1] = file["#refs#/1"].ref
@@ -200,7 +198,7 @@ def test_aflw_refuses_other_types(aflw, key, wrong):
 
 
 def test_aflw_refuses_damaged_files(aflw):
-    """Compressed, as Matlab writes it: zlib and SciPy raise many kinds of errors."""
+    """Compressed, as Matlab writes it: zlib and SciPy raise many types of errors."""
     path = aflw / "AFLWinfo_release.mat"
     table = {name: values for name, values in loadmat(path).items() if not name.startswith("__")}
     savemat(path, table, do_compression=True)
@@ -362,7 +360,7 @@ def test_prepare_reports_what_is_missing(tmp_path, small_300w, capsys):
     root = tmp_path / "300w copy"
     shutil.copytree(small_300w, root)
     shutil.rmtree(root / "ibug")
-    (root / "lfpw/trainset/image_1_1.png").write_bytes(b"no picture")
+    (root / "lfpw/trainset/image_1_1.png").write_bytes(b"no image")
     (root / "helen/trainset/image_2_1.jpg").write_bytes(b"")
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
     errors = capsys.readouterr().err

@@ -72,8 +72,8 @@ def test_crop_config_whole_pixels_crops_like_the_authors(clip):
         np.testing.assert_allclose(label_box, [*low, *high], atol=1e-4)
         (left, top), (right, bottom) = low.astype(int), high.astype(int)
         assert region.tolist() == [left - 0.5, top - 0.5, right - 0.5, bottom - 0.5]
-        theirs = cv2.resize(image[top:bottom, left:right], (128, 128))
-        difference = np.abs(crop(image, region, 128).astype(int) - theirs)
+        authors_crop = cv2.resize(image[top:bottom, left:right], (128, 128))
+        difference = np.abs(crop(image, region, 128).astype(int) - authors_crop)
         # At the border OpenCV repeats the crop's last pixels, where ours continues with the image.
         assert difference[3:-3, 3:-3].max() <= (1 if EXACT_OPENCV else 8)
     exact = CropConfig(scale=1.2, square=False, clip=clip)

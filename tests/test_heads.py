@@ -74,7 +74,7 @@ def test_head_learns(config):
 
 
 def test_loss_ignores_unknown_points(config):
-    """Its position does not matter, not even NaN."""
+    """The loss does not depend on the coordinates of an unknown landmark, which may be NaN."""
     model = network(config).eval()
     known = torch.ones(4, 68, dtype=torch.bool)
     known[:, 5] = False

@@ -89,13 +89,13 @@ def test_find_model_never_looks_for_local_paths_on_the_hub(tmp_path, monkeypatch
 def test_cached_download_reports_a_closed_connection():
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def answer():
+        def respond():
             connection, _ = listener.accept()
             connection.recv(1000)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\nshort")
             connection.close()
 
-        threading.Thread(target=answer, daemon=True).start()
+        threading.Thread(target=respond, daemon=True).start()
         with pytest.raises(DownloadError, match=r"e\.bin"):
             cached_download(remote("e.bin", f"http://127.0.0.1:{listener.getsockname()[1]}", b"x"))
 

@@ -1,4 +1,4 @@
-"""Images from whatever a caller has: bytes, file objects, URLs, tensors, and arrays of every type."""
+"""Images from bytes, file objects, data URLs, tensors, and arrays of every type."""
 
 import base64
 import io

@@ -261,7 +261,7 @@ def test_tiny_and_thin_images_have_no_face(landmarker, shape):
 
 
 def test_boxes_are_kept_and_crop_boxes_are_adapted(faces, landmarker, portrait):
-    """For a detector's boxes and given ones alike; one crop around the box, so nothing else moves them."""
+    """For boxes of the detector and of the user; with one crop per face, only the adapter moves them."""
     adapter = landmarker.metadata.box_adapter(landmarker.detector.box_format)
     np.testing.assert_array_equal(faces.boxes, landmarker.detector(read_image(portrait)).boxes)
     np.testing.assert_array_equal(faces.crop_boxes, adapter.apply(faces.boxes))

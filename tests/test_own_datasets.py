@@ -53,7 +53,7 @@ def own_annotations(small_300w, points) -> Annotations:
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
+    """Draw no curves: a figure takes longer than one of these trainings."""
     monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 
@@ -77,7 +77,7 @@ def predict_the_mean_face(checkpoint: Path) -> None:
     head, face = network.head, metadata.require_mean_face("a test")
     prediction = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1)
     nn.init.zeros_(head.conv.weight)
-    head.conv.bias.data.fill_(0.5)  # of equal scores the first counts: that of the cell at the top left
+    head.conv.bias.data.fill_(0.5)  # all scores are equal: the first cell is chosen, at the top left
     head.conv.bias.data[head.offset_channels] = torch.from_numpy(prediction * head.grid).float()
     save_checkpoint(checkpoint, network, metadata)
 
@@ -93,7 +93,7 @@ def trained(tmp_path, small_300w, capsys) -> tuple[Path, Path]:
 
 
 def assert_is_on_the_portrait(points, portrait, landmarker) -> None:
-    """Check that a mean face of five landmarks is on the face: that the network was shown the face's crop."""
+    """Check that a mean face of five landmarks is on the face, so the network got the crop of the face."""
     expected = np.array([landmarker(portrait).points[0][members].mean(axis=0) for members in FIVE.values()])
     np.testing.assert_allclose(points, expected, atol=0.2 * np.ptp(expected[:, 0]))
 
@@ -256,7 +256,7 @@ def test_face_box_is_that_of_landmarks_or_dataset():
 
 
 def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmarker):
-    """v1 unifies points, not crops: 300-W's is 1.3 x the box of all 68, jaw and all."""
+    """v1 maps points, not crops: 300-W's crop is 1.3 x the box of all 68 landmarks, with the jaw."""
     (plain, *_), _, spec = load_samples(small_300w, "afw")
     (mapped, *_), scheme, _ = load_samples(small_300w, "afw", "aflw")
     np.testing.assert_array_equal(mapped.source_box, tight_box(plain.points))
@@ -285,7 +285,7 @@ def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmar
 
 
 def test_composites_move_all_boxes(small_300w):
-    """A mapped face's own box goes along: errors in widths of its crop do not change with the place."""
+    """The source box of a mapped face is moved and scaled with the face."""
     (mapped, *_), _, spec = load_samples(small_300w, "afw", "aflw")
     for _, moved in composites([mapped, mapped]):
         factor = np.ptp(moved.points[:, 0]) / np.ptp(mapped.points[:, 0])

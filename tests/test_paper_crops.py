@@ -78,7 +78,7 @@ def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, mean_face_ch
         x0, y0, x1, y1 = CROP.region(label.sample.crop_box, 260, 230)
         np.testing.assert_allclose([x0, y0, x1, y1], region, atol=0.05)
         mean_face = [x0, y0] + (metadata.mean_face + 0.02) * [x1 - x0, y1 - y0]
-        np.testing.assert_allclose(label.sample.points, mean_face, atol=0.05)  # predicted in this very crop
+        np.testing.assert_allclose(label.sample.points, mean_face, atol=0.05)  # predicted in this crop
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     labels = read_pseudo_labels(tmp_path / "labels.csv")
     crops = FaceCrops([label.sample for label in labels], CROP, 64, 1.5)

@@ -35,7 +35,7 @@ self_training: {{tasks: [full]}}
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
+    """Draw no curves: a figure takes longer than one of these trainings."""
     monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 

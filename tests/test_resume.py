@@ -19,7 +19,7 @@ from test_training import assert_same_weights, metrics
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
+    """Draw no curves: a figure takes longer than one of these trainings."""
     monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 
@@ -39,11 +39,11 @@ def test_train_resumes_network_with_random_numbers(small_recipe_file, small_300w
 
     monkeypatch.setattr("pipnet.training.trainer.build_model", build_with_dropout)
     recipe = load_recipe(small_recipe_file, ["--data.root", str(small_300w), "--workers", "1"])
-    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "uninterrupted")
     train(recipe, tmp_path / "parts", max_steps=2)
     train(recipe, tmp_path / "parts", resume=True)
     assert drawn.count(True) == 8  # the steps of both trainings
-    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert_same_weights(tmp_path / "uninterrupted", tmp_path / "parts")
 
 
 def test_train_refuses_resume_with_other_mean_face(small_recipe_file, first_epoch_run, small_300w, tmp_path):
@@ -79,7 +79,7 @@ def test_train_interrupted_while_saving_and_resumed_equals_uninterrupted(
 @pytest.mark.slow
 def test_train_killed_and_resumed_equals_uninterrupted(small_recipe_file, small_300w, tmp_path):
     flags = ["--data.root", str(small_300w), "--optim.epochs", "4"]
-    uninterrupted = train(load_recipe(small_recipe_file, flags), tmp_path / "whole")
+    uninterrupted = train(load_recipe(small_recipe_file, flags), tmp_path / "uninterrupted")
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "pipnet", "train", str(small_recipe_file), "--data", str(small_300w)]
     command += ["-o", str(run), "--resume", "--optim.epochs", "4"]

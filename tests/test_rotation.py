@@ -27,7 +27,7 @@ def any_rotation():
 
 
 def rotate(upright, angle):
-    """Return the portrait turned clockwise about its face, and the landmarks in it."""
+    """Return the portrait rotated clockwise about its face, and the landmarks in it."""
     image, points = upright
     center = tuple(float(v) for v in points.mean(axis=0))
     matrix = cv2.getRotationMatrix2D(center, -angle, 1)
@@ -69,7 +69,7 @@ def test_any_rotation_finds_a_face_detected_in_a_rotated_image_only(upright, lan
 
 
 def test_any_rotation_accepts_a_box_drawn_for_an_upright_face(upright, any_rotation, error):
-    """Detectors draw such boxes; no turned crop around them holds the face well enough to be sure."""
+    """Detectors draw such boxes; no rotated crop around them contains the face well."""
     image, points = rotate(upright, 180)
     left, top, right, bottom = tight_box(points)
     box = np.array([left, top + 0.75 * (bottom - top), right, bottom + 0.75 * (bottom - top)], np.float32)
@@ -119,8 +119,8 @@ def test_any_rotation_gives_models_of_dataset_boxes_the_same_crop(upright, landm
     np.testing.assert_allclose(from_wide.points, from_tight.points, atol=0.5)
 
 
-class Leaning:
-    """A detector of one face, whose five points are known."""
+class FivePointDetector:
+    """A detector of one face that returns its box and five points."""
 
     box_format = "landmarks"
 
@@ -136,10 +136,10 @@ class Leaning:
 def test_five_points_of_the_detector_rotate_the_first_crop(upright, landmarker, error, angle, is_rotated):
     image, points = rotate(upright, angle)
     mapping = SchemeMapping.load("300w", "five")
-    leaning = Leaning(points, mapping(points)[None])
-    assert (np.abs(upright_angles(leaning(image))) > 20).all() == is_rotated
-    with_points = FaceLandmarker(detector=leaning)(image)
-    without = FaceLandmarker(detector=Leaning(points, None))(image)
+    detector = FivePointDetector(points, mapping(points)[None])
+    assert (np.abs(upright_angles(detector(image))) > 20).all() == is_rotated
+    with_points = FaceLandmarker(detector=detector)(image)
+    without = FaceLandmarker(detector=FivePointDetector(points, None))(image)
     if is_rotated:
         assert error(with_points[0], points) < 0.02
         assert error(with_points[0], points) < error(without[0], points)

@@ -1,3 +1,5 @@
+"""Landmark schemes: names, regions, mirror pairs, files, and mappings between schemes."""
+
 import json
 import tomllib
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Which faces a result holds: quality, number, order, one result a face; and refinement."""
+"""Which faces a result holds: quality, number, order, one result per face; and refinement."""
 
 from pathlib import Path
 

@@ -286,7 +286,7 @@ def test_cfp_labels_the_visible_half_of_each_face(shared):
         assert (len(samples), scheme.name, spec.norm) == (count, "300w", "longer_side")
         known = np.isfinite([sample.points for sample in samples]).all(axis=2)
         assert (known.sum(axis=1) == 30).all()
-        # The chin is seen from both sides, each eye from its own.
+        # The chin is visible in both profiles, each eye in that of its side only.
         assert known[:, 8].all()
         assert (known[:, 36] != known[:, 45]).all()
     assert not people[0] & people[1]

@@ -29,7 +29,7 @@ from pipnet.training.trainer import Trainer, train
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
+    """Draw no curves: a figure takes longer than one of these trainings."""
     monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 
@@ -137,7 +137,7 @@ def test_training_log_redraws_after_ten_seconds_and_at_the_end(tmp_path, monkeyp
 
 
 def test_train_lowers_loss_and_error(small_recipe_file, small_300w, mean_face_checkpoint, tmp_path):
-    """All landmarks of the network are shifted to the same side, which it can unlearn on every processor."""
+    """The initial network shifts all landmarks to the same side, which training corrects anywhere."""
     config = ModelConfig("lcnet_050", input_size=64, stride=64, neighbors=0, reduction="coordinates")
     flags = ["--data.root", str(small_300w), "--optim.lr", "0.02"]
     flags += ["--model.stride", "64", "--model.neighbors", "0", "--model.reduction", "coordinates"]
@@ -239,7 +239,7 @@ def test_train_keeps_the_weights_from_before_a_divergence(small_recipe, resumabl
 def test_train_stops_if_predictions_are_far_outside(
     small_recipe_file, small_300w, mean_face_checkpoint, tmp_path
 ):
-    """The initial weights see nothing and put all points far outside the crop; they learn next to nothing."""
+    """The initial network predicts points far outside the crop, and the learning rate is too low to learn."""
     checkpoint = mean_face_checkpoint(ModelConfig("lcnet_050", 64, neighbors=3), shift=1000.0)
     flags = ["--data.root", str(small_300w), "--initial.checkpoint", str(checkpoint), "--optim.lr", "1e-9"]
     with pytest.raises(DivergenceError, match=r"epoch 1: the validation NME is [0-9.]+e\+05 %"):

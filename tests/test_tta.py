@@ -114,7 +114,7 @@ def test_detect_command_accepts_tta(portrait, capsys):
 
 @pytest.mark.parametrize("tta", ["translation", "all"])
 def test_tta_maps_peak_at_the_landmarks(portrait, landmarker, tta):
-    """The mean map has its peak at the landmark, for turned and mirrored views too."""
+    """The mean map has its peak at the landmark, for rotated and mirrored crops too."""
     model, metadata = load_checkpoint(CHECKPOINT)
     faces = landmarker(portrait)
     indices = {"eye": 36, "nose": 30, "chin": 8}

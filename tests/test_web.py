@@ -204,7 +204,7 @@ def test_page_saves_image(tab):
     drawn, photo = PIL.Image.open(download.value.path()).convert("RGB"), PIL.Image.open(PORTRAIT)
     assert drawn.size == photo.size
     changed = np.abs(np.asarray(drawn, int) - np.asarray(photo, int)).max(axis=2) > 60
-    assert 0.001 < changed.mean() < 0.1  # the marks, and nothing else
+    assert 0.001 < changed.mean() < 0.1  # the landmarks, and nothing else
 
 
 @pytest.mark.slow
