@@ -278,6 +278,12 @@ def torch_model():
     return TorchModel(network, metadata)
 
 
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Draw no curves of trainings: a figure takes longer than a small training."""
+    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def small_recipe_file(tmp_path_factory) -> Path:
     """The recipe of a training of two epochs, with two steps each."""

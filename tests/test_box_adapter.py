@@ -3,7 +3,6 @@
 import csv
 import json
 import pickle
-import resource
 import shutil
 import struct
 from dataclasses import replace
@@ -31,6 +30,7 @@ from pipnet.training.fit_box_adapters import fit_box_adapters, fit_detector, tab
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig
 from pipnet.training.self_training import adapt_teacher_boxes
+from test_atomic import max_file_size
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "pipnet-68.safetensors"
@@ -376,16 +376,11 @@ def test_fit_command_does_not_write_into_a_packaged_model(table, small_300w, cap
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
 def test_fit_command_keeps_the_model_if_the_disk_is_full(table, model, small_300w, tmp_path, suffix, capsys):
-    """For a moment this process may write no file of more than a megabyte."""
     path = model if suffix == ".onnx" else Path(shutil.copy(CHECKPOINT, tmp_path / "model.safetensors"))
     before = path.read_bytes()
     files = sorted(tmp_path.iterdir())
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
-    try:
+    with max_file_size(10**6):
         code = main(fit_command(path, small_300w, "--boxes", table, "--name", "m"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 1
     errors = capsys.readouterr().err
     assert f"error: {path}: cannot be written" in errors

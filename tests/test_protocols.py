@@ -18,6 +18,8 @@ from pipnet.model.config import ModelConfig
 from pipnet.papers.protocols import EvaluationSet, tmd, tsd
 from pipnet.training.recipe import load_recipe
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 ROOT = Path(__file__).parents[1]
 CONFIG = ModelConfig("lcnet_050", input_size=64, stride=64, neighbors=0, reduction="coordinates")
 RECIPE = """
@@ -31,12 +33,6 @@ optim: {{batch_size: 2, epochs: 1, lr: 0.002, ema: null}}
 self_training: {{tasks: [full]}}
 """
 """Networks that learn one prediction for all faces, so that their pseudo-labels are always usable."""
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """Draw no curves: a figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

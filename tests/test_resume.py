@@ -16,11 +16,7 @@ from pipnet.training.recipe import load_recipe
 from pipnet.training.trainer import Trainer, train
 from test_training import assert_same_weights, metrics
 
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """Draw no curves: a figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 def test_train_resumes_network_with_random_numbers(small_recipe_file, small_300w, tmp_path, monkeypatch):

@@ -25,6 +25,8 @@ from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
 from test_pseudo_labeling import NOWHERE
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 ROOT = Path(__file__).parents[1]
 CONFIG = ModelConfig(
     "lcnet_050", input_size=128, neighbors=3, neck_width=16, stride=16, curriculum="published"
@@ -41,12 +43,6 @@ optim: {{batch_size: 4, epochs: 1, lr: 0.002, ema: null}}
 self_training: {{tasks: [quarter, full]}}
 """
 """The network predicts the same landmarks for all faces, so that its pseudo-labels are always usable."""
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """Draw no curves: a figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

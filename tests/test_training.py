@@ -26,11 +26,7 @@ from pipnet.training.recipe import OptimConfig, load_recipe
 from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
 
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """Draw no curves: a figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 def metrics(run: Path) -> list[dict[str, float]]:

@@ -1,6 +1,5 @@
 """Video writing: frames with their times, audio, and atomic output."""
 
-import resource
 import signal
 from itertools import islice
 
@@ -13,6 +12,7 @@ from pipnet.cli import main
 from pipnet.errors import VideoError
 from pipnet.video.reader import VideoReader
 from pipnet.video.writer import VideoWriter
+from test_atomic import max_file_size
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".m4v", ".mov", ".mkv", ".webm", ".flv", ".ts", ".3gp", ".gif"])
@@ -56,14 +56,9 @@ def test_video_writer_keeps_the_previous_version_until_it_is_closed(moving_image
 
 def write_on_a_full_disk(path):
     rng = np.random.default_rng(0)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, before[1]))
-    try:
-        with VideoWriter(path, 25) as writer:
-            for number in range(200):
-                writer.write(rng.integers(0, 256, (96, 128, 3), np.uint8), number / 25)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with max_file_size(300_000), VideoWriter(path, 25) as writer:
+        for number in range(200):
+            writer.write(rng.integers(0, 256, (96, 128, 3), np.uint8), number / 25)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".gif"])
