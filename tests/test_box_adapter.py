@@ -3,7 +3,6 @@
 import csv
 import json
 import pickle
-import resource
 import shutil
 import struct
 from dataclasses import replace
@@ -19,19 +18,19 @@ from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import ModelError, PipnetError, RecipeError
-from pipnet.evaluation.evaluate import decoded, evaluate
-from pipnet.evaluation.sensitivity import PERTURBATIONS, nmes_from_boxes, summary
+from pipnet.evaluation.evaluate import decoded
+from pipnet.evaluation.sensitivity import nmes_from_boxes
 from pipnet.geometry import CropConfig, box_iou, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.inference.detectors.base import Detections
-from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from pipnet.model.torch_model import TorchModel
 from pipnet.training.fit_box_adapters import fit_box_adapters, fit_detector, tabled_boxes
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig
 from pipnet.training.self_training import adapt_teacher_boxes
+from test_atomic import max_file_size
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "pipnet-68.safetensors"
@@ -110,7 +109,7 @@ def test_adapter_inverse_undoes_apply():
 
 
 @pytest.mark.parametrize("values", [(0, 0, 1), (1, 0, 0, 1), (0, 0, np.nan, 1), (0, 0, 500, 1), "abcd"])
-def test_adapter_from_list_refuses_what_is_no_adapter(values):
+def test_adapter_from_list_refuses_invalid_values(values):
     with pytest.raises((ValueError, TypeError)):
         BoxAdapter.from_list(values)
 
@@ -189,7 +188,7 @@ def test_fit_box_adapters_skips_unreadable_images(faces, tmp_path, caplog):
     assert warning.startswith(f"error: {tmp_path / 'bad.jpg'}: ")
 
 
-def test_fit_detector_in_python(faces, landmarker):
+def test_fit_detector_adapts_a_model_in_memory(faces, landmarker):
     """As the docstring of the module shows, on a model in memory."""
     model = OnnxModel(landmarker.model.path)
     fit = fit_detector(faces, as_detections(head_boxes(faces)), model.metadata.crop)
@@ -225,7 +224,7 @@ def test_tabled_boxes_counts_a_row_without_numbers_as_a_missed_face(faces, small
         file.write(f"{rows[0][0]},5,6,7,8,0.1\n{rows[11][0]},,,,,\n")
     samples, detections = tabled_boxes(table, faces, small_300w)
     assert samples == faces
-    assert [len(found.boxes) for found in detections] == [2, *[1] * 10, 0]
+    assert [len(detected.boxes) for detected in detections] == [2, *[1] * 10, 0]
     samples, _ = tabled_boxes(write_table(table, rows[:3]), faces, small_300w)
     assert samples == faces[:3]  # the detector was not run on the others
 
@@ -377,16 +376,11 @@ def test_fit_command_does_not_write_into_a_packaged_model(table, small_300w, cap
 
 @pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
 def test_fit_command_keeps_the_model_if_the_disk_is_full(table, model, small_300w, tmp_path, suffix, capsys):
-    """For a moment this process may write no file of more than a megabyte."""
     path = model if suffix == ".onnx" else Path(shutil.copy(CHECKPOINT, tmp_path / "model.safetensors"))
     before = path.read_bytes()
     files = sorted(tmp_path.iterdir())
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
-    try:
+    with max_file_size(10**6):
         code = main(fit_command(path, small_300w, "--boxes", table, "--name", "m"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert code == 1
     errors = capsys.readouterr().err
     assert f"error: {path}: cannot be written" in errors
@@ -444,53 +438,3 @@ def test_self_training_converts_boxes_of_a_dataset_box_teacher_to_landmarks(face
     (adapted,) = adapt_teacher_boxes(unlabeled, SelfTrainingConfig(teacher=teacher))
     assert adapted.box_format == "landmarks"
     np.testing.assert_allclose(adapted.box, tight, atol=1e-2)
-
-
-# -- pipnet detector sensitivity -----------------------------------------------------------------------
-
-
-def test_sensitivity_command_writes_metrics_and_a_figure(small_300w, tmp_path, capsys):
-    output = tmp_path / "out"
-    command = ["detector", "sensitivity", "pipnet-tiny", "--data", str(small_300w), "--subset", "afw"]
-    assert main([*command, "-o", str(output)]) == 0
-    assert "10 % more error" in capsys.readouterr().err
-    facts = json.loads((output / "sensitivity.json").read_text())
-    assert (facts["faces"], facts["subset"], len(facts["rows"])) == (4, "afw", len(PERTURBATIONS))
-    nme = {(row["direction"], row["amount"]): row["nme"] for row in facts["rows"]}
-    assert nme["size", 1.0] < 3
-    for direction in ("left", "right", "up", "down"):
-        assert nme[direction, 0.2] > nme["size", 1.0]
-    assert nme["size", 0.7] > nme["size", 0.9]
-    assert (output / "sensitivity.png").stat().st_size > 10_000
-    assert main([*command, "-o", str(output / "sensitivity.json")]) == 1
-    assert "error: " in capsys.readouterr().err
-
-
-def test_perturbations_by_hand():
-    box = np.float32([[10, 20, 110, 220]])
-    boxes = {(name, amount): BoxAdapter(*change).apply(box)[0] for name, amount, change in PERTURBATIONS}
-    assert boxes["size", 1.0].tolist() == [10, 20, 110, 220]
-    assert boxes["left", 0.1] == pytest.approx([0, 20, 100, 220])
-    assert boxes["down", 0.2] == pytest.approx([10, 60, 110, 260])
-    assert boxes["size", 1.4] == pytest.approx([-10, -20, 130, 260], abs=1e-3)
-
-
-def test_summary_interpolates_what_is_tolerated():
-    """The error grows by a fifth with each tenth of a shift to the right, and in no other direction."""
-    nmes = np.array([[0.05 * (1 + 2 * amount * (name == "right")) for name, amount, _ in PERTURBATIONS]] * 3)
-    facts = summary(nmes)
-    assert facts["tolerated"] == dict.fromkeys(("left", "up", "down", "smaller", "larger")) | {"right": 0.05}
-    rows = {(row["direction"], row["amount"]): row for row in facts["rows"]}
-    assert rows["right", 0.2]["nme"] == pytest.approx(7)
-    assert rows["right", 0.2]["iou"] == pytest.approx(0.8 / 1.2, abs=1e-3)
-    assert rows["size", 0.7]["iou"] == pytest.approx(0.49, abs=1e-3)
-
-
-def test_nmes_from_true_boxes_equal_those_of_evaluate(landmarker, small_300w):
-    samples, _, spec = load_samples(small_300w, "afw")
-    for norm in ("scheme", "longer_side"):
-        errors = evaluate(landmarker, decoded(samples), spec, norm=norm)
-        for sample, nme in zip(samples, errors.nmes, strict=True):
-            labeled = (read_image(sample.image), sample)
-            true_box = tight_box(sample.points)[None]
-            assert nmes_from_boxes(landmarker, labeled, true_box, norm)[0] == pytest.approx(nme)

@@ -55,7 +55,7 @@ def test_bundle_has_the_faces_of_its_subsets(small_300w, bundle):
         load_samples(bundle, "challenging")
 
 
-def test_bundle_shows_the_same_faces(small_300w, bundle):
+def test_bundle_has_the_same_face_crops(small_300w, bundle):
     """The labels are moved with the images: a crop of 64 pixels is the same, up to its compression."""
     before, scheme, _ = load_samples(small_300w, "train")
     after, _, _ = load_samples(bundle, "train")
@@ -84,13 +84,13 @@ def test_bundle_keeps_small_faces(small_300w, tmp_path):
         assert new.label_offset == pytest.approx(old.label_offset)
 
 
-def test_bundle_has_no_other_label_offset(bundle):
+def test_bundle_refuses_another_label_offset(bundle):
     assert {s.label_offset for s in load_samples(bundle, label_offset=(0, 0))[0]} == {(0.0, 0.0)}
     with pytest.raises(DataError, match="the images of a bundle are reduced"):
         load_samples(bundle, label_offset=(1, 1))
 
 
-def test_train_and_evaluate_on_a_bundle(bundle, tmp_path):
+def test_train_and_evaluate_accept_a_bundle(bundle, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(RECIPE)
     weights = train(load_recipe(path, ["--data.root", str(bundle)]), tmp_path / "run")
@@ -126,8 +126,8 @@ def test_bundle_moves_unlabeled_boxes(small_300w, tmp_path):
     assert np.abs(old - new).mean() < 6
 
 
-def test_bundle_takes_own_annotations(small_300w, tmp_path):
-    """With names, boxes and subsets; the scheme is given to the training, as without a bundle."""
+def test_bundle_accepts_own_annotations(small_300w, tmp_path):
+    """With names, boxes and subsets; the scheme is passed to the training, as without a bundle."""
     samples, scheme, _ = load_samples(small_300w, "lfpw")
     write_annotations(tmp_path / "own.json", Annotations(samples, scheme.landmark_names), "coco")
     path = tmp_path / "own.zip"
@@ -175,7 +175,7 @@ def test_load_samples_refuses_other_archives(bundle, tmp_path):
             load_samples(tmp_path / "y.zip")
 
 
-def test_unpack_bundle_once(bundle):
+def test_unpack_bundle_unpacks_once(bundle):
     folder = unpack_bundle(bundle)
-    (folder / "mark").touch()
-    assert (unpack_bundle(bundle) / "mark").exists()
+    (folder / "marker").touch()
+    assert (unpack_bundle(bundle) / "marker").exists()

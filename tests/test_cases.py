@@ -30,15 +30,17 @@ READABLE = {"y4m_1x1_sar.mp4", "negative_size.tar"}
 
 def command(case, folder, portrait):
     """The command that the table of the cases names for this file."""
-    kind = case.parent.name
-    if kind in ("matlab", "hdf5"):
+    case_type = case.parent.name
+    if case_type in ("matlab", "hdf5"):
         names = (
-            ["AFLWinfo_release.mat"] if kind == "matlab" else ["COFW_train_color.mat", "COFW_test_color.mat"]
+            ["AFLWinfo_release.mat"]
+            if case_type == "matlab"
+            else ["COFW_train_color.mat", "COFW_test_color.mat"]
         )
         for name in names:
             (folder / "source").mkdir(exist_ok=True)
             shutil.copy(case, folder / "source" / name)
-        dataset = "aflw" if kind == "matlab" else "cofw"
+        dataset = "aflw" if case_type == "matlab" else "cofw"
         return ["data", "prepare", dataset, str(folder / "source"), str(folder / "out")]
     return {
         "tar": ["annotate", str(case), "-o", str(folder / "out"), "--workers", "1"],
@@ -48,23 +50,23 @@ def command(case, folder, portrait):
         "onnx": ["detect", str(portrait), "--json", "--model", str(case)],
         "video": ["video", str(case), "--json"],
         "image": ["detect", str(case), "--json"],
-    }[kind]
+    }[case_type]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.parent.name}-{case.stem}")
-def test_case_ends_in_one_line(case, tmp_path, portrait, capsys, monkeypatch):
+def test_malformed_file_ends_in_one_line(case, tmp_path, portrait, capsys, monkeypatch):
     monkeypatch.chdir(portrait.parents[1])
-    words = command(case, tmp_path, portrait)
+    arguments = command(case, tmp_path, portrait)
     if case.parent.name == "scheme":
-        words += ["-o", str(tmp_path / "run")]
+        arguments += ["-o", str(tmp_path / "run")]
     elif case.parent.name == "recipe":
-        words += ["--data", str(tmp_path), "-o", str(tmp_path / "run")]
-    code = main(words)
-    said = capsys.readouterr()
+        arguments += ["--data", str(tmp_path), "-o", str(tmp_path / "run")]
+    code = main(arguments)
+    captured = capsys.readouterr()
     assert code == (0 if case.name in READABLE else 1)
-    assert "Traceback" not in said.err
-    assert "unexpected" not in said.err
-    for line in said.out.splitlines():
+    assert "Traceback" not in captured.err
+    assert "unexpected" not in captured.err
+    for line in captured.out.splitlines():
         json.loads(line)
 
 
@@ -147,7 +149,7 @@ def test_model_check_refuses_what_networks_do_not_need(tmp_path):
     cut.dims[0] = 2**20
     body = helper.make_graph([], "b", [], [])
     refused = {
-        "operator 'Loop'": write(helper.make_node("Loop", ["n", "", ""], ["y"], body=body)),
+        "operator 'Loop'": lambda: write(helper.make_node("Loop", ["n", "", ""], ["y"], body=body)),
         "has a graph": lambda: write(helper.make_node("Relu", ["x"], ["y"], body=body)),
         "operators of 'com.microsoft'": lambda: write(opsets=("", "com.microsoft")),
         "is in another file": lambda: write(constants=[outside]),
@@ -158,7 +160,7 @@ def test_model_check_refuses_what_networks_do_not_need(tmp_path):
         "'pads' of Conv": lambda: write(helper.make_node("Conv", ["x", "w"], ["y"], pads=[10**6] * 4)),
     }
     for message, make in refused.items():
-        path = make() if callable(make) else write(helper.make_node("Loop", ["n", "", ""], ["y"], body=body))
+        path = make()
         with pytest.raises(ModelError, match=message):
             check_model_file(path)
 

@@ -15,12 +15,11 @@ from pipnet.cli import main
 from pipnet.cli.hints import say_hint
 from pipnet.config import LandmarkerConfig
 from pipnet.io.image import read_image, write_image
-from pipnet.io.text import counted
 from pipnet.video.writer import VideoWriter
 from test_annotate import DirectEngine
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
-TURNED, SMALL = "turned? try --any-rotation", "small? try --detector-size 1280"
+ROTATION_HINT, SIZE_HINT = "turned? try --any-rotation", "small? try --detector-size 1280"
 
 
 @pytest.fixture
@@ -48,12 +47,18 @@ def yunet(shared):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        ([], f"1 of 2 images has no face: {TURNED}; {SMALL}"),
-        (["--detector", "yunet"], f"1 of 2 faces has low quality: {TURNED}; {SMALL}"),
-        (["--detector", "yunet", "--detector-size", "1280"], f"1 of 2 faces has low quality: {TURNED}"),
-        (["--detector", "yunet", "--min-quality", "0.25"], f"1 of 2 images has no face: {TURNED}; {SMALL}"),
+        ([], f"1 of 2 images has no face: {ROTATION_HINT}; {SIZE_HINT}"),
+        (["--detector", "yunet"], f"1 of 2 faces has low quality: {ROTATION_HINT}; {SIZE_HINT}"),
+        (
+            ["--detector", "yunet", "--detector-size", "1280"],
+            f"1 of 2 faces has low quality: {ROTATION_HINT}",
+        ),
+        (
+            ["--detector", "yunet", "--min-quality", "0.25"],
+            f"1 of 2 images has no face: {ROTATION_HINT}; {SIZE_HINT}",
+        ),
         (["--any-rotation"], None),  # it finds the face upside down
-        (["--box", "178,63,89,112"], f"1 of 2 faces has low quality: {TURNED}"),
+        (["--box", "178,63,89,112"], f"1 of 2 faces has low quality: {ROTATION_HINT}"),
     ],
 )
 def test_detect_hints_at_options_for_bad_results(portrait, upside_down, yunet, arguments, hint, capsys):
@@ -63,7 +68,7 @@ def test_detect_hints_at_options_for_bad_results(portrait, upside_down, yunet, a
     assert last == hint if hint else "try" not in last
 
 
-def test_hint_names_what_is_left(capsys):
+def test_hint_suggests_only_options_that_are_not_used(capsys):
     used = LandmarkerConfig(any_rotation=True, detector_size=1000)
     say_hint(2, 1200, used)
     say_hint(1, 1, used)
@@ -75,9 +80,9 @@ def test_hint_names_what_is_left(capsys):
     assert capsys.readouterr().err.splitlines() == [
         "2 of 1,200 faces have low quality: --min-quality 0.25 leaves such faces out",
         "the face has low quality: --min-quality 0.25 leaves such faces out",
-        f"the face has low quality: {TURNED}",
-        f"2,000 of 5,000 images have no face, 1 of 4 faces has low quality: {TURNED}; {SMALL}",
-        f"no face found: {TURNED}; {SMALL}",
+        f"the face has low quality: {ROTATION_HINT}",
+        f"2,000 of 5,000 images have no face, 1 of 4 faces has low quality: {ROTATION_HINT}; {SIZE_HINT}",
+        f"no face found: {ROTATION_HINT}; {SIZE_HINT}",
     ]
 
 
@@ -100,7 +105,7 @@ def test_annotate_hints_at_low_quality_and_counts_one_image(
         assert main(command) == 0
         summary, hint = capsys.readouterr().err.splitlines()[-2:]
         assert ": 1 image, 1 face;" in summary
-        assert hint == f"the face has low quality: {TURNED}; {SMALL}"
+        assert hint == f"the face has low quality: {ROTATION_HINT}; {SIZE_HINT}"
     command = [
         "annotate",
         str(upside_down),
@@ -126,7 +131,7 @@ def test_video_hints_at_tracks_of_low_quality(portrait, upside_down, yunet, tmp_
     assert main(command) == 0
     captured = capsys.readouterr()
     faces = [len(json.loads(line)["faces"]) for line in captured.out.splitlines()]
-    assert captured.err.splitlines()[-1] == f"1 of 2 faces has low quality: {TURNED}; {SMALL}"
+    assert captured.err.splitlines()[-1] == f"1 of 2 faces has low quality: {ROTATION_HINT}; {SIZE_HINT}"
     assert main([*command, "--min-quality", "0.25"]) == 0
     captured = capsys.readouterr()
     assert faces == [2, 2, 2]
@@ -160,14 +165,14 @@ def test_verbose_prints_model_and_detector_and_debug_the_traceback_of_an_error(p
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_level_of_the_log_is_restored(portrait):
+def test_main_restores_the_log_level(portrait):
     logger = logging.getLogger("pipnet")
     before = logger.level, logger.handlers
     main(["-q", "info", "pipnet-tiny"])
     assert (logger.level, logger.handlers) == before
 
 
-def test_flags_after_two_dashes_are_names(capsys):
+def test_flags_after_two_dashes_are_file_names(capsys):
     assert main(["detect", "--", "-q"]) == 1
     assert capsys.readouterr().err == "error: -q: no such file\n"
 
@@ -199,7 +204,7 @@ def test_closed_standard_error_does_not_move_messages_to_standard_output(portrai
 
 
 @pytest.mark.parametrize("order", ["image first", "box first"])
-def test_box_with_spaces_names_the_accepted_form(portrait, order, capsys):
+def test_box_with_spaces_is_refused_with_the_accepted_form(portrait, order, capsys):
     box = ["--box", "178", "63", "89", "112"]
     assert (
         main(["detect", *([str(portrait), *box] if order == "image first" else [*box, str(portrait)])]) == 1
@@ -209,11 +214,7 @@ def test_box_with_spaces_names_the_accepted_form(portrait, order, capsys):
     assert line.endswith("with commas and without spaces, such as --box 10,20,200,250")
 
 
-def test_images_may_stand_before_between_and_after_flags(portrait, tmp_path, capsys):
+def test_detect_accepts_images_before_between_and_after_flags(portrait, tmp_path, capsys):
     names = [str(shutil.copy(portrait, tmp_path / f"{number}.jpg")) for number in range(3)]
     assert main(["detect", names[0], "--json", names[1], "--tta", "none", names[2]]) == 0
     assert [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()] == names
-
-
-def test_counted_has_an_s_unless_it_is_one():
-    assert [counted(n, "face") for n in (0, 1, 2, 1200)] == ["0 faces", "1 face", "2 faces", "1,200 faces"]

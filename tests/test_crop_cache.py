@@ -26,9 +26,9 @@ def test_face_crops_equal_crops_of_the_image(small_300w):
     assert len(crops) == len(samples)
     for i, sample in enumerate(samples):
         image, points, _ = crops[i]
-        whole = read_image(sample.image)
+        full_image = read_image(sample.image)
         box, part_box = tight_box(sample.points), tight_box(points)
-        np.testing.assert_allclose(crop(image, part_box, 64), crop(whole, box, 64), atol=1)
+        np.testing.assert_allclose(crop(image, part_box, 64), crop(full_image, box, 64), atol=1)
 
 
 def test_face_crops_reduce_large_faces_in_place(small_300w):
@@ -80,7 +80,7 @@ def test_face_crops_rebuild_damaged_caches(small_300w, monkeypatch, tmp_path, da
     assert pixels.exists()
 
 
-def test_face_crops_pickle_without_pixels(small_300w):
+def test_face_crops_are_pickled_without_pixels(small_300w):
     samples, _, _ = load_samples(small_300w, "afw")
     crops = face_crops(samples, 1.4, 100)
     packed = pickle.dumps(crops)
@@ -91,11 +91,11 @@ def test_face_crops_pickle_without_pixels(small_300w):
 @pytest.mark.parametrize("clip", [True, False])
 def test_face_crops_crop_box_equals_that_of_the_image(small_300w, clip):
     samples, _, _ = load_samples(small_300w, "train")
-    rule = CropConfig(scale=1.3, square=False, clip=clip)
+    config = CropConfig(scale=1.3, square=False, clip=clip)
     for size in (27, 270):
-        crops = face_crops(samples, 1.2, size, rule)
+        crops = face_crops(samples, 1.2, size, config)
         for i, sample in enumerate(samples):
-            expected = rule.region(tight_box(sample.points), 260, 230)
+            expected = config.region(tight_box(sample.points), 260, 230)
             np.testing.assert_allclose(crops.crop_region(i), expected, atol=4 if size == 27 else 0.01)
 
 
@@ -123,6 +123,6 @@ def test_face_crops_name_all_unreadable_images(small_300w, tmp_path):
     shutil.copytree(small_300w, root)
     samples, _, _ = load_samples(root, "afw")
     for sample in samples[:2]:
-        sample.image.write_bytes(b"no picture")
+        sample.image.write_bytes(b"no image")
     with pytest.raises(PipnetError, match=r"2 images.*image_0_1.*image_1_1"):
         face_crops(samples)

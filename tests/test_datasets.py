@@ -19,7 +19,7 @@ from pipnet.datasets.registry import DATASETS
 from pipnet.datasets.unlabeled import read_boxes
 from pipnet.datasets.vw300 import CLIPS
 from pipnet.errors import DataError
-from pipnet.io.image import read_image, write_image
+from pipnet.io.image import read_image
 
 
 def samples(shared, name):
@@ -27,11 +27,11 @@ def samples(shared, name):
     folder = shared / "data" / "samples" / name
     table = json.loads(next(folder.glob("*.json")).read_text())
     files = {image["id"]: image["file_name"] for image in table["images"]}
-    found = {}
+    loaded = {}
     for face in table["annotations"]:
         path = next(folder.rglob(files[face["image_id"]]))
-        found.setdefault(path, np.float32(face["keypoints"]).reshape(-1, 3)[:, :2])
-    return list(found.items())
+        loaded.setdefault(path, np.float32(face["keypoints"]).reshape(-1, 3)[:, :2])
+    return list(loaded.items())
 
 
 def xywh(points):
@@ -71,10 +71,10 @@ def test_cofw_prepares_and_loads(tmp_path, cofw, shared, capsys):
     with pytest.raises(DataError, match=r"unpack the dataset first: pipnet data prepare cofw"):
         load_samples(cofw)
     assert main(["data", "prepare", "cofw", str(cofw), str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "missing  train: 2 of 1,345 faces" in said
-    assert "missing  test: 1 of 507 faces" in said
-    assert "https://data.caltech.edu" in said
+    errors = capsys.readouterr().err
+    assert "missing  train: 2 of 1,345 faces" in errors
+    assert "missing  test: 1 of 507 faces" in errors
+    assert "https://data.caltech.edu" in errors
     faces, scheme, spec = load_samples(tmp_path / "out")
     assert (len(faces), scheme.landmarks, spec.title) == (2, 29, "COFW")
     for face, (path, points) in zip(faces, samples(shared, "cofw"), strict=True):
@@ -105,9 +105,7 @@ def test_cofw68_prepares_and_loads(tmp_path, cofw, small_300w):
         load_samples(tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "damage", ["empty", "text", "no phis", "short phis", "nan", "no picture", "version 5"]
-)
+@pytest.mark.parametrize("damage", ["empty", "text", "no phis", "short phis", "nan", "no image", "version 5"])
 def test_cofw_reports_damage_in_one_line(tmp_path, cofw, damage):
     path = cofw / "COFW_train_color.mat"
     if damage in ("empty", "text"):
@@ -122,7 +120,7 @@ def test_cofw_reports_damage_in_one_line(tmp_path, cofw, damage):
                 phis[5, 0] = np.nan
             if damage != "no phis":
                 file["phisTr"] = phis[:, :1] if damage == "short phis" else phis
-            if damage == "no picture":
+            if damage == "no image":
                 del file["#refs#/1"]
                 file["#refs#/1"] = "text"
                 file["IsTr"][0, 1] = file["#refs#/1"].ref
@@ -200,22 +198,22 @@ def test_aflw_refuses_other_types(aflw, key, wrong):
 
 
 def test_aflw_refuses_damaged_files(aflw):
-    """Compressed, as Matlab writes it: zlib and SciPy raise many kinds of errors."""
+    """Compressed, as Matlab writes it: zlib and SciPy raise many types of errors."""
     path = aflw / "AFLWinfo_release.mat"
     table = {name: values for name, values in loadmat(path).items() if not name.startswith("__")}
     savemat(path, table, do_compression=True)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     rng = np.random.default_rng(0)
     refused = 0
-    for place in rng.integers(128, len(whole), 60).tolist():
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    for position in rng.integers(128, len(content), 60).tolist():
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :])
         try:
             load_samples(aflw)
         except DataError:
             refused += 1
     assert refused > 30
-    for length in (0, 100, 127, 200, len(whole) - 9):
-        path.write_bytes(whole[:length])
+    for length in (0, 100, 127, 200, len(content) - 9):
+        path.write_bytes(content[:length])
         with pytest.raises(DataError, match="AFLWinfo_release"):
             load_samples(aflw)
 
@@ -231,8 +229,8 @@ def test_wflw_loads_and_prepares(tmp_path, shared):
     for number, (path, points) in enumerate(samples(shared, "wflw")):
         shutil.copy(path, tmp_path / "WFLW_images/36--Football" / path.name)
         x, y, w, h = xywh(points)
-        words = [*points.ravel(), *np.round([x, y, x + w, y + h]).astype(int), 0, number, 0, 0, 0, 1]
-        lines.append(" ".join(map(str, words)) + f" 36--Football/{path.name}")
+        values = [*points.ravel(), *np.round([x, y, x + w, y + h]).astype(int), 0, number, 0, 0, 0, 1]
+        lines.append(" ".join(map(str, values)) + f" 36--Football/{path.name}")
     (lists / "list_98pt_rect_attr_test.txt").write_text("\n".join(lines) + "\n")
     faces, scheme, _ = load_samples(tmp_path, for_evaluation=True)
     assert (len(faces), scheme.landmarks) == (2, 98)
@@ -267,7 +265,7 @@ def test_lapa_loads(tmp_path, shared):
             load_samples(tmp_path, "test")
 
 
-def test_menpo_prepares_both_point_counts(tmp_path, small_300w):
+def test_menpo_prepares_68_and_39_landmarks(tmp_path, small_300w):
     faces = load_samples(small_300w, "afw")[0]
     for number, face in enumerate(faces):
         (tmp_path / "train" / "a b").mkdir(parents=True, exist_ok=True)
@@ -277,8 +275,8 @@ def test_menpo_prepares_both_point_counts(tmp_path, small_300w):
     for name, landmarks in {"menpo": 68, "menpo-profile": 39}.items():
         parts = {part.subset: part for part in prepare(name, tmp_path, tmp_path / name)}
         assert (parts["all"].faces, parts["train"].faces, parts["test"].faces) == (2, 2, 0)
-        found, scheme, _ = load_samples(tmp_path / name)
-        assert scheme.landmarks == landmarks == len(found[0].points)
+        loaded, scheme, _ = load_samples(tmp_path / name)
+        assert scheme.landmarks == landmarks == len(loaded[0].points)
     assert scheme.norm == "diagonal"
 
 
@@ -288,9 +286,9 @@ def test_menpo_refuses_other_datasets_and_has_no_published_size(tmp_path, small_
     assert not (tmp_path / "out").exists()
     shutil.copytree(small_300w / "afw", tmp_path / "menpo" / "mine")
     assert main(["data", "prepare", "menpo", str(tmp_path / "menpo"), str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().err.splitlines()
-    assert "ok       all: 4 faces (not checked: the number was never published)" in said
-    assert "optional train: missing, but optional" in said
+    errors = capsys.readouterr().err.splitlines()
+    assert "ok       all: 4 faces (not checked: the number was never published)" in errors
+    assert "optional train: missing, but optional" in errors
     assert not SubsetReport("all", 0, None).complete
 
 
@@ -362,13 +360,13 @@ def test_prepare_reports_what_is_missing(tmp_path, small_300w, capsys):
     root = tmp_path / "300w copy"
     shutil.copytree(small_300w, root)
     shutil.rmtree(root / "ibug")
-    (root / "lfpw/trainset/image_1_1.png").write_bytes(b"no picture")
+    (root / "lfpw/trainset/image_1_1.png").write_bytes(b"no image")
     (root / "helen/trainset/image_2_1.jpg").write_bytes(b"")
     assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "train: 10 of 3,148 faces (0 images missing, 2 damaged: " in said
-    assert "image_1_1.png" in said
-    assert f"challenging: 0 of 135 faces (300-W 'challenging' needs the folder {root / 'ibug'})" in said
+    errors = capsys.readouterr().err
+    assert "train: 10 of 3,148 faces (0 images missing, 2 damaged: " in errors
+    assert "image_1_1.png" in errors
+    assert f"challenging: 0 of 135 faces (300-W 'challenging' needs the folder {root / 'ibug'})" in errors
     assert recognize_dataset(tmp_path / "out") == "300w"
     prepared, official = load_samples(tmp_path / "out", "common")[0], load_samples(root, "common")[0]
     for a, b in zip(prepared, official, strict=True):
@@ -383,18 +381,18 @@ def test_prepare_allows_moving_the_folder(tmp_path, cofw):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["cofww", ".", "out"], "no dataset 'cofww'; there are 300w, cfp, wflw"),
         (["cofw", "nowhere", "out"], "nowhere: no such folder"),
         (["cofw", ".", "file/below"], "cannot be written"),
     ],
 )
-def test_prepare_refuses_wrong_arguments(tmp_path, monkeypatch, capsys, words, said):
+def test_prepare_refuses_wrong_arguments(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    assert main(["data", "prepare", *words]) == 1
-    assert said in capsys.readouterr().err
+    assert main(["data", "prepare", *arguments]) == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"dataset": 3}', '{"dataset": "x", "faces": {}}', "[" * 100_000])
@@ -412,14 +410,8 @@ def test_load_samples_reads_descriptions_of_format_1(tmp_path, small_300w):
     assert len(load_samples(tmp_path, "afw")[0]) == 4
 
 
-def test_registry_sizes_add_up():
+def test_published_sizes_of_subsets_add_up():
     sizes = DATASETS["300w"].subsets
     assert sizes["full"] == sizes["common"] + sizes["challenging"]
     assert sizes["train"] == sizes["afw"] + sizes["helen+lfpw"]
     assert DATASETS["aflw"].subsets["train"] + DATASETS["aflw"].subsets["test"] == 24_386
-    assert all(spec.read or spec.unpack for spec in DATASETS.values())
-
-
-def test_write_image_keeps_pixels(tmp_path, portrait):
-    write_image(tmp_path / "a.png", read_image(portrait))
-    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), read_image(portrait))

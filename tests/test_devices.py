@@ -130,7 +130,7 @@ def test_auto_falls_back_if_cuda_raises(monkeypatch, caplog):
         OnnxModel(SHIPPED, "cuda")
 
 
-def test_auto_on_the_cpu_says_nothing(caplog):
+def test_auto_on_the_cpu_logs_nothing(caplog):
     assert OnnxModel(SHIPPED).provider == CPU
     assert not caplog.records
 
@@ -174,14 +174,14 @@ def test_doctor_names_the_commands_for_an_nvidia_card(monkeypatch, capsys):
     assert f"there is an NVIDIA card; to use it: {INSTALL}" in capsys.readouterr().out
 
 
-def test_doctor_says_nothing_where_cuda_works(monkeypatch, capsys):
+def test_doctor_prints_no_hint_if_cuda_works(monkeypatch, capsys):
     monkeypatch.setattr(distributions, "has_nvidia_card", lambda: True)
     FakeRuntime(monkeypatch, [CUDA, CPU], [CUDA, CPU])
     assert main(["doctor"]) == 0
     assert "NVIDIA" not in capsys.readouterr().out
 
 
-def test_doctor_sees_two_distributions(monkeypatch, capsys):
+def test_doctor_reports_two_distributions(monkeypatch, capsys):
     installed = {"onnxruntime": ["onnxruntime-gpu", "onnxruntime"]}
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: installed)
     assert main(["doctor"]) == 0
@@ -242,8 +242,8 @@ def test_landmarker_runs_on_a_device_by_name(portrait):
     assert len(FaceLandmarker(device="cpu")(portrait)) == 1
 
 
-def run(python: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([python, "-m", *words], capture_output=True, text=True)
+def run(python: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([python, "-m", *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.slow
@@ -252,8 +252,8 @@ def test_documented_installation_for_a_gpu(tmp_path, portrait):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
-    def pip(*words: str) -> None:
-        done = run(python, "pip", *words, "--quiet", "--disable-pip-version-check")
+    def pip(*command: str) -> None:
+        done = run(python, "pip", *command, "--quiet", "--disable-pip-version-check")
         assert done.returncode == 0, done.stderr
 
     pip("install", str(Path(__file__).parents[1]))

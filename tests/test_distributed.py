@@ -37,15 +37,14 @@ from pipnet.cli import main
 sys.exit(main())
 """
 NOISE = 1e-9
-"""Relative difference of losses and errors in float64 (measured: 1e-13). In float32 an untrained network
-made 0.4 % in the loss and 0.7 % in the NME of the order of sums within six steps; changing its first weights
-by 1e-7 made 0.3 % in the loss and less in the NME."""
+"""Tolerated relative difference of losses and errors in float64 (measured: 1e-13). In float32 the order of
+sums alone changes the loss of an untrained network by 0.4 % within six steps, and the NME by 0.7 %."""
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def run_python(*words: str) -> subprocess.CompletedProcess[str]:
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *words]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=1800, env=environment)
 
 
@@ -74,31 +73,31 @@ def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
     double = tmp_path / "double.py"
     double.write_text(DOUBLE)
     alone, run = tmp_path / "alone", tmp_path / "run"
-    words = [str(double), "train", str(recipe_file), "--data", str(small_300w), "-o"]
-    done = run_python(*words, str(alone))
+    command = [str(double), "train", str(recipe_file), "--data", str(small_300w), "-o"]
+    done = run_python(*command, str(alone))
     assert done.returncode == 0, done.stderr
-    done = run_python(*TORCHRUN, *words, str(run), "--max-steps", "2")
+    done = run_python(*TORCHRUN, *command, str(run), "--max-steps", "2")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("epoch 1/2") == 1  # only rank zero prints
     assert done.stderr.count("export it: ") == 1
     assert json.loads((run / "environment.jsonl").read_text())["world_size"] == 2
     assert_same(rows(run), rows(alone)[:1])
 
-    done = run_python(*words, str(run), "--resume")
+    done = run_python(*command, str(run), "--resume")
     assert done.returncode == 0, done.stderr
     assert_same(rows(run), rows(alone))
-    mine, theirs = (safetensors.torch.load_file(path / "last.safetensors") for path in (run, alone))
+    resumed, uninterrupted = (safetensors.torch.load_file(path / "last.safetensors") for path in (run, alone))
     # Except for pure rounding noise, such as in weights without influence, which Adam amplifies.
-    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(resumed, uninterrupted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_train_ends_with_a_line_when_a_peer_fails(recipe_file, small_300w, tmp_path):
+def test_train_ends_in_one_line_if_another_rank_fails(recipe_file, small_300w, tmp_path):
     """Rank zero cannot write; the other rank loses its peer in the middle of a training."""
     run = tmp_path / "run"
     (run / "metrics.jsonl").mkdir(parents=True)
-    words = ["-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w), "-o", str(run)]
-    done = run_python(*TORCHRUN, *words)
+    command = ["-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w), "-o", str(run)]
+    done = run_python(*TORCHRUN, *command)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert any("metrics" in line for line in errors)
@@ -114,7 +113,7 @@ def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w
 
 
 @pytest.mark.parametrize(
-    ("error", "size", "expected", "words"),
+    ("error", "size", "expected", "message"),
     [
         (
             torch.distributed.DistNetworkError("gone"),
@@ -127,8 +126,8 @@ def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w
         (RuntimeError("other"), 2, RuntimeError, "other"),
     ],
 )
-def test_train_names_the_failure_of_a_peer(
-    recipe_file, small_300w, tmp_path, monkeypatch, error, size, expected, words
+def test_train_reports_the_failure_of_another_rank(
+    recipe_file, small_300w, tmp_path, monkeypatch, error, size, expected, message
 ):
     """The rank that loses its peer ends with one line; other errors keep their traceback."""
 
@@ -137,7 +136,7 @@ def test_train_names_the_failure_of_a_peer(
 
     monkeypatch.setattr("pipnet.training.trainer.Trainer", fail)
     monkeypatch.setattr(distributed, "world_size", lambda: size)
-    with pytest.raises(expected, match=words) as raised:
+    with pytest.raises(expected, match=message) as raised:
         train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
     assert type(raised.value) is expected
 

@@ -54,9 +54,11 @@ class Block(NamedTuple):
 
 def blocks_of(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
-    found = re.findall(r"(?:<!-- not run: (.*?) -->\n)?^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    matches = re.findall(
+        r"(?:<!-- not run: (.*?) -->\n)?^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE
+    )
     return [
-        Block(page, i, language, body, reason or None) for i, (reason, language, body) in enumerate(found)
+        Block(page, i, language, body, reason or None) for i, (reason, language, body) in enumerate(matches)
     ]
 
 
@@ -112,7 +114,7 @@ def run_line(line: str) -> None:
     """Run a line of a shell block, or check what it asks for where running it would install or build."""
     line, _, redirected = line.partition(" < ")
     program, *arguments = shlex.split(line)
-    if program == "pipnet" and arguments[0] == "demo":  # it serves until Ctrl-C, see tests/test_web.py
+    if program == "pipnet" and arguments[0] == "demo":  # it serves until Ctrl-C, see tests/test_demo.py
         run_pipnet([*arguments, "--help"], "")
     elif program == "pipnet" and arguments[0] != "serve":  # which runs during the whole block
         run_pipnet(arguments, redirected)
@@ -135,9 +137,9 @@ def run_pipnet(arguments: list[str], redirected: str) -> None:
     more = shlex.split(FEW_STEPS.get(command, "")) if "--help" not in arguments else []
     if arguments[1:] and arguments[1].startswith(("recipes/v1/", "recipes/ijcv/")):
         arguments = [*arguments, "--initial.no-pretrained"]  # ImageNet weights would be downloaded
-    given = {flag for flag in arguments if flag.startswith("--")}
+    stated = {flag for flag in arguments if flag.startswith("--")}
     for flag, value in zip(more[::2], more[1::2], strict=True):
-        if flag not in given:
+        if flag not in stated:
             arguments = [*arguments, flag, value]
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
@@ -234,7 +236,7 @@ def test_python_blocks_of_a_page_work(page, checkout, fake_camera, request):
                 exec(code, names)
 
 
-def test_every_block_is_run_or_says_why_not():
+def test_every_block_is_run_or_states_why_not():
     for block in BLOCKS:
         if block.language not in ("bash", "python"):
             assert block.language in ("", "text", "bibtex", "toml", "yaml", "json"), block
@@ -242,7 +244,7 @@ def test_every_block_is_run_or_says_why_not():
         assert block.not_run is None or len(block.not_run) > 5
 
 
-def test_commands_of_the_text_exist():
+def test_commands_in_the_text_exist():
     names = {name for name, *_ in COMMANDS} | {name.split()[0] for name, *_ in COMMANDS}
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
@@ -266,7 +268,7 @@ def anchors_of(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", LINKED_PAGES)
-def test_links_of_a_page_lead_somewhere(page):
+def test_links_of_a_page_exist(page):
     for link in links_of(page):
         if re.match(r"https?://", link):
             continue
@@ -276,10 +278,6 @@ def test_links_of_a_page_lead_somewhere(page):
         # the reference of commands is on the site only, where the build checks its anchors
         if anchor and path.suffix == ".md" and path.name != "commands.md":
             assert anchor in anchors_of(path), f"{page}: {link}"
-
-
-def test_readme_is_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
 def test_source_tree_names_existing_files():

@@ -50,8 +50,8 @@ def test_failure_rate_and_curves_have_known_values():
     nmes = np.array([0.0, 0.05, 0.2])
     assert failure_rate(nmes) == pytest.approx(1 / 3)
     assert area_under_curve(nmes) == pytest.approx((1 + 0.5) / 3, abs=1e-3)
-    errors, shares = cumulative_errors(nmes)
-    assert (errors[-1], shares[0], shares[-1]) == (0.1, pytest.approx(1 / 3), pytest.approx(2 / 3))
+    errors, fractions = cumulative_errors(nmes)
+    assert (errors[-1], fractions[0], fractions[-1]) == (0.1, pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert area_under_curve(np.zeros(3)) == pytest.approx(1)
     assert area_under_curve(np.ones(3)) == 0
 
@@ -91,9 +91,9 @@ def test_evaluate_official_frame_is_the_stretched_square(landmarker, small_300w)
 
 def test_evaluate_counts_missed_faces_as_failures(landmarker, small_300w):
     samples, scheme, spec = load_samples(small_300w, "afw")
-    blind = FaceLandmarker(landmarker.model, lambda _: [[0, 0, 20, 20]], box_format="landmarks")
+    wrong_boxes = FaceLandmarker(landmarker.model, lambda _: [[0, 0, 20, 20]], box_format="landmarks")
     with pytest.raises(DataError, match="4 faces missed"):
-        evaluate(blind, decoded(samples), spec, true_boxes=False)
+        evaluate(wrong_boxes, decoded(samples), spec, true_boxes=False)
     calls = []
 
     def missing_the_second(image):
@@ -165,14 +165,14 @@ def test_evaluate_command_reports_unreadable_images_and_measures_the_others(smal
 
 def test_evaluate_command_checks_the_output_folder_first(small_300w, tmp_path, capsys):
     (tmp_path / "file").touch()
-    words = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "-o", str(tmp_path / "file"), "--json"]
-    assert main(words) == 1
+    command = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w), "-o", str(tmp_path / "file"), "--json"]
+    assert main(command) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == f"error: {tmp_path / 'file'}: cannot be made: File exists\n"
 
 
-def test_evaluate_command_shows_a_table(small_300w, capsys):
+def test_evaluate_command_prints_a_table(small_300w, capsys):
     arguments = ["evaluate", DEFAULT_MODEL, "--data", str(small_300w)]
     assert main([*arguments, "--subset", "challenging"]) == 0
     text = capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_score_maps_of_a_shipped_model_decode_to_its_landmarks(name, real_crops,
     assert table["metadata"]["license"] == full.metadata.license
 
 
-def test_score_maps_of_a_model_of_format_1(real_crops, decode, tmp_path):
+def test_score_maps_of_a_format_1_model_decode_to_its_landmarks(real_crops, decode, tmp_path):
     source = Path(__file__).parent / "format1" / "model.onnx"
     export_score_maps(source, tmp_path / "maps.onnx")
     full = OnnxModel(source, "cpu")
@@ -94,7 +94,7 @@ def test_score_maps_of_a_model_of_format_1(real_crops, decode, tmp_path):
     ],
     ids=str,
 )
-def test_score_maps_of_other_networks(settings, exported_network, decode, tmp_path):
+def test_score_maps_of_other_networks_decode_to_their_landmarks(settings, exported_network, decode, tmp_path):
     _, full = exported_network(**settings)
     export_score_maps(full, tmp_path / "maps.onnx")
     crops = np.random.default_rng(0).integers(0, 256, (3, 128, 128, 3), dtype=np.uint8)
@@ -159,14 +159,14 @@ def test_export_names_files_after_the_model(tmp_path, monkeypatch, capsys):
 
 
 def test_export_refuses_wrong_combinations(capsys):
-    for words, message in (
+    for command, message in (
         (["pipnet-tiny"], "not a checkpoint"),
         (["pipnet-tiny", "--format", "openvino", "--int8", "--data", "x"], "not a checkpoint"),
         (["a.safetensors", "--format", "scores", "--half"], "leave --int8 and --half out"),
         (["a.safetensors", "--format", "openvino", "-o", "a.onnx"], "must end in .xml"),
         (["none.onnx", "--format", "scores"], "no such model"),
     ):
-        assert main(["export", *words]) == 1
+        assert main(["export", *command]) == 1
         assert message in capsys.readouterr().err
     assert main(["export", "pipnet-tiny", "--format", "tflite"]) == 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def trained(photos, tmp_path_factory):
     return train_face_detector(small_recipe(photos), run)
 
 
-def test_labels_of_known_faces_are_their_landmarks(photos, shared):
+def test_photos_of_labeled_faces_have_their_boxes_and_points(photos, shared):
     loaded = load_photos(photos)
     samples = {s.image: without_label_offset(s) for s in load_samples(shared / "data" / "300w", "train")[0]}
     adapter = FaceLandmarker().metadata.box_adapter("face")
@@ -95,7 +96,7 @@ def test_load_photos_refuses_other_files(tmp_path):
         load_photos(tmp_path / "other.jsonl")
 
 
-def test_scenes_are_deterministic_and_hold_their_faces(photos):
+def test_scenes_are_deterministic_and_contain_their_faces(photos):
     config = SceneConfig(size=256, no_faces=0, upside_down=0, dark=0)
     composer = SceneComposer(load_photos(photos), [], config, seed=3)
     for index in range(12):
@@ -129,7 +130,7 @@ def test_encode_puts_a_face_into_the_cell_of_its_center():
     assert ignored.weight[peak] == 0
 
 
-def test_training_starts_from_a_checkpoint(photos, trained, tmp_path):
+def test_training_may_start_from_a_checkpoint(photos, trained, tmp_path):
     still = small_recipe(photos, initial=trained, optim=OptimConfig(lr=1e-12, batch_size=2, epochs=1))
     before, _ = load_face_detector(trained)
     after, _ = load_face_detector(train_face_detector(still, tmp_path))
@@ -139,7 +140,7 @@ def test_training_starts_from_a_checkpoint(photos, trained, tmp_path):
         train_face_detector(narrow, tmp_path / "narrow")
 
 
-def test_loss_is_low_for_the_right_answer():
+def test_loss_is_low_for_perfect_predictions():
     scene = Scene(
         np.zeros((128, 128, 3), np.uint8),
         np.array([[50, 40, 78, 72]], np.float32),
@@ -173,7 +174,7 @@ def test_exported_detector_equals_the_network(tmp_path):
     for head in network.heads:
         torch.nn.init.normal_(head[-1].weight, std=0.3)
         torch.nn.init.constant_(head[-1].bias[:1], -1.0)
-    recipe = {"model": {"stem": 32, "widths": [64, 128, 128], "depths": [3, 4, 4]}}
+    recipe = {"model": asdict(FaceDetectorConfig())}
     checkpoint, exported = tmp_path / "face.safetensors", tmp_path / "face.onnx"
     from safetensors.torch import save_file
 
@@ -227,7 +228,7 @@ def test_training_that_diverges_ends_in_an_error(photos, tmp_path):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
-def test_match_counts_ignored_faces_neither_way():
+def test_match_counts_ignored_faces_neither_as_found_nor_as_false():
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]], np.float32)
     scene = Scene(
         np.zeros((64, 64, 3), np.uint8),
@@ -262,7 +263,7 @@ def test_detectors_refuse_other_files(tmp_path):
         load_face_detector(ROOT / "checkpoints" / "pipnet-tiny.safetensors")
 
 
-def test_detector_train_command(photos, tmp_path, capsys):
+def test_detector_train_command_writes_a_detector(photos, tmp_path, capsys):
     recipe = tmp_path / "small.yaml"
     recipe.write_text(
         "scenes: 2\nvalidation: 0\nworkers: 0\nscene:\n  size: 64\n  max_face: 50\noptim:\n  batch_size: 2\n"
@@ -283,7 +284,7 @@ def test_recipe_refuses_sizes_that_do_not_fit():
         FaceDetectorRecipe(scene=SceneConfig(min_face=90, max_face=80))
 
 
-def test_composer_takes_photos_with_a_certain_face_alone():
+def test_composer_leaves_out_photos_without_a_certain_face():
     nothing = LabeledPhoto(
         PORTRAIT, np.zeros((1, 4), np.float32), np.zeros((1, 5, 2), np.float32), np.array([True])
     )

@@ -22,9 +22,9 @@ RUN = Path(__file__).parents[1] / "benchmarks" / "robustness" / "fuzz" / "run.py
     ids=lambda targets: targets[0],
 )
 def test_fuzzed_files_end_in_typed_errors(tmp_path, targets):
-    words = [f"--target={name}" for name in targets]
+    target_flags = [f"--target={name}" for name in targets]
     folders = ["--work", str(tmp_path), "--output", str(tmp_path)]
-    arguments = ["--cases", "150", "--seed", "1", *words, *folders]
+    arguments = ["--cases", "150", "--seed", "1", *target_flags, *folders]
     result = subprocess.run([sys.executable, RUN, *arguments], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     outcomes = json.loads((tmp_path / "results.json").read_text())["targets"]

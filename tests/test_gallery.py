@@ -12,7 +12,7 @@ import pytest
 
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.pts import write_pts
-from pipnet.annotations.samples import FaceSample, evenly_spaced
+from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.errors import MissingExtraError
@@ -73,7 +73,7 @@ def own(tmp_path, portrait, landmarker) -> Path:
     return tmp_path / "labels.json"
 
 
-def test_gallery_of_a_dataset_with_a_model(small_300w, tmp_path, capsys):
+def test_gallery_shows_the_errors_of_a_model_on_a_dataset(small_300w, tmp_path, capsys):
     out = tmp_path / "deep" / "sheet"
     arguments = ["--subset", "common", "--model", "pipnet-68", "--limit", "5", "-o", str(out)]
     assert main(["data", "view", str(small_300w), *arguments]) == 0
@@ -164,7 +164,7 @@ def annotated(tmp_path, portrait) -> Path:
     return tmp_path / "labels"
 
 
-def test_gallery_of_a_job(annotated, tmp_path, landmarker, capsys):
+def test_gallery_shows_a_job_of_annotate(annotated, tmp_path, landmarker, capsys):
     out = tmp_path / "sheet"
     capsys.readouterr()
     assert main(["data", "view", str(annotated), "-o", str(out)]) == 0
@@ -179,7 +179,7 @@ def test_gallery_of_a_job(annotated, tmp_path, landmarker, capsys):
     assert '<path d=""/>' not in page.text  # the scheme is in its manifest
 
 
-def test_gallery_of_a_shard_of_a_limited_job_and_of_moved_images(annotated, tmp_path, capsys):
+def test_gallery_shows_shards_limited_jobs_and_moved_images(annotated, tmp_path, capsys):
     (tmp_path / "album").rename(tmp_path / "moved")
     shard = annotated / "shards" / "00001.parquet"
     for number, (source, options, names) in enumerate(
@@ -269,10 +269,3 @@ def test_gallery_refuses_invalid_input_in_one_line_and_writes_nothing(
     assert error.count("\n") == 1
     assert re.match(f"error: .*{message}", error)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_evenly_spaced():
-    assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
-    assert evenly_spaced(range(3), 5) == [0, 1, 2]
-    assert evenly_spaced([], 5) == []
-    assert len(evenly_spaced(range(999), 500)) == 500

@@ -55,7 +55,7 @@ def test_box_to_crop_follows_the_pixel_center_rule():
 
 
 @pytest.mark.parametrize("clip", [True, False])
-def test_crop_config_whole_pixels_cuts_as_the_authors(clip):
+def test_crop_config_whole_pixels_crops_like_the_authors(clip):
     """Pixels as image[int(y0):int(y1), int(x0):int(x1)], labels as fractions of the float box."""
     image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     config = CropConfig(scale=1.2, square=False, clip=clip, whole_pixels=True)
@@ -72,15 +72,15 @@ def test_crop_config_whole_pixels_cuts_as_the_authors(clip):
         np.testing.assert_allclose(label_box, [*low, *high], atol=1e-4)
         (left, top), (right, bottom) = low.astype(int), high.astype(int)
         assert region.tolist() == [left - 0.5, top - 0.5, right - 0.5, bottom - 0.5]
-        theirs = cv2.resize(image[top:bottom, left:right], (128, 128))
-        difference = np.abs(crop(image, region, 128).astype(int) - theirs)
+        authors_crop = cv2.resize(image[top:bottom, left:right], (128, 128))
+        difference = np.abs(crop(image, region, 128).astype(int) - authors_crop)
         # At the border OpenCV repeats the crop's last pixels, where ours continues with the image.
         assert difference[3:-3, 3:-3].max() <= (1 if EXACT_OPENCV else 8)
     exact = CropConfig(scale=1.2, square=False, clip=clip)
     np.testing.assert_array_equal(exact.region(box, 160, 120), exact.label_box(box, 160, 120))
 
 
-def test_crop_config_whole_pixels_has_an_area():
+def test_crop_config_whole_pixels_keeps_at_least_one_pixel():
     config = CropConfig(scale=1.0, square=False, whole_pixels=True)
     assert config.region(np.float32([10.2, 10.3, 10.7, 10.8]), 50, 50).tolist() == [9.5, 9.5, 10.5, 10.5]
 
@@ -98,7 +98,7 @@ def test_crop_of_whole_pixels_copies_them():
     np.testing.assert_array_equal(crop(image, box, 32), image[5:37, 10:42])
 
 
-def test_crop_keeps_the_place_of_a_point_when_shrinking():
+def test_crop_keeps_the_position_of_a_point_when_reducing():
     image = np.zeros((900, 900, 3), np.uint8)
     cv2.circle(image, (400, 500), 40, (255, 255, 255), -1)
     box = np.float32([50, 100, 850, 900])
@@ -110,7 +110,7 @@ def test_crop_keeps_the_place_of_a_point_when_shrinking():
     np.testing.assert_allclose(points, [[400, 500]], atol=0.1)
 
 
-def test_crop_averages_instead_of_aliasing_when_shrinking():
+def test_crop_averages_instead_of_aliasing_when_reducing():
     checkerboard = ((np.indices((800, 800)).sum(axis=0) % 2) * 255).astype(np.uint8)
     image = np.repeat(checkerboard[..., None], 3, axis=2)
     small = crop(image, np.float32([-0.5, -0.5, 799.5, 799.5]), 100)
@@ -151,7 +151,7 @@ def test_compose_applies_the_first_map_first():
     np.testing.assert_allclose(affine(np.ones((1, 2)), compose(shift, double)), [[12, 2]])
 
 
-def test_crop_of_a_very_long_image():
+def test_crop_of_a_very_long_image_is_exact():
     image = np.random.default_rng(0).integers(0, 256, (60, 40_000, 3), np.uint8)
     box = np.float32([35_000.3, 5.2, 35_040.3, 45.2])
     near = crop(image[:, 34_900:35_200], box - np.float32([34_900, 0, 34_900, 0]), 32)
@@ -204,7 +204,7 @@ def _opencv_crop(image, box, size):
     return cv2.warpAffine(image, matrix, (size, size)).astype(int)
 
 
-def test_warp_takes_views_and_leaves_them_alone(portrait):
+def test_warp_accepts_array_views_and_does_not_change_them(portrait):
     image = read_image(portrait)
     view = image[10:400:2, 400:20:-1]
     copy = view.copy()
@@ -237,7 +237,7 @@ def test_warp_works_in_a_forked_process():
     assert result.stdout == "[{7}, {7}]\n", result.stderr
 
 
-def test_warp_of_a_tiny_image():
+def test_warp_of_a_tiny_image_is_black_around_it():
     image = np.full((1, 1, 3), 90, np.uint8)
     for degrees in (0, 45):
         warped = warp(image, affine_map(8, 8, degrees, image, 31), 31)
@@ -312,7 +312,7 @@ def test_check_boxes_accepts_one_flat_box():
     assert check_boxes([1, 2, 3, 4], 100, 100).shape == (1, 4)
 
 
-def test_box_iou_by_hand():
+def test_box_iou_is_intersection_over_union():
     boxes = np.float32([[0, 0, 10, 10], [20, 20, 30, 30], [0, 0, 5, 10]])
     np.testing.assert_allclose(box_iou(boxes, np.float32([0, 0, 10, 10])), [1, 0, 0.5])
 

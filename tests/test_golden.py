@@ -39,18 +39,18 @@ def unmasked_targets(golden) -> PipTargets:
     return targets._replace(valid=everywhere[0], neighbor_valid=everywhere[1])
 
 
-def test_neighbors(golden):
+def test_nearest_neighbors_equal_the_authors(golden):
     np.testing.assert_array_equal(nearest_neighbors(golden["mean_face"], 10), golden["neighbors"])
 
 
 @pytest.mark.parametrize("merge", ["official", "mean"])
-def test_decode(golden, merge):
+def test_decode_equals_the_authors(golden, merge):
     landmarks = head(golden, merge).decode(output_of(golden))
     np.testing.assert_allclose(landmarks.points[0], golden[f"merged_{merge}"], atol=1e-6)
     np.testing.assert_allclose(landmarks.scores[0], golden["peak"].clip(0, 1), atol=1e-7)
 
 
-def test_predictions_and_peak(golden):
+def test_predictions_and_peak_equal_the_authors(golden):
     predictions, peak = head(golden).predictions(output_of(golden))
     np.testing.assert_allclose(predictions[0, : len(golden["own"])], golden["own"], atol=1e-6)
     np.testing.assert_allclose(peak[0], golden["peak"])
@@ -66,7 +66,7 @@ def test_vote_std_is_the_root_mean_square_distance_of_the_predictions(golden):
         torch.testing.assert_close(vote_std[n], expected)
 
 
-def test_targets(golden):
+def test_targets_equal_the_authors(golden):
     targets = unmasked_targets(golden)
     n, c = golden["neighbors"].shape
     cell = targets.cell[0].numpy()
@@ -81,13 +81,13 @@ def test_targets(golden):
         np.testing.assert_allclose(targets.neighbor_offset[0, :, :, axis], expected, atol=1e-5)
 
 
-def test_loss(golden):
+def test_loss_equals_the_authors(golden):
     n = len(golden["mean_face"])
     terms = head(golden).loss(output_of(golden), unmasked_targets(golden), Supervision.full(1, n))
     np.testing.assert_allclose([float(t) for t in terms.values()], golden["loss"], rtol=1e-6)
 
 
-def test_failure_rate_and_auc(golden):
+def test_failure_rate_and_auc_equal_the_authors(golden):
     assert failure_rate(golden["nmes"]) == pytest.approx(float(golden["fr"]))
     assert area_under_curve(golden["nmes"]) == pytest.approx(float(golden["auc"]), abs=1e-9)
 

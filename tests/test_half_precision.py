@@ -70,7 +70,7 @@ def test_load_checkpoint_computes_in_float32(half):
         assert torch.equal(a, b)
 
 
-def test_start_from_a_half_checkpoint(half):
+def test_start_from_reads_half_precision(half):
     states = []
     for path in half:
         _, metadata = read_checkpoint(path)
@@ -82,7 +82,7 @@ def test_start_from_a_half_checkpoint(half):
         assert torch.equal(a, b)
 
 
-def test_train_on_from_a_half_checkpoint(half, small_300w, tmp_path):
+def test_train_starts_from_half_precision(half, small_300w, tmp_path):
     """Fine-tuning starts at the same numbers, and its result is in float32."""
     results = []
     for path in half:
@@ -102,7 +102,7 @@ def exported(half, tmp_path_factory):
     return path
 
 
-def test_export_of_a_half_checkpoint(half, exported, portrait):
+def test_export_reads_half_precision(half, exported, portrait):
     """The exported network is float32 and predicts what that of the float32 file does."""
     network, metadata = load_checkpoint(half[1])
     shipped = FaceLandmarker("pipnet-tiny")(portrait)
@@ -114,12 +114,12 @@ def test_export_of_a_half_checkpoint(half, exported, portrait):
     assert distance.max() < 0.02 * np.ptp(shipped.points[0], axis=0).max()
 
 
-def test_evaluate_an_export_of_a_half_checkpoint(exported, small_300w, tmp_path):
+def test_evaluate_runs_an_export_of_half_precision(exported, small_300w, tmp_path):
     arguments = ["--data", str(small_300w), "--subset", "challenging", "-o", str(tmp_path / "out")]
     assert main(["evaluate", str(exported), *arguments]) == 0
 
 
-def test_teacher_from_a_half_checkpoint(half, portrait, landmarker):
+def test_teacher_reads_half_precision(half, portrait, landmarker):
     image = read_image(portrait)
     box = landmarker(image)[0].box
     scheme = landmarker.model.metadata.scheme
@@ -127,7 +127,7 @@ def test_teacher_from_a_half_checkpoint(half, portrait, landmarker):
     np.testing.assert_array_equal(*labels)
 
 
-def test_self_training_continues_with_a_half_teacher(half, small_300w, tmp_path):
+def test_self_training_accepts_a_teacher_in_half_precision(half, small_300w, tmp_path):
     from pipnet.training.self_training import self_train
 
     unlabeled = ("--self-training.unlabeled", str(small_300w / "afw"), "--self-training.tasks", "full")

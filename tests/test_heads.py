@@ -74,7 +74,7 @@ def test_head_learns(config):
 
 
 def test_loss_ignores_unknown_points(config):
-    """Its position does not matter, not even NaN."""
+    """The loss does not depend on the coordinates of an unknown landmark, which may be NaN."""
     model = network(config).eval()
     known = torch.ones(4, 68, dtype=torch.bool)
     known[:, 5] = False
@@ -92,11 +92,11 @@ def test_loss_ignores_faces_of_weight_0(config):
     model = network(config).eval()
     weight = torch.tensor([1.0, 0.0, 1.0, 0.0])[:, None].expand(-1, len(face()))
     supervision = Supervision(torch.zeros(weight.shape, dtype=torch.long), weight)
-    found = model.loss(model(images()), labels(), supervision)
+    actual = model.loss(model(images()), labels(), supervision)
     alone = model.loss(model(images()[::2]), labels()[::2])
-    assert found.keys() == alone.keys()
+    assert actual.keys() == alone.keys()
     for name, value in alone.items():
-        torch.testing.assert_close(found[name], value)
+        torch.testing.assert_close(actual[name], value)
 
 
 @pytest.mark.parametrize("name", ["coordinates", "heatmap", "coord", "map 4"])
@@ -167,9 +167,11 @@ def test_pip_head_focal_loss_is_the_authors():
     points = torch.rand(3, 5, 2)
     output = head(torch.randn(3, 4, 8, 8))
     targets = head.encode(points, torch.ones(3, 5, dtype=torch.bool))
-    chance = output.score.sigmoid().flatten(2)
+    probability = output.score.sigmoid().flatten(2)
     hot = torch.nn.functional.one_hot(targets.cell, 64).bool()
-    losses = torch.where(hot, (1 - chance) ** 2 * chance.log(), chance**2 * (1 - chance).log())
+    losses = torch.where(
+        hot, (1 - probability) ** 2 * probability.log(), probability**2 * (1 - probability).log()
+    )
     expected = -0.1 * losses.sum() / hot.sum()
     torch.testing.assert_close(head.loss(output, targets, Supervision.full(3, 5))["score"], expected)
 
@@ -186,7 +188,7 @@ def test_pip_head_focal_scores_are_sigmoids():
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"reduction": "coordinates"}, "needs one cell"),
         ({"reduction": "heatmap", "stride": 4}, "neighbors must be 0"),
@@ -198,8 +200,8 @@ def test_pip_head_focal_scores_are_sigmoids():
         ),
     ],
 )
-def test_build_head_refuses_settings_that_do_not_fit(settings, words):
-    with pytest.raises(RecipeError, match=words):
+def test_build_head_refuses_settings_that_do_not_fit(settings, message):
+    with pytest.raises(RecipeError, match=message):
         network(ModelConfig(**SMALL, **settings))
 
 
@@ -273,7 +275,7 @@ def test_score_loss_uses_the_grid_of_each_task(weighting):
     points[1, 3] = torch.nan
     targets = head.encode(points, points.isfinite().all(2))
     task = torch.tensor([0, 1, 2, 1])
-    found = head.loss(out, targets, supervision_of(task))["score"]
+    actual = head.loss(out, targets, supervision_of(task))["score"]
     total, count = 0.0, 0.0
     for i in range(4):
         grid = 8 // 2 ** int(task[i])
@@ -287,7 +289,7 @@ def test_score_loss_uses_the_grid_of_each_task(weighting):
             target[y, x] = 1
             share = 1 if weighting == "published" else 1 / grid**2
             total, count = total + share * ((scores - target) ** 2).sum(), count + share * grid**2
-    torch.testing.assert_close(found, head.score_weight * total / count)
+    torch.testing.assert_close(actual, head.score_weight * total / count)
 
 
 def test_offset_loss_uses_full_faces_only():
@@ -329,11 +331,11 @@ def test_score_loss_of_coarse_landmark_is_on_its_own_grid():
     task[:, 0] = 2
     weight = torch.zeros(4, 5)
     weight[:, 0] = 1
-    found = head.loss(out, head.encode(points, known), Supervision(task, weight))
+    actual = head.loss(out, head.encode(points, known), Supervision(task, weight))
     alone = head.loss(
         out, head.encode(points, known), Supervision(torch.full((4, 5), 2, dtype=torch.long), weight)
     )
-    torch.testing.assert_close(found["score"], alone["score"])
+    torch.testing.assert_close(actual["score"], alone["score"])
 
 
 def test_curriculum_of_full_faces_is_ordinary_training():
@@ -355,11 +357,11 @@ def test_curriculum_ignores_coarse_faces_of_weight_0():
     points, known = torch.rand(4, 5, 2), torch.ones(4, 5, dtype=torch.bool)
     task = torch.tensor([0, 1, 0, 2])[:, None].expand(-1, 5)
     weight = torch.tensor([1.0, 0.0, 0.0, 0.0])[:, None].expand(-1, 5)
-    found = head.loss(out, head.encode(points, known), Supervision(task, weight))
+    actual = head.loss(out, head.encode(points, known), Supervision(task, weight))
     first = PipOutput(out.score[:1], out.features[:1])
     alone = head.loss(first, head.encode(points[:1], known[:1]), Supervision.full(1, 5))
     for name, value in alone.items():
-        torch.testing.assert_close(found[name], value)
+        torch.testing.assert_close(actual[name], value)
 
 
 @pytest.mark.parametrize("grid", [2, 12, 16])

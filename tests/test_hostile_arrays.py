@@ -37,7 +37,7 @@ def bounded_memory():
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-def test_as_image_takes_arrays_of_any_layout_and_byte_order():
+def test_as_image_accepts_arrays_of_any_layout_and_byte_order():
     read_only = np.frombuffer(RGB.tobytes(), np.uint8).reshape(RGB.shape)
     for name, array, expected in (
         ("matrix", np.matrix(GRAY), np.stack([GRAY] * 3, axis=2)),
@@ -75,12 +75,15 @@ def test_as_image_limits_memory_of_wide_and_high_images():
     ("array", "message"),
     [
         (HUGE, "1000000 x 1000000 pixels"),
+        (np.broadcast_to(np.uint16(7), (10**6, 10**6, 3)), "1000000 x 1000000 pixels"),
+        (np.broadcast_to(np.True_, (10**6, 10**6, 3)), "1000000 x 1000000 pixels"),
         (np.broadcast_to(0.5, (10**6, 10**6)), "1000000 x 1000000 pixels"),
         (np.broadcast_to(np.array(None, object), (10**6, 10**6)), "1000000 x 1000000 pixels"),
         (np.ma.array(HUGE, copy=False), "1000000 x 1000000 pixels"),
         (memoryview(HUGE), "3,000,000,000,000 bytes, more than the limit"),
-        (np.ma.array(RGB, mask=RGB > 9), "must not have masked pixels"),
+        (np.ma.array(RGB, mask=RGB > 9), r"must not have masked pixels: fill them, array.filled\(0\)"),
         (RGB.astype(object), "not object"),
+        (RGB.astype(int), "not int64"),
         (RECORDS, "must be uint8, uint16, bool or float"),
         (RECORDS.view(np.recarray), "must be uint8, uint16, bool or float"),
         (np.zeros((4, 4), "M8[s]"), "not datetime64"),
@@ -89,6 +92,8 @@ def test_as_image_limits_memory_of_wide_and_high_images():
         (RGB[:0], "no pixels: 50 x 0"),
         (np.zeros((0, 0, 3), np.uint8), "no pixels: 0 x 0"),
         (np.zeros((4, 4, 0), np.uint8), "must have shape"),
+        (np.zeros((4, 4, 2), np.uint8), "must have shape"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "must have shape"),
         (np.array(5, np.uint8), "must have shape"),
         (np.zeros((2,) * 32, np.uint8), "must have shape"),
         (np.full((4, 4), np.nan), "finite and within"),
@@ -111,7 +116,7 @@ def test_as_image_refuses_pipes_without_an_end(monkeypatch):
         as_image(Endless())
 
 
-def test_landmarker_takes_sequences_that_cannot_be_sliced(landmarker):
+def test_landmarker_accepts_sequences_that_cannot_be_sliced(landmarker):
     tracemalloc.stop()  # of the network
     tracemalloc.start()
     results = landmarker(deque([RGB] * 17))
@@ -123,7 +128,7 @@ def test_landmarker_takes_sequences_that_cannot_be_sliced(landmarker):
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
-def test_boxes_of_any_kind_of_array_are_taken():
+def test_check_boxes_accepts_any_array_of_numbers():
     views = (BOX.astype(">f8"), BOX[:, ::-1][:, ::-1], BOX.astype(object), np.ma.array(BOX), np.matrix(BOX))
     for boxes in (*views, BOX.astype(np.int8), BOX.tolist()):
         checked = check_boxes(boxes, 50, 40)
@@ -152,7 +157,7 @@ MALFORMED_BOXES = [
 
 
 @pytest.mark.parametrize(("boxes", "message"), MALFORMED_BOXES, ids=range(len(MALFORMED_BOXES)))
-def test_other_boxes_are_refused_before_they_are_copied(boxes, message):
+def test_invalid_boxes_are_refused_before_they_are_copied(boxes, message):
     for check in (
         lambda: check_boxes(boxes, 50, 40),
         lambda: CallableDetector(lambda image: boxes, "face")(RGB),
@@ -176,7 +181,7 @@ def test_other_boxes_are_refused_before_they_are_copied(boxes, message):
     ],
     ids=range(6),
 )
-def test_other_scores_of_a_detector_are_refused(scores, message):
+def test_invalid_scores_of_a_detector_are_refused(scores, message):
     with pytest.raises(BoxError, match=message) as caught:
         CallableDetector(lambda image: (BOX, scores), "face")(RGB)
     assert "\n" not in str(caught.value)

@@ -153,7 +153,7 @@ def test_every_error_with_a_hostile_name_is_one_safe_line(arguments, tmp_path, m
 # -- messages, progress, tables, pages -----------------------------------------------------------------
 
 
-def test_messages_progress_and_tables_take_no_name_for_markup(monkeypatch, capsys):
+def test_messages_progress_and_tables_print_markup_in_names_as_text(monkeypatch, capsys):
     name = "[red]{task.x}[/b]\x1b\n\u202e"
     safe = "[red]{task.x}[/b]\\x1b\\n\\u202e"
     say(name)
@@ -169,7 +169,7 @@ def test_messages_progress_and_tables_take_no_name_for_markup(monkeypatch, capsy
     assert all(part in text for part in ("[b]title\\x1b[2J", "[/x]\\u202e", "[red]cell\\x1b]0;"))
 
 
-def test_progress_bar_on_a_terminal_takes_no_name_for_markup():
+def test_progress_bar_on_a_terminal_prints_markup_in_names_as_text():
     code = (
         "from pipnet.progress import show_progress\n"
         "assert list(show_progress(range(2), 2, '{task.x}[red]\\x1b]0;[/b]\\u202e\\n')) == [0, 1]"

@@ -1,4 +1,4 @@
-"""Images from whatever a caller has: bytes, file objects, URLs, tensors, and arrays of every type."""
+"""Images from bytes, file objects, data URLs, tensors, and arrays of every type."""
 
 import base64
 import io
@@ -32,9 +32,9 @@ def png(array: np.ndarray) -> bytes:
     return cv2.imencode(".png", array if array.ndim == 2 else array[..., ::-1])[1].tobytes()
 
 
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
-def test_as_image_reads_the_content_of_a_file(portrait, rgb, kind):
-    np.testing.assert_array_equal(as_image(kind(portrait.read_bytes())), rgb)
+@pytest.mark.parametrize("source_type", [bytes, bytearray, memoryview, io.BytesIO])
+def test_as_image_reads_the_content_of_a_file(portrait, rgb, source_type):
+    np.testing.assert_array_equal(as_image(source_type(portrait.read_bytes())), rgb)
 
 
 def test_as_image_reads_a_sliced_memoryview(portrait, rgb):
@@ -113,7 +113,7 @@ def test_as_image_names_the_cause_of_none():
         as_image(None)
 
 
-def test_landmarker_takes_all_sources_alike(portrait, rgb, landmarker):
+def test_landmarker_gives_equal_landmarks_for_all_image_sources(portrait, rgb, landmarker):
     expected = landmarker(rgb)
     content = portrait.read_bytes()
     with portrait.open("rb") as file:
@@ -197,7 +197,7 @@ def test_as_image_scales_tiff_color_of_12_bits(rgb, compression):
     np.testing.assert_allclose(as_image(content.tobytes()), rgb, atol=1)
 
 
-def test_as_image_turns_color_of_12_bits_upright(rgb):
+def test_as_image_applies_orientation_to_color_of_12_bits(rgb):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     part = rgb[:300, :200]
@@ -207,10 +207,10 @@ def test_as_image_turns_color_of_12_bits_upright(rgb):
     np.testing.assert_allclose(as_image(content[:33] + block + content[33:]), np.rot90(part, -1), atol=1)
 
 
-@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_as_image_scales_floats_in_0_to_1(rgb, kind):
-    np.testing.assert_array_equal(as_image((rgb / 255).astype(kind)), rgb)
-    assert as_image(np.zeros((4, 4), kind)).max() == 0
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_as_image_scales_floats_in_0_to_1(rgb, dtype):
+    np.testing.assert_array_equal(as_image((rgb / 255).astype(dtype)), rgb)
+    assert as_image(np.zeros((4, 4), dtype)).max() == 0
 
 
 @pytest.mark.parametrize(
@@ -227,41 +227,6 @@ def test_as_image_refuses_other_floats(value, message):
     image[1, 2] = value
     with pytest.raises(ImageError, match=message):
         as_image(image)
-
-
-@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_as_image_takes_subclasses_of_arrays(rgb):
-    gray = np.repeat(rgb[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(as_image(np.matrix(rgb[..., 0])), gray)
-    np.testing.assert_array_equal(as_image(np.ma.masked_array(rgb)), rgb)
-    with pytest.raises(ImageError, match=r"masked pixels: fill them, array.filled\(0\)"):
-        as_image(np.ma.masked_equal(rgb, rgb[0, 0, 0]))
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((4, 4, 3), object),
-        np.zeros((4, 4), "U5"),
-        np.zeros((4, 4), [("red", "u1"), ("green", "u1")]),
-        np.zeros((4, 4), complex),
-        np.zeros((4, 4), "M8[s]"),
-        np.zeros((), np.uint8),
-        np.zeros((2, 4, 4, 3), np.uint8),
-        np.zeros((1,) * 30, np.uint8),
-    ],
-)
-def test_as_image_refuses_other_arrays_in_one_line(array):
-    with pytest.raises(ImageError, match="an image must (be|have)") as error:
-        as_image(array)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64, bool])
-def test_as_image_refuses_huge_arrays_before_it_copies(kind):
-    for shape in ((10**6, 10**6, 3), (10**6, 10**6)):
-        with pytest.raises(ImageError, match="1000000 x 1000000 pixels, more than the limit"):
-            as_image(np.broadcast_to(np.zeros((), kind), shape))
 
 
 def test_as_image_reads_heic(rgb, tmp_path, portrait):

@@ -24,16 +24,16 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_read_image_refuses_other_files(tmp_path, kind):
-    path = tmp_path / f"{kind}.jpg"
-    if BAD[kind] is not None:
-        path.write_bytes(BAD[kind])
+@pytest.mark.parametrize("damage", BAD)
+def test_read_image_refuses_files_that_are_no_images(tmp_path, damage):
+    path = tmp_path / f"{damage}.jpg"
+    if BAD[damage] is not None:
+        path.write_bytes(BAD[damage])
     with pytest.raises(ImageError, match=str(path)) as error:
         read_image(path)
     assert "\n" not in str(error.value)
     other = "not an image of a supported format: JPEG, PNG, GIF, BMP, WEBP, TIFF, PPM, AVIF, TGA, HEIC"
-    reason = {"missing": "no such file", "empty": "empty file"}.get(kind, other)
+    reason = {"missing": "no such file", "empty": "empty file"}.get(damage, other)
     assert str(error.value) == f"{path}: {reason}"
 
 
@@ -78,7 +78,7 @@ def test_read_image_scales_floats(tmp_path, portrait):
         np.testing.assert_allclose(read_image(tmp_path / "f.tif")[..., 0], gray, atol=1.01)
 
 
-def test_max_pixels_is_an_option(portrait):
+def test_read_image_refuses_more_than_max_pixels(portrait):
     with pytest.raises(ImageError, match="512 x 512 pixels, more than the limit of 1000"):
         read_image(portrait, max_pixels=1000)
     with pytest.raises(ImageError, match="limit"):
@@ -138,17 +138,17 @@ def test_read_image_applies_exif_orientation(tmp_path, portrait, orientation):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("kind", ["a long unit", "text for a number", "cut off"])
-def test_read_image_applies_orientation_with_malformed_exif(portrait, tmp_path, kind):
+@pytest.mark.parametrize("damage", ["a long unit", "text for a number", "cut off"])
+def test_read_image_applies_orientation_with_malformed_exif(portrait, tmp_path, damage):
     """Pillow's own function rewrites all of EXIF and fails on such tags, which exist in real photos."""
     orientation = struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
     tag = struct.pack("<HHI", 0x128, 4, 1) + struct.pack("<I", 70000)
-    if kind == "text for a number":
+    if damage == "text for a number":
         tag = struct.pack("<HHI", 0x11A, 2, 4) + b"abc\0"
     exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + orientation + tag + bytes(4)
     path = tmp_path / "rotated.jpg"
     with PIL.Image.open(portrait) as image:
-        image.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if kind == "cut off" else exif)
+        image.crop((0, 0, 300, 512)).save(path, exif=exif[:-9] if damage == "cut off" else exif)
     assert read_image(path).shape[:2] == image_size(path)[::-1] == (300, 512)
 
 
@@ -191,10 +191,7 @@ def test_as_image_accepts_paths_arrays_and_pil_images(portrait):
     assert as_image(rgb[..., 0]).shape == rgb.shape
 
 
-@pytest.mark.parametrize(
-    "source",
-    [3, [1], np.zeros((4, 4), int), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 5, 3), np.uint8), b"x"],
-)
+@pytest.mark.parametrize("source", [3, [1], np.zeros((4, 4), int), np.zeros((4, 4, 2), np.uint8)])
 def test_as_image_refuses_other_objects(source):
     with pytest.raises(ImageError):
         as_image(source)
@@ -222,7 +219,7 @@ def test_write_image_reports_a_full_disk(tmp_path, portrait):
     assert not Path("/dev/full").is_file()
 
 
-def test_image_module_leaves_warning_filters_alone(portrait):
+def test_image_module_does_not_change_warning_filters(portrait):
     before = list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(read_image, [portrait] * 40))
@@ -261,3 +258,8 @@ def test_as_image_tolerates_a_few_floats_above_white():
     values = np.full((20, 20), 0.5, np.float32)
     values[0, 0] = 1.02
     assert (as_image(PIL.Image.fromarray(values))[5:] == 127).all()
+
+
+def test_write_image_keeps_pixels(tmp_path, portrait):
+    write_image(tmp_path / "a.png", read_image(portrait))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), read_image(portrait))

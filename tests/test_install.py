@@ -72,16 +72,16 @@ def test_detect_and_doctor_work_without_opencv(without_opencv, portrait, tmp_pat
     assert "detection" in without_opencv("-m", "pipnet", "doctor")
 
 
-def test_annotate_and_evaluate_work_without_opencv(without_opencv, pictures, small_300w, tmp_path):
+def test_annotate_and_evaluate_work_without_opencv(without_opencv, portrait_folder, small_300w, tmp_path):
     pytest.importorskip("pyarrow")
-    without_opencv("-m", "pipnet", "annotate", pictures, "-o", tmp_path / "labels", "--workers", 2)
+    without_opencv("-m", "pipnet", "annotate", portrait_folder, "-o", tmp_path / "labels", "--workers", 2)
     assert list((tmp_path / "labels" / "shards").glob("*.parquet"))
     evaluate = ("evaluate", "pipnet-tiny", "--data", small_300w, "--subset", "common", "--json")
     assert json.loads(without_opencv("-m", "pipnet", *evaluate))
 
 
-def test_video_works_without_opencv(without_opencv, short, tmp_path):
-    without_opencv("-m", "pipnet", "video", short, "-o", tmp_path / "out.mp4")
+def test_video_works_without_opencv(without_opencv, short_clip, tmp_path):
+    without_opencv("-m", "pipnet", "video", short_clip, "-o", tmp_path / "out.mp4")
     assert (tmp_path / "out.mp4").stat().st_size > 1000
 
 
@@ -142,7 +142,7 @@ def python(request, tmp_path):
     "package",
     ["opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"],
 )
-def test_install_and_uninstall_leave_opencv_as_it_is(python, wheel, package):
+def test_install_and_uninstall_do_not_change_opencv(python, wheel, package):
     _pip(python, "install", package)
     before = _run(python, "-c", STATE, package)
     _pip(python, "install", wheel)

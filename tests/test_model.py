@@ -18,7 +18,7 @@ from pipnet.model.backbones import Backbone
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint, start_from
 from pipnet.model.config import ModelConfig
 from pipnet.model.heads.base import Supervision
-from pipnet.model.heads.pip import SCORE_WEIGHT, PipHead
+from pipnet.model.heads.pip import PipHead
 from pipnet.model.neighbors import mean_face, merge_matrix, nearest_neighbors
 from pipnet.model.pipnet import PIPNet
 from pipnet.scheme import LandmarkScheme
@@ -157,9 +157,9 @@ def test_pip_head_loss_without_valid_points_is_0():
     assert torch.isfinite(maps.grad).all()
 
 
-def test_pip_head_has_the_papers_score_weights():
-    assert SCORE_WEIGHT == {16: 50, 8: 10, 4: 8, 2: 4}
-    assert PipHead(4, 16, face(5), 2).score_weight == 50
+@pytest.mark.parametrize(("grid", "weight"), [(16, 50), (8, 10), (4, 8), (2, 4)])
+def test_pip_head_has_the_papers_score_weights(grid, weight):
+    assert PipHead(4, grid, face(5), 2).score_weight == weight
 
 
 # -- network -------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_describe_counts_the_papers_parameters(backbone, millions):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"backbone": "resnet19"}, "resnet1"),
         ({"input_size": 100}, "divisible by 32: 100, try 96"),
@@ -225,8 +225,8 @@ def test_describe_counts_the_papers_parameters(backbone, millions):
         ({"backbone": "mobilenetv2_100", "last_width": 0}, "at least 1"),
     ],
 )
-def test_network_refuses_settings_out_of_range(settings, words):
-    with pytest.raises((RecipeError, ModelError), match=words):
+def test_network_refuses_settings_out_of_range(settings, message):
+    with pytest.raises((RecipeError, ModelError), match=message):
         PIPNet(ModelConfig(**{"backbone": "lcnet_050", **settings}), face())
 
 
@@ -266,12 +266,12 @@ def test_backbone_offline_names_the_folder_by_the_settings_of_the_hub():
 
 def test_network_normalizes_its_input(small):
     """An image of the backbone's mean color reaches it as zeros."""
-    seen = {}
-    hook = small.backbone.register_forward_pre_hook(lambda _, args: seen.update(image=args[0]))
+    inputs = {}
+    hook = small.backbone.register_forward_pre_hook(lambda _, args: inputs.update(image=args[0]))
     image = torch.tensor(small.backbone.mean).mul(255).round().to(torch.uint8).expand(1, 64, 64, 3)
     small(image)
     hook.remove()
-    assert seen["image"].abs().max() < 0.02
+    assert inputs["image"].abs().max() < 0.02
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------
@@ -293,20 +293,20 @@ def test_load_checkpoint_gives_the_same_model(small, checkpoint):
 
 
 def test_load_checkpoint_refuses_damaged_files(checkpoint, tmp_path):
-    whole = checkpoint.read_bytes()
+    content = checkpoint.read_bytes()
     damaged = {
         "empty": b"",
-        "truncated": whole[: len(whole) // 2],
+        "truncated": content[: len(content) // 2],
         "text": b"not a checkpoint" * 100,
         "without metadata": safetensors.torch.save({"a": torch.zeros(1)}),
         "other metadata": safetensors.torch.save({"a": torch.zeros(1)}, {"pipnet": "{}"}),
     }
-    for kind, content in damaged.items():
+    for damage, damaged_content in damaged.items():
         path = tmp_path / "damaged.safetensors"
-        path.write_bytes(content)
+        path.write_bytes(damaged_content)
         with pytest.raises(ModelError, match=r"damaged\.safetensors") as error:
             load_checkpoint(path)
-        assert "\n" not in str(error.value), kind
+        assert "\n" not in str(error.value), damage
     with pytest.raises(ModelError, match="no such checkpoint"):
         load_checkpoint(tmp_path / "missing.safetensors")
 

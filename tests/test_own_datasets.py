@@ -16,12 +16,10 @@ from pipnet.annotations.formats import Annotations, read_annotations, write_anno
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
-from pipnet.datasets.prepare import prepare
-from pipnet.datasets.scheme_proposal import mirror_pairs, propose_scheme
+from pipnet.datasets.scheme_proposal import propose_scheme
 from pipnet.errors import BoxError, DataError
 from pipnet.evaluation.composite_images import composites
 from pipnet.evaluation.evaluate import decoded, evaluate
-from pipnet.evaluation.metrics import norm_distance
 from pipnet.geometry import CropConfig, tight_box
 from pipnet.inference.backends.base import CropLandmarks
 from pipnet.inference.backends.onnxruntime import OnnxModel
@@ -30,6 +28,8 @@ from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.torch_model import TorchModel
 from pipnet.scheme import LandmarkScheme, SchemeMapping
 from test_teachers import write_constant_network
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 ROOT = Path(__file__).parents[1]
 FIVE = {"left_eye": [36, 39], "right_eye": [42, 45], "nose": [30], "left_mouth": [48], "right_mouth": [54]}
@@ -53,32 +53,28 @@ def own_annotations(small_300w, points) -> Annotations:
     return Annotations(samples, tuple(points))
 
 
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
-
-
 def propose_and_train(labels: Path, run: Path, capsys) -> None:
     """Propose a scheme, and train as the command suggests, but on the smallest network."""
     scheme = labels.with_name("mine.toml")
     assert main(["data", "scheme", str(labels), "-o", str(scheme)]) == 0
-    said = capsys.readouterr().err
+    errors = capsys.readouterr().err
     assert labels.with_name("mine_mean_face.png").is_file()
-    command = next(line for line in said.splitlines() if line.startswith("then: pipnet train"))
-    words = command.removeprefix("then: pipnet ").replace("recipes/own.yaml", str(ROOT / "recipes/own.yaml"))
+    command = next(line for line in errors.splitlines() if line.startswith("then: pipnet train"))
+    arguments = command.removeprefix("then: pipnet ").replace(
+        "recipes/own.yaml", str(ROOT / "recipes/own.yaml")
+    )
     tiny = TINY.replace("--optim.batch-size 4 ", "")  # the command names one for so few faces
-    assert main([*words.split(), "-o", str(run), *tiny.split()]) == 0
+    assert main([*arguments.split(), "-o", str(run), *tiny.split()]) == 0
 
 
 def predict_the_mean_face(checkpoint: Path) -> None:
     """Change a network so that it predicts the mean face for every image, whatever it has learned."""
     network, metadata = load_checkpoint(checkpoint)
     head, face = network.head, metadata.require_mean_face("a test")
-    answer = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1)
+    prediction = np.concatenate([face[:, None], face[head.neighbors.numpy()]], axis=1)
     nn.init.zeros_(head.conv.weight)
-    head.conv.bias.data.fill_(0.5)  # of equal scores the first counts: that of the cell at the top left
-    head.conv.bias.data[head.offset_channels] = torch.from_numpy(answer * head.grid).float()
+    head.conv.bias.data.fill_(0.5)  # all scores are equal: the first cell is chosen, at the top left
+    head.conv.bias.data[head.offset_channels] = torch.from_numpy(prediction * head.grid).float()
     save_checkpoint(checkpoint, network, metadata)
 
 
@@ -93,7 +89,7 @@ def trained(tmp_path, small_300w, capsys) -> tuple[Path, Path]:
 
 
 def assert_is_on_the_portrait(points, portrait, landmarker) -> None:
-    """Check that a mean face of five landmarks is on the face: that the network was shown the face's crop."""
+    """Check that a mean face of five landmarks is on the face, so the network got the crop of the face."""
     expected = np.array([landmarker(portrait).points[0][members].mean(axis=0) for members in FIVE.values()])
     np.testing.assert_allclose(points, expected, atol=0.2 * np.ptp(expected[:, 0]))
 
@@ -113,7 +109,7 @@ def test_own_landmarks_are_trained_evaluated_and_detected(trained, portrait, lan
 
 
 @pytest.mark.slow
-def test_commands_lead_from_own_labels_to_a_detector(trained, portrait, landmarker, tmp_path, capsys):
+def test_commands_make_a_detector_of_own_labels(trained, portrait, landmarker, tmp_path, capsys):
     """Propose a scheme, train, export, evaluate and detect on the command line."""
     labels, weights = trained
     assert main(["export", str(weights)]) == 0
@@ -129,7 +125,7 @@ def test_commands_lead_from_own_labels_to_a_detector(trained, portrait, landmark
     assert_is_on_the_portrait(face["points"], portrait, landmarker)
 
 
-def test_own_landmarks_of_label_studio_are_trained(tmp_path, small_300w, capsys):
+def test_train_accepts_own_landmarks_of_label_studio(tmp_path, small_300w, capsys):
     labels = tmp_path / "four.json"
     write_annotations(labels, own_annotations(small_300w, FOUR), "label-studio")
     propose_and_train(labels, tmp_path / "run", capsys)
@@ -175,123 +171,22 @@ def test_load_samples_reorders_landmarks_of_a_built_in_scheme(tmp_path, small_30
     sample = replace(samples[0], box=None)
     shuffled = np.random.default_rng(0).permutation(68)
     names = tuple(scheme.landmark_names[i] for i in shuffled)
-    turned = replace(sample, points=sample.points[shuffled])
-    write_annotations(tmp_path / "labels.csv", Annotations([turned], names))
-    found = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
-    np.testing.assert_allclose(found.points, sample.points, atol=0.01)
+    reordered = replace(sample, points=sample.points[shuffled])
+    write_annotations(tmp_path / "labels.csv", Annotations([reordered], names))
+    loaded = load_samples(tmp_path / "labels.csv", None, "300w")[0][0]
+    np.testing.assert_allclose(loaded.points, sample.points, atol=0.01)
     assert not caplog.text
     names = tuple(f"point_{i}" for i in range(68))  # in version 0.1, the eyes and the brows were one region
     for region, start, end in [("jaw", 0, 17), ("brows", 17, 27), ("nose", 27, 36), ("eyes", 36, 48)]:
         names = (*names[:start], *(f"{region}_{i}" for i in range(end - start)), *names[end:])
     names = (*names[:48], *(f"mouth_{i}" for i in range(20)))
-    write_annotations(tmp_path / "earlier.csv", Annotations([turned], tuple(names[i] for i in shuffled)))
-    found = load_samples(tmp_path / "earlier.csv", None, "300w")[0][0]
-    np.testing.assert_allclose(found.points, sample.points, atol=0.01)
+    write_annotations(tmp_path / "earlier.csv", Annotations([reordered], tuple(names[i] for i in shuffled)))
+    loaded = load_samples(tmp_path / "earlier.csv", None, "300w")[0][0]
+    np.testing.assert_allclose(loaded.points, sample.points, atol=0.01)
     assert not caplog.text
     write_annotations(tmp_path / "other.csv", Annotations([sample], tuple(f"p{i}" for i in range(68))))
     load_samples(tmp_path / "other.csv", None, "300w")
     assert "the landmark names p0, p1, p2, ... are not those of scheme '300w'" in caplog.text
-
-
-# -- the proposal --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["300w", "wflw", "cofw", "aflw", "lapa"])
-def test_mirror_pairs_finds_the_published_pairs(shared, name):
-    mean = np.load(shared / "reference" / "golden" / f"{name}.npz")["mean_face"].astype(np.float64)
-    pairs, doubts = mirror_pairs(mean)
-    assert pairs == {tuple(sorted(pair)) for pair in LandmarkScheme.load(name).flip}
-    if name == "lapa":  # pupils and the middles of the eyes lie on one another
-        assert [doubt.partition(":")[0] for doubt in doubts] == [
-            "point 74",
-            "point 83",
-            "point 104",
-            "point 105",
-        ]
-    else:
-        assert not doubts
-
-
-def test_mirror_pairs_doubts_a_profile():
-    profile = np.array([[0.9, 0.1], [0.95, 0.4], [0.7, 0.5], [0.3, 0.2], [0.1, 0.9], [0.6, 0.95]])
-    assert mirror_pairs(profile)[1]
-
-
-def test_propose_scheme_prefers_pairs_by_name(small_300w):
-    annotations = own_annotations(small_300w, FIVE)
-    crossed = ("left_eye", "nose", "right_eye", "left_mouth", "right_mouth")
-    proposal = propose_scheme(Annotations(annotations.samples, crossed), "mine")
-    assert (0, 2) in proposal.scheme.flip
-    assert any("'left_eye' and 'right_eye' are a pair by name, not by position" in d for d in proposal.doubts)
-
-
-def test_proposal_file_keeps_any_text(small_300w):
-    names = ("left\n\x7f", "nose", "right\n\x7f", "\\", '"😀')
-    proposal = propose_scheme(Annotations(own_annotations(small_300w, FIVE).samples, names), "mine")
-    proposal = replace(proposal, scheme=replace(proposal.scheme, title="Faces 😀 \x7f"))
-    assert any("by name" in doubt for doubt in proposal.doubts)
-    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
-
-
-def test_data_view_reports_differing_mirror_pairs(tmp_path, small_300w, capsys):
-    labels, scheme = tmp_path / "five.csv", tmp_path / "five.toml"
-    write_annotations(labels, own_annotations(small_300w, FIVE))
-    right = propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml()
-    flip = "flip = [[0, 1], [3, 4]]"
-    assert flip in right
-    for number, text in enumerate((right, right.replace(flip, "flip = []"))):
-        scheme.write_text(text)
-        words = ["view", str(labels), "-o", str(tmp_path / f"sheet{number}"), "--scheme", str(scheme)]
-        assert main(["data", *words]) == 0
-        said = capsys.readouterr().err
-        line = "check: 2 flip pairs differ between scheme 'five' and the mean face, such as (0, 1)"
-        assert (line in said) == (number == 1)
-
-
-def test_propose_scheme_agrees_with_300w(shared):
-    samples, scheme, _ = load_samples(shared / "data" / "300w", "afw")
-    proposal = propose_scheme(Annotations(samples, None), "mine")
-    assert {*proposal.scheme.flip} == {tuple(sorted(pair)) for pair in scheme.flip}
-    assert (proposal.neighbors, proposal.faces) == (10, 337)
-    assert 1.2 <= proposal.crop_scale <= 1.5
-    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
-
-
-def test_propose_scheme_needs_a_complete_face(small_300w):
-    samples = own_annotations(small_300w, FOUR).samples[:2]
-    for i, sample in enumerate(samples):
-        sample.points[i] = np.nan
-    with pytest.raises(DataError, match="no face has all its landmarks"):
-        propose_scheme(Annotations(samples, None), "mine")
-
-
-# -- converting ----------------------------------------------------------------------------------------
-
-
-def test_data_convert_maps_the_scheme_of_a_dataset(tmp_path, small_300w, capsys):
-    target = tmp_path / "19.json"
-    assert main(["data", "convert", str(small_300w), str(target), "--subset", "afw", "--scheme", "aflw"]) == 0
-    assert "4 faces" in capsys.readouterr().err
-    found = read_annotations(target)
-    expected = load_samples(small_300w, "afw", "aflw")[0]
-    np.testing.assert_allclose(found.samples[2].points, expected[2].points, atol=0.01)
-    assert found.names == LandmarkScheme.load("aflw").landmark_names
-    assert main(["data", "convert", str(target), str(tmp_path / "cvat.xml")]) == 0
-    assert main(["data", "convert", str(target), str(tmp_path / "x.json"), "--scheme", "aflw"]) == 1
-    assert "are for datasets only" in capsys.readouterr().err
-
-
-def test_data_convert_keeps_a_split(tmp_path, small_300w, capsys):
-    samples = own_annotations(small_300w, FIVE).samples
-    marked = [replace(s, attributes=frozenset({"test"} if i < 5 else ())) for i, s in enumerate(samples)]
-    write_annotations(tmp_path / "a.json", Annotations(marked, tuple(FIVE)))
-    assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.csv")]) == 0
-    scheme = propose_scheme(Annotations(samples, tuple(FIVE)), "five").scheme
-    assert len(load_samples(tmp_path / "a.csv", None, scheme)[0]) == 7
-    capsys.readouterr()
-    assert main(["data", "convert", str(tmp_path / "a.json"), str(tmp_path / "a.xml")]) == 1
-    assert "cvat cannot express the subset of a face (test)" in capsys.readouterr().err
-    assert not (tmp_path / "a.xml").exists()
 
 
 @pytest.mark.parametrize(("name", "what"), [("300w", "5 landmarks"), ("aflw", "mirror pairs")])
@@ -322,8 +217,8 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
     write_annotations(labels, Annotations(samples, annotations.names))
     scheme = tmp_path / "five.toml"
     scheme.write_text(propose_scheme(annotations, "five").to_toml())
-    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY} "
-    assert main((words + "--crop.box dataset --crop.scale 1.0 --max-steps 1").split()) == 0
+    command = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY} "
+    assert main((command + "--crop.box dataset --crop.scale 1.0 --max-steps 1").split()) == 0
     weights = run / "best.safetensors"
     predict_the_mean_face(weights)
     capsys.readouterr()
@@ -349,62 +244,15 @@ def test_own_landmarks_with_crops_around_dataset_boxes(tmp_path, small_300w, por
 
 
 def test_face_box_is_that_of_landmarks_or_dataset():
-    points, given = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
-    assert CropConfig().face_box(points, given).tolist() == [1, 2, 5, 9]
-    assert CropConfig(box="dataset").face_box(points, given).tolist() == [0, 0, 10, 10]
+    points, box = np.float32([[1, 2], [5, 9]]), np.float32([0, 0, 10, 10])
+    assert CropConfig().face_box(points, box).tolist() == [1, 2, 5, 9]
+    assert CropConfig(box="dataset").face_box(points, box).tolist() == [0, 0, 10, 10]
     with pytest.raises(BoxError, match="has no face boxes"):
         CropConfig(box="dataset").face_box(points, None)
 
 
-# -- nothing is overwritten, nothing is evaluated wrongly -----------------------------------------------
-
-
-def test_data_commands_overwrite_nothing(tmp_path, small_300w, capsys):
-    labels, root = tmp_path / "a.json", tmp_path / "300w"
-    shutil.copytree(small_300w, root)
-    write_annotations(labels, own_annotations(small_300w, FIVE))
-    before = labels.read_bytes()
-    (tmp_path / "mine_mean_face.png").write_bytes(b"a photo")
-    for words in (
-        ["convert", str(labels), str(labels)],
-        ["convert", str(labels), str(tmp_path / "mine_mean_face.png"), "--to", "csv"],
-        ["convert", str(root), str(root), "--scheme", "aflw"],
-        ["convert", str(labels), str(root / "afw")],
-        ["scheme", str(labels), "-o", str(tmp_path / "mine.toml")],
-        ["prepare", "300w", str(root), str(root)],
-    ):
-        assert main(["data", *words]) == 1
-        assert capsys.readouterr().err.count("\n") == 1
-    assert labels.read_bytes() == before
-    assert len(load_samples(root, "train")[0]) == 12
-
-
-def test_data_prepare_invalidates_earlier_subsets(tmp_path, small_300w):
-    root = tmp_path / "300w"
-    shutil.copytree(small_300w, root)
-    assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
-    shutil.rmtree(root / "ibug")
-    assert main(["data", "prepare", "300w", str(root), str(tmp_path / "out")]) == 1
-    with pytest.raises(DataError, match="'challenging' is not in this folder"):
-        load_samples(tmp_path / "out", "challenging")
-
-
-def test_data_prepare_adds_no_boxes(tmp_path, small_300w):
-    """A face without a box has none after it was written to COCO either."""
-    list(prepare("300w", small_300w, tmp_path / "out"))
-    for scheme in ("300w", "aflw"):
-        raw, prepared = (load_samples(root, "afw", scheme)[0][1] for root in (small_300w, tmp_path / "out"))
-        assert raw.box is prepared.box is None
-        found = LandmarkScheme.load(scheme)
-        assert norm_distance(raw.points, found) == pytest.approx(
-            norm_distance(prepared.points, found), rel=1e-4
-        )
-    with pytest.raises(BoxError, match="has no face boxes"):
-        CropConfig(box="dataset").face_box(prepared.points, prepared.box)
-
-
 def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmarker):
-    """v1 unifies points, not crops: 300-W's is 1.3 x the box of all 68, jaw and all."""
+    """v1 maps points, not crops: 300-W's crop is 1.3 x the box of all 68 landmarks, with the jaw."""
     (plain, *_), _, spec = load_samples(small_300w, "afw")
     (mapped, *_), scheme, _ = load_samples(small_300w, "afw", "aflw")
     np.testing.assert_array_equal(mapped.source_box, tight_box(plain.points))
@@ -433,7 +281,7 @@ def test_evaluate_width_norm_uses_the_datasets_own_landmarks(small_300w, landmar
 
 
 def test_composites_move_all_boxes(small_300w):
-    """A mapped face's own box goes along: errors in widths of its crop do not change with the place."""
+    """The source box of a mapped face is moved and scaled with the face."""
     (mapped, *_), _, spec = load_samples(small_300w, "afw", "aflw")
     for _, moved in composites([mapped, mapped]):
         factor = np.ptp(moved.points[:, 0]) / np.ptp(mapped.points[:, 0])
@@ -451,8 +299,8 @@ def test_faces_without_a_norm_are_counted_in_training_and_evaluation(tmp_path, s
     write_annotations(labels, annotations)
     text = propose_scheme(annotations, "five").to_toml()
     scheme.write_text(text.replace('norm = "box"', "norm = [0, 1]"))
-    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY}"
-    assert main([*words.split(), "--max-steps", "1"]) == 0
+    command = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {run} {TINY}"
+    assert main([*command.split(), "--max-steps", "1"]) == 0
     (row,) = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert row["nme"] > 0
     _, metadata = load_checkpoint(run / "last.safetensors")
@@ -508,59 +356,33 @@ def test_load_samples_reads_boxes_and_19_points_from_csv(tmp_path, shared):
 
 
 def test_own_landmarks_with_separate_images_and_spaces_in_names(tmp_path, small_300w, capsys):
-    pictures, labels = tmp_path / "my pictures", tmp_path / "my labels" / "a b.csv"
-    shutil.copytree(small_300w / "afw", pictures)
-    faces = [replace(s, image=pictures / s.image.name) for s in load_samples(small_300w, "afw")[0]]
+    images, labels = tmp_path / "my images", tmp_path / "my labels" / "a b.csv"
+    shutil.copytree(small_300w / "afw", images)
+    faces = [replace(s, image=images / s.image.name) for s in load_samples(small_300w, "afw")[0]]
     write_annotations(labels, Annotations(faces, None))
-    labels.write_text(labels.read_text().replace("../my pictures/", ""))
+    labels.write_text(labels.read_text().replace("../my images/", ""))
     scheme = tmp_path / "my scheme.toml"
-    assert main(["data", "scheme", str(labels), "--images", str(pictures), "-o", str(scheme)]) == 0
+    assert main(["data", "scheme", str(labels), "--images", str(images), "-o", str(scheme)]) == 0
     command = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("then: "))
-    words = shlex.split(command)[2:]
-    words[1] = str(ROOT / "recipes/own.yaml")
+    arguments = shlex.split(command)[2:]
+    arguments[1] = str(ROOT / "recipes/own.yaml")
     tiny = TINY.replace("--optim.batch-size 4 ", "").replace("--data.validation 0.3", "").split()
     more = [*tiny, "--data.validation", "0", "--max-steps", "1"]
-    assert main([*words, "-o", str(tmp_path / "run"), *more]) == 0
-
-
-# -- names ---------------------------------------------------------------------------------------------
-
-
-def test_propose_scheme_pairs_names_with_both_sides(small_300w):
-    """AFLW's official names: the partner of LeftEyeRightCorner is RightEyeLeftCorner."""
-    corners = {
-        "LeftEyeLeftCorner": [36], "LeftEyeRightCorner": [39], "RightEyeLeftCorner": [42],
-        "RightEyeRightCorner": [45], "chin\n": [8], "mouth_l": [48], "mouth_r": [54], "[/red]": [30],
-    }  # fmt: skip
-    annotations = own_annotations(small_300w, corners)
-    proposal = propose_scheme(annotations, "mine")
-    assert proposal.scheme.flip == ((0, 3), (1, 2), (5, 6))
-    assert not [doubt for doubt in proposal.doubts if "by name" in doubt]
-    assert LandmarkScheme.parse("mine", proposal.to_toml(), "mine") == proposal.scheme
-
-
-@pytest.mark.parametrize("points", [{"nose": [30]}, {"eye": [36], "same": [36]}])
-def test_propose_scheme_refuses_too_few_landmarks(small_300w, points):
-    with pytest.raises(DataError):
-        propose_scheme(own_annotations(small_300w, points), "mine")
-
-
-def test_propose_scheme_refuses_too_many_landmarks(small_300w):
-    points = {f"point_{i}": [i % 68] for i in range(2001)}
-    with pytest.raises(DataError, match="at most 2000 landmarks"):
-        propose_scheme(own_annotations(small_300w, points), "mine")
+    assert main([*arguments, "-o", str(tmp_path / "run"), *more]) == 0
 
 
 def test_training_keeps_the_license_of_initial_weights(tmp_path, small_300w, capsys):
     labels, scheme = tmp_path / "a.json", tmp_path / "five.toml"
     write_annotations(labels, own_annotations(small_300w, FIVE))
     scheme.write_text(propose_scheme(own_annotations(small_300w, FIVE), "five").to_toml())
-    begun = ROOT / "checkpoints" / "pipnet-68.safetensors"
-    words = f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
-    words += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {begun}".replace(
+    checkpoint = ROOT / "checkpoints" / "pipnet-68.safetensors"
+    command = (
+        f"train {ROOT / 'recipes/own.yaml'} --data {labels} --data.scheme {scheme} -o {tmp_path / 'run'} "
+    )
+    command += f"{TINY} --max-steps 1 --model.last-width 640 --initial.checkpoint {checkpoint}".replace(
         "lcnet_050", "mobilenetv2_100"
     )
-    assert main(words.split()) == 0
+    assert main(command.split()) == 0
     capsys.readouterr()
     assert main(["info", str(tmp_path / "run" / "last.safetensors"), "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)
@@ -578,7 +400,7 @@ def test_load_samples_reads_pseudo_labels():
         load_samples(table, None, "300w")
 
 
-def test_load_samples_names_the_datasets_that_it_does_not_read(shared, tmp_path, caplog):
+def test_load_samples_logs_the_datasets_that_it_does_not_read(shared, tmp_path, caplog):
     both = tmp_path / "both"
     both.mkdir()
     for part in ("afw", "helen", "lfpw", "ibug"):

@@ -61,7 +61,7 @@ def test_paper_crops_are_cut_around_the_datasets_own_landmarks():
         keep_paper_crops([face], DATASETS["lapa"], "gssl", CROP)
 
 
-def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, blind_checkpoint, tmp_path):
+def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, mean_face_checkpoint, tmp_path):
     """From a dataset without its labels to the crops of the training, by two tables."""
     faces = unlabeled_faces_of(small_300w, None, "gssl")
     write_boxes(tmp_path / "boxes.csv", faces)
@@ -70,7 +70,7 @@ def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, blind_checkp
     samples, _, spec = load_samples(small_300w)
     expected = [CROP.region(tight_box(s.points), 260, 230) for s in samples]
     config = ModelConfig("lcnet_050", input_size=64, stride=64, neighbors=0, reduction="coordinates")
-    network, metadata = load_checkpoint(blind_checkpoint(config, shift=0.02))
+    network, metadata = load_checkpoint(mean_face_checkpoint(config, shift=0.02))
     model = TorchModel(network, replace(metadata, crop=CROP))
     labels, dropped = label_faces(model, faces)
     assert not dropped
@@ -78,7 +78,7 @@ def test_unlabeled_faces_keep_their_crop_through_tables(small_300w, blind_checkp
         x0, y0, x1, y1 = CROP.region(label.sample.crop_box, 260, 230)
         np.testing.assert_allclose([x0, y0, x1, y1], region, atol=0.05)
         mean_face = [x0, y0] + (metadata.mean_face + 0.02) * [x1 - x0, y1 - y0]
-        np.testing.assert_allclose(label.sample.points, mean_face, atol=0.05)  # predicted in this very crop
+        np.testing.assert_allclose(label.sample.points, mean_face, atol=0.05)  # predicted in this crop
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     labels = read_pseudo_labels(tmp_path / "labels.csv")
     crops = FaceCrops([label.sample for label in labels], CROP, 64, 1.5)
@@ -112,12 +112,12 @@ def test_evaluate_measures_in_the_papers_crops(shared, landmarker):
     # The official frame is the crop itself: its width and height are the units.
     image, face = next(decoded(kept))
     x0, y0, x1, y1 = landmarker.metadata.crop.region(face.crop_box, image.shape[1], image.shape[0])
-    true, found = ((p - [x0, y0]) / [x1 - x0, y1 - y0] for p in (face.points, paper.predicted[0]))
-    expected = np.linalg.norm(found - true, axis=1) / np.linalg.norm(true[36] - true[45])
+    true, predicted = ((p - [x0, y0]) / [x1 - x0, y1 - y0] for p in (face.points, paper.predicted[0]))
+    expected = np.linalg.norm(predicted - true, axis=1) / np.linalg.norm(true[36] - true[45])
     np.testing.assert_allclose(paper.official[0], expected, rtol=1e-4)
 
 
-def test_evaluate_command_takes_paper_crops(shared, tmp_path, capsys):
+def test_evaluate_command_accepts_paper_crops(shared, tmp_path, capsys):
     command = [
         "evaluate",
         "pipnet-tiny",
@@ -155,14 +155,14 @@ def test_data_boxes_writes_celebas_crops(tmp_path, portrait, capsys):
     assert "celeba_bboxes.txt is missing" in capsys.readouterr().err
 
 
-def test_tta_views_of_10_pixels_are_v1s_figure_4():
+def test_tta_translation_10_has_the_shifts_of_v1s_figure_4():
     shifts = {tuple(np.round(view.matrix[:, 2]).tolist()) for view in tta_views("translation-10", 256)}
     assert shifts == {(0, -10), (0, 10), (-10, 0), (10, 0)}
     views = tta_views("translation-10", 128)
     np.testing.assert_allclose([abs(view.matrix[:, 2]).max() for view in views], 5)
 
 
-def test_landmarker_averages_views_of_10_pixels(landmarker, portrait):
+def test_landmarker_averages_shifts_of_10_pixels(landmarker, portrait):
     plain = landmarker(portrait)
     face = FaceLandmarker(tta="translation-10")(portrait)
     side = np.ptp(plain.points[0], axis=0).max()

@@ -99,12 +99,12 @@ def test_small_faces_are_cropped_from_the_full_photo(large):
     assert np.abs(faces.points - full.points).max() < 1.5
 
 
-def test_own_detectors_see_the_full_photo(large):
-    seen = []
+def test_own_detectors_get_the_full_photo(large):
+    shapes = []
 
     def detect(image):
-        seen.append(image.shape)
+        shapes.append(image.shape)
         return np.zeros((0, 4))
 
     FaceLandmarker(detector=detect)(jpeg(large))
-    assert seen == [(2048, 2048, 3)]
+    assert shapes == [(2048, 2048, 3)]

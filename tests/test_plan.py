@@ -20,7 +20,7 @@ def test_simulate_without_chance_waits_for_the_last_shards():
 
 
 def test_lost_matches_the_expected_time_of_failures():
-    """A shard of d seconds takes (exp(rate d) - 1) / rate with all that fails; each failure, a beginning."""
+    """A shard of d seconds takes (exp(rate d) - 1) / rate in the mean, and a start for each failure."""
     failing, kept = CALM._replace(failures=1.0), np.full(200_000, 5400.0)
     lost = PLAN["lost"](kept, failing, np.random.default_rng(0)).mean()
     failures = np.expm1(1.5)

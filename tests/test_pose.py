@@ -26,11 +26,11 @@ POSES = np.array(
 )
 
 
-def project(degrees, focal=None, size=(640, 480), place=(100.0, -40.0)):
+def project(degrees, focal=None, size=(640, 480), offset=(100.0, -40.0)):
     """Project the 3D mean face in these poses: 200 px per unit at the depth of its origin."""
-    turned = mean_face_3d().points @ rotation(degrees).transpose(0, 2, 1)
-    depth = 1 if focal is None else 1 + turned[..., 2:] * 200 / focal
-    return (turned[..., :2] * 200 + place) / depth + (np.array(size) - 1) / 2
+    rotated = mean_face_3d().points @ rotation(degrees).transpose(0, 2, 1)
+    depth = 1 if focal is None else 1 + rotated[..., 2:] * 200 / focal
+    return (rotated[..., :2] * 200 + offset) / depth + (np.array(size) - 1) / 2
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def faces(landmarker, portrait):
 @pytest.mark.parametrize("focal", [None, 640.0, 400.0])
 def test_head_pose_recovers_projected_faces(focal):
     points = project(POSES, focal)
-    found = head_pose(points, LandmarkScheme.load("300w"), (640, 480), focal)
-    np.testing.assert_allclose(found, POSES, atol=0.01)
+    poses = head_pose(points, LandmarkScheme.load("300w"), (640, 480), focal)
+    np.testing.assert_allclose(poses, POSES, atol=0.01)
 
 
 @pytest.mark.parametrize("name", ["aflw", "five"])
-def test_head_pose_of_other_schemes(name):
+def test_head_pose_recovers_faces_of_other_schemes(name):
     degrees = POSES[[0, 1, 5]]  # five points do not determine a profile
     points = SchemeMapping.load("300w", name)(project(degrees))
     np.testing.assert_allclose(head_pose(points, LandmarkScheme.load(name), (640, 480)), degrees, atol=0.5)
@@ -57,11 +57,11 @@ def test_head_pose_ignores_unknown_landmarks():
     points[:, 36:42] = np.nan
     center, face = np.array([639, 479]) / 2, mean_face_3d()
     weights = np.tile(1 / face.std**2, (4, 1))
-    found = angles(fit_poses(points - center, face.points, weights, np.inf).rotation)
-    np.testing.assert_allclose(found, POSES[:4], atol=0.01)
+    poses = angles(fit_poses(points - center, face.points, weights, np.inf).rotation)
+    np.testing.assert_allclose(poses, POSES[:4], atol=0.01)
 
 
-def test_head_pose_signs(landmarker, portrait, faces):
+def test_head_pose_is_positive_to_the_right_up_and_clockwise(landmarker, portrait, faces):
     """Positive is as seen in the image: turned to its right, tilted clockwise."""
     image = PIL.Image.open(portrait).convert("RGB").crop((100, 20, 350, 270))
     upright = landmarker(image).head_pose()[0]
@@ -96,7 +96,7 @@ def test_head_pose_of_frontal_photos_is_small(landmarker, shared):
     assert np.abs(poses[:, 0]).max() < 20
 
 
-def test_head_pose_refuses_focal_length_and_scheme(faces):
+def test_head_pose_refuses_invalid_focal_lengths_and_schemes(faces):
     for focal in (0, -1.0, np.nan):
         with pytest.raises(PipnetError, match="focal_length is in pixels and above 0"):
             faces.head_pose(focal)
@@ -105,11 +105,11 @@ def test_head_pose_refuses_focal_length_and_scheme(faces):
         head_pose(np.zeros((1, 39, 2), np.float32), menpo, (9, 9))
 
 
-def test_head_pose_without_faces(faces):
+def test_head_pose_without_faces_is_empty(faces):
     assert faces[[]].head_pose().shape == (0, 3)
 
 
-def test_openness_of_the_portrait(faces):
+def test_openness_of_the_portrait_is_that_of_open_eyes_and_mouth(faces):
     """An open, smiling mouth, and open eyes."""
     result = faces.openness()
     assert 0.2 < result.left_eye[0] < 0.5

@@ -205,7 +205,7 @@ def test_probe_shipped_model_scores_faces_above_backgrounds(small_300w):
     assert np.abs(on_faces.unmerged_points - cells).max() < 1.5 / 8
 
 
-def test_probe_result_summary_known_numbers(tiny):
+def test_probe_result_summary_has_known_values(tiny):
     model, metadata = load_checkpoint(tiny)
     one = predict_score_maps(model, [np.zeros((64, 64, 3), np.uint8)])
     shifted = metadata.mean_face[None].astype(np.float32) + np.float32([0.03, 0.04])
@@ -255,15 +255,14 @@ def test_probe_refuses_heads_without_score_maps(config, tmp_path, small_300w, ca
 # -- the command ---------------------------------------------------------------------------------------
 
 
-def test_probe_command_trains_measures_and_draws(tiny, small_300w, pictures, tmp_path, capsys):
+def test_probe_command_trains_measures_and_draws(tiny, small_300w, portrait_folder, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["probe", str(tiny), "--data", str(small_300w), "-o", str(out), "--count", "4"]
-    assert main([*command, "--steps", "3", "--images", str(pictures)]) == 0
+    assert main([*command, "--steps", "3", "--images", str(portrait_folder)]) == 0
     assert "position_prior.png" in capsys.readouterr().err
     height, width = read_image(out / "position_prior.png").shape[:2]
     assert width > 800
     assert height > 600
-    assert (out / "position_prior.png").stat().st_size < 300_000
     result = json.loads((out / "position_prior.json").read_text())
     counts = [row["images"] for row in result["rows"].values()]
     assert counts[0] == 1
@@ -288,7 +287,7 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
     empty.mkdir()
     write_image(plain / "wall.png", np.full((90, 90, 3), 200, np.uint8))
     base = ["--data", str(small_300w), "-o", str(tmp_path / "out"), "--count", "1"]
-    for arguments, words in (
+    for arguments, message in (
         ([str(tiny), *base[:-1], "0"], "--count"),
         ([str(tmp_path / "none.safetensors"), *base], "no such checkpoint"),
         ([str(tiny), *base, "--images", str(empty)], "no images"),
@@ -298,20 +297,20 @@ def test_probe_command_reports_errors_in_one_line(tiny, small_300w, tmp_path, ca
     ):
         assert main(["probe", *arguments]) == 1, arguments
         err = capsys.readouterr().err
-        assert words in err
+        assert message in err
         assert err.startswith("error: ")
         assert err.count("\n") == 1
 
 
-def test_image_crops_of_own_photos(pictures, tiny, tmp_path):
+def test_image_crops_cuts_faces_and_backgrounds_of_own_photos(portrait_folder, tiny, tmp_path):
     _, metadata = load_checkpoint(tiny)
     detector = load_detector(DEFAULT_DETECTOR)
-    faces, backgrounds = image_crops(pictures, metadata, detector, count=3, seed=0)
+    faces, backgrounds = image_crops(portrait_folder, metadata, detector, count=3, seed=0)
     assert len(faces) == 1
     assert 1 <= len(backgrounds) <= 3
     unfitted = replace(metadata, box_adapters={})
     with pytest.raises(ModelError, match="no adapter for boxes"):
-        image_crops(pictures, unfitted, detector, count=3, seed=0)
+        image_crops(portrait_folder, unfitted, detector, count=3, seed=0)
     with pytest.raises(ImageError, match="no such file"):
         image_crops(tmp_path / "none", metadata, detector, count=3, seed=0)
 
@@ -334,7 +333,7 @@ def test_dataset_crops_refuses_photos_full_of_faces(small_300w, tiny):
         dataset_crops(samples, metadata, FullImage(), count=2, seed=0)
 
 
-def test_train_on_blank_images_with_a_custom_scheme(tiny, small_300w, tmp_path):
+def test_train_on_blank_images_accepts_a_custom_scheme(tiny, small_300w, tmp_path):
     """The scheme is in the model's metadata: its file is not needed."""
     samples, scheme, _ = load_samples(small_300w, "full")
     write_annotations(tmp_path / "labels.csv", Annotations(samples, scheme.landmark_names))

@@ -18,6 +18,8 @@ from pipnet.model.config import ModelConfig
 from pipnet.papers.protocols import EvaluationSet, tmd, tsd
 from pipnet.training.recipe import load_recipe
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 ROOT = Path(__file__).parents[1]
 CONFIG = ModelConfig("lcnet_050", input_size=64, stride=64, neighbors=0, reduction="coordinates")
 RECIPE = """
@@ -33,16 +35,10 @@ self_training: {{tasks: [full]}}
 """Networks that learn one prediction for all faces, so that their pseudo-labels are always usable."""
 
 
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory, blind_checkpoint):
+def recipe_file(tmp_path_factory, mean_face_checkpoint):
     path = tmp_path_factory.mktemp("recipe") / "protocol.yaml"
-    path.write_text(RECIPE.format(checkpoint=blind_checkpoint(CONFIG)))
+    path.write_text(RECIPE.format(checkpoint=mean_face_checkpoint(CONFIG)))
     return path
 
 
@@ -110,9 +106,9 @@ def test_tsd_refuses_impossible_shares_before_training(recipe_file, small_300w, 
     assert not (tmp_path / "run").exists()
 
 
-def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkpoint, tmp_path):
+def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, mean_face_checkpoint, tmp_path):
     flags = ["--data.root", str(small_300w), "--data.scheme", "aflw"]
-    flags += ["--initial.checkpoint", str(blind_checkpoint(CONFIG, "aflw"))]
+    flags += ["--initial.checkpoint", str(mean_face_checkpoint(CONFIG, "aflw"))]
     results = tmd(
         load_recipe(recipe_file, flags),
         [small_300w],
@@ -141,7 +137,7 @@ def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, blind_checkp
         tmd(load_recipe(recipe_file, flags), [tmp_path / "fewer"], tmp_path / "again", [])
 
 
-def test_tmd_searches_images_without_boxes_and_takes_a_teacher(recipe_file, small_300w, portrait, tmp_path):
+def test_tmd_searches_images_without_boxes_and_uses_a_teacher(recipe_file, small_300w, portrait, tmp_path):
     (tmp_path / "list.txt").write_text(f"{portrait}\n")
     checkpoint = ROOT / "checkpoints" / "pipnet-68.safetensors"
     flags = ["--data.root", str(small_300w), "--self-training.teacher", str(checkpoint)]

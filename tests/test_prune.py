@@ -23,7 +23,7 @@ from test_model import face
 CHECKPOINT = Path("checkpoints/pipnet-68.safetensors")
 
 
-def test_keep_best_removes_linear_combinations():
+def test_keep_best_removes_linearly_dependent_channels():
     """Six of ten channels are linear combinations of the others: without them the output stays the same."""
     rng = torch.Generator().manual_seed(0)
     free = torch.randn(500, 4, generator=rng, dtype=torch.float64)

@@ -110,7 +110,7 @@ def test_recipe_is_read_and_built(path):
     assert header(path)
 
 
-def test_recipe_losses_of_v1_are_flags():
+def test_recipe_flags_select_the_losses_of_v1():
     path = FOLDER / "v1" / "table1_stride32_300w.yaml"
     for score in ("l2", "l1", "focal"):
         recipe = load_recipe(path, ["--model.score-loss", score, "--model.offset-loss", "l2"])
@@ -127,8 +127,8 @@ def test_recipe_of_the_papers_has_their_settings(path):
     long = model.head == "coord" or model.backbone.startswith("mobilenetv3")
     assert (optim.epochs, optim.milestones) == ((120, (60, 100)) if long else (60, (30, 50)))
     assert optim.batch_size == (32 if model.head == "coord" else 16)
-    chances = (augment.translate, augment.rotate, augment.flip, augment.occlude, augment.blur)
-    assert chances == (0.5, 0.5, 0.5, 0.5, 0.3)
+    probabilities = (augment.translate, augment.rotate, augment.flip, augment.occlude, augment.blur)
+    assert probabilities == (0.5, 0.5, 0.5, 0.5, 0.3)
     pixels = (augment.translate_by, augment.occlude_by, augment.blur_by)
     assert pixels == (29 / 256, 102 / 256, 5 / 256)
     assert (augment.scale, augment.color_jitter, augment.rotate_by) == (0, 0, 30)
@@ -180,7 +180,6 @@ def test_recipe_headers_state_all_published_numbers():
         text, config = header(path), recipe_of(path).model
         source = "v1" if path.parent.name == "v1" else "IJCV"
         assert text.startswith(source)
-        assert len(path.read_text().splitlines()) < 15
         numbers = re.findall(r"(\d\.\d\d) % on ([\w -]+?)(?: \(|[,.])", text)
         assert numbers, path
         backbone = BACKBONES[config.backbone.partition(".")[0]]
@@ -271,7 +270,7 @@ def first_step(data: Recipe) -> tuple[int, int, tuple[int, ...], np.ndarray]:
 
 
 @pytest.mark.parametrize("path", [*OF_PAPERS, *OF_AUTHORS], ids=name)
-def test_recipe_plans_against_its_dataset(path, small_datasets):
+def test_recipe_makes_training_examples_of_its_dataset(path, small_datasets):
     """Faces, crops and labels of the first step, as the training takes them."""
     names = dataset(path).lower().split("+") if path in OF_PAPERS else [registered(path)]
     root, *also = (small_datasets / name for name in names)

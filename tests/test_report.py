@@ -93,7 +93,6 @@ def test_published_nmes_contain_the_papers_numbers(source, method, backbone, tes
 
 def test_published_rows_name_known_test_sets():
     rows = published()
-    assert len(rows) == 221
     assert {row.test for row in rows} == {*BENCHMARKS, ""}
     assert all(row.value > 0 for row in rows)
     (speed,) = [
@@ -112,7 +111,7 @@ def test_published_csv_equals_the_shared_file(shared):
     assert packaged.read_text() == (shared / "reference" / "published.csv").read_text()
 
 
-def test_benchmarks_of_subsets():
+def test_benchmarks_of_subsets_are_the_papers_test_sets():
     assert benchmarks_of("300-W", "common-deduplicated", 68) == ("300W common",)
     assert benchmarks_of("300-W", "full", 19) == ("300W 19 points",)
     assert benchmarks_of("300-W", "afw", 68) == ()

@@ -46,7 +46,7 @@ def matrix(faces, size, template):
 
 
 @pytest.mark.parametrize("size", [112, 128, 224, 256])
-def test_arcface_equals_insightface(faces, size):
+def test_arcface_template_equals_insightface(faces, size):
     """`insightface.utils.face_align.estimate_norm`, with its scikit-image, to 0.1 px."""
     transform = pytest.importorskip("skimage.transform")
     ratio, shift = (size / 112, 0) if size % 112 == 0 else (size / 128, 8 * size / 128)
@@ -59,7 +59,7 @@ def test_arcface_equals_insightface(faces, size):
     np.testing.assert_array_equal(crop, warp(faces.image, matrix(faces, size, "arcface")[:2], size))
 
 
-def test_arcface_of_another_size_is_scaled(faces):
+def test_arcface_template_scales_to_other_sizes(faces):
     np.testing.assert_allclose(arcface_points(100), INSIGHTFACE * 100 / 112)
     assert faces.aligned(100, template="arcface").shape == (1, 100, 100, 3)
 
@@ -77,7 +77,7 @@ def ffhq_quad(points):
     return np.stack([c - x - y, c - x + y, c + x + y, c + x - y])
 
 
-def test_ffhq_equals_its_quad(faces):
+def test_ffhq_template_equals_the_original_quad(faces):
     """The same pixels as Pillow's transform of the quad, as in the original."""
     quad, size = ffhq_quad(faces.points[0].astype(np.float64)), 256
     corners = affine(quad, matrix(faces, size, "ffhq")[:2])
@@ -104,7 +104,7 @@ def test_aligned_faces_are_upright_in_every_template(landmarker, portrait):
         assert abs(face.head_pose()[0, 2]) < 6
 
 
-def test_aligned_refuses_templates(faces):
+def test_aligned_refuses_margins_and_sizes_that_do_not_fit_the_template(faces):
     with pytest.raises(PipnetError, match="'arcface' has a fixed margin"):
         faces.aligned(112, 0.1, template="arcface")
     with pytest.raises(PipnetError, match="size must be 1 to 32767"):
@@ -114,7 +114,7 @@ def test_aligned_refuses_templates(faces):
 # -- schemes -------------------------------------------------------------------------------------------
 
 
-def test_five_points_of_the_portrait(faces):
+def test_five_points_are_eyes_nose_and_corners_of_the_mouth(faces):
     points = faces.points[0]
     expected = [points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48], points[54]]
     np.testing.assert_allclose(faces.five_points[0], expected, atol=1e-3)
@@ -142,14 +142,14 @@ def test_to_scheme_keeps_a_consistent_result(two_faces):
     assert mapped.to_scheme("aflw") is mapped
 
 
-def test_to_scheme_of_an_uncalibrated_result(faces):
+def test_to_scheme_of_an_uncalibrated_result_stays_uncalibrated(faces):
     uncalibrated = replace(faces, metadata=replace(faces.metadata, calibration=None)).to_scheme("five")
     assert not uncalibrated.is_calibrated
     assert np.isnan(uncalibrated.quality).all()
     assert uncalibrated.to_dict()["faces"][0]["quality"] is None
 
 
-def test_to_scheme_without_a_mapping(faces):
+def test_to_scheme_refuses_schemes_without_a_mapping(faces):
     with pytest.raises(DataError, match="no mapping from scheme '300w' to 'wflw'; those from it: aflw, five"):
         faces.to_scheme("wflw")
 
@@ -157,7 +157,7 @@ def test_to_scheme_without_a_mapping(faces):
 # -- tables --------------------------------------------------------------------------------------------
 
 
-def test_to_dataframe_has_a_row_a_face(two_faces):
+def test_to_dataframe_has_a_row_per_face(two_faces):
     pytest.importorskip("pandas")
     frame = two_faces.to_dataframe()
     assert frame["face"].tolist() == [0, 1]
@@ -171,7 +171,7 @@ def test_to_dataframe_has_a_row_a_face(two_faces):
     assert two_faces[[]].to_dataframe().shape == (0, 7 + 3 * 68)
 
 
-def test_to_dataframe_has_a_row_a_landmark(two_faces):
+def test_to_dataframe_has_a_row_per_landmark(two_faces):
     pytest.importorskip("pandas")
     frame = two_faces.to_dataframe("landmark")
     assert len(frame) == 2 * 68
@@ -187,7 +187,7 @@ def test_to_dataframe_names_a_missing_package(faces, monkeypatch):
         faces.to_dataframe()
 
 
-def test_to_supervision_is_drawn_by_it(two_faces):
+def test_to_supervision_can_be_drawn_by_supervision(two_faces):
     supervision = pytest.importorskip("supervision")
     key_points = two_faces.to_supervision()
     np.testing.assert_array_equal(key_points.xy, two_faces.points)
@@ -220,8 +220,8 @@ def test_detect_writes_csv_and_coco_of_many_images(portrait, two_faces, tmp_path
 
 
 @pytest.mark.parametrize(("flag", "suffix"), [("--csv", ".csv"), ("--coco", ".json")])
-def test_detect_refuses_a_table_with_another_suffix(flag, suffix, pictures, capsys):
-    image = pictures / "good.jpg"
+def test_detect_refuses_a_table_with_another_suffix(flag, suffix, portrait_folder, capsys):
+    image = portrait_folder / "good.jpg"
     before = image.read_bytes()
     assert main(["detect", str(image), flag, str(image)]) == 1
     assert f"expected the name of a file that ends in {suffix}" in capsys.readouterr().err
@@ -236,7 +236,7 @@ def changed(faces, **options):
     return (np.asarray(faces.plot(**options)) != faces.image).any(axis=2)
 
 
-def test_plot_returns_a_pillow_image_with_marks_on_the_landmarks(faces):
+def test_plot_returns_a_pillow_image_with_dots_on_the_landmarks(faces):
     image = faces.plot()
     assert isinstance(image, PIL.Image.Image)
     assert image.size == faces.image.shape[1::-1]
@@ -249,7 +249,7 @@ def test_plot_returns_a_pillow_image_with_marks_on_the_landmarks(faces):
     image.save(io.BytesIO(), "PNG")
 
 
-def test_plot_marks_scale_with_the_face(faces):
+def test_plot_scales_dots_with_the_face(faces):
     """Twice the face: almost four times the pixels, but for the smooth edges."""
     scaled = [
         replace(
@@ -264,7 +264,7 @@ def test_plot_marks_scale_with_the_face(faces):
     assert 3 < large / small < 5
 
 
-def test_plot_options(faces):
+def test_plot_applies_color_thickness_and_numbers(faces):
     red = np.asarray(faces.plot(color="red", boxes=False))
     nose = faces.points[0, 30].round().astype(int)
     assert tuple(red[nose[1], nose[0]]) == (255, 0, 0)
@@ -282,7 +282,7 @@ def test_plot_options(faces):
         ({"thickness": 1000.0}, "thickness is above 0"),
     ],
 )
-def test_plot_refuses_options(faces, options, message):
+def test_plot_refuses_invalid_options(faces, options, message):
     with pytest.raises(PipnetError, match=message):
         faces.plot(**options)
 
@@ -303,7 +303,7 @@ def test_plot_dashes_faces_of_low_quality(faces):
     np.testing.assert_array_equal(np.asarray(unknown), drawings[0])
 
 
-def test_plot_of_faces_far_outside(faces):
+def test_plot_accepts_faces_far_outside(faces):
     far = replace(faces, points=faces.points * 1e6, boxes=faces.boxes * 1e6)
     assert far.plot().size == faces.image.shape[1::-1]
     beside = replace(faces, points=faces.points + 5000, boxes=faces.boxes + 5000)

@@ -36,7 +36,7 @@ def tiles(page: str) -> list[str]:
     return re.findall(r"<figure.*?</figure>", page, re.DOTALL)
 
 
-def test_page_of_a_folder(album, tmp_path, capsys, landmarker):
+def test_page_shows_faces_and_errors_of_a_folder(album, tmp_path, capsys, landmarker):
     out = tmp_path / "deep" / "page.html"
     assert main(["detect", str(album), "--html", str(out)]) == 1
     assert "z.jpg" in capsys.readouterr().err
@@ -51,7 +51,7 @@ def test_page_of_a_folder(album, tmp_path, capsys, landmarker):
     assert "data-faces" not in corrupt
     assert "sub/black.png, faces 0" in unescape(black)
     assert "z.jpg: cannot be read" in unescape(corrupt)
-    assert "private folder" not in page  # where the images are is nobody's business
+    assert "private folder" not in page  # the page does not contain the paths of the images
     assert str(tmp_path) not in page
 
     faces = landmarker(album / EVIL)
@@ -73,7 +73,7 @@ def test_page_contains_its_images_without_exif(album, tmp_path, landmarker):
         images.append(PIL.Image.open(io.BytesIO(base64.b64decode(content.partition(",")[2]))))
         assert not images[-1].getexif()
     assert [image.size for image in images] == [(512, 512), (1280, 427)]
-    shown = landmarker(images[0])  # it is the photo, as large as it was
+    shown = landmarker(images[0])  # the photo has its original size
     assert np.abs(shown.points - landmarker(album / EVIL).points).mean() < 2
 
 
@@ -125,7 +125,7 @@ def test_page_marks_faces_of_low_quality(portrait, landmarker, tmp_path):
     assert 'class="box low"' in bad
 
 
-def test_page_of_many_images_is_bounded(shared, landmarker, tmp_path):
+def test_page_of_1000_images_takes_less_than_30_megabytes(shared, landmarker, tmp_path):
     """1,000 images take less than 30 MB: real ones, of which 12 stand for all."""
     images = sorted((shared / "data" / "300w" / "helen" / "testset").glob("*.jpg"))[:12]
     page = ResultsPage(tmp_path / "page.html", 1000, landmarker.metadata)

@@ -26,13 +26,13 @@ def any_rotation():
     return FaceLandmarker(any_rotation=True)
 
 
-def turn(upright, angle):
-    """Return the portrait turned clockwise about its face, and the landmarks in it."""
+def rotate(upright, angle):
+    """Return the portrait rotated clockwise about its face, and the landmarks in it."""
     image, points = upright
     center = tuple(float(v) for v in points.mean(axis=0))
     matrix = cv2.getRotationMatrix2D(center, -angle, 1)
-    turned = np.asarray(cv2.warpAffine(image, matrix, image.shape[1::-1]))
-    return turned, affine(points, matrix).astype(np.float32)
+    rotated = np.asarray(cv2.warpAffine(image, matrix, image.shape[1::-1]))
+    return rotated, affine(points, matrix).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +43,20 @@ def error(upright):
 
 
 @pytest.mark.parametrize("angle", range(-150, 181, 30))
-def test_given_box_of_a_turned_face(upright, any_rotation, error, angle):
-    image, points = turn(upright, angle)
+def test_any_rotation_predicts_a_rotated_face_in_its_box(upright, any_rotation, error, angle):
+    image, points = rotate(upright, angle)
     face = any_rotation(image, boxes=tight_box(points), box_format="landmarks")[0]
     assert error(face, points) < 0.02
     assert abs((face_roll(face.points, any_rotation.metadata) - angle + 180) % 360 - 180) < 5
 
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
-def test_face_that_is_detected_in_a_turned_image_only(upright, landmarker, error, angle):
+def test_any_rotation_finds_a_face_detected_in_a_rotated_image_only(upright, landmarker, error, angle):
     def upright_only(image):
         """Return clear faces only: the default detector finds this large face at any roll."""
         return [face.box for face in landmarker(image) if face.scores.mean() > 0.5]
 
-    image, points = turn(upright, angle)
+    image, points = rotate(upright, angle)
     assert not upright_only(image)
     faces = FaceLandmarker(detector=upright_only, any_rotation=True)(image)
     assert len(faces) == 1
@@ -68,36 +68,36 @@ def test_face_that_is_detected_in_a_turned_image_only(upright, landmarker, error
     np.testing.assert_allclose(again.points, faces.points, atol=0.5)
 
 
-def test_box_drawn_as_if_an_upside_down_face_were_upright(upright, any_rotation, error):
-    """Detectors draw such boxes; no turned crop around them holds the face well enough to be sure."""
-    image, points = turn(upright, 180)
+def test_any_rotation_accepts_a_box_drawn_for_an_upright_face(upright, any_rotation, error):
+    """Detectors draw such boxes; no rotated crop around them contains the face well."""
+    image, points = rotate(upright, 180)
     left, top, right, bottom = tight_box(points)
     box = np.array([left, top + 0.75 * (bottom - top), right, bottom + 0.75 * (bottom - top)], np.float32)
     assert error(any_rotation(image, boxes=box, box_format="landmarks")[0], points) < 0.02
 
 
-def test_upright_face_is_unchanged(portrait, any_rotation, landmarker):
+def test_any_rotation_does_not_change_upright_faces(portrait, any_rotation, landmarker):
     searched, plain = any_rotation(portrait), landmarker(portrait)
     np.testing.assert_array_equal(searched.points, plain.points)
     np.testing.assert_array_equal(searched.boxes, plain.boxes)
     np.testing.assert_array_equal(searched.crop_boxes, plain.crop_boxes)
 
 
-def test_tta_uses_the_upright_crop(upright, error):
-    image, points = turn(upright, 120)
+def test_any_rotation_applies_tta_to_the_upright_crop(upright, error):
+    image, points = rotate(upright, 120)
     landmarker = FaceLandmarker(any_rotation=True, tta="flip")
     face = landmarker(image, boxes=tight_box(points), box_format="landmarks")[0]
     assert error(face, points) < 0.02
     assert (face.tta_std > 0).any()
 
 
-def test_image_without_a_face_has_none(any_rotation):
+def test_any_rotation_finds_no_face_in_an_empty_image(any_rotation):
     assert len(any_rotation(np.full((80, 120, 3), 128, np.uint8))) == 0
 
 
-def test_model_cut_around_dataset_boxes_gets_the_same_crop(upright, landmarker):
+def test_any_rotation_gives_models_of_dataset_boxes_the_same_crop(upright, landmarker):
     """Its face boxes are 1.5 times the landmarks' boxes, and its crop scale is so much smaller."""
-    image, points = turn(upright, 40)
+    image, points = rotate(upright, 40)
     metadata = landmarker.metadata
     box = tight_box(points)
     center, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2
@@ -119,8 +119,8 @@ def test_model_cut_around_dataset_boxes_gets_the_same_crop(upright, landmarker):
     np.testing.assert_allclose(from_wide.points, from_tight.points, atol=0.5)
 
 
-class Leaning:
-    """A detector of one face, whose five points are known."""
+class FivePointDetector:
+    """A detector of one face that returns its box and five points."""
 
     box_format = "landmarks"
 
@@ -133,13 +133,13 @@ class Leaning:
 
 
 @pytest.mark.parametrize(("angle", "is_rotated"), [(0, False), (15, False), (40, True), (-75, True)])
-def test_five_points_of_the_detector_set_the_first_crop(upright, landmarker, error, angle, is_rotated):
-    image, points = turn(upright, angle)
+def test_five_points_of_the_detector_rotate_the_first_crop(upright, landmarker, error, angle, is_rotated):
+    image, points = rotate(upright, angle)
     mapping = SchemeMapping.load("300w", "five")
-    leaning = Leaning(points, mapping(points)[None])
-    assert (np.abs(upright_angles(leaning(image))) > 20).all() == is_rotated
-    with_points = FaceLandmarker(detector=leaning)(image)
-    without = FaceLandmarker(detector=Leaning(points, None))(image)
+    detector = FivePointDetector(points, mapping(points)[None])
+    assert (np.abs(upright_angles(detector(image))) > 20).all() == is_rotated
+    with_points = FaceLandmarker(detector=detector)(image)
+    without = FaceLandmarker(detector=FivePointDetector(points, None))(image)
     if is_rotated:
         assert error(with_points[0], points) < 0.02
         assert error(with_points[0], points) < error(without[0], points)

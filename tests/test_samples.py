@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipnet.annotations.pts import read_pts, write_pts
-from pipnet.annotations.samples import split_by_group
+from pipnet.annotations.samples import evenly_spaced, split_by_group
 from pipnet.datasets.load import load_samples, recognize_dataset
 from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels, write_pseudo_labels
 from pipnet.errors import DataError
@@ -51,6 +51,13 @@ def test_split_by_group_keeps_photos_together(shared):
     assert len(training) + len(validation) == len(samples)
     assert not {s.group for s in training} & {s.group for s in validation}
     assert 0.15 < len(validation) / len(samples) < 0.45
+
+
+def test_evenly_spaced_returns_at_most_the_requested_number():
+    assert evenly_spaced(range(10), 4) == [0, 2, 5, 7]
+    assert evenly_spaced(range(3), 5) == [0, 1, 2]
+    assert evenly_spaced([], 5) == []
+    assert len(evenly_spaced(range(999), 500)) == 500
 
 
 @pytest.mark.parametrize("subset", ["challenging", "full"])
@@ -100,7 +107,7 @@ def test_read_pts_reads_write_pts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "empty file"),
         ("version: 1\nn_points: 2\n{\n1 2\n", "no points between"),
@@ -111,10 +118,10 @@ def test_read_pts_reads_write_pts(tmp_path):
         ("version: 1\nn_points: 1\n{\n1 2\n}", "1 points, expected 68"),
     ],
 )
-def test_read_pts_refuses_invalid_files(tmp_path, text, words):
+def test_read_pts_refuses_invalid_files(tmp_path, text, message):
     path = tmp_path / "bad.pts"
     path.write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         read_pts(path, 68)
 
 

@@ -1,3 +1,5 @@
+"""Landmark schemes: names, regions, mirror pairs, files, and mappings between schemes."""
+
 import json
 import tomllib
 from dataclasses import replace
@@ -18,7 +20,7 @@ MIDDLE = {"300w": 10, "wflw": 10, "cofw": 7, "aflw": 3, "lapa": 12}
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_scheme_built_in_names_and_regions(name):
+def test_built_in_scheme_has_one_name_and_region_per_landmark(name):
     scheme = LandmarkScheme.load(name)
     assert scheme.landmarks == SIZES[name]
     assert len(set(scheme.landmark_names)) == scheme.landmarks
@@ -126,17 +128,17 @@ def test_scheme_mapping_commutes_with_flips(source, target):
 
 
 @pytest.mark.parametrize("name", MIDDLE)
-def test_scheme_mapping_to_five_points(name):
+def test_scheme_mapping_to_five_points_agrees_between_schemes(name):
     """The same places on each mean face, but for its proportions: crops may be stretched."""
-    places = []
+    positions = []
     for source in (name, "300w"):
         points = SchemeMapping.load(source, "five")(mean_face(LandmarkScheme.load(source)))
         points -= points[:2].mean(axis=0)
-        places.append(points / [points[1, 0], points[3:, 1].mean()])
-    np.testing.assert_allclose(*places, atol=0.15)
+        positions.append(points / [points[1, 0], points[3:, 1].mean()])
+    np.testing.assert_allclose(*positions, atol=0.15)
 
 
-def test_scheme_mapping_to_19_points():
+def test_scheme_mapping_to_19_points_has_known_values():
     points = np.random.default_rng(0).normal(size=(68, 2))
     out = SchemeMapping.load("300w", "aflw")(points)
     np.testing.assert_allclose(out[7], points[36:42].mean(axis=0))
@@ -147,7 +149,7 @@ def test_scheme_mapping_to_19_points():
     np.testing.assert_allclose(SchemeMapping.load("wflw", "aflw")(wide), through)
 
 
-def test_scheme_mapping_98_to_68_points():
+def test_scheme_mapping_of_98_to_68_points_has_known_values():
     points = np.random.default_rng(0).normal(size=(98, 2))
     out = SchemeMapping.load("wflw", "300w")(points)
     np.testing.assert_allclose(out[8], points[16])
@@ -169,7 +171,7 @@ def test_scheme_load_reads_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("title = [", "not a landmark scheme"),
         ('title = "x"', "has no 'landmarks'"),
@@ -189,10 +191,10 @@ def test_scheme_load_reads_a_file(tmp_path):
         ('title="x"\nlandmarks=3\ncolor=1\n', "no key 'color'; there are title, landmarks, norm"),
     ],
 )
-def test_scheme_load_refuses_invalid_files(tmp_path, text, words):
+def test_scheme_load_refuses_invalid_files(tmp_path, text, message):
     path = tmp_path / "bad.toml"
     path.write_text(text)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=message):
         LandmarkScheme.load(path)
 
 

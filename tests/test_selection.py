@@ -1,4 +1,4 @@
-"""Which faces a result holds: quality, number, order, one result a face; and refinement."""
+"""Which faces a result holds: quality, number, order, one result per face; and refinement."""
 
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class Proposals:
         return Detections(self.boxes, np.array([0.5, 0.4], np.float32))
 
 
-def test_landmarks_tell_which_candidates_are_faces(landmarker, portrait):
+def test_quality_of_landmarks_selects_the_candidates_that_are_faces(landmarker, portrait):
     (face,) = FaceLandmarker(landmarker.model, Proposals(), max_faces=1)(portrait)
     np.testing.assert_array_equal(face.box, Proposals.boxes[1])
     assert face.detection_score == np.float32(0.4)
@@ -81,7 +81,7 @@ def test_landmarks_find_a_half_hidden_face(landmarker, portrait):
 # -- min_quality ---------------------------------------------------------------------------------------
 
 
-def test_nothing_is_hidden_by_default(plain):
+def test_all_faces_are_returned_by_default(plain):
     assert len(plain) == 2
     assert plain.quality[0] > 0.9 > LOW_QUALITY > plain.quality[1]
 
@@ -91,8 +91,8 @@ def test_min_quality_leaves_faces_out(landmarker, pair, plain):
     for faces in (strict(pair), strict([pair])[0]):
         np.testing.assert_array_equal(faces.points, plain.points[:1])
         np.testing.assert_array_equal(faces.boxes, plain.boxes[:1])
-    given = strict(pair, boxes=plain.boxes, box_format="pipnet-face")
-    np.testing.assert_array_equal(given.points, plain.points[:1])
+    from_boxes = strict(pair, boxes=plain.boxes, box_format="pipnet-face")
+    np.testing.assert_array_equal(from_boxes.points, plain.points[:1])
     assert len(strict(pair, boxes=plain.boxes[1], box_format="pipnet-face")) == 0
 
 

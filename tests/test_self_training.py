@@ -1,6 +1,5 @@
-"""Learning from unlabeled faces: labeling, rounds, and reruns that repeat no finished work."""
+"""Learning from unlabeled faces: rounds, tasks of pseudo-labels, and reruns that repeat no finished work."""
 
-import csv
 import json
 import shutil
 import tarfile
@@ -9,29 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
-from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled, write_boxes
-from pipnet.errors import DataError, ModelError, PipnetError, RecipeError, VideoError
-from pipnet.evaluation.metrics import norm_distance
-from pipnet.geometry import tight_box
-from pipnet.io.image import read_image, write_image
+from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled
+from pipnet.errors import DataError, ModelError, PipnetError, RecipeError
+from pipnet.io.image import write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
-from pipnet.model.torch_model import TorchModel
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig, load_recipe
 from pipnet.training.self_training import LABELS, check_detector, round_recipe, self_train, unlabeled_faces
 from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
+from test_pseudo_labeling import NOWHERE
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 ROOT = Path(__file__).parents[1]
-NOWHERE = Path("/nowhere")
-"""Folder for frames of videos, which these tests do not have."""
 CONFIG = ModelConfig(
     "lcnet_050", input_size=128, neighbors=3, neck_width=16, stride=16, curriculum="published"
 )
@@ -49,171 +45,11 @@ self_training: {{tasks: [quarter, full]}}
 """The network predicts the same landmarks for all faces, so that its pseudo-labels are always usable."""
 
 
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    """A figure takes longer than one of these trainings."""
-    monkeypatch.setattr("pipnet.training.log.draw_curves", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
-def recipe_file(tmp_path_factory, blind_checkpoint):
+def recipe_file(tmp_path_factory, mean_face_checkpoint):
     path = tmp_path_factory.mktemp("recipe") / "rounds.yaml"
-    path.write_text(RECIPE.format(checkpoint=blind_checkpoint(CONFIG)))
+    path.write_text(RECIPE.format(checkpoint=mean_face_checkpoint(CONFIG)))
     return path
-
-
-@pytest.fixture
-def unlabeled(tmp_path, small_300w):
-    """Real images with inexact boxes, like WIDER's; one image is damaged, one box is implausible."""
-    folder = tmp_path / "unlabeled"
-    folder.mkdir()
-    rows = [["image", "x", "y", "w", "h"]]
-    for number, face in enumerate(load_samples(small_300w, "full")[0]):
-        shutil.copy(face.image, folder / f"{number}{face.image.suffix}")
-        x0, y0, x1, y1 = (tight_box(face.points) + [-5, -25, 5, 5]).tolist()
-        rows.append([f"{number}{face.image.suffix}", x0, y0, x1 - x0, y1 - y0])
-    rows.append([rows[1][0], 0, 0, 200, 3])
-    (folder / "damaged.jpg").write_bytes(b"not an image")
-    rows.append(["damaged.jpg", 5, 5, 60, 60])
-    with (folder / "boxes.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def shipped():
-    network, metadata = load_checkpoint(ROOT / "checkpoints" / "pipnet-68.safetensors")
-    return TorchModel(network, metadata)
-
-
-# -- unlabeled faces -----------------------------------------------------------------------------------
-
-
-def test_load_unlabeled_reads_folder_table_and_list(unlabeled, portrait, tmp_path):
-    assert (
-        len(load_unlabeled(unlabeled, NOWHERE)) == len(load_unlabeled(unlabeled / "boxes.csv", NOWHERE)) == 14
-    )
-    (tmp_path / "list.txt").write_text(f"{portrait}\nunlabeled/0.jpg\n\n")
-    listed = load_unlabeled(tmp_path / "list.txt", NOWHERE)
-    assert [face.box for face in listed] == [None, None]
-    (unlabeled / "boxes.csv").unlink()
-    assert len(load_unlabeled(unlabeled, NOWHERE)) == 13
-    (tmp_path / "rounds.yaml").touch()
-    for bad, words in ((tmp_path / "none", "not a folder"), (tmp_path / "rounds.yaml", "not a folder")):
-        with pytest.raises(DataError, match=words):
-            load_unlabeled(bad, NOWHERE)
-
-
-def test_load_unlabeled_takes_one_frame_a_second_of_video(tmp_path, shipped, shared):
-    clip = shared / "data" / "video" / "cap13_edit2.mp4"
-    faces = load_unlabeled(clip, tmp_path)
-    assert len(faces) == 31  # 765 frames, 25 a second
-    labels, _ = label_faces(shipped, faces[:3])
-    assert [label.sample.points.shape for label in labels] == [(68, 2)] * 3
-    written = {face.image: face.image.stat().st_mtime_ns for face in faces}
-    again = load_unlabeled(clip, tmp_path)
-    assert {face.image: face.image.stat().st_mtime_ns for face in again} == written
-    (tmp_path / "damaged.mp4").write_bytes(clip.read_bytes()[:300_000])
-    assert 5 < len(load_unlabeled(tmp_path / "damaged.mp4", tmp_path)) < 31
-    shutil.copy(clip, tmp_path / "damaged.mp4")  # another video of the same name
-    assert len(load_unlabeled(tmp_path / "damaged.mp4", tmp_path)) == 31
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    for name, words in (("empty.mp4", "empty file"), ("none.mp4", "no such file")):
-        with pytest.raises(VideoError, match=words):
-            load_unlabeled(tmp_path / name, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "image,x\n", "image,x,y,w,h\na.jpg,1,2,x,4\n", "image,x,y,w,h\na,1,2,0,4\n"]
-)
-def test_load_unlabeled_names_damaged_tables(tmp_path, text):
-    (tmp_path / "boxes.csv").write_text(text)
-    with pytest.raises(DataError, match=r"boxes\.csv"):
-        load_unlabeled(tmp_path, NOWHERE)
-
-
-# -- labeling -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("tta", ["none", "translation"])
-def test_label_faces_is_near_the_truth(unlabeled, small_300w, shipped, tta):
-    truth, scheme, _ = load_samples(small_300w, "full")
-    count = 12 if tta == "none" else 3
-    faces = load_unlabeled(unlabeled, NOWHERE)
-    labels, dropped = label_faces(shipped, [*faces[:count], *faces[12:]], tta)
-    assert dropped == {"image cannot be read": 1, "box is tiny or oblong": 1}
-    for label, face in zip(labels, truth[:count], strict=True):
-        distance = np.linalg.norm(label.sample.points - face.points, axis=1).mean()
-        assert distance / norm_distance(face.points, scheme) < 0.06
-        assert 0.3 < label.mean_score <= 1
-        assert label.vote_std > 0
-        assert (label.label_std > 0) == (tta != "none")
-
-
-def test_label_faces_detects_in_regions_and_images(unlabeled, shipped, tmp_path):
-    faces = load_unlabeled(unlabeled, NOWHERE)[:3]
-    height, width = read_image(faces[0].image).shape[:2]
-    regions = [replace(face, box=np.float32([10, 10, width - 10, height - 10])) for face in faces]
-    faceless = [replace(face, box=np.float32([0, 0, 12, 12])) for face in faces]
-    without = [replace(face, box=None) for face in faces]
-    write_image(tmp_path / "gray.png", np.full((90, 90, 3), 128, np.uint8))
-    empty = UnlabeledFace(tmp_path / "gray.png", None, "gray")
-    by_region, _ = label_faces(shipped, regions, "none", "region")
-    by_detector, dropped = label_faces(shipped, [*without, empty])
-    assert dropped == {"no face detected": 1}
-    for a, b in zip(by_region, by_detector, strict=True):
-        np.testing.assert_allclose(a.sample.points, b.sample.points, atol=0.01)
-    assert label_faces(shipped, faceless, "none", "region") == ([], {"no face detected": 3})
-
-
-def test_label_faces_drops_boxes_outside_of_the_image(unlabeled, shipped):
-    """The network would predict the mean face, twice, on a black crop."""
-    face = load_unlabeled(unlabeled, NOWHERE)[0]
-    outside = [replace(face, box=np.float32([x, 10, x + 200, 210])) for x in (5000, -400)]
-    assert label_faces(shipped, outside) == ([], {"box is outside of the image": 2})
-
-
-def test_read_boxes_finds_images_behind_a_link(unlabeled, tmp_path):
-    face = load_unlabeled(unlabeled, NOWHERE)[0]
-    (tmp_path / "disk" / "deep" / "runs").mkdir(parents=True)
-    (tmp_path / "proj").mkdir()
-    (tmp_path / "proj" / "runs").symlink_to(tmp_path / "disk" / "deep" / "runs")
-    write_boxes(tmp_path / "proj" / "runs" / "boxes.csv", [face])
-    (read,) = load_unlabeled(tmp_path / "proj" / "runs" / "boxes.csv", NOWHERE)
-    assert read.image.samefile(face.image)
-
-
-def test_label_faces_uses_box_formats_of_the_table(unlabeled, shipped):
-    faces = load_unlabeled(unlabeled, NOWHERE)[:2]
-    (labels, _) = label_faces(shipped, faces)
-    tight = [
-        replace(face, box=tight_box(label.sample.points), box_format="landmarks")
-        for face, label in zip(faces, labels, strict=True)
-    ]
-    write_boxes(unlabeled / "boxes.csv", [tight[0], faces[1]])
-    mixed = load_unlabeled(unlabeled, NOWHERE)
-    assert [face.box_format for face in mixed] == ["landmarks", None]
-    for a, b in zip(label_faces(shipped, mixed)[0], labels, strict=True):
-        assert np.abs(a.sample.points - b.sample.points).max() < 0.03 * np.ptp(b.sample.points[:, 0])
-    text = (unlabeled / "boxes.csv").read_text().replace(",landmarks", ",tight")
-    (unlabeled / "boxes.csv").write_text(text)
-    with pytest.raises(ModelError, match="no adapter for boxes of format 'tight'"):
-        label_faces(shipped, load_unlabeled(unlabeled, NOWHERE))
-
-
-def test_write_pseudo_labels_and_read_again(unlabeled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:2])
-    write_pseudo_labels(tmp_path / "labels.csv", labels)
-    for a, b in zip(read_pseudo_labels(tmp_path / "labels.csv"), labels, strict=True):
-        assert a.sample.image.resolve() == b.sample.image.resolve()
-        np.testing.assert_allclose(a.sample.points, b.sample.points, atol=1e-3)
-        assert a.mean_score == pytest.approx(b.mean_score, abs=1e-4)
-        np.testing.assert_allclose(a.landmark_std, b.landmark_std, atol=1e-3)
-        assert b.landmark_std.mean() == pytest.approx(b.vote_std, rel=1e-4)
-    for text in ("", "image,name\n", "image,name,score,spread,disagreement,x0,y0\na,b,1,2,3,4,nan\n"):
-        (tmp_path / "labels.csv").write_text(text)
-        with pytest.raises(DataError, match=r"labels\.csv"):
-            read_pseudo_labels(tmp_path / "labels.csv")
 
 
 # -- rounds --------------------------------------------------------------------------------------------
@@ -221,8 +57,8 @@ def test_write_pseudo_labels_and_read_again(unlabeled, shipped, tmp_path):
 
 def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabeled, tmp_path, capsys):
     run = tmp_path / "run"
-    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
-    assert main([*words, "-o", str(run)]) == 0
+    command = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
+    assert main([*command, "-o", str(run)]) == 0
     assert "round2" in capsys.readouterr().err
     record = json.loads((run / "round1" / "labeling.json").read_text())
     assert (record["unlabeled"], record["labeled"]) == (14, 12)
@@ -236,17 +72,17 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
         path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".csv", ".safetensors")
     }
     weights = (run / "round2" / "best.safetensors").read_bytes()
-    assert main([*words, "-o", str(run)]) == 0  # everything is finished: nothing is repeated
+    assert main([*command, "-o", str(run)]) == 0  # everything is finished: nothing is repeated
     assert before == {path: path.stat().st_mtime_ns for path in before}
     shutil.rmtree(run / "round2")
-    assert main([*words, "-o", str(run)]) == 0
+    assert main([*command, "-o", str(run)]) == 0
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
-    assert main([*words, "-o", str(run), "--self-training.tta", "flip"]) == 1
+    assert main([*command, "-o", str(run), "--self-training.tta", "flip"]) == 1
     assert "labeled with other tta" in capsys.readouterr().err
 
 
 def test_self_train_checks_the_detector_before_training(
-    recipe_file, small_300w, unlabeled, shipped, tmp_path, monkeypatch
+    recipe_file, small_300w, unlabeled, torch_model, tmp_path, monkeypatch
 ):
     """Networks are fitted to the available detectors: without one, these boxes have no meaning."""
 
@@ -262,7 +98,7 @@ def test_self_train_checks_the_detector_before_training(
     check_detector(faces, SelfTrainingConfig())  # needs none
     monkeypatch.undo()
     teacher = tmp_path / "teacher.safetensors"
-    save_checkpoint(teacher, shipped.network, replace(shipped.metadata, box_adapters={}))
+    save_checkpoint(teacher, torch_model.network, replace(torch_model.metadata, box_adapters={}))
     with pytest.raises(ModelError, match="no adapter for boxes"):
         self_train(
             load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)]), tmp_path / "run"
@@ -270,10 +106,10 @@ def test_self_train_checks_the_detector_before_training(
 
 
 def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unlabeled, tmp_path, capsys):
-    words = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
-    words += ["-o", str(tmp_path / "run"), "--self-training.tasks", "full"]
-    assert main([*words, "--max-steps", "1"]) == 0
-    assert main(words) == 1
+    command = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
+    command += ["-o", str(tmp_path / "run"), "--self-training.tasks", "full"]
+    assert main([*command, "--max-steps", "1"]) == 0
+    assert main(command) == 1
     assert "round1 was labeled with other weights: delete it" in capsys.readouterr().err
 
 
@@ -300,8 +136,8 @@ def test_train_uses_labels_of_annotate(recipe_file, small_300w, tmp_path):
         shutil.copy(face.image, images / f"{number}{face.image.suffix}")
     write_image(images / "empty.png", np.full((90, 90, 3), 128, np.uint8))
     (images / "damaged.jpg").write_bytes(b"not an image")
-    words = [str(images), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
-    assert main(["annotate", *words]) == 0
+    command = [str(images), "-o", str(labels), "--workers", "1", "--tta", "flip", "--shard-size", "3"]
+    assert main(["annotate", *command]) == 0
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(labels)]
     trainer = Trainer(load_recipe(recipe_file, flags), tmp_path / "run")
     pseudo = trainer.split.pseudo
@@ -336,7 +172,7 @@ def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w,
     manifest = json.loads(file.read_text())
     scheme = manifest["model"]["scheme"]
     bare = {"norm": "box", "flip": [], "edges": [], "regions": {}, "landmark_names": []}
-    for changed, words in (
+    for changed, message in (
         ({**manifest, "model": {"scheme": {**scheme, "landmarks": 67}}}, r"\[67\] are not among 0 to 66"),
         ({**manifest, "model": {"scheme": {**scheme, **bare, "landmarks": 67}}}, "67 landmarks a face"),
         (
@@ -350,14 +186,14 @@ def test_load_split_refuses_unusable_labels_of_annotate(recipe_file, small_300w,
         ({key: value for key, value in manifest.items() if key != "shards"}, "not finished"),
     ):
         file.write_text(json.dumps(changed))
-        with pytest.raises(DataError, match=words):
+        with pytest.raises(DataError, match=message):
             load_split(recipe)
 
 
 def test_trainer_sets_task_and_weight_of_pseudo_labeled_faces(
-    recipe_file, small_300w, unlabeled, shipped, tmp_path
+    recipe_file, small_300w, unlabeled, torch_model, tmp_path
 ):
-    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
+    labels, _ = label_faces(torch_model, load_unlabeled(unlabeled, NOWHERE)[:4])
     write_pseudo_labels(tmp_path / "labels.csv", labels)
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     trainer = Trainer(load_recipe(recipe_file, [*flags, "--pseudo.task", "half"]), tmp_path / "run")
@@ -370,8 +206,10 @@ def test_trainer_sets_task_and_weight_of_pseudo_labeled_faces(
     assert weights == pytest.approx([label.mean_score for label in labels], abs=1e-4)
 
 
-def test_tasks_by_agreement_are_those_of_each_landmark(recipe_file, small_300w, unlabeled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:3])
+def test_tasks_by_agreement_are_those_of_each_landmark(
+    recipe_file, small_300w, unlabeled, torch_model, tmp_path
+):
+    labels, _ = label_faces(torch_model, load_unlabeled(unlabeled, NOWHERE)[:3])
     std = np.full(68, 6.5, np.float32)
     std[:20], std[20:30] = 3, 6
     graded = [replace(label, landmark_std=std) for label in labels]
@@ -394,10 +232,10 @@ def test_tasks_by_agreement_are_those_of_each_landmark(recipe_file, small_300w, 
 
 
 def test_tasks_by_agreement_need_the_std_of_each_landmark(
-    recipe_file, small_300w, unlabeled, shipped, tmp_path
+    recipe_file, small_300w, unlabeled, torch_model, tmp_path
 ):
     """Tables of earlier versions do not have it."""
-    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:2])
+    labels, _ = label_faces(torch_model, load_unlabeled(unlabeled, NOWHERE)[:2])
     write_pseudo_labels(tmp_path / "labels.csv", [replace(label, landmark_std=None) for label in labels])
     flags = ["--data.root", str(small_300w), "--pseudo.labels", str(tmp_path / "labels.csv")]
     with pytest.raises(DataError, match="no standard deviation of each landmark"):
@@ -422,8 +260,8 @@ def test_self_train_by_agreement_labels_with_the_std_of_each_landmark(
     assert "task: by_agreement" in (tmp_path / "run" / "round1" / "recipe.yaml").read_text()
 
 
-def test_trainer_filters_pseudo_labels_by_quality(recipe_file, small_300w, unlabeled, shipped, tmp_path):
-    labels, _ = label_faces(shipped, load_unlabeled(unlabeled, NOWHERE)[:4])
+def test_trainer_filters_pseudo_labels_by_quality(recipe_file, small_300w, unlabeled, torch_model, tmp_path):
+    labels, _ = label_faces(torch_model, load_unlabeled(unlabeled, NOWHERE)[:4])
     grades = [(0.9, 1.0), (0.2, 1.0), (0.9, 9.0), (0.9, 1.0)]
     graded = [PseudoLabel(x.sample, *grade, 0.0) for x, grade in zip(labels, grades, strict=True)]
     write_pseudo_labels(tmp_path / "labels.csv", graded)
@@ -461,10 +299,3 @@ def test_unlabeled_faces_limit_is_reproducible(recipe_file, unlabeled):
     chosen = [[f.name for f in unlabeled_faces(load_recipe(recipe_file, flags), NOWHERE)] for _ in range(2)]
     assert chosen[0] == chosen[1]
     assert len(chosen[0]) == 5
-
-
-def test_torch_model_takes_any_number_of_crops(shipped):
-    crops = np.random.default_rng(0).integers(0, 255, (3, 256, 256, 3), np.uint8)
-    np.testing.assert_allclose(shipped(crops).points[:1], shipped(crops[:1]).points, atol=1e-4)
-    assert shipped(crops[:0]).points.shape == (0, 68, 2)
-    assert torch.is_grad_enabled()

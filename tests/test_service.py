@@ -1,13 +1,10 @@
-"""The service: answers, limits, hostile bodies, token, metrics, batches, and a stop that loses nothing."""
+"""The service: answers, limits, hostile bodies, token, metrics and batches."""
 
 import base64
-import contextlib
 import io
 import json
-import os
 import re
 import runpy
-import signal
 import socket
 import struct
 import subprocess
@@ -44,11 +41,6 @@ FIELD = b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\na.jpg\r\n--
 def client(landmarker):
     with TestClient(create_app(landmarker, ServiceConfig(max_bytes=2_000_000, max_images=4))) as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def photo(portrait):
-    return portrait.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +87,13 @@ def test_detect_answers_what_the_command_line_prints(client, photo, line, portra
         lambda photo: {"files": {"anything": ("image", photo, "text/plain")}},
     ],
 )
-def test_detect_takes_bytes_base64_and_forms(client, photo, line, portrait, arguments):
+def test_detect_accepts_bytes_base64_and_forms(client, photo, line, portrait, arguments):
     response = client.post("/detect", **arguments(photo))
     assert response.status_code == 200
     assert response.text == line.replace(portrait.name, "image", 1)
 
 
-def test_detect_of_an_image_without_faces(client):
+def test_detect_of_an_image_without_faces_is_no_error(client):
     file = io.BytesIO()
     PIL.Image.new("RGB", (80, 60)).save(file, "PNG")
     row = client.post("/detect", json={"image": as_base64(file.getvalue()), "name": "black.png"}).json()
@@ -223,12 +215,12 @@ def test_malformed_requests_are_one_line(client, arguments, message):
     assert re.search(message, error_of(response))
 
 
-def test_batches_are_forms_or_json(client, photo):
+def test_batches_that_are_neither_forms_nor_json_are_refused(client, photo):
     assert client.post("/detect/batch", content=photo).status_code == 415
     assert client.post("/detect/batch", json={"images": []}).status_code == 400
 
 
-def test_unknown_routes_and_methods(client):
+def test_unknown_routes_and_methods_are_refused(client):
     response = client.get("/etc/passwd")
     assert response.status_code == 404
     assert "/detect/batch" in error_of(response)
@@ -261,7 +253,7 @@ def test_more_requests_than_the_limit_are_refused(landmarker, photo):
         assert client.post("/detect", content=photo).status_code == 200
 
 
-def test_a_request_that_takes_too_long_is_given_up(landmarker, photo):
+def test_a_request_that_takes_too_long_is_answered_with_504(landmarker, photo):
     proceed = threading.Event()
     app = create_app(landmarker, ServiceConfig(timeout=0.2))
     with TestClient(app) as client:
@@ -309,7 +301,7 @@ def test_a_failing_batch_is_predicted_image_by_image(landmarker, photo):
         assert sizes.count(1) == 6
 
 
-def test_waiting_images_go_through_the_network_together(landmarker, photo):
+def test_waiting_images_are_predicted_in_one_batch(landmarker, photo):
     """Images that wait while the network is busy are its next batch, and have the same landmarks."""
     app = create_app(landmarker, ServiceConfig(batch_size=4), threads=4)
     with TestClient(app) as client:
@@ -400,7 +392,7 @@ def test_requests_need_the_token(landmarker, photo):
         assert client.get("/metrics", headers=right).status_code == 200
 
 
-def test_read_token_of_a_file_or_the_environment(tmp_path, monkeypatch):
+def test_read_token_reads_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("PIPNET_TOKEN", raising=False)
     assert read_token(ServiceConfig()) is None
     (tmp_path / "token").write_text(TOKEN + "\n")
@@ -453,7 +445,7 @@ def test_metrics_count_requests_images_and_faces(landmarker, photo):
         assert expected in text, expected
 
 
-def test_openapi_has_examples_that_are_true(client, portrait, line):
+def test_openapi_examples_are_real_requests_and_answers(client, portrait, line):
     api = client.get("/openapi.json").json()
     assert set(api["paths"]) == {"/detect", "/detect/batch", "/health", "/ready", "/metrics"}
     for path, field in (("/detect", "image"), ("/detect/batch", "images")):
@@ -473,123 +465,3 @@ def test_openapi_has_examples_that_are_true(client, portrait, line):
     with pytest.raises(ImageError) as caught:
         decode_image(b"no image", "notes.txt")
     assert bad["error"] == str(caught.value)
-
-
-# -- processes -----------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def serving(*arguments: str, **variables: str):
-    """A real service; yields its process and address."""
-    command = [sys.executable, "-m", "pipnet", "serve", "--port", "0", *arguments]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}
-    )
-    try:
-        lines = []
-        while not (match := re.search(r"at (http://\S+?): POST", lines[-1] if lines else "")):
-            lines.append(process.stderr.readline())
-            assert lines[-1], lines
-        yield process, match[1]
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=60)
-
-
-def test_sigterm_answers_what_was_accepted(photo):
-    """All requests that were sent before the signal are answered, and none is accepted afterwards."""
-    a_connection_each = httpx.Limits(max_keepalive_connections=0)
-    with (
-        serving() as (process, address),
-        httpx.Client(base_url=address, timeout=60, verify=False, limits=a_connection_each) as web,
-        ThreadPoolExecutor(8) as pool,
-    ):
-        requests = [pool.submit(web.post, "/detect", content=photo) for _ in range(8)]
-        deadline = time.monotonic() + 60
-        while "pipnet_requests_in_progress 0.0" in web.get("/metrics").text:
-            assert time.monotonic() < deadline
-        process.send_signal(signal.SIGTERM)
-        answers = [request.result() for request in requests]
-        assert [answer.status_code for answer in answers] == [200] * 8
-        assert all(len(answer.json()["faces"]) == 1 for answer in answers)
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 0
-        assert (out, err) == ("", "stopped: all accepted requests are answered\n")
-        with pytest.raises(httpx.ConnectError):
-            web.get("/health")
-
-
-@pytest.mark.slow
-def test_slow_bodies_are_given_up(photo):
-    with serving("--timeout", "1") as (_, address):
-        host, port = address.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
-            connection.sendall(b"POST /detect HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
-            answer = b""
-            while part := connection.recv(4096):
-                answer += part
-        assert answer.startswith(b"HTTP/1.1 408 ")
-        assert answer.endswith(b'{"error": "the body did not arrive within 1 s"}')
-
-
-def test_serve_refuses_wrong_options_in_one_line(tmp_path, capsys, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
-        for arguments, message in (
-            (["--port", port], f"127.0.0.1, port {port}, cannot be used: Address already in use"),
-            (["--port", "70000"], "port must be at least 0 and at most 65535"),
-            (["--workers", "0"], "workers must be at least 1"),
-            (["--host", "nowhere.invalid", "--port", "0"], "nowhere.invalid, port 0, cannot be used"),
-            (["--port", "0", "--model", "none.onnx"], "none.onnx"),
-            (["--port", "0", "--workers", "2", "--detector", "yunet:none.onnx"], "none.onnx"),
-            (["--token-file", str(tmp_path)], "cannot be read"),
-        ):
-            assert main(["serve", *arguments]) != 0
-            error = capsys.readouterr().err
-            assert message in " ".join(error.split()), error
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "pipnet.service.server", raising=False)
-    assert main(["serve"]) == 1
-    assert "[serve]'" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_workers_share_counters_and_are_replaced_and_stop(photo):
-    with serving("--workers", "2") as (process, address):
-        import psutil
-
-        def workers() -> list:
-            children = psutil.Process(process.pid).children()
-            running = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-            return [child for child in running if "spawn_main" in " ".join(child.cmdline())]
-
-        before = workers()
-        assert len(before) == 2
-        for _ in range(20):
-            assert httpx.post(f"{address}/detect", content=photo, timeout=60).status_code == 200
-        counted = 'pipnet_requests_total{path="/detect",status="200"} 20.0'
-        assert counted in httpx.get(f"{address}/metrics", timeout=60).text
-        before[0].kill()
-        assert process.stderr.readline() == (
-            "a process of the service died (exit code -9): starting another\n"
-        )
-        assert process.stderr.readline() == "a process of the service was replaced\n"
-        assert counted in httpx.get(f"{address}/metrics", timeout=60).text  # nothing is forgotten
-        assert len(httpx.post(f"{address}/detect", content=photo, timeout=60).json()["faces"]) == 1
-        running = workers()
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=60)
-        assert (process.returncode, err) == (0, "stopped: all accepted requests are answered\n")
-        assert not any(worker.is_running() for worker in running)
-
-
-@pytest.mark.slow
-def test_workers_end_with_their_parent():
-    with serving("--workers", "2") as (process, _):
-        import psutil
-
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        gone, alive = psutil.wait_procs(children, timeout=60)
-        assert not alive

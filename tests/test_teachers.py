@@ -83,8 +83,8 @@ def external(tmp_path, landmarker):
 
 
 def test_external_model_serves_as_a_model(external, portrait, capsys):
-    words = ["detect", str(portrait), "--model", str(external), "--box", "179,88,89,95", "--json"]
-    assert main([*words, "--box-format", "landmarks"]) == 0
+    command = ["detect", str(portrait), "--model", str(external), "--box", "179,88,89,95", "--json"]
+    assert main([*command, "--box-format", "landmarks"]) == 0
     points = np.array(json.loads(capsys.readouterr().out)["faces"][0]["points"])
     np.testing.assert_allclose(tight_box(points)[[0, 2]], [179, 268], atol=12)
 
@@ -99,7 +99,7 @@ def test_external_model_shifts_its_crop_up(external, portrait):
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("crop_scal = 1.2", "did you mean 'crop_scale'"),
         ("std = [0, 1, 1]", "std is above 0"),
@@ -109,9 +109,9 @@ def test_external_model_shifts_its_crop_up(external, portrait):
         ("[", "not a readable TOML"),
     ],
 )
-def test_external_model_refuses_bad_descriptions(external, line, words):
+def test_external_model_refuses_bad_descriptions(external, line, message):
     external.write_text(external.read_text() + line + "\n")
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         ExternalModelConfig.load(external)
 
 
@@ -160,7 +160,7 @@ def test_external_model_without_mean_face_or_scores_is_refused_where_they_are_ne
 # -- adapters --------------------------------------------------------------------------------------------
 
 
-def test_shape_adapter_learns_another_definition(shared, tmp_path):
+def test_landmark_adapter_learns_another_definition(shared, tmp_path):
     """A jaw that is lower by a tenth of the face's height, on rotated, small and large faces."""
     scheme = LandmarkScheme.load("300w")
     samples, _, _ = load_samples(shared / "data" / "300w", "afw")
@@ -187,7 +187,7 @@ def test_shape_adapter_learns_another_definition(shared, tmp_path):
     np.testing.assert_allclose(back, adapter(source[1]), atol=0.5)
 
 
-def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
+def test_landmark_adapter_refuses_few_faces_and_damaged_files(tmp_path):
     with pytest.raises(DataError, match="too few"):
         LandmarkAdapter.fit(np.zeros((3, 68, 2)), np.zeros((3, 68, 2)), LandmarkScheme.load("300w"))
     (tmp_path / "a.npz").write_bytes(b"nothing")
@@ -198,7 +198,7 @@ def test_shape_adapter_refuses_few_faces_and_damaged_files(tmp_path):
 # -- consensus -------------------------------------------------------------------------------------------
 
 
-def test_consensus_is_weighted_mean_with_disagreement(external, landmarker, portrait):
+def test_consensus_lowers_weights_where_teachers_disagree(external, landmarker, portrait):
     image, scheme = read_image(portrait), LandmarkScheme.load("300w")
     box = tight_box(landmarker(image)[0].points)[None]
     single, other = Teacher(landmarker.model), Teacher.load(external)
@@ -231,26 +231,26 @@ def test_label_faces_by_teachers_of_another_scheme(shared, portrait):
     assert ((label.weights > 0.1) & (label.weights <= 1)).all()
 
 
-def test_teach_writes_a_table_to_train_on(external, shared, portrait, tmp_path, capsys):
+def test_teach_writes_pseudo_labels(external, shared, portrait, tmp_path, capsys):
     folder, out = tmp_path / "images", tmp_path / "out"
     folder.mkdir()
     shutil.copy(portrait, folder / "a.jpg")
-    words = ["teach", str(folder), "-o", str(out), "--teacher", DEFAULT_MODEL, "--teacher", "pipnet-tiny"]
-    assert main(words) == 0
+    command = ["teach", str(folder), "-o", str(out), "--teacher", DEFAULT_MODEL, "--teacher", "pipnet-tiny"]
+    assert main(command) == 0
     (label,) = read_pseudo_labels(out / "pseudo_labels.csv")
     assert label.weights is not None
     record = json.loads((out / "labeling.json").read_text())
     assert [teacher["name"] for teacher in record["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
     assert (out / "best_and_worst.jpg").stat().st_size > 1000
-    assert main(words) == 1
+    assert main(command) == 1
     assert "exists" in capsys.readouterr().err
 
 
 def test_teacher_fit_writes_an_adapter(small_300w, tmp_path, capsys):
     table, out = tmp_path / "faces.csv", tmp_path / "adapter.npz"
     write_annotations(table, repeated(small_300w, 40))
-    words = ["teacher", "fit", "pipnet-tiny", "--data", str(table), "--scheme", "300w"]
-    assert main([*words, "-o", str(out)]) == 0
+    command = ["teacher", "fit", "pipnet-tiny", "--data", str(table), "--scheme", "300w"]
+    assert main([*command, "-o", str(out)]) == 0
     assert LandmarkAdapter.load(out).scheme == "300w"
     assert "fitted on 40 faces" in capsys.readouterr().err
 
@@ -277,7 +277,7 @@ def test_pseudo_labels_keep_weights(portrait, tmp_path):
         read_pseudo_labels(tmp_path / "a.csv")
 
 
-def test_cfp_has_the_visible_half(shared):
+def test_cfp_labels_the_visible_half_of_each_face(shared):
     root = shared / "data" / "cfp_profile"
     people = []
     for subset, count in {"train": 600, "val": 100, "test": 100}.items():
@@ -286,14 +286,14 @@ def test_cfp_has_the_visible_half(shared):
         assert (len(samples), scheme.name, spec.norm) == (count, "300w", "longer_side")
         known = np.isfinite([sample.points for sample in samples]).all(axis=2)
         assert (known.sum(axis=1) == 30).all()
-        # The chin is seen from both sides, each eye from its own.
+        # The chin is visible in both profiles, each eye in that of its side only.
         assert known[:, 8].all()
         assert (known[:, 36] != known[:, 45]).all()
     assert not people[0] & people[1]
     assert not people[1] & people[2]
 
 
-def test_partly_labeled_faces_do_not_move_mean_face(shared, small_300w, tmp_path, monkeypatch):
+def test_partly_labeled_faces_do_not_change_the_mean_face(shared, small_300w, tmp_path, monkeypatch):
     """Half-labeled profiles are trained on, but count neither for the mean face nor for the box adapters."""
     fitted = []
     monkeypatch.setattr(

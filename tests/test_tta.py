@@ -67,7 +67,7 @@ def test_tta_views_counts_by_choice():
 
 
 @pytest.mark.parametrize("tta", CHOICES[1:])
-def test_tta_stays_near_the_plain_prediction(landmarker, portrait, tta):
+def test_tta_is_near_the_prediction_without_it(landmarker, portrait, tta):
     """Landmarks of mirrored crops are renamed: left stays left."""
     image = read_image(portrait)
     plain, averaged = landmarker(image), FaceLandmarker(landmarker.model, tta=tta)(image)
@@ -88,7 +88,7 @@ def test_flip_improves_the_nme(shared, landmarker):
     assert nmes[1] < nmes[0]
 
 
-def test_list_of_images_gives_the_same_as_one_by_one(landmarker, portrait, small_300w):
+def test_landmarker_gives_equal_results_for_a_list_and_single_images(landmarker, portrait, small_300w):
     images = [
         portrait,
         *(sample.image for sample in load_samples(small_300w, "train")[0]),
@@ -103,7 +103,7 @@ def test_list_of_images_gives_the_same_as_one_by_one(landmarker, portrait, small
     assert landmarker([]) == []
 
 
-def test_detect_command_takes_tta(portrait, capsys):
+def test_detect_command_accepts_tta(portrait, capsys):
     assert main(["detect", str(portrait), "--tta", "flip", "--json"]) == 0
     assert np.mean(json.loads(capsys.readouterr().out)["faces"][0]["tta_std"]) > 0
     assert main(["detect", str(portrait), "--tta", "upside-down"]) == 2
@@ -114,7 +114,7 @@ def test_detect_command_takes_tta(portrait, capsys):
 
 @pytest.mark.parametrize("tta", ["translation", "all"])
 def test_tta_maps_peak_at_the_landmarks(portrait, landmarker, tta):
-    """The mean map has its peak at the landmark, for turned and mirrored views too."""
+    """The mean map has its peak at the landmark, for rotated and mirrored crops too."""
     model, metadata = load_checkpoint(CHECKPOINT)
     faces = landmarker(portrait)
     indices = {"eye": 36, "nose": 30, "chin": 8}

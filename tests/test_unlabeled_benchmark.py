@@ -99,7 +99,7 @@ def test_trial_trains_measures_and_resumes_every_row(controlled, shared, tmp_pat
     assert json.loads((output / "results.json").read_text())["controlled"][controlled.AGREEMENT]
 
 
-def test_trial_needs_another_folder(monkeypatch, capsys):
+def test_trial_requires_another_output_folder(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "controlled", "--trial", "8"])
     with pytest.raises(SystemExit):
         runpy.run_path(str(SCRIPT))["main"]()

@@ -16,20 +16,20 @@ from pipnet.video.writer import VideoWriter
 
 
 @pytest.mark.parametrize("name", ["x.avi", "x.wmv", "x.mpg", "x.mkv", "x.mp4"])
-def test_video_reader_gives_reordered_frames_their_times(name, moving, tmp_path):
+def test_video_reader_gives_reordered_frames_their_times(name, moving_images, tmp_path):
     """AVI and WMV do not store presentation times, MPEG only those of some frames."""
-    encode(tmp_path / name, moving)
+    encode(tmp_path / name, moving_images)
     reader = VideoReader(tmp_path / name)
     frames = list(reader)
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(50) / 25, atol=1e-3)
-    difference = np.array([frame.image for frame in frames]) - np.array(moving, int)
+    difference = np.array([frame.image for frame in frames]) - np.array(moving_images, int)
     assert np.abs(difference).mean(axis=(1, 2, 3)).max() < 12
     assert reader.damage is None
 
 
-def test_video_reader_ignores_small_steps_back(moving, tmp_path):
+def test_video_reader_ignores_small_steps_back(moving_images, tmp_path):
     """The timestamps of MXF ignore that frames are reordered."""
-    encode(tmp_path / "x.mxf", moving)
+    encode(tmp_path / "x.mxf", moving_images)
     times = [frame.time for frame in VideoReader(tmp_path / "x.mxf")]
     assert (np.diff(times) > 0).all()
     np.testing.assert_allclose(times, np.arange(50) / 25, atol=0.1)
@@ -94,11 +94,11 @@ def test_video_reader_reads_corrupt_videos_as_far_as_possible(clip, tmp_path):
     assert noisy.damage
 
 
-def test_video_reader_continues_after_a_clock_reset(moving, tmp_path):
+def test_video_reader_continues_after_a_clock_reset(moving_images, tmp_path):
     """Two concatenated files, short ones, and longer ones with a gap."""
     for count, gap in ((25, 0), (50, 1)):
         with VideoWriter(tmp_path / "one.ts", 25) as writer:
-            for number, image in enumerate(moving[:count]):
+            for number, image in enumerate(moving_images[:count]):
                 writer.write(image, number / 25 + gap * (number >= 40))
         (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
         steps = np.diff([frame.time for frame in VideoReader(tmp_path / "two.ts")])
@@ -109,13 +109,13 @@ def test_video_reader_continues_after_a_clock_reset(moving, tmp_path):
 
 
 @pytest.mark.parametrize("keyframe_interval", [250, 5])
-def test_video_reader_accepts_edit_lists(keyframe_interval, moving, tmp_path):
+def test_video_reader_accepts_edit_lists(keyframe_interval, moving_images, tmp_path):
     """An edit list of a trimmed clip: frames before the cut are in the file, but hidden.
 
     If there are enough key frames, those before the last one are not even read.
     """
     short = tmp_path / "short.mp4"
-    encode(short, moving[:25], keyframe_interval=keyframe_interval)
+    encode(short, moving_images[:25], keyframe_interval=keyframe_interval)
     content = short.read_bytes()
     at = content.index(b"elst") + 12  # version and flags, one entry: duration, then the first time shown
     duration, first = (int.from_bytes(content[at + k : at + k + 4], "big") for k in (0, 4))
@@ -129,20 +129,20 @@ def test_video_reader_accepts_edit_lists(keyframe_interval, moving, tmp_path):
     assert reader.damage is None
 
 
-def test_video_reader_accepts_a_late_start_of_the_clock(short, tmp_path):
+def test_video_reader_accepts_a_late_start_of_the_clock(short_clip, tmp_path):
     """As in a part of a recording that was split into several files."""
-    remux(short, tmp_path / "part.mkv", start=300.0)
+    remux(short_clip, tmp_path / "part.mkv", start=300.0)
     reader = VideoReader(tmp_path / "part.mkv")
     assert sum(1 for _ in reader) == 25
     assert (reader.damage, reader.complete) == (None, True)
 
 
 @pytest.mark.parametrize("from_end", [1, 2, 3, 8])
-def test_video_reader_loses_one_frame_for_one_corrupt_packet(from_end, moving, tmp_path):
+def test_video_reader_loses_one_frame_for_one_corrupt_packet(from_end, moving_images, tmp_path):
     """Also at the end, where decoders with frame threads lose more frames, or report no error."""
-    encode(tmp_path / "x.mkv", moving, "mpeg4", corrupt=from_end)
+    encode(tmp_path / "x.mkv", moving_images, "mpeg4", corrupt=from_end)
     reader = VideoReader(tmp_path / "x.mkv")
-    assert sum(1 for _ in reader) == len(moving) - 1
+    assert sum(1 for _ in reader) == len(moving_images) - 1
     assert reader.damage is not None
     assert not reader.complete
 

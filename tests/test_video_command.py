@@ -16,9 +16,9 @@ from pipnet.video.reader import VideoReader
 from pipnet.video.video_landmarker import VideoLandmarker
 
 
-def test_video_command_writes_video_and_json_lines(short, tmp_path, capsys):
+def test_video_command_writes_video_and_json_lines(short_clip, tmp_path, capsys):
     out = tmp_path / "out.mp4"
-    assert main(["video", str(short), "-o", str(out), "--json", "--detect-every", "10"]) == 0
+    assert main(["video", str(short_clip), "-o", str(out), "--json", "--detect-every", "10"]) == 0
     captured = capsys.readouterr()
     lines = [json.loads(line) for line in captured.out.splitlines()]
     assert {tuple(line) for line in lines} == {("frame", "time", "width", "height", "faces")}
@@ -29,37 +29,37 @@ def test_video_command_writes_video_and_json_lines(short, tmp_path, capsys):
     assert sum(1 for _ in VideoReader(out)) == 25
 
 
-def test_video_command_refuses_missing_or_wrong_outputs(short, tmp_path, capsys):
-    assert main(["video", str(short)]) == 1
+def test_video_command_refuses_missing_or_wrong_outputs(short_clip, tmp_path, capsys):
+    assert main(["video", str(short_clip)]) == 1
     assert "no output selected" in capsys.readouterr().err
-    assert main(["video", str(short), "-o", str(tmp_path / "out")]) == 1
+    assert main(["video", str(short_clip), "-o", str(tmp_path / "out")]) == 1
     assert "not a supported video suffix: use .mp4, " in capsys.readouterr().err
 
 
-def test_video_command_refuses_a_port_without_a_page(short, tmp_path, capsys):
-    for command in (["video", str(short), "--json"], ["webcam", "-o", str(tmp_path / "out.mp4")]):
+def test_video_command_refuses_a_port_without_a_page(short_clip, tmp_path, capsys):
+    for command in (["video", str(short_clip), "--json"], ["webcam", "-o", str(tmp_path / "out.mp4")]):
         assert main([*command, "--port", "8000"]) == 1
         captured = capsys.readouterr()
         assert captured.out == ""
         assert captured.err == "error: --port 8000 needs --page\n"
 
 
-def test_video_and_webcam_refuse_frames_of_too_many_pixels(short, tmp_path, capsys):
+def test_video_and_webcam_refuse_frames_of_too_many_pixels(short_clip, tmp_path, capsys):
     stream, pipe = tmp_path / "stream.mkv", tmp_path / "pipe"
-    remux(short, stream)
+    remux(short_clip, stream)
     os.mkfifo(pipe)
     with ThreadPoolExecutor(1) as sender:
         sender.submit(pipe.write_bytes, stream.read_bytes())
         assert main(["webcam", str(pipe), "--json", "--max-pixels", "100"]) == 1
-    assert main(["video", str(short), "--json", "--max-pixels", "100"]) == 1
+    assert main(["video", str(short_clip), "--json", "--max-pixels", "100"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("frames of more than 100 pixels\n") == 2
 
 
-def test_video_command_reports_corrupt_input_in_one_line(short, tmp_path, capsys):
+def test_video_command_reports_corrupt_input_in_one_line(short_clip, tmp_path, capsys):
     corrupt = tmp_path / "cut.mkv"
-    remux(short, corrupt)
+    remux(short_clip, corrupt)
     content = corrupt.read_bytes()
     corrupt.write_bytes(content[: len(content) * 2 // 3])
     code = main(["video", str(corrupt), "--json"])
@@ -69,15 +69,15 @@ def test_video_command_reports_corrupt_input_in_one_line(short, tmp_path, capsys
     assert "the file ends 0." in captured.err
 
 
-def test_video_command_never_overwrites_its_input(short, tmp_path, capsys):
-    assert main(["video", str(short), "-o", str(short)]) == 1
+def test_video_command_never_overwrites_its_input(short_clip, tmp_path, capsys):
+    assert main(["video", str(short_clip), "-o", str(short_clip)]) == 1
     assert "would overwrite" in capsys.readouterr().err
     partial = tmp_path / "out.mp4.partial"  # left behind by a killed process
-    partial.write_bytes(short.read_bytes())
+    partial.write_bytes(short_clip.read_bytes())
     assert main(["video", str(partial), "-o", str(tmp_path / "out.mp4")]) == 1
     assert "would overwrite" in capsys.readouterr().err
     assert partial.is_file()
-    assert main(["video", str(short), "-o", str(partial / "out.mp4")]) == 1
+    assert main(["video", str(short_clip), "-o", str(partial / "out.mp4")]) == 1
     assert "out.mp4: cannot be written: " in capsys.readouterr().err
 
 
@@ -120,15 +120,15 @@ def test_exit_on_signals_restores_handlers():
         signal.signal(signal.SIGTERM, before[1])
 
 
-def test_video_landmarker_tracks_faces_of_a_file(landmarker, short):
-    frames = list(islice(VideoLandmarker(landmarker, detect_every=5).stream(short), 6))
+def test_video_landmarker_tracks_faces_of_a_file(landmarker, short_clip):
+    frames = list(islice(VideoLandmarker(landmarker, detect_every=5).stream(short_clip), 6))
     assert [frame.track_ids for frame in frames] == [[1]] * 6
     assert [frame.detected for frame in frames] == [True, False, False, False, False, True]
     assert frames[3].frame.time == pytest.approx(0.12, abs=1e-3)
 
 
-def test_video_landmarker_refuses_options_for_a_landmarker(landmarker, short):
+def test_video_landmarker_refuses_options_for_a_landmarker(landmarker, short_clip):
     with pytest.raises(TypeError, match="pass tta to the FaceLandmarker"):
         VideoLandmarker(landmarker, tta="flip")
     with pytest.raises(PipnetError, match="detect_every must be at least 1"):
-        next(VideoLandmarker(landmarker, detect_every=0).track(VideoReader(short)))
+        next(VideoLandmarker(landmarker, detect_every=0).track(VideoReader(short_clip)))

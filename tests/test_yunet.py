@@ -33,7 +33,7 @@ def photos(shared):
     return photos
 
 
-def test_boxes_equal_opencv(file, photos):
+def test_yunet_boxes_equal_opencv(file, photos):
     cv2 = pytest.importorskip("cv2")
     network = cv2.FaceDetectorYN.create(
         "onnx", np.fromfile(file, np.uint8), np.zeros(0, np.uint8), (320, 320), 0.6
@@ -44,16 +44,16 @@ def test_boxes_equal_opencv(file, photos):
         network.setInputSize(image.shape[1::-1])
         rows = network.detect(np.ascontiguousarray(image[..., ::-1]))[1]
         rows = np.zeros((0, 15)) if rows is None else rows[np.argsort(-rows[:, 14], kind="stable")]
-        found = detector(image)
-        assert len(found.boxes) == len(rows)
-        np.testing.assert_allclose(found.boxes[:, :2], rows[:, :2], atol=0.5)
-        np.testing.assert_allclose(found.boxes[:, 2:] - found.boxes[:, :2], rows[:, 2:4], atol=0.5)
-        np.testing.assert_allclose(found.scores, rows[:, 14], atol=0.01)
+        detected = detector(image)
+        assert len(detected.boxes) == len(rows)
+        np.testing.assert_allclose(detected.boxes[:, :2], rows[:, :2], atol=0.5)
+        np.testing.assert_allclose(detected.boxes[:, 2:] - detected.boxes[:, :2], rows[:, 2:4], atol=0.5)
+        np.testing.assert_allclose(detected.scores, rows[:, 14], atol=0.01)
         count += len(rows)
     assert count > 100
 
 
-def test_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_path):
+def test_yunet_with_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_path):
     """OpenCV's copies of YuNet have one; smaller images are padded with black."""
     model = onnx.load(file)
     for dimension, size in zip(
@@ -66,14 +66,14 @@ def test_a_fixed_input_size_finds_the_same_faces(file, photos, tmp_path):
     assert detector.size == SIDE
     counts = []
     for image in photos[::10]:
-        found, expected = detector(image), flexible(image)
-        counts.append((len(found.boxes), len(expected.boxes)))
+        detected, expected = detector(image), flexible(image)
+        counts.append((len(detected.boxes), len(expected.boxes)))
         if len(expected.boxes):
-            assert box_iou(found.boxes, expected.boxes[0]).max() > 0.8
+            assert box_iou(detected.boxes, expected.boxes[0]).max() > 0.8
     assert np.abs(np.diff(counts)).sum() <= 1
 
 
-def test_the_download_is_the_file_of_the_box_adapters(file, monkeypatch, tmp_path):
+def test_yunet_download_is_the_file_of_the_box_adapters(file, monkeypatch, tmp_path):
     monkeypatch.setenv("PIPNET_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / YUNET.name).write_bytes(file.read_bytes())
@@ -82,16 +82,16 @@ def test_the_download_is_the_file_of_the_box_adapters(file, monkeypatch, tmp_pat
     assert YuNetDetector().size == 640
 
 
-def test_threads_are_those_of_the_runtime(file):
+def test_yunet_uses_the_threads_of_the_runtime(file):
     detector = FaceLandmarker(detector=f"yunet:{file}", threads=1).detector
     assert detector._session.get_session_options().intra_op_num_threads == 1
 
 
-def test_an_image_without_pixels_for_a_face(file):
+def test_yunet_finds_no_face_in_tiny_images(file):
     assert not len(YuNetDetector(file)(np.zeros((5, 40, 3), np.uint8)).boxes)
     assert not len(YuNetDetector(file)(np.zeros((9, 1000, 3), np.uint8)).boxes)
 
 
-def test_other_networks_are_refused(landmarker):
+def test_yunet_refuses_other_networks(landmarker):
     with pytest.raises(ModelError, match="not a YuNet model"):
         YuNetDetector(landmarker.model.path)
