@@ -1,16 +1,20 @@
 """Export of the face detector to ONNX: an image of any size in; boxes, scores and five points out.
 
-Normalization, padding, decode and non-maximum suppression are part of the graph.
+Normalization, padding, decode and non-maximum suppression are part of the graph. Only cells that may hold a face
+are decoded.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx.compose
 import torch
 from jaxtyping import Float
 from onnx import TensorProto, helper
@@ -19,7 +23,7 @@ from torch import Tensor, nn
 
 from pipnet.export.onnx import OPSET, drop_export_notes, log_level, store_in_half
 from pipnet.io.atomic import atomic_write
-from pipnet.model.face_detector import STRIDES, DenseDetections, FaceDetectorNet, load_face_detector
+from pipnet.model.face_detector import STRIDES, FaceDetectorNet, decode, load_face_detector
 
 MIN_SCORE = 0.2
 """Cells with a lower score are left out."""
@@ -31,16 +35,25 @@ MAX_FACES = 1000
 """Maximum number of faces in an image."""
 
 
-class _Decoded(nn.Module):
-    """The network to scores and pixels, in the order of non-maximum suppression's inputs."""
+class _Cells(nn.Module):
+    """An image to the outputs of all cells."""
 
     def __init__(self, model: FaceDetectorNet) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor, Tensor]:
-        output: DenseDetections = self.model(image)
-        return output.boxes - 0.5, output.logits.sigmoid()[:, None], output.points - 0.5
+    def forward(self, padded: Float[Tensor, "b 3 h w"]) -> tuple[Tensor, Tensor]:
+        return self.model.cells(padded)
+
+
+class _Decode(nn.Module):
+    """The outputs of cells to scores and pixels, in the order of non-maximum suppression's inputs."""
+
+    def forward(
+        self, outputs: Float[Tensor, "b n c"], cells: Float[Tensor, "n 3"]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        detections = decode(outputs, cells)
+        return detections.boxes - 0.5, detections.logits.sigmoid()[:, None], detections.points - 0.5
 
 
 def export_face_detector(checkpoint: Path, path: Path) -> None:
@@ -56,22 +69,16 @@ def export_face_detector(checkpoint: Path, path: Path) -> None:
     model, recipe = load_face_detector(checkpoint)
     stride = STRIDES[-1]
     sides = {i: stride * torch.export.Dim(name, min=1) for i, name in ((2, "rows"), (3, "columns"))}
-    with warnings.catch_warnings(), log_level("torch.onnx", logging.ERROR), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            _Decoded(model),
-            (torch.zeros(1, 3, 4 * stride, 6 * stride),),
-            input_names=["padded"],
-            output_names=["dense_boxes", "dense_scores", "dense_points"],
-            dynamic_shapes={"image": sides},
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    optimize(program.model)
-    proto = program.model_proto
+    image = torch.zeros(1, 3, 4 * stride, 6 * stride)
+    proto = _export(_Cells(model), (image,), {"padded": sides}, ["all_outputs", "all_cells"])
+    count = torch.export.Dim("count", min=2)
+    shapes = {"outputs": {1: count}, "cells": {0: count}}
+    names = ["dense_boxes", "dense_scores", "dense_points"]
+    with torch.no_grad():
+        decoder = _export(_Decode(), model.cells(image), shapes, names)
     _prepend_padding(proto.graph)
+    _append_selection(proto.graph)
+    _append_decoder(proto.graph, decoder.graph)
     _append_suppression(proto.graph)
     store_in_half(proto.graph)
     drop_export_notes(proto.graph)
@@ -84,6 +91,58 @@ def export_face_detector(checkpoint: Path, path: Path) -> None:
     onnx.checker.check_model(proto, full_check=True)
     with atomic_write(path) as partial:
         partial.write_bytes(proto.SerializeToString())
+
+
+def _export(
+    module: nn.Module, inputs: tuple[Tensor, ...], shapes: dict[str, Any], outputs: list[str]
+) -> onnx.ModelProto:
+    """Export a module, whose inputs keep their names."""
+    with warnings.catch_warnings(), log_level("torch.onnx", logging.ERROR), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            inputs,
+            input_names=list(shapes),
+            output_names=outputs,
+            dynamic_shapes=shapes,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    optimize(program.model)
+    return program.model_proto
+
+
+def _append_selection(graph: onnx.GraphProto) -> None:
+    """Leave only the cells that non-maximum suppression does not drop for their low score."""
+    logit = math.log(MIN_SCORE / (1 - MIN_SCORE)) - 1e-3  # a bit lower: rounding must not decide
+    _add_constants(graph, cell_score=[logit], cell_first=[0], cell_row=[-1])
+    graph.node.extend(
+        [
+            helper.make_node("Gather", ["all_outputs", "cell_first"], ["cell_columns"], axis=2),
+            helper.make_node("Reshape", ["cell_columns", "cell_row"], ["cell_logits"]),
+            helper.make_node("Greater", ["cell_logits", "cell_score"], ["cell_mask"]),
+            helper.make_node("NonZero", ["cell_mask"], ["cell_numbers"]),
+            helper.make_node("Reshape", ["cell_numbers", "cell_row"], ["cell_indices"]),
+            helper.make_node("Gather", ["all_outputs", "cell_indices"], ["outputs"], axis=1),
+            helper.make_node("Gather", ["all_cells", "cell_indices"], ["cells"], axis=0),
+        ]
+    )
+
+
+def _append_decoder(graph: onnx.GraphProto, decoder: onnx.GraphProto) -> None:
+    """Add the nodes of the decoder, whose inputs are the selected ``outputs`` and ``cells``."""
+    public = {value.name for value in (*decoder.input, *decoder.output)}
+    decoder = onnx.compose.add_prefix_graph(decoder, "decode_")
+    for node in decoder.node:
+        for names in (node.input, node.output):
+            names[:] = [
+                name.removeprefix("decode_") if name.removeprefix("decode_") in public else name
+                for name in names
+            ]
+    graph.node.extend(decoder.node)
+    graph.initializer.extend(decoder.initializer)
 
 
 def _prepend_padding(graph: onnx.GraphProto) -> None:

@@ -98,29 +98,36 @@ class FaceDetectorNet(nn.Module):
         Args:
             image: RGB, 0 to 255; height and width are multiples of 32.
         """
+        return decode(*self.cells(image))
+
+    def cells(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "n 3"]]:
+        """Return the outputs of all cells, map by map and row by row, and x, y and stride of the cells.
+
+        x and y are those of the cell's center, in cells.
+        """
         features = self.stem(F.batch_norm(image, self.normalize.running_mean, self.normalize.running_var))
-        parts = []
+        outputs, cells = [], []
         for stride, stage, head in zip(STRIDES, self.stages, self.heads, strict=True):
             features = stage(features)
-            parts.append(_decode(head(features), stride))
-        return DenseDetections(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+            maps = head(features)
+            outputs.append(maps.flatten(2).transpose(1, 2).float())
+            rows, columns = (
+                torch.arange(side, device=maps.device, dtype=torch.float32) + 0.5 for side in maps.shape[2:]
+            )
+            x, y = torch.meshgrid(columns, rows, indexing="xy")
+            cells.append(torch.stack([x, y, torch.full_like(x, stride)], dim=2).flatten(0, 1))
+        return torch.cat(outputs, dim=1), torch.cat(cells)
 
 
-def _decode(
-    maps: Float[Tensor, "b c h w"], stride: int
-) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n 4"], Float[Tensor, "b n p 2"]]:
-    """Return the scores, boxes and points of one map's cells, row by row."""
-    height, width = maps.shape[2:]
-    flat = maps.flatten(2).transpose(1, 2).float()
-    rows = torch.arange(height, device=maps.device, dtype=torch.float32) + 0.5
-    columns = torch.arange(width, device=maps.device, dtype=torch.float32) + 0.5
-    centers = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=2).flatten(0, 1)
-    size = flat[:, :, 3:5].clamp(max=6).exp() * stride * 2
-    middle = (centers + flat[:, :, 1:3]) * stride
+def decode(outputs: Float[Tensor, "b n c"], cells: Float[Tensor, "n 3"]) -> DenseDetections:
+    """Return the detections of cells, see `FaceDetectorNet.cells`."""
+    centers, stride = cells[:, :2], cells[:, 2:]
+    size = outputs[:, :, 3:5].clamp(max=6).exp() * stride * 2
+    middle = (centers + outputs[:, :, 1:3]) * stride
     boxes = torch.cat([middle - size / 2, middle + size / 2], dim=2)
     # Offsets of points count in sides of the box, so that faces of all sizes weigh alike.
-    offsets = flat[:, :, 5:].reshape(*flat.shape[:2], POINTS, 2)
-    return flat[:, :, 0], boxes, middle[:, :, None] + offsets * size[:, :, None]
+    offsets = outputs[:, :, 5:].reshape(*outputs.shape[:2], POINTS, 2)
+    return DenseDetections(outputs[:, :, 0], boxes, middle[:, :, None] + offsets * size[:, :, None])
 
 
 def load_face_detector(path: Path) -> tuple[FaceDetectorNet, dict[str, Any]]:

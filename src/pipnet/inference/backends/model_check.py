@@ -41,7 +41,7 @@ GlobalMaxPool GroupNormalization InstanceNormalization LRN LayerNormalization Lp
 MaxPool NonMaxSuppression RMSNormalization Resize SpaceToDepth Upsample
 ArgMax ArgMin ReduceL1 ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
 ReduceSumSquare TopK
-Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND OneHot Pad Range Reshape
+Concat Constant ConstantOfShape Expand Flatten Gather GatherElements GatherND NonZero OneHot Pad Range Reshape
 ScatterElements ScatterND Shape Size Slice Split Squeeze Tile Transpose Trilu Unsqueeze
 ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger QLinearConv QLinearMatMul QuantizeLinear
 """
