@@ -1,7 +1,7 @@
 """Export of the face detector to ONNX: an image of any size in; boxes, scores and five points out.
 
-Normalization, padding, decode and non-maximum suppression are part of the graph. Only cells that may hold a face
-are decoded.
+Normalization, padding, decode and non-maximum suppression are part of the graph. Only cells that may hold a
+face are decoded.
 """
 
 from __future__ import annotations
