@@ -1,5 +1,5 @@
 # make demo: landmarks on a photo, from nothing.   make test: all tests but the slow ones.   make test-slow: these.
-# make test-checked: as CI runs the tests.
+# make coverage: all tests, as CI runs them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

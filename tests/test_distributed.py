@@ -19,15 +19,6 @@ from pipnet.training.recipe import load_recipe
 from pipnet.training.self_training import self_train
 from pipnet.training.trainer import train
 
-SMALL = """
-name: small
-workers: 0
-precision: float32
-data: {validation: 0.3}
-initial: {pretrained: false}
-model: {backbone: lcnet_050, input_size: 64, neighbors: 3}
-optim: {batch_size: 4, epochs: 2, lr: 0.002}
-"""
 DOUBLE = """
 import sys
 import torch
@@ -60,20 +51,13 @@ def assert_same(some: list[dict[str, float]], others: list[dict[str, float]]) ->
             assert a[key] == pytest.approx(b[key], rel=NOISE), key
 
 
-@pytest.fixture
-def recipe_file(tmp_path) -> Path:
-    path = tmp_path / "small.yaml"
-    path.write_text(SMALL)
-    return path
-
-
 @pytest.mark.slow
-def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
+def test_train_in_two_processes_equals_one(small_recipe_file, small_300w, tmp_path):
     """One process trains; two processes train an epoch and one resumes: the results are equal in float64."""
     double = tmp_path / "double.py"
     double.write_text(DOUBLE)
     alone, run = tmp_path / "alone", tmp_path / "run"
-    command = [str(double), "train", str(recipe_file), "--data", str(small_300w), "-o"]
+    command = [str(double), "train", str(small_recipe_file), "--data", str(small_300w), "-o"]
     done = run_python(*command, str(alone))
     assert done.returncode == 0, done.stderr
     done = run_python(*TORCHRUN, *command, str(run), "--max-steps", "2")
@@ -92,11 +76,11 @@ def test_train_in_two_processes_equals_one(recipe_file, small_300w, tmp_path):
 
 
 @pytest.mark.slow
-def test_train_ends_in_one_line_if_another_rank_fails(recipe_file, small_300w, tmp_path):
+def test_train_ends_in_one_line_if_another_rank_fails(small_recipe_file, small_300w, tmp_path):
     """Rank zero cannot write; the other rank loses its peer in the middle of a training."""
     run = tmp_path / "run"
     (run / "metrics.jsonl").mkdir(parents=True)
-    command = ["-m", "pipnet", "train", str(recipe_file), "--data", str(small_300w), "-o", str(run)]
+    command = ["-m", "pipnet", "train", str(small_recipe_file), "--data", str(small_300w), "-o", str(run)]
     done = run_python(*TORCHRUN, *command)
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -105,10 +89,12 @@ def test_train_ends_in_one_line_if_another_rank_fails(recipe_file, small_300w, t
     assert "pipnet/training/trainer.py" not in done.stderr  # no traceback of pipnet
 
 
-def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w, tmp_path, monkeypatch):
+def test_train_refuses_batch_not_divisible_by_world_size(
+    small_recipe_file, small_300w, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match="batch_size 4 is not divisible by 3 processes"):
-        train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
+        train(load_recipe(small_recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -127,7 +113,7 @@ def test_train_refuses_batch_not_divisible_by_world_size(recipe_file, small_300w
     ],
 )
 def test_train_reports_the_failure_of_another_rank(
-    recipe_file, small_300w, tmp_path, monkeypatch, error, size, expected, message
+    small_recipe_file, small_300w, tmp_path, monkeypatch, error, size, expected, message
 ):
     """The rank that loses its peer ends with one line; other errors keep their traceback."""
 
@@ -137,14 +123,14 @@ def test_train_reports_the_failure_of_another_rank(
     monkeypatch.setattr("pipnet.training.trainer.Trainer", fail)
     monkeypatch.setattr(distributed, "world_size", lambda: size)
     with pytest.raises(expected, match=message) as raised:
-        train(load_recipe(recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
+        train(load_recipe(small_recipe_file, ["--data.root", str(small_300w)]), tmp_path / "run")
     assert type(raised.value) is expected
 
 
-def test_self_train_refuses_several_processes(recipe_file, monkeypatch, tmp_path):
+def test_self_train_refuses_several_processes(small_recipe_file, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RecipeError, match="one process"):
-        self_train(load_recipe(recipe_file), tmp_path)
+        self_train(load_recipe(small_recipe_file), tmp_path)
 
 
 # -- parts, with two ranks simulated in one process -------------------------------------------------------

@@ -14,13 +14,13 @@ from pipnet.cli import main
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled
-from pipnet.errors import DataError, ModelError, PipnetError, RecipeError
+from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.io.image import write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig, load_recipe
-from pipnet.training.self_training import LABELS, check_detector, round_recipe, self_train, unlabeled_faces
+from pipnet.training.self_training import LABELS, check_teacher, round_recipe, self_train, unlabeled_faces
 from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
 from test_pseudo_labeling import NOWHERE
@@ -81,28 +81,20 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
     assert "labeled with other tta" in capsys.readouterr().err
 
 
-def test_self_train_checks_the_detector_before_training(
-    recipe_file, small_300w, unlabeled, torch_model, tmp_path, monkeypatch
+def test_self_train_checks_the_teacher_before_training(
+    recipe_file, small_300w, unlabeled, torch_model, tmp_path
 ):
-    """Networks are fitted to the available detectors: without one, these boxes have no meaning."""
-
-    def unavailable(_):
-        raise PipnetError("no detector here")
-
-    monkeypatch.setattr("pipnet.training.self_training.load_detector", unavailable)
-    flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
-    with pytest.raises(PipnetError, match="no detector here"):
-        self_train(load_recipe(recipe_file, flags), tmp_path / "run")
-    assert not (tmp_path / "run" / "round0").exists()
-    faces = [UnlabeledFace(Path("a.jpg"), np.array([0, 0, 9, 9], np.float32), "a", "landmarks")]
-    check_detector(faces, SelfTrainingConfig())  # needs none
-    monkeypatch.undo()
+    """Boxes of a detector have no meaning for a teacher without an adapter; boxes of landmarks need none."""
     teacher = tmp_path / "teacher.safetensors"
     save_checkpoint(teacher, torch_model.network, replace(torch_model.metadata, box_adapters={}))
+    flags = ["--data.root", str(small_300w), "--self-training.unlabeled", str(unlabeled)]
     with pytest.raises(ModelError, match="no adapter for boxes"):
         self_train(
             load_recipe(recipe_file, [*flags, "--self-training.teacher", str(teacher)]), tmp_path / "run"
         )
+    assert not (tmp_path / "run" / "round1").exists()
+    faces = [UnlabeledFace(Path("a.jpg"), np.array([0, 0, 9, 9], np.float32), "a", "landmarks")]
+    check_teacher(faces, SelfTrainingConfig(teacher=teacher))
 
 
 def test_self_train_refuses_pseudo_labels_of_trial(recipe_file, small_300w, unlabeled, tmp_path, capsys):

@@ -13,8 +13,8 @@ export interface Detection {
 export type MakeTensor = (type: "uint8", data: Uint8Array, dims: readonly number[]) => TypedTensor<"uint8">;
 
 export const THRESHOLD = 0.5;
-// As in src/pipnet/inference/detectors/pipnet_face.py: places that may be faces count where no face is certain.
-const CERTAIN = 0.8;
+// As in src/pipnet/inference/detectors: places that may be faces count where no face is certain.
+export const CERTAIN = 0.8;
 export const MIN_CANDIDATE = 0.3;
 
 /** Return the faces in an image; its longer side is reduced to `size` pixels if it is longer. */

@@ -1,7 +1,7 @@
 // From an image to landmarks: detect, adapt the boxes, cut crops, predict (src/pipnet/inference/pipeline.py).
 import type { InferenceSession } from "onnxruntime-common";
 import { estimateErrors } from "./confidence";
-import { MIN_CANDIDATE, THRESHOLD, detect, floats, type Detection, type MakeTensor } from "./detector";
+import { CERTAIN, MIN_CANDIDATE, THRESHOLD, detect, floats, type Detection, type MakeTensor } from "./detector";
 import {
   apply,
   boxToCrop,
@@ -49,10 +49,7 @@ export interface Target {
 }
 
 const BATCH_SIZE = 8;
-// A candidate is a face if score and quality add up to this, and if its box is not too small for landmarks to tell, as in
-// src/pipnet/inference/pipeline.py.
-const MIN_CONFIRMED = 0.8;
-const MIN_CONFIRMED_SIDE = 20; // pixels, the longer side
+const MIN_CONFIRMED_SIDE = 20; // pixels, the longer side, as in src/pipnet/inference/pipeline.py
 const MIN_LEAN = 20; // degrees, as in src/pipnet/inference/rotation.py
 const ARCFACE: readonly Point[] = [
   [38.2946, 51.6963],
@@ -81,11 +78,11 @@ export class Landmarker {
     const detections = await detect(this.detector, this.makeTensor, image, detectorSize, threshold);
     const targets = detections.map((detection) => this.target(detection));
     if (!isCalibrated) return targets;
-    const doubtful = targets.filter((target) => target.score < MIN_CONFIRMED);
+    const doubtful = targets.filter((target) => target.score < CERTAIN);
     const faces = await this.predict(image, doubtful);
     const isFace = ({ box, score }: Target, { quality }: Face) =>
       Math.max(box[2] - box[0], box[3] - box[1]) >= MIN_CONFIRMED_SIDE &&
-      score + (quality ?? 0) >= MIN_CONFIRMED;
+      score + (quality ?? 0) >= CERTAIN;
     const dropped = new Set(doubtful.filter((target, i) => !isFace(target, faces[i])));
     return targets.filter((target) => !dropped.has(target));
   }

@@ -19,7 +19,7 @@ class JobConfig:
     """The options of a landmarker, the same in every process, and the size of a shard."""
 
     landmarker: LandmarkerConfig
-    """How faces are found. """
+    """How faces are detected."""
     runtime: RuntimeConfig
     """What runs the network. Its ``threads`` is not used."""
     shard_size: int

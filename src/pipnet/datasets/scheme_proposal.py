@@ -197,11 +197,7 @@ def _pairs_by_name(names: Sequence[str]) -> set[tuple[int, int]]:
 
 def _crop_scale(samples: Sequence[FaceSample]) -> tuple[float, str | None]:
     """Return the crop over landmark box that shows a detected face in full, and any doubt about it."""
-    guess = f"crop.scale {_DEFAULT_SCALE} is a guess"
-    try:
-        detector = load_detector(DEFAULT_DETECTOR)
-    except PipnetError as error:
-        return _DEFAULT_SCALE, f"{guess}: no face detector is available ({error})"
+    detector = load_detector(DEFAULT_DETECTOR)
     detections, boxes = [], []
     chosen = samples[:: max(len(samples) // _MAX_DETECTED, 1)]
     for sample in show_progress(chosen, len(chosen), "detecting faces"):
@@ -211,7 +207,7 @@ def _crop_scale(samples: Sequence[FaceSample]) -> tuple[float, str | None]:
     try:
         (left, top, right, bottom), _ = fit_matched(detections, boxes)
     except PipnetError:
-        return _DEFAULT_SCALE, f"{guess}: no face was detected in the images"
+        return _DEFAULT_SCALE, f"crop.scale {_DEFAULT_SCALE} is a guess: no face was detected in the images"
     x, y = (left + right) / 2, (top + bottom) / 2
     needed = 2 * max(x, 1 - x, y, 1 - y) / max(right - left, bottom - top)
     return round(float(np.clip(needed, 1.1, 4.0)), 1), None

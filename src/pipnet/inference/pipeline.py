@@ -16,7 +16,7 @@ from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.crop_search import CropSearch
-from pipnet.inference.detectors.base import CandidateDetector, Detections, FaceDetector, enlarge
+from pipnet.inference.detectors.base import CERTAIN, CandidateDetector, Detections, FaceDetector, enlarge
 from pipnet.inference.detectors.load import Detector, load_detector
 from pipnet.inference.predict import Prediction, predict_crops
 from pipnet.inference.results import FaceLandmarks
@@ -28,10 +28,6 @@ from pipnet.io.photo import Photo, open_photo
 _MIN_CROP = 0.75
 """Minimum side of a crop in a reduced copy of a photo, as a fraction of the model's input. On AFW half of it
 loses nothing (benchmarks/robustness/first_crop); this keeps a margin."""
-_CERTAIN = 0.8
-"""Minimum detection score of a certain face. A candidate is a face if its detection score and the quality of
-its landmarks add up to this. Chosen on the photos that validate the detector; measured in
-benchmarks/accuracy/face_detector."""
 _MIN_CONFIRMED_SIDE = 20
 """Minimum longer side of a candidate in pixels: smaller ones are too coarse for landmarks to tell."""
 _LOG = logging.getLogger(__name__)
@@ -115,7 +111,7 @@ class Pipeline:
         if isinstance(image, Photo):
             return self.detect(image.reduced).enlarged(image.factor)
         detections = self._confirmed(image)
-        if self.config.any_rotation and detections.scores.max(initial=0) < _CERTAIN:
+        if self.config.any_rotation and detections.scores.max(initial=0) < CERTAIN:
             adapter = self.model.metadata.box_adapter(self.detector.box_format)
             return search_rotations(image, detections, self._confirmed, adapter)
         return detections
@@ -123,16 +119,15 @@ class Pipeline:
     def _confirmed(self, image: Image) -> Detections:
         """Return the candidates that are faces: certain ones, and those that have the landmarks of a face.
 
-        Detectors without candidates, and models without a calibration, leave it to the detector.
-
         The detector has seen each place at low resolution, and the landmark model looks again: where no face
-        is, its confidence is low, unless there are too few pixels to look at.
+        is, its confidence is low, unless the place is too small. Without candidates or a calibration, the
+        detector decides.
         """
         detector = self.detector
         if not isinstance(detector, CandidateDetector) or self.model.metadata.calibration is None:
             return detector(image)
         candidates = detector.candidates(image)
-        doubtful = np.flatnonzero(candidates.scores < _CERTAIN)
+        doubtful = np.flatnonzero(candidates.scores < CERTAIN)
         if not len(doubtful):
             return candidates
         faces = candidates.take(doubtful)
@@ -140,7 +135,7 @@ class Pipeline:
         prediction = predict_crops(self.model, [image], crop_boxes, "none", upright_angles(faces))
         quality = self.build(image, prediction, faces.boxes, faces.scores).quality
         is_small = np.max(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1) < _MIN_CONFIRMED_SIDE
-        dropped = doubtful[is_small | (faces.scores + quality < _CERTAIN)]
+        dropped = doubtful[is_small | (faces.scores + quality < CERTAIN)]
         return candidates.take(np.setdiff1d(np.arange(len(candidates.scores)), dropped))
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:

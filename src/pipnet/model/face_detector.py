@@ -103,7 +103,9 @@ class FaceDetectorNet(nn.Module):
     def cells(self, image: Float[Tensor, "b 3 h w"]) -> tuple[Float[Tensor, "b n c"], Float[Tensor, "n 3"]]:
         """Return the outputs of all cells, map by map and row by row, and x, y and stride of the cells.
 
-        x and y are those of the cell's center, in cells.
+        The channels c are the logit of the score; the offset of the box's middle from the cell's center, in
+        cells; the logarithms of half its width and height in cells; and the offsets of the points from its
+        middle, in its sides. x and y are those of the center, in cells of the map; the stride is in pixels.
         """
         features = self.stem(F.batch_norm(image, self.normalize.running_mean, self.normalize.running_var))
         outputs, cells = [], []

@@ -25,7 +25,6 @@ from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
 from pipnet.datasets.unlabeled import BOX_FORMATS, UnlabeledFace, load_unlabeled
 from pipnet.errors import DataError, PipnetError, RecipeError
 from pipnet.inference.backends.base import CropModel
-from pipnet.inference.detectors.load import load_detector
 from pipnet.io.atomic import write_text
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint_metadata
 from pipnet.model.device import autocast_dtype, torch_device
@@ -75,7 +74,7 @@ def self_train(recipe: Recipe, run: Path, max_steps: int | None = None) -> Path:
     if teacher is not None and not teacher.is_file():
         raise RecipeError(f"{teacher}: no such teacher")
     faces = adapt_teacher_boxes(faces, recipe.self_training)
-    check_detector(faces, recipe.self_training)
+    check_teacher(faces, recipe.self_training)
     weights = teacher or train(round_recipe(recipe, 0), run / "round0", True, max_steps)
     for number, task in enumerate(recipe.self_training.tasks, start=1):
         folder = run / f"round{number}"
@@ -142,22 +141,18 @@ def adapt_teacher_boxes(faces: Sequence[UnlabeledFace], config: SelfTrainingConf
     return adapted
 
 
-def check_detector(faces: Sequence[UnlabeledFace], config: SelfTrainingConfig) -> None:
-    """Check, before anything is trained, that the labeling can find the faces.
+def check_teacher(faces: Sequence[UnlabeledFace], config: SelfTrainingConfig) -> None:
+    """Check, before anything is trained, that the teacher can crop the faces, if there is one.
 
-    All boxes but those of landmarks are searched, or mean the same as a detector's. The detector is
-    downloaded here if it is missing, because networks are fitted to the detectors that are available when
-    they are saved.
+    All boxes but those of landmarks are searched, or mean the same as a detector's.
 
     Raises:
-        PipnetError: no detector is available.
-        ModelError: the teacher has no adapter for its boxes.
+        ModelError: the teacher has no adapter for the detector's boxes.
     """
     if _box_formats(faces, config) <= {"landmarks", "crop"} and all(face.box is not None for face in faces):
         return
-    detector = load_detector(DEFAULT_DETECTOR)
     if config.teacher is not None:
-        read_checkpoint_metadata(config.teacher).box_adapter(detector.box_format)
+        read_checkpoint_metadata(config.teacher).box_adapter(DEFAULT_DETECTOR)
 
 
 def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabeledFace], folder: Path) -> None:
@@ -235,13 +230,12 @@ def teach(
     Raises:
         DataError: no face is usable, or a teacher cannot label in this scheme.
         ModelError: there is no teacher, or one cannot be run.
-        PipnetError: the faces need a detector, and none is available; or the output exists.
+        PipnetError: the output exists.
     """
     check_teachers(teachers, scheme)
     if (output / LABELS).exists():
         raise PipnetError(f"{output / LABELS} exists: choose another folder, or remove it first")
     faces = [face for path in unlabeled for face in load_unlabeled(path, output / FRAMES)]
-    check_detector(faces, SelfTrainingConfig(box_format=box_format))
     for teacher in teachers:
         if isinstance(teacher.model, TorchModel):
             teacher.model.to(torch_device())

@@ -11,6 +11,10 @@ from jaxtyping import Float32, Int
 from pipnet.errors import ModelError
 from pipnet.geometry import Image, resize, xywh_to_xyxy
 
+CERTAIN = 0.8
+"""Minimum detection score of a certain face. A candidate is a face if its detection score and the quality of
+its landmarks add up to this. Chosen on the photos that validate `pipnet-face`; measured in
+benchmarks/accuracy/face_detector."""
 _MIN_FACE = 0.01
 """Boxes with a side of at most so many pixels are empty."""
 _MAX_PIXEL = 1e7

@@ -12,11 +12,9 @@ from pipnet.errors import ModelError
 from pipnet.geometry import Image
 from pipnet.hub import packaged_detector
 from pipnet.inference.backends.onnxruntime import start_session
-from pipnet.inference.detectors.base import Detections, check_detections, reduce_longer_side
+from pipnet.inference.detectors.base import CERTAIN, Detections, check_detections, reduce_longer_side
 from pipnet.io.regular_file import typed_errors
 
-_CERTAIN = 0.8
-"""Minimum score of a face that is certain."""
 _MIN_CANDIDATE = 0.3
 """Minimum score of a place that may be a face."""
 _INPUTS, _OUTPUTS = ["image"], ["boxes", "scores", "points"]
@@ -78,7 +76,7 @@ class PipnetFaceDetector:
             ModelError: see `__call__`.
         """
         candidates = self._detect(image, min(_MIN_CANDIDATE, self.threshold))
-        if candidates.scores.max(initial=0) < _CERTAIN:
+        if candidates.scores.max(initial=0) < CERTAIN:
             return candidates
         return candidates.take(np.flatnonzero(candidates.scores >= self.threshold))
 
