@@ -1,6 +1,7 @@
 """The processes of `pipnet serve`: options, workers, and a stop that answers all accepted requests."""
 
 import contextlib
+import multiprocessing
 import os
 import re
 import signal
@@ -16,6 +17,10 @@ fastapi = pytest.importorskip("fastapi", reason="the extra serve is not installe
 httpx = pytest.importorskip("httpx2", reason="the dependency group dev is not installed")
 
 from pipnet.cli import main  # noqa: E402
+from pipnet.config import LandmarkerConfig, RuntimeConfig  # noqa: E402
+from pipnet.inference.landmarker import FaceLandmarker  # noqa: E402
+from pipnet.service.config import ServiceConfig  # noqa: E402
+from pipnet.service.server import ServiceOptions, _run_worker, serve  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -58,6 +63,37 @@ def test_sigterm_answers_what_was_accepted(photo):
         assert (out, err) == ("", "stopped: all accepted requests are answered\n")
         with pytest.raises(httpx.ConnectError):
             web.get("/health")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_signal_while_the_model_is_loaded_stops_the_service(number, workers, monkeypatch):
+    load = FaceLandmarker.from_configs
+
+    def load_with_signal(*configs):
+        signal.raise_signal(number)
+        return load(*configs)
+
+    monkeypatch.setattr(FaceLandmarker, "from_configs", load_with_signal)
+    config = ServiceConfig(port=0, workers=workers)
+    started: list[str] = []
+    serve(ServiceOptions(config, LandmarkerConfig("pipnet-tiny"), RuntimeConfig(), None), started.append)
+    assert not started
+
+
+def test_signal_while_a_worker_loads_the_model_stops_it(monkeypatch):
+    load = FaceLandmarker.from_configs
+
+    def load_with_signal(*configs):
+        signal.raise_signal(signal.SIGTERM)
+        return load(*configs)
+
+    monkeypatch.setattr(FaceLandmarker, "from_configs", load_with_signal)
+    options = ServiceOptions(ServiceConfig(), LandmarkerConfig("pipnet-tiny"), RuntimeConfig(), None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ready = multiprocessing.Event()
+        _run_worker(options, listener, ready)  # returns
+        assert not ready.is_set()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from typing import Any
@@ -65,11 +65,11 @@ def serve(options: ServiceOptions, on_ready: Callable[[str], None]) -> None:
             start.
     """
     config = options.service
-    with _listen(config) as listener, _ignored_signals():
+    with _listen(config) as listener, _collected_signals() as signals:
         host, port = listener.getsockname()[:2]
         address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         if config.workers == 1:
-            _run(options, listener, lambda: on_ready(address))
+            _run(options, listener, lambda: on_ready(address), signals)
             return
         check = FaceLandmarker.from_configs(options.landmarker, options.runtime)
         _ = check.detector  # errors are one line, before any process starts
@@ -77,7 +77,7 @@ def serve(options: ServiceOptions, on_ready: Callable[[str], None]) -> None:
         with tempfile.TemporaryDirectory(prefix="pipnet-metrics-") as folder:
             os.environ[METRICS_VARIABLE] = folder  # prometheus_client reads it when it is imported
             try:
-                supervisor = Supervisor(_run_worker, options.per_process(), listener, config.workers)
+                supervisor = Supervisor(_run_worker, options.per_process(), listener, config.workers, signals)
                 supervisor.run(lambda: on_ready(address))
             finally:
                 del os.environ[METRICS_VARIABLE]
@@ -94,12 +94,17 @@ def _listen(config: ServiceConfig) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _ignored_signals() -> Iterator[None]:
-    """Ignore SIGTERM and Ctrl-C that uvicorn raises again after it has stopped."""
+def _collected_signals() -> Iterator[list[int]]:
+    """Yield a list that SIGTERM and Ctrl-C are appended to, and do nothing else.
+
+    One that comes before the server listens to signals stops it when it has started; one that uvicorn raises
+    again after it has stopped ends nothing.
+    """
+    signals: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    before = {number: signal.signal(number, lambda number, _: signals.append(number)) for number in numbers}
     try:
-        yield
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -107,10 +112,9 @@ def _ignored_signals() -> Iterator[None]:
 
 def _run_worker(options: ServiceOptions, listener: socket.socket, ready: Event) -> None:
     """Serve in a process of its own, until it is told to stop or its parent dies."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _run(options, listener, ready.set)
+    with _collected_signals() as signals:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        _run(options, listener, ready.set, signals)
 
 
 def _end_with_parent() -> None:
@@ -120,8 +124,10 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _run(options: ServiceOptions, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Load the model and serve on a socket."""
+def _run(
+    options: ServiceOptions, listener: socket.socket, on_ready: Callable[[], None], signals: Sequence[int]
+) -> None:
+    """Load the model and serve on a socket; ``signals`` are those that came before."""
     from pipnet.service.app import create_app
 
     ignore_pillow_warnings()
@@ -139,20 +145,25 @@ def _run(options: ServiceOptions, listener: socket.socket, on_ready: Callable[[]
         proxy_headers=False,
         timeout_graceful_shutdown=int(2 * options.service.timeout) + 5,
     )
-    _Server(settings, app.state.service, on_ready).run([listener])
+    _Server(settings, app.state.service, on_ready, signals).run([listener])
 
 
 class _Server(uvicorn.Server):
     """A server that answers what it has accepted before it stops."""
 
-    def __init__(self, config: uvicorn.Config, service: Any, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Any, on_ready: Callable[[], None], signals: Sequence[int]
+    ) -> None:
         super().__init__(config)
-        self._service, self._on_ready = service, on_ready
+        self._service, self._on_ready, self._signals = service, on_ready, signals
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and say so, unless a signal came while the model was loaded."""
         await super().startup(sockets)
-        self._on_ready()
+        if self._signals:
+            self.should_exit = True
+        else:
+            self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept nothing more, let requests on their way arrive, then answer all and stop."""

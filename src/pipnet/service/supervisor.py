@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.synchronize import Event
@@ -22,10 +21,15 @@ _PAUSE = 1.0
 
 
 class Supervisor:
-    """Starts processes, replaces those that die, and stops all on SIGTERM or Ctrl-C."""
+    """Starts processes, replaces those that die, and stops all on a signal."""
 
     def __init__(
-        self, function: Callable[..., None], options: object, listener: socket.socket, processes: int
+        self,
+        function: Callable[..., None],
+        options: object,
+        listener: socket.socket,
+        processes: int,
+        signals: Sequence[int],
     ) -> None:
         """Describe the processes.
 
@@ -34,13 +38,13 @@ class Supervisor:
             options: its options.
             listener: the socket.
             processes: the number of processes.
+            signals: the signals that have come, SIGTERM or Ctrl-C; one of them stops all.
         """
-        self._function, self._count = function, processes
+        self._function, self._count, self._signals = function, processes, signals
         self._options, self._listener = options, listener
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[SpawnProcess] = []
         self._replacements: list[Event] = []
-        self._is_stopping = False
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Run until a signal; ``on_ready`` is called when all processes are ready.
@@ -48,19 +52,17 @@ class Supervisor:
         Raises:
             PipnetError: a process ended before it was ready for the first time.
         """
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         try:
             started = [self._start() for _ in range(self._count)]
             for process, ready in started:
-                while not ready.wait(_POLL) and not self._is_stopping:
+                while not ready.wait(_POLL) and not self._signals:
                     if not process.is_alive():
                         raise PipnetError(
                             f"a process of the service cannot start: exit code {process.exitcode}"
                         )
-            if not self._is_stopping:
+            if not self._signals:
                 on_ready()
-            while not self._is_stopping:
+            while not self._signals:
                 wait([process.sentinel for process in self._processes], _POLL)
                 self._replace_dead()
         finally:
@@ -69,9 +71,6 @@ class Supervisor:
                 process.terminate()  # SIGTERM: it answers what it has accepted
             for process in self._processes:
                 process.join()
-
-    def _stop(self, *_: object) -> None:
-        self._is_stopping = True
 
     def _start(self) -> tuple[SpawnProcess, Event]:
         ready = self._context.Event()
@@ -82,7 +81,7 @@ class Supervisor:
 
     def _replace_dead(self) -> None:
         for process in [process for process in self._processes if not process.is_alive()]:
-            if self._is_stopping:
+            if self._signals:
                 return
             _LOG.warning("a process of the service died (exit code %s): starting another", process.exitcode)
             self._processes.remove(process)
