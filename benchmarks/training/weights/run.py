@@ -62,9 +62,15 @@ from _common import earlier_checkpoint, provenance
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-ROUND_2 = ["--optim.epochs", "7", "--optim.lr", "2.5e-4", "--augment.rotate_by", "45"]
-ROUND_2 += ["--augment.downscale", "0.3", "--augment.stretch", "0.2"]
-"""Settings of the second round: fewer epochs at a lower rate, and harder views of the faces."""
+ROUND_2 = {
+    "--optim.epochs": "7",
+    "--optim.lr": "2.5e-4",
+    "--augment.rotate_by": "45",
+    "--augment.downscale": "0.3",
+    "--augment.stretch": "0.2",
+}
+"""Settings of the second and later rounds, unless others are given: fewer epochs at a lower rate, and harder
+views of the faces."""
 BOX_FORMATS = {"helen": "yunet", "wider": "face", "lfw": "region"}
 """Box formats of the unlabeled folders."""
 TUNE_EPOCHS, TUNE_RATE = 6, 1e-4
@@ -100,7 +106,7 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, help="our own teacher; if not given, the weights before the first round"
     )
-    parser.add_argument("--round", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--round", type=int, choices=(1, 2), default=1, help="2: also all later ones")
     parser.add_argument("--lfw", type=int, default=2000, help="how many of LFW's images")
     parser.add_argument("flags", nargs="*", help="further settings of the recipe")
     arguments = parser.parse_args()
@@ -117,7 +123,8 @@ def main() -> None:
     views, held_out_views = link_views(data, run / "views")
     if model.is_labeled:
         flags += ["--data.root", str(data / "300w"), "--data.also", str(data / "cfp_profile")]
-        flags += ["--data.also", str(views)] if arguments.round == 1 else ROUND_2
+        settings = {"--data.also": str(views)} if arguments.round == 1 else ROUND_2
+        flags += [word for item in settings.items() if item[0] not in arguments.flags for word in item]
     else:
         table = label(faces_without_labels(data), run / "labels_300w", teachers, model)
         flags += ["--data.root", str(table), "--data.scheme", model.scheme]
