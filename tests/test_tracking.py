@@ -4,6 +4,7 @@ from itertools import islice
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 
 from pipnet import FaceLandmarker
@@ -51,6 +52,20 @@ def test_tracker_detects_again_in_the_frame_where_a_face_is_lost(landmarker, por
     frames = [tracker(np.hstack(pair), number / 25) for number, pair in enumerate(pairs)]
     assert [frame.track_ids for frame in frames] == [[1]] * 3 + [[2]] * 3
     assert [frame.detected for frame in frames] == [True, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("degrees", [-40, 0, 40])
+def test_tracker_rotates_crops_of_leaning_faces_as_for_images(landmarker, portrait, degrees):
+    face = PIL.Image.open(portrait).crop((60, 0, 390, 330))
+    image = np.array(face.rotate(degrees, PIL.Image.Resampling.BICUBIC))
+    expected = landmarker(image).points[0]  # of the highest score: a shoulder may look like a face
+    tracker = FaceTracker(landmarker.pipeline)
+    for number in range(3):
+        faces = tracker(image, number / 25).faces
+        errors = np.linalg.norm(faces.points - expected, axis=2).mean(axis=1)
+        assert errors.min() < 0.01 * np.ptp(expected[:, 0])
+        angle = tracker._tracks[int(errors.argmin())].crop_angle
+        assert (abs(angle - degrees) < 8) if degrees else angle == 0
 
 
 def test_tracker_accepts_frames_without_faces(landmarker):

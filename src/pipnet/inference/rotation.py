@@ -19,6 +19,7 @@ An upright face with a high score costs nothing. Two boxes on one face lead to t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -40,7 +41,8 @@ _MAX_ROLL = 15.0
 _UPRIGHT_STEPS = 2
 """Predictions in upright crops, each around the last: an inaccurate prediction gives an inaccurate roll."""
 _MIN_LEAN = 20.0
-"""Degrees by which a detector's five points must lean for the first crop to be rotated. On AFW's faces,
+"""Degrees by which the detector's five points, or in a video the landmarks of the last frame, must lean for a
+crop to be rotated. On AFW's faces,
 rotated by 20, 30 and 45 degrees, it lowers the NME by 2, 5 and 12 % (benchmarks/robustness/first_crop)."""
 _QUARTERS = (90, 180, 270)
 """Degrees clockwise by which images are rotated."""
@@ -102,7 +104,33 @@ def upright_angles(detections: Detections) -> Float[np.ndarray, " faces"]:
         return np.zeros(len(detections.boxes))
     template = arcface_points(112)
     linear = [similarity(template, points.astype(np.float64)) for points in detections.points]
-    rolls = np.array([np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0])) for matrix in linear])
+    return _upright(np.array([np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0])) for matrix in linear]))
+
+
+class UprightCrops(NamedTuple):
+    """Where the next crops of faces are cut."""
+
+    boxes: Float32[np.ndarray, "faces 4"]
+    """The boxes that they are cut around, see `CropConfig.face_box`."""
+    angles: Float[np.ndarray, " faces"]
+    """Degrees clockwise by which they are rotated; 0 for faces that hardly lean."""
+
+
+def upright_crops(points: Float32[np.ndarray, "faces landmarks 2"], metadata: ModelMetadata) -> UprightCrops:
+    """Return the crops around faces with these landmarks, rotated upright if they lean.
+
+    Args:
+        points: the landmarks of the faces, in pixels.
+        metadata: the model's; without a mean face nothing is rotated.
+    """
+    knows_roll = metadata.mean_face.any()
+    rolls = np.array([face_roll(face, metadata) if knows_roll else 0.0 for face in points])
+    angles = _upright(rolls)
+    return UprightCrops(crop_boxes_from_points(points, metadata, -angles), angles)
+
+
+def _upright(rolls: Float[np.ndarray, " faces"]) -> Float[np.ndarray, " faces"]:
+    """Return the angles that rotate leaning faces upright; 0 for faces that hardly lean."""
     return np.where(np.abs(rolls) > _MIN_LEAN, -rolls, 0.0)
 
 

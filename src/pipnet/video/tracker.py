@@ -1,8 +1,8 @@
 """Tracking of faces through a video.
 
-The next crop of a face is cut around its landmarks in the last frame. The detector runs only when a face is
-lost, and at a fixed interval for new faces. That is faster than detection in every frame, and more stable,
-because the boxes of detectors are noisier than landmarks.
+The next crop of a face is cut around its landmarks in the last frame, and rotated upright if the face leans.
+The detector runs only when a face is lost, and at a fixed interval for new faces. That is faster than
+detection in every frame, and more stable, because the boxes of detectors are noisier than landmarks.
 
 Faces of low quality (``min_quality``) are tracked but not returned: a face that turns away or is hidden for
 some frames keeps its track ID. With ``max_faces`` the faces that were found first are returned, each until
@@ -22,6 +22,7 @@ from pipnet.geometry import Box, Image, box_iou
 from pipnet.inference.pipeline import Pipeline
 from pipnet.inference.predict import Prediction, crop_boxes_from_points
 from pipnet.inference.results import FaceLandmarks
+from pipnet.inference.rotation import UprightCrops, upright_angles, upright_crops
 from pipnet.inference.selection import select_faces
 from pipnet.video.causal_smoother import CausalSmoother
 
@@ -60,6 +61,8 @@ class _Track:
     """0 until it is returned for the first time."""
     crop_box: Box
     """The box that its next crop is cut around."""
+    crop_angle: float
+    """Degrees clockwise by which its next crop is rotated, so that a leaning face is upright in it."""
     detection_score: float
     """The score of its last detection."""
     smoother: CausalSmoother | None
@@ -99,17 +102,17 @@ class FaceTracker:
         detect = not self._tracks or self._since_detection >= self.detect_every
         if detect:
             self._add_detections(image)
-        prediction, next_boxes, kept = self._predict(image)
+        prediction, next_crops, kept = self._predict(image)
         # After a detection in this frame, only new detections are dropped here, so the detector need not run
         # again.
         if not detect and len(kept) < len(self._tracks):
             detect = True
             self._tracks = [self._tracks[i] for i in kept]
             self._add_detections(image)
-            prediction, next_boxes, kept = self._predict(image)
+            prediction, next_crops, kept = self._predict(image)
         self._tracks = [self._tracks[i] for i in kept]
-        for track, box in zip(self._tracks, next_boxes[kept], strict=True):
-            track.crop_box = box
+        for track, i in zip(self._tracks, kept, strict=True):
+            track.crop_box, track.crop_angle = next_crops.boxes[i], float(next_crops.angles[i])
         faces = self._result(image, time, prediction.take(kept))
         return self._select(faces, detect)
 
@@ -127,12 +130,13 @@ class FaceTracker:
             self._tracks = self._tracks[: selected.max() + 1]
         return TrackedFaces(faces[selected], track_ids, detected)
 
-    def _predict(self, image: Image) -> tuple[Prediction, Float32[np.ndarray, "faces 4"], list[int]]:
-        """Return the landmarks of all tracks, the boxes of their next crops, and which tracks to keep."""
+    def _predict(self, image: Image) -> tuple[Prediction, UprightCrops, list[int]]:
+        """Return the landmarks of all tracks, their next crops, and which tracks to keep."""
         boxes = self._crop_boxes()
-        prediction = self.pipeline.predict([image], [boxes])
-        next_boxes = crop_boxes_from_points(prediction.points, self.pipeline.model.metadata)
-        return prediction, next_boxes, self._kept(boxes, next_boxes, prediction.scores)
+        angles = np.array([track.crop_angle for track in self._tracks])
+        prediction = self.pipeline.predict([image], [boxes], angles)
+        next_crops = upright_crops(prediction.points, self.pipeline.model.metadata)
+        return prediction, next_crops, self._kept(boxes, next_crops.boxes, prediction.scores)
 
     def _add_detections(self, image: Image) -> None:
         """Start a track for each detected face that has none, and update the scores of the others."""
@@ -140,13 +144,14 @@ class FaceTracker:
         detections = self.pipeline.detect(image)
         boxes = self.pipeline.adapt(detections.boxes, self.pipeline.detector.box_format)
         mean_face = self.pipeline.model.metadata.mean_face
-        for box, score in zip(boxes, detections.scores, strict=True):
+        angles = upright_angles(detections).tolist()
+        for box, score, angle in zip(boxes, detections.scores, angles, strict=True):
             overlap = box_iou(self._crop_boxes(), box)
             if len(overlap) and overlap.max() >= _MIN_IOU_NEW:
                 self._tracks[int(overlap.argmax())].detection_score = float(score)
                 continue
             smoother = CausalSmoother(mean_face) if self.smooth else None
-            self._tracks.append(_Track(0, box, float(score), smoother))
+            self._tracks.append(_Track(0, box, angle, float(score), smoother))
 
     def _crop_boxes(self) -> Float32[np.ndarray, "faces 4"]:
         return np.array([track.crop_box for track in self._tracks], np.float32).reshape(-1, 4)
@@ -174,5 +179,5 @@ class FaceTracker:
                 points[i] = track.smoother(points[i], time)
         scores = np.array([track.detection_score for track in self._tracks], np.float32)
         adapter = self.pipeline.model.metadata.box_adapter(self.pipeline.detector.box_format)
-        boxes = adapter.inverse(self._crop_boxes())
+        boxes = adapter.inverse(crop_boxes_from_points(prediction.points, self.pipeline.model.metadata))
         return self.pipeline.build(image, prediction._replace(points=points), boxes, scores)
