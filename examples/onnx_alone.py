@@ -31,8 +31,7 @@ width, height = x1 - x0, y1 - y0
 x0, y0, x1, y1 = x0 + left * width, y0 + top * height, x0 + right * width, y0 + bottom * height
 
 # The crop: larger by `scale` (1.2) about the center of the box, for most models a square, black outside the
-# image; for some models clipped at the image's border. If it is more than twice as large as the input, reduce
-# the image first.
+# image; for some models clipped at the image's border.
 config = metadata["crop"]
 sides = np.array([x1 - x0, y1 - y0])
 center = np.array([x0 + x1, y0 + y1]) / 2 - [0, config.get("shift_up", 0) * sides.max()]
@@ -42,8 +41,10 @@ if config["clip"]:
     end = np.minimum(edge + sides, np.array(image.size) - 0.5)
     edge = np.maximum(edge, -0.5)
     sides = end - edge
-step = sides / size
-corner = edge + 0.5  # in Pillow pixel corners have integer coordinates
+factor = max(int(sides.max() / size), 1)  # a crop that is much larger than the input: reduce the image first
+image = image.reduce(factor)
+step = sides / size / factor
+corner = (edge + 0.5) / factor  # in Pillow pixel corners have integer coordinates
 crop = image.transform(
     (size, size),
     PIL.Image.Transform.AFFINE,

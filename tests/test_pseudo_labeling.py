@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.load import load_samples
-from pipnet.datasets.pseudo_labels import read_pseudo_labels, write_pseudo_labels
+from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled, write_boxes
 from pipnet.errors import DataError, ModelError, VideoError
 from pipnet.evaluation.metrics import norm_distance
@@ -143,6 +144,15 @@ def test_read_pseudo_labels_reads_write_pseudo_labels(unlabeled, torch_model, tm
         (tmp_path / "labels.csv").write_text(text)
         with pytest.raises(DataError, match=r"labels\.csv"):
             read_pseudo_labels(tmp_path / "labels.csv")
+
+
+def test_tiny_weights_of_landmarks_can_be_read_again(tmp_path):
+    points = np.random.default_rng(0).uniform(10, 90, (5, 2)).astype(np.float32)
+    face = FaceSample(tmp_path / "a.jpg", points, "a", "a")
+    label = PseudoLabel(face, 1, 0, 0, weights=np.full(5, 1e-6, np.float32))
+    write_pseudo_labels(tmp_path / "labels.csv", [label])
+    (read,) = read_pseudo_labels(tmp_path / "labels.csv")
+    assert (read.weights == np.float32(0.001)).all()
 
 
 def test_torch_model_takes_any_number_of_crops(torch_model):

@@ -18,6 +18,7 @@ from pipnet.errors import DataError, ModelError, RecipeError
 from pipnet.io.image import write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
+from pipnet.training.initial_model import license_of_weights
 from pipnet.training.pseudo_labeling import label_faces
 from pipnet.training.recipe import SelfTrainingConfig, load_recipe
 from pipnet.training.self_training import LABELS, check_teacher, round_recipe, self_train, unlabeled_faces
@@ -55,6 +56,17 @@ def recipe_file(tmp_path_factory, mean_face_checkpoint):
 # -- rounds --------------------------------------------------------------------------------------------
 
 
+def test_weights_name_the_license_of_the_networks_that_labeled(small_300w, unlabeled, tmp_path):
+    assert main(["teach", str(unlabeled), "-o", str(tmp_path / "labels"), "--teacher", "pipnet-tiny"]) == 0
+    table = tmp_path / "labels" / LABELS
+    for data, pseudo in ((small_300w, ["--pseudo.labels", str(table)]), (table, ["--data.scheme", "300w"])):
+        flags = ["--data.root", str(data), "--data.validation", "0", "--optim.batch-size", "2", *pseudo]
+        split = load_split(load_recipe(ROOT / "recipes" / "own.yaml", flags))
+        (license_,) = split.label_licenses
+        assert "research use only" in license_
+        assert f"pseudo-labels of: {license_}" in license_of_weights(split, None)
+
+
 def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabeled, tmp_path, capsys):
     run = tmp_path / "run"
     command = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(unlabeled)]
@@ -68,6 +80,8 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
     assert ["task: quarter" in text for text in recipes] == [False, True, False]
     _, metadata = load_checkpoint(run / "round2" / "best.safetensors")
     assert "with pseudo-labels" in metadata.training
+    _, first = load_checkpoint(run / "round0" / "best.safetensors")
+    assert metadata.license == first.license  # the weights that label are of the same license
     before = {
         path: path.stat().st_mtime_ns for path in run.rglob("*") if path.suffix in (".csv", ".safetensors")
     }

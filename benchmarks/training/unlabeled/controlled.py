@@ -22,6 +22,7 @@ from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.box_adapter import BoxAdapter, match_overlapping
 from pipnet.config import TTA
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.pseudo_labels import LABELING_RECORD
 from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled, write_boxes
 from pipnet.errors import PipnetError
 from pipnet.evaluation.evaluate import decoded
@@ -36,7 +37,7 @@ from pipnet.model.checkpoint import load_checkpoint, read_checkpoint_metadata
 from pipnet.model.config import PseudoTask
 from pipnet.model.torch_model import TorchModel
 from pipnet.training.recipe import Recipe, load_recipe
-from pipnet.training.self_training import LABELS, RECORD, round_recipe, self_train, teach
+from pipnet.training.self_training import LABELS, round_recipe, self_train, teach
 from pipnet.training.split import load_split
 from pipnet.training.teachers import Teacher
 from pipnet.training.trainer import train
@@ -209,7 +210,7 @@ class Experiment:
             "labeled": len(load_split(recipe).training),
         }
         if row.unlabeled:
-            record = folder / ("labels" if row.public else "round1") / RECORD
+            record = folder / ("labels" if row.public else "round1") / LABELING_RECORD
             result["labeling"] = json.loads(record.read_text())
         return result | self.measure(weights, f"controlled/{row.name}/{seed}")
 

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.pseudo_labels import LABELING_RECORD
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import paired_gain
 from pipnet.inference.landmarker import FaceLandmarker
@@ -38,7 +39,7 @@ from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.torch_model import TorchModel
 from pipnet.papers.protocols import EvaluationSet, tmd, tsd
 from pipnet.training.recipe import load_recipe
-from pipnet.training.self_training import RECORD, round_recipe, self_train
+from pipnet.training.self_training import round_recipe, self_train
 from pipnet.training.trainer import train
 
 sys.path.append(str(Path(__file__).parents[2]))
@@ -233,7 +234,7 @@ def run_rounds(row: Row, part: str, data: Path, folder: Path, faces_file: Path) 
                 replace(recipe, self_training=replace(recipe.self_training, tasks=tasks)), folder
             )
             rounds.append(measure(weights, data, tests, f"{part}/{row.name}/{number}", faces_file))
-            labeling.append(json.loads((folder / f"round{number}" / RECORD).read_text()))
+            labeling.append(json.loads((folder / f"round{number}" / LABELING_RECORD).read_text()))
         yield {
             "unseen": unseen,
             "tasks": row.tasks.split(),

@@ -10,6 +10,7 @@ from typing import Any
 from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import DataError, PipnetError
 from pipnet.hub import find_model, packaged_models
+from pipnet.inference.backends.external_model import ExternalModelConfig
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.metadata import ModelMetadata
 
@@ -43,18 +44,25 @@ class JobConfig:
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
     def model_checksum(self) -> str:
-        """Return the SHA-256 of the model file.
+        """Return the SHA-256 of the model's files, one after the other.
 
         Raises:
             ModelError: there is no such model.
-            DataError: the file cannot be read.
+            DataError: a file cannot be read.
         """
         path = find_model(self.landmarker.model)
-        try:
-            with path.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        files = [path]
+        if path.suffix == ".xml":
+            files.append(path.with_suffix(".bin"))
+        elif path.suffix == ".toml":
+            files.append(ExternalModelConfig.load(path).model)
+        digest = hashlib.sha256()
+        for file in files:
+            try:
+                digest.update(file.read_bytes())
+            except OSError as error:
+                raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+        return digest.hexdigest()
 
 
 def resolve(config: JobConfig) -> tuple[JobConfig, ModelMetadata]:

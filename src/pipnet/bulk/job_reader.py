@@ -54,6 +54,8 @@ class AnnotatedFaces:
         with typed_errors(DataError, f"{store.manifest_file}: not a manifest"):
             self.base = images or Path(job["base"])
             self.scheme = LandmarkScheme.from_dict(job["model"]["scheme"])
+            self.license = str(job["model"].get("license", "unknown"))
+            """License of the model that labeled the faces."""
         self.scheme.check(str(store.manifest_file))
         self.files, self.finished = [path], True
         """The shards, and whether the job has finished them all."""

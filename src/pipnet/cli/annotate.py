@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
 from pipnet.bulk.engines.base import Engine
@@ -24,6 +23,7 @@ from pipnet.cli.options import (
     Output,
     RuntimeFlags,
 )
+from pipnet.config import available_cores
 from pipnet.errors import PipnetError
 from pipnet.io.text import counted
 
@@ -81,7 +81,9 @@ def annotate(
             from pipnet.bulk.engines.ray import RayEngine
 
             return RayEngine(worker_config, workers)
-        return LocalEngine(worker_config, max(_cores() // threads, 1) if workers is None else workers)
+        return LocalEngine(
+            worker_config, max(available_cores() // threads, 1) if workers is None else workers
+        )
 
     with Store(output) as store:
         summary = run_job(
@@ -112,8 +114,3 @@ def _speed(summary: Summary) -> str:
     was = "was" if earlier == 1 else "were"
     resumed = f", {counted(earlier, 'image')} {was} annotated before" if earlier else ""
     return f"{images:.1f} images and {faces:.1f} faces per second{resumed}"
-
-
-def _cores() -> int:
-    """Return the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

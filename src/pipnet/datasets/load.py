@@ -268,7 +268,7 @@ def _own_annotations(root: Path, scheme: LandmarkScheme | None, images: Path | N
         default_test="test" if has_test else "all",
         official_crop=CropConfig(),
         v1_crop=CropConfig(),
-        license=f"as you decide: trained on {root.name}",
+        license="that of its labels" if is_pseudo_labels(root) else f"as you decide: trained on {root.name}",
         url="",
         read=read,
     )

@@ -9,6 +9,7 @@ crop the box that it is cut around.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,14 @@ from jaxtyping import Float32
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, one_line
 from pipnet.io.csv_file import CsvReader, write_csv_file
+from pipnet.io.regular_file import typed_errors
 
+LABELING_RECORD = "labeling.json"
+"""File beside a table that says how its faces were labeled."""
 _QUALITY = ("mean_score", "vote_std", "label_std")
 _HEADER = ["image", "name", *_QUALITY]
+_MIN_WEIGHT = 0.001
+"""Minimum loss weight that is written, with three digits: one of 0 is refused when the table is read."""
 _CROP_BOX = ["box_x0", "box_y0", "box_x1", "box_y1"]
 _FORMAT_1_HEADER = ["image", "name", "score", "spread", "disagreement"]
 
@@ -68,10 +74,11 @@ def write_pseudo_labels(path: Path, labels: Sequence[PseudoLabel]) -> None:
             image = Path(os.path.relpath(label.sample.image.resolve(), path.parent.resolve())).as_posix()
             quality = [round(float(getattr(label, key)), 5) for key in _QUALITY]
             points = np.round(label.sample.points.ravel().astype(np.float64), 3).tolist()
-            more = [values for values in (label.weights, label.landmark_std) if values is not None]
-            numbers = [
-                number for values in more for number in np.round(values.astype(np.float64), 3).tolist()
+            weights = None if label.weights is None else np.maximum(label.weights, _MIN_WEIGHT)
+            more = [
+                values.astype(np.float64) for values in (weights, label.landmark_std) if values is not None
             ]
+            numbers = [number for values in more for number in np.round(values, 3).tolist()]
             yield [image, label.sample.name, *quality, *points, *numbers, *_crop_box(label, keep_crops)]
 
     write_csv_file(path, header, rows())
@@ -116,6 +123,23 @@ def read_pseudo_labels(path: Path) -> list[PseudoLabel]:
     if not labels:
         raise DataError(f"{path}: no pseudo-labels in this table")
     return labels
+
+
+def licenses_of_labels(path: Path) -> list[str]:
+    """Return the licenses of the networks that labeled a table's faces, from the record beside it.
+
+    Returns:
+        ``["unknown"]`` without a record.
+
+    Raises:
+        DataError: the record is damaged.
+    """
+    record = path.with_name(LABELING_RECORD)
+    if not record.is_file():
+        return ["unknown"]
+    with typed_errors(DataError, f"{record}: not a record of a labeling"):
+        table = json.loads(record.read_bytes())
+        return [str(teacher.get("license", "unknown")) for teacher in table.get("teachers", [{}])]
 
 
 class _Layout(NamedTuple):

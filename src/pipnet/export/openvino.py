@@ -38,6 +38,7 @@ def export_openvino(source: Path, target: Path, half: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "model.xml"
         openvino.save_model(graph, str(written), compress_to_fp16=half)
+        target.with_suffix(".xml").unlink(missing_ok=True)  # an old graph never goes with new weights
         for suffix in (".bin", ".xml"):
             with atomic_write(target.with_suffix(suffix)) as partial:
                 shutil.copyfile(written.with_suffix(suffix), partial)

@@ -12,7 +12,7 @@ other faces:
    Each angle is tried again in a crop around the prediction of step 3 at this angle.
 5. The landmarks now give the exact roll. A face that leans is predicted again in a crop rotated by it.
 
-An upright face with a high score costs nothing. Two boxes on one face lead to the same landmarks:
+An upright face with a high score takes no further crop. Two boxes on one face lead to the same landmarks:
 `pipnet.inference.selection` keeps one of them.
 """
 

@@ -18,7 +18,7 @@ from typing import Any
 import PIL.Image
 import uvicorn
 
-from pipnet.config import LandmarkerConfig, RuntimeConfig
+from pipnet.config import LandmarkerConfig, RuntimeConfig, available_cores
 from pipnet.errors import PipnetError, one_line
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import ignore_pillow_warnings
@@ -48,7 +48,7 @@ class ServiceOptions:
     @property
     def threads(self) -> int:
         """How many threads one process uses."""
-        return self.runtime.threads or max(_processors() // self.service.workers, 1)
+        return self.runtime.threads or max(available_cores() // self.service.workers, 1)
 
 
 def serve(options: ServiceOptions, on_ready: Callable[[str], None]) -> None:
@@ -190,7 +190,3 @@ def _accept_all(listener: socket.socket) -> Iterator[socket.socket]:
     with contextlib.suppress(BlockingIOError):
         while True:
             yield listener.accept()[0]
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -44,7 +44,7 @@ class Supervisor:
         self._options, self._listener = options, listener
         self._context = multiprocessing.get_context("spawn")
         self._processes: list[SpawnProcess] = []
-        self._replacements: list[Event] = []
+        self._replacements: dict[SpawnProcess, Event] = {}
 
     def run(self, on_ready: Callable[[], None]) -> None:
         """Run until a signal; ``on_ready`` is called when all processes are ready.
@@ -85,8 +85,10 @@ class Supervisor:
                 return
             _LOG.warning("a process of the service died (exit code %s): starting another", process.exitcode)
             self._processes.remove(process)
+            self._replacements.pop(process, None)
             time.sleep(_PAUSE)
-            self._replacements.append(self._start()[1])
-        for ready in [ready for ready in self._replacements if ready.is_set()]:
+            replacement, ready = self._start()
+            self._replacements[replacement] = ready
+        for process in [process for process, ready in self._replacements.items() if ready.is_set()]:
             _LOG.info("a process of the service was replaced")
-            self._replacements.remove(ready)
+            del self._replacements[process]

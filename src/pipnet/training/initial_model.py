@@ -52,7 +52,6 @@ def build_model(recipe: Recipe, split: Split, dataset: FaceDataset) -> tuple[PIP
         new = start_from(model, initial.checkpoint)
         if is_rank_zero():
             _log.info("weights not taken from %s: %s", initial.checkpoint, ", ".join(new) or "none")
-    licenses = [spec.license for spec in split.specs]
     metadata = ModelMetadata(
         name=recipe.name,
         scheme=split.scheme,
@@ -60,10 +59,19 @@ def build_model(recipe: Recipe, split: Split, dataset: FaceDataset) -> tuple[PIP
         input_size=config.input_size,
         mean_face=face,
         config=asdict(config),
-        license="; ".join([*licenses, *([f"started from: {before.license}"] if before else [])]),
+        license=license_of_weights(split, before),
         training=f"started from {before.name}: {before.training}" if before else "",
     )
     return model.to(memory_format=torch.channels_last), metadata
+
+
+def license_of_weights(split: Split, before: ModelMetadata | None) -> str:
+    """Return the license of weights: of their data, initial weights, and the networks that labeled."""
+    parts = [spec.license for spec in split.specs]
+    parts += [f"started from: {before.license}"] if before else []
+    known = "; ".join(parts)  # those of weights that were trained on the same
+    parts += [f"pseudo-labels of: {label}" for label in split.label_licenses if label not in known]
+    return "; ".join(parts)
 
 
 def _check_all_labeled(split: Split) -> None:

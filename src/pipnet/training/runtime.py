@@ -16,8 +16,9 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 
 import pipnet
+from pipnet.config import available_cores
 from pipnet.errors import PipnetError, RecipeError
-from pipnet.model.device import autocast_dtype, available_cores, convolution_settings, torch_device
+from pipnet.model.device import autocast_dtype, convolution_settings, torch_device
 from pipnet.model.distributed import launched_world_size
 from pipnet.training.cpu_speedups import keep_freed_memory
 from pipnet.training.recipe import Recipe

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from pipnet.config import DEFAULT_DETECTOR
-from pipnet.datasets.pseudo_labels import PseudoLabel, write_pseudo_labels
+from pipnet.datasets.pseudo_labels import LABELING_RECORD, PseudoLabel, write_pseudo_labels
 from pipnet.datasets.unlabeled import BOX_FORMATS, UnlabeledFace, load_unlabeled
 from pipnet.errors import DataError, PipnetError, RecipeError
 from pipnet.inference.backends.base import CropModel
@@ -38,8 +38,7 @@ from pipnet.training.teachers import Teacher, check_teachers
 from pipnet.training.trainer import train
 
 LABELS = "pseudo_labels.csv"
-RECORD = "labeling.json"
-"""The settings and results of a labeling."""
+"""The table of a labeling; `LABELING_RECORD` beside it has its settings and results."""
 FRAMES = "frames"
 """Folder for images from videos, next to those of the rounds."""
 
@@ -160,7 +159,7 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabeledFace], 
 
     An existing table with the same settings is kept.
     """
-    config, record = recipe.self_training, folder / RECORD
+    config, record = recipe.self_training, folder / LABELING_RECORD
     settings = {
         "tta": config.tta,
         "box_format": config.box_format,
@@ -179,7 +178,9 @@ def _label_round(recipe: Recipe, weights: Path, faces: Sequence[UnlabeledFace], 
     device = torch_device()
     model = TorchModel(network, metadata, autocast_dtype(recipe.precision, device), device)
     labels, dropped = label_faces(model, faces, config.tta, config.box_format)
-    _save_labels(folder, labels, metadata.scheme, {**settings, "unlabeled": len(faces)}, dropped)
+    teachers = [{"name": metadata.name, "weight": 1.0, "license": metadata.license}]
+    facts = {**settings, "teachers": teachers, "unlabeled": len(faces)}
+    _save_labels(folder, labels, metadata.scheme, facts, dropped)
 
 
 def _save_labels(
@@ -201,7 +202,7 @@ def _save_labels(
         record[key] = {f"p{p}": round(float(np.percentile(values, p)), 4) for p in (5, 50, 95)}
     folder.mkdir(parents=True, exist_ok=True)
     draw_quality(labels, scheme, folder)
-    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(folder / LABELING_RECORD, json.dumps(record, indent=1) + "\n")
     write_pseudo_labels(folder / LABELS, labels)
     return folder / LABELS
 

@@ -12,7 +12,12 @@ from pipnet.annotations.samples import FaceSample, split_by_group, without_label
 from pipnet.bulk.job_reader import AnnotatedFaces, is_annotated
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.paper_crops import keep_paper_crops
-from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels
+from pipnet.datasets.pseudo_labels import (
+    PseudoLabel,
+    is_pseudo_labels,
+    licenses_of_labels,
+    read_pseudo_labels,
+)
 from pipnet.datasets.registry import DatasetSpec
 from pipnet.errors import DataError, RecipeError
 from pipnet.geometry import tight_box
@@ -35,6 +40,8 @@ class Split:
     """The datasets of the labeled faces; the first one is ``data.root``."""
     pseudo: list[PseudoLabel] = field(default_factory=list)
     """Faces with pseudo-labels; they are trained on, but not used for the mean face or the box adapters."""
+    label_licenses: list[str] = field(default_factory=list)
+    """Licenses of the networks that predicted the pseudo-labels."""
 
     @property
     def complete_indices(self) -> list[int]:
@@ -87,7 +94,7 @@ def load_split(recipe: Recipe) -> Split:
     count = len(training) + len(pseudo)
     if count < recipe.optim.batch_size:
         raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Split(training, validation, scheme, specs, pseudo)
+    return Split(training, validation, scheme, specs, pseudo, _label_licenses(recipe))
 
 
 def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
@@ -103,6 +110,17 @@ def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> list[Pseudo
     if not accepted:
         raise DataError(f"{config.labels}: no face passes pseudo.min_score and pseudo.max_std")
     return accepted
+
+
+def _label_licenses(recipe: Recipe) -> list[str]:
+    """Return the licenses of the networks that labeled a recipe's faces; ``data.root`` may be labels too."""
+    licenses: list[str] = []
+    for path in (recipe.data.root, *recipe.data.also, recipe.pseudo.labels):
+        if path is not None and is_annotated(path):
+            licenses.append(AnnotatedFaces(path).license)
+        elif path is not None and is_pseudo_labels(path):
+            licenses += licenses_of_labels(path)
+    return list(dict.fromkeys(licenses))
 
 
 def _read_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:

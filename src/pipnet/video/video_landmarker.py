@@ -126,9 +126,10 @@ class VideoLandmarker:
             VideoError: it cannot be read. A live source is opened at the first frame, and raises then.
             MissingExtraError: PyAV is not installed.
         """
+        max_pixels = self.landmarker.pipeline.config.max_pixels
         if isinstance(source, int) or is_live(source):
-            return self.track(LiveReader(source))
-        return self.track(VideoReader(source))
+            return self.track(LiveReader(source, max_pixels))
+        return self.track(VideoReader(source, max_pixels))
 
     def track(self, reader: VideoReader | LiveReader) -> Iterator[FrameFaces]:
         """Return the faces of each frame.

@@ -38,7 +38,7 @@ class RayEngine:
         except Exception as error:  # Ray raises unrelated exceptions, depending on the cause
             raise PipnetError(f"Ray cannot be reached: {' '.join(str(error).split()):.200}") from None
         self._ray = ray
-        cuda = config.config.runtime.device == "cuda"
+        cuda = config.config.runtime.device.startswith("cuda")
         resources = ray.cluster_resources()
         capacity = int(resources.get("GPU", 0)) if cuda else int(resources.get("CPU", 0)) // config.threads
         self.size = min(workers or capacity, capacity)

@@ -28,6 +28,9 @@ def load_model(path: Path, runtime: RuntimeConfig | None = None) -> CropModel:
     """
     runtime = runtime or RuntimeConfig()
     if path.suffix == ".toml":
+        choices = (runtime.device, runtime.backend, runtime.precision)
+        if any(choice not in ("auto", "cpu", "onnxruntime", "f32") for choice in choices):
+            raise PipnetError(f"{path}: another project's network runs in ONNX Runtime on the CPU, in f32")
         return ExternalModel(path, runtime.threads)
     backend = runtime.backend
     if backend == "auto":
