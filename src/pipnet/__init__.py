@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DownloadError,
         ImageError,
         ImageTooLargeError,
+        MissingDataError,
         MissingExtraError,
         ModelError,
         PipnetError,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pipnet.inference.landmarker import FaceLandmarker
     from pipnet.inference.results import Face, FaceLandmarks
     from pipnet.scheme import LandmarkScheme
-    from pipnet.video.video_landmarker import VideoLandmarker
+    from pipnet.video.video_landmarker import FrameFaces, VideoLandmarker
 
 __version__ = "0.1.0"
 
@@ -45,10 +46,12 @@ __all__ = [
     "Face",
     "FaceLandmarker",
     "FaceLandmarks",
+    "FrameFaces",
     "ImageError",
     "ImageTooLargeError",
     "LandmarkScheme",
     "LandmarkerConfig",
+    "MissingDataError",
     "MissingExtraError",
     "ModelError",
     "PipnetError",
@@ -66,7 +69,7 @@ _MODULES = {
     "inference.landmarker": ("FaceLandmarker",),
     "inference.results": ("Face", "FaceLandmarks"),
     "scheme": ("LandmarkScheme",),
-    "video.video_landmarker": ("VideoLandmarker",),
+    "video.video_landmarker": ("FrameFaces", "VideoLandmarker"),
 }
 """The modules of names; those of all others, the exceptions, are in ``errors``."""
 
