@@ -1,6 +1,7 @@
 """README and docs: all of their commands and Python blocks run, and their links lead somewhere."""
 
 import contextlib
+import importlib
 import io
 import re
 import runpy
@@ -250,6 +251,17 @@ def test_commands_in_the_text_exist():
         text = (ROOT / page).read_text(encoding="utf-8")
         for span in re.findall(r"`pipnet\s([a-z][\w-]*)", text):
             assert span in names, f"{page}: pipnet {span}"
+
+
+def test_flags_in_the_text_exist(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    reference = importlib.import_module("command_reference").command_reference()
+    flags = {"--help", "--debug", *re.findall(r"--[a-z][a-z0-9.-]*", reference)}
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for span in re.findall(r"`((?!curl |pip )[^`\n]+)`", text):
+            for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*", span):
+                assert flag in flags, f"{page}: {span}"
 
 
 # -- links ---------------------------------------------------------------------------------------------
