@@ -19,7 +19,7 @@ from pipnet.video.writer import VideoWriter
 from test_annotate import DirectEngine
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
-ROTATION_HINT, SIZE_HINT = "turned? try --any-rotation", "small? try --detector-size 1280"
+ROTATION_HINT, SIZE_HINT = "rotated? try --any-rotation", "small? try --detector-size 1280"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import CropConfig, tight_box
 from pipnet.inference.landmarker import FaceLandmarker
-from pipnet.inference.tta import tta_views
+from pipnet.inference.tta import augmented_crops
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.config import ModelConfig
 from pipnet.model.torch_model import TorchModel
@@ -156,10 +156,13 @@ def test_data_boxes_writes_celebas_crops(tmp_path, portrait, capsys):
 
 
 def test_tta_translation_10_has_the_shifts_of_v1s_figure_4():
-    shifts = {tuple(np.round(view.matrix[:, 2]).tolist()) for view in tta_views("translation-10", 256)}
+    shifts = {
+        tuple(np.round(augmented.matrix[:, 2]).tolist())
+        for augmented in augmented_crops("translation-10", 256)
+    }
     assert shifts == {(0, -10), (0, 10), (-10, 0), (10, 0)}
-    views = tta_views("translation-10", 128)
-    np.testing.assert_allclose([abs(view.matrix[:, 2]).max() for view in views], 5)
+    augmentations = augmented_crops("translation-10", 128)
+    np.testing.assert_allclose([abs(augmented.matrix[:, 2]).max() for augmented in augmentations], 5)
 
 
 def test_landmarker_averages_shifts_of_10_pixels(landmarker, portrait):

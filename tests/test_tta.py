@@ -16,7 +16,7 @@ from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.geometry import CropConfig
 from pipnet.inference.backends.base import CropLandmarks
 from pipnet.inference.predict import predict_crops
-from pipnet.inference.tta import tta_views
+from pipnet.inference.tta import augmented_crops
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.papers.tta_maps import tta_maps
@@ -62,8 +62,8 @@ def test_prediction_splits_by_image(landmarker, portrait):
         np.testing.assert_array_equal(field, np.concatenate([first, last]))
 
 
-def test_tta_views_counts_by_choice():
-    assert [len(tta_views(tta, 256)) for tta in CHOICES] == [1, 2, 5, 8, 4, 16, 24]
+def test_number_of_augmented_crops_by_choice():
+    assert [len(augmented_crops(tta, 256)) for tta in CHOICES] == [1, 2, 5, 8, 4, 16, 24]
 
 
 @pytest.mark.parametrize("tta", CHOICES[1:])

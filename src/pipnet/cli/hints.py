@@ -27,7 +27,7 @@ def say_hint(
     if low:
         subject = f"{low:,} of {faces:,} faces {'has' if low == 1 else 'have'}"
         doubts.append(f"{'the face has' if faces == 1 else subject} low quality")
-    tips = [] if config.any_rotation else ["turned? try --any-rotation"]
+    tips = [] if config.any_rotation else ["rotated? try --any-rotation"]
     if detects and config.detector != "full_image" and config.detector_size <= DETECTOR_SIZE:
         tips.append(f"small? try --detector-size {2 * DETECTOR_SIZE}")
     if low and not tips:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 from pipnet.config import TTA
 from pipnet.geometry import Box, CropConfig, Image, box_to_crop, compose, from_fraction, warp
 from pipnet.inference.backends.base import CropModel
-from pipnet.inference.tta import View, tta_views, undo_view, view_matrix
+from pipnet.inference.tta import AugmentedCrop, augmentation_matrix, augmented_crops, undo_augmentation
 from pipnet.metadata import ModelMetadata
 
 _BATCH_SIZE = 64
@@ -73,11 +73,12 @@ def predict_crops(
     if not faces:
         empty = np.zeros((0, metadata.scheme.landmarks), np.float32)
         return Prediction(np.zeros((*empty.shape, 2), np.float32), empty, empty, empty, all_boxes)
-    views = tta_views(tta, metadata.input_size)
+    augmentations = augmented_crops(tta, metadata.input_size)
     angles = np.zeros(len(faces)) if angles is None else angles
-    step = max(_BATCH_SIZE // len(views), 1)
+    step = max(_BATCH_SIZE // len(augmentations), 1)
     parts = [
-        _predict(model, faces[i : i + step], angles[i : i + step], views) for i in range(0, len(faces), step)
+        _predict(model, faces[i : i + step], angles[i : i + step], augmentations)
+        for i in range(0, len(faces), step)
     ]
     points, scores, vote_std, tta_std = (np.concatenate(part) for part in zip(*parts, strict=True))
     regions = np.stack([face.region for face in faces])
@@ -142,31 +143,31 @@ def _predict(
     model: CropModel,
     faces: Sequence[_Face],
     angles: Float[np.ndarray, " faces"],
-    views: Sequence[View],
+    augmentations: Sequence[AugmentedCrop],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return points as fractions of the faces' plain crops, scores, vote_std and tta_std."""
     size, order = model.metadata.input_size, model.metadata.scheme.flip_permutation
-    rotations = [view_matrix(0, 0, angle, False, size) for angle in angles.tolist()]
+    rotations = [augmentation_matrix(0, 0, angle, False, size) for angle in angles.tolist()]
     crops = [
-        warp(face.image, compose(box_to_crop(face.region, size), rotation, view.matrix), size)
+        warp(face.image, compose(box_to_crop(face.region, size), rotation, augmented.matrix), size)
         for face, rotation in zip(faces, rotations, strict=True)
-        for view in views
+        for augmented in augmentations
     ]
     output = model(np.array(crops, np.uint8).reshape(-1, size, size, 3))
     points, scores, vote_std = (
-        part.reshape(len(faces), len(views), *part.shape[1:]).copy() for part in output
+        part.reshape(len(faces), len(augmentations), *part.shape[1:]).copy() for part in output
     )
     if model.metadata.crop.whole_pixels:  # an offset in each crop as the model sees it, mirrored or rotated
         for i, face in enumerate(faces):
             points[i] = fractions_of_region(points[i], face.label_box, face.region)
-    for i, view in enumerate(views):
-        if view.mirrored:
+    for i, augmented in enumerate(augmentations):
+        if augmented.mirrored:
             for part in (points, scores, vote_std):
                 part[:, i] = part[:, i, order]
-        if len(views) > 1:
-            points[:, i] = undo_view(points[:, i], view.matrix, size)
+        if len(augmentations) > 1:
+            points[:, i] = undo_augmentation(points[:, i], augmented.matrix, size)
     for i in np.flatnonzero(angles).tolist():
-        points[i] = undo_view(points[i], rotations[i], size)
+        points[i] = undo_augmentation(points[i], rotations[i], size)
     mean = points.mean(axis=1)
     distances = np.linalg.norm(points - mean[:, None], axis=3)
     tta_std = np.sqrt((distances**2).mean(axis=1))

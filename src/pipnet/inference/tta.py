@@ -22,7 +22,7 @@ _ANGLES = (-20.0, -10.0, 10.0, 20.0)
 """Degrees clockwise; v1 does not state them."""
 
 
-class View(NamedTuple):
+class AugmentedCrop(NamedTuple):
     """An augmented crop."""
 
     matrix: Affine
@@ -30,7 +30,7 @@ class View(NamedTuple):
     mirrored: bool
 
 
-def tta_views(tta: TTA, size: int) -> list[View]:
+def augmented_crops(tta: TTA, size: int) -> list[AugmentedCrop]:
     """Return the augmented crops of a face, for crops of size x size pixels."""
     directions = [(0, -1), (0, 1), (-1, 0), (1, 0)]
     plain = [(0.0, 0.0, 0.0)]
@@ -48,13 +48,13 @@ def tta_views(tta: TTA, size: int) -> list[View]:
     }[tta]
     mirrorings = (False, True) if tta in ("flip", "translation+flip", "all") else (False,)
     return [
-        View(view_matrix(dx, dy, angle, mirrored, size), mirrored)
+        AugmentedCrop(augmentation_matrix(dx, dy, angle, mirrored, size), mirrored)
         for dx, dy, angle in motions
         for mirrored in mirrorings
     ]
 
 
-def view_matrix(dx: float, dy: float, angle: float, mirrored: bool, size: int) -> Affine:
+def augmentation_matrix(dx: float, dy: float, angle: float, mirrored: bool, size: int) -> Affine:
     """Return the map from pixels of a crop to pixels of the crop rotated, mirrored and shifted.
 
     Args:
@@ -72,7 +72,7 @@ def view_matrix(dx: float, dy: float, angle: float, mirrored: bool, size: int) -
     return np.hstack([linear, (center + np.array([dx, dy]) * size - linear @ center)[:, None]])
 
 
-def undo_view(
+def undo_augmentation(
     fractions: Float[np.ndarray, "faces landmarks 2"], matrix: Affine, size: int
 ) -> Float64[np.ndarray, "faces landmarks 2"]:
     """Bring fractions of an augmented crop into fractions of the plain crop."""

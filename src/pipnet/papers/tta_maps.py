@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from pipnet.config import TTA
 from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
 from pipnet.geometry import Box, Image, affine, box_to_crop, compose, invert, sample_map, warp
-from pipnet.inference.tta import tta_views
+from pipnet.inference.tta import augmented_crops
 from pipnet.metadata import ModelMetadata
 from pipnet.model.pipnet import PIPNet
 from pipnet.papers.position_prior import draw_score_map, predict_score_maps
@@ -57,28 +57,28 @@ def tta_maps(
     """
     size = metadata.input_size
     to_crop = box_to_crop(metadata.crop.region(box, image.shape[1], image.shape[0]), size)
-    views = tta_views(tta, size)
+    augmentations = augmented_crops(tta, size)
     crops = [warp(image, to_crop, size)]
-    crops += [warp(image, compose(to_crop, view.matrix), size) for view in views]
+    crops += [warp(image, compose(to_crop, augmented.matrix), size) for augmented in augmentations]
     prediction = predict_score_maps(model, crops)
     points = prediction.points * size - 0.5
     cell = np.ones((size // prediction.score_maps.shape[-1],) * 2, np.float32)
     landmark_maps = []
     for name, landmark in landmarks.items():
-        total, covered, view_points = np.zeros((size, size)), np.zeros((size, size)), []
-        for number, view in enumerate(views, start=1):
-            index = metadata.scheme.flip_permutation[landmark] if view.mirrored else landmark
+        total, covered, unaugmented_points = np.zeros((size, size)), np.zeros((size, size)), []
+        for number, augmented in enumerate(augmentations, start=1):
+            index = metadata.scheme.flip_permutation[landmark] if augmented.mirrored else landmark
             # An augmented crop's map in the plain crop is 0 where the augmented crop does not reach.
-            total += sample_map(np.kron(prediction.score_maps[number, index], cell), view.matrix, size)
-            covered += sample_map(np.ones((size, size), np.float32), view.matrix, size)
-            view_points.append(affine(points[number, index], invert(view.matrix)))
+            total += sample_map(np.kron(prediction.score_maps[number, index], cell), augmented.matrix, size)
+            covered += sample_map(np.ones((size, size), np.float32), augmented.matrix, size)
+            unaugmented_points.append(affine(points[number, index], invert(augmented.matrix)))
         landmark_maps.append(
             LandmarkMaps(
                 name,
                 np.kron(prediction.score_maps[0, landmark], cell),
                 (total / covered.clip(1)).astype(np.float32),
                 points[0, landmark],
-                np.mean(view_points, axis=0).astype(np.float32),
+                np.mean(unaugmented_points, axis=0).astype(np.float32),
             )
         )
     return crops[0], landmark_maps

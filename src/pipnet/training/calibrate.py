@@ -39,7 +39,7 @@ HARDER = Augmentation(
     downscale=0.4,
     downscale_by=6,
 )
-"""The augmentation of all views of a face but the first."""
+"""The augmentation of all predictions of a face but the first."""
 DOMAIN_SHIFT = (0.75, 0.25)
 """Slope and intercept of the log odds of being wrong on other datasets, as a function of the log odds on the
 dataset of the calibration (`benchmarks/accuracy/calibration/report.md`)."""
@@ -51,7 +51,7 @@ _MAX_STEPS = 30
 def calibrate(
     model: CropModel,
     samples: Sequence[FaceSample],
-    views: int = 8,
+    predictions: int = 8,
     seed: int = 0,
     domain_shift: float = 0.5,
 ) -> Calibration:
@@ -60,7 +60,7 @@ def calibrate(
     Args:
         model: the model.
         samples: labeled faces that it was not trained on.
-        views: predictions of each face; the first one without augmentation.
+        predictions: predictions of each face; the first one without augmentation.
         seed: seed of the augmentation.
         domain_shift: how far probabilities move towards those on other datasets, 0 to 1: 0 fits faces of the
             same dataset, 1 faces of others, and a half is a compromise.
@@ -68,7 +68,7 @@ def calibrate(
     Raises:
         DataError: there are no faces, or no error above 5 % of the face to learn from.
     """
-    scores, vote_std, errors = observe(model, samples, views, seed)
+    scores, vote_std, errors = observe(model, samples, predictions, seed)
     known = np.isfinite(errors)
     if not known.any() or not (errors[known] > MAX_ERROR).any():
         raise DataError(f"too few or too easy faces to calibrate on: {len(samples)}")
@@ -96,9 +96,9 @@ def fit(
 
 
 def observe(
-    model: CropModel, samples: Sequence[FaceSample], views: int, seed: int
+    model: CropModel, samples: Sequence[FaceSample], predictions: int, seed: int
 ) -> tuple[Float[np.ndarray, "n l"], Float[np.ndarray, "n l"], Float64[np.ndarray, "n l"]]:
-    """Return ``scores``, ``vote_std``, and errors as fractions of the face, of all views of some faces.
+    """Return ``scores``, ``vote_std``, and errors as fractions of the face, of all predictions of some faces.
 
     An error is NaN where the landmark is unknown or outside of the crop.
     """
@@ -112,7 +112,7 @@ def observe(
                 training_crop(
                     image, sample.points, box, metadata.input_size, metadata.scheme, augmentation, rng
                 )
-                for augmentation in [Augmentation.none(), *[HARDER] * (views - 1)]
+                for augmentation in [Augmentation.none(), *[HARDER] * (predictions - 1)]
             ),
             strict=True,
         )
