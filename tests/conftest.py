@@ -83,7 +83,7 @@ def photo(portrait: Path) -> bytes:
 @pytest.fixture(scope="session")
 def landmarker() -> FaceLandmarker:
     """The default model and the default detector."""
-    return FaceLandmarker.from_pretrained()
+    return FaceLandmarker()
 
 
 @pytest.fixture(scope="session")

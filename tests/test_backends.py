@@ -155,7 +155,7 @@ def test_onnx_model_refuses_broken_files(tmp_path, damage, message):
 )
 def test_load_model_refuses_conflicting_options(options, message):
     with pytest.raises(PipnetError, match=message):
-        FaceLandmarker.from_pretrained(**options)
+        FaceLandmarker(**options)
 
 
 def test_runtime_config_refuses_unknown_choices():
@@ -165,7 +165,7 @@ from pipnet import FaceLandmarker
 from pipnet.errors import PipnetError
 for options in ({"backend": "tensorflow"}, {"precision": "f16"}, {"device": "tpu"}):
     try:
-        FaceLandmarker.from_pretrained(**options)
+        FaceLandmarker(**options)
     except PipnetError as error:
         print(error)
 """
@@ -180,7 +180,7 @@ for options in ({"backend": "tensorflow"}, {"precision": "f16"}, {"device": "tpu
 def test_load_model_names_the_extra_without_openvino(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtraError, match=r"\[openvino\]'"):
-        FaceLandmarker.from_pretrained(backend="openvino")
+        FaceLandmarker(backend="openvino")
 
 
 def test_detect_command_accepts_backend_and_precision(portrait, capsys):

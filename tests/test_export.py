@@ -101,7 +101,7 @@ def test_onnx_alone_example_supports_stretched_and_clipped_crops(landmarker, por
         str(tmp_path / "stretched.onnx"),
     ]
     done = subprocess.run([*command, str(photo), *map(str, box)], capture_output=True, text=True, check=True)
-    landmarker = FaceLandmarker.from_pretrained(tmp_path / "stretched.onnx")
+    landmarker = FaceLandmarker(tmp_path / "stretched.onnx")
     expected = landmarker(photo, boxes=[box])[0]
     assert np.abs(json.loads(done.stdout)["points"] - expected.points).mean() < 0.25, done.stdout
 
@@ -157,7 +157,7 @@ def test_export_int8_keeps_landmarks(
     assert OnnxModel(small).metadata.name == f"{name}-int8"
     box = [[178, 63, 267, 175]]
     model = OnnxModel(small)
-    a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker.from_pretrained(name)(portrait, box)
+    a, b = FaceLandmarker(model)(portrait, box), FaceLandmarker(name)(portrait, box)
     side = (b.points[0].max(axis=0) - b.points[0].min(axis=0)).max()
     distance = np.linalg.norm(a.points - b.points, axis=2).mean() / side
     assert 0 < distance < 0.015

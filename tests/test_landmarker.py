@@ -63,12 +63,6 @@ def test_landmarker_loads_packaged_models(arguments, portrait, faces):
     assert distance(result[0], faces[0], faces.scheme) < 0.06
 
 
-def test_from_pretrained_equals_the_constructor(portrait, faces):
-    landmarker = FaceLandmarker.from_pretrained(tta="none")
-    assert landmarker.metadata.name == faces.metadata.name
-    np.testing.assert_array_equal(landmarker(portrait).points, faces.points)
-
-
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_landmarker_runs_a_format_1_model(backend, portrait):
     landmarker = FaceLandmarker(FORMAT_1, backend=backend)

@@ -68,7 +68,7 @@ def main() -> None:
 
 def measure(model: str, data: Path) -> dict[str, Any]:
     """Return all results, and keep the errors of all landmarks."""
-    landmarker = FaceLandmarker.from_pretrained(model)
+    landmarker = FaceLandmarker(model)
     common, _, _ = load_samples(data / "300w", "common")
     wflw, _, _ = load_samples(data / "wflw", "test", "300w")
     occlusion, _, _ = load_samples(data / "wflw", "occlusion", "300w")

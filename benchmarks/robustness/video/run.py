@@ -81,7 +81,7 @@ def main() -> None:
     if not commit_file.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         commit_file.write_text(provenance()["commit"])
-    landmarker = FaceLandmarker.from_pretrained(threads=1)
+    landmarker = FaceLandmarker(threads=1)
     clips = {
         path.stem: raw_clip(landmarker, path, cache, arguments.frames)
         for path in sorted(data.glob("video/*"))

@@ -145,7 +145,7 @@ def photo(work: Path) -> Path:
 
 def memory(data: Path) -> dict[str, Any]:
     """Measure the resident memory while 2,000 images are annotated, at every hundredth image."""
-    landmarker = FaceLandmarker.from_pretrained()
+    landmarker = FaceLandmarker()
     files = [sample.image for sample in load_samples(data / "300w", "common")[0]]
     megabytes, faces = [], 0
     started = time.perf_counter()

@@ -87,11 +87,6 @@ class FaceLandmarker:
         landmarker.pipeline = Pipeline(model, config.detector, config, box_format, threads)
         return landmarker
 
-    @classmethod
-    def from_pretrained(cls, model: str | os.PathLike[str] = DEFAULT_MODEL, **options: Any) -> FaceLandmarker:
-        """Load a model; the same as the constructor."""
-        return cls(model, **options)
-
     @property
     def model(self) -> CropModel:
         """The landmark model."""
