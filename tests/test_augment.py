@@ -7,11 +7,12 @@ import pytest
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.load import load_samples
-from pipnet.geometry import CropConfig, crop, tight_box, to_fraction
+from pipnet.geometry import CropConfig, tight_box, to_fraction
 from pipnet.io.image import read_image, write_image
 from pipnet.scheme import LandmarkScheme
 from pipnet.training.augment import Augmentation, training_crop
 from pipnet.training.dataset import FaceDataset
+from pipnet.warp import crop
 
 ALWAYS = Augmentation(
     translate=1, scale=1, rotate=1, flip=0.5, occlude=0, blur=0, grayscale=0, color_jitter=0

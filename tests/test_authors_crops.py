@@ -11,11 +11,12 @@ import torch
 from pipnet.annotations.samples import evenly_spaced, without_label_offset
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
-from pipnet.geometry import CropConfig, crop, tight_box, to_fraction
+from pipnet.geometry import CropConfig, tight_box, to_fraction
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.torch_model import TorchModel
+from pipnet.warp import crop
 
 CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "pipnet-tiny.safetensors"
 EXACT = CropConfig(scale=1.1, square=False, clip=True)

@@ -14,12 +14,12 @@ from pipnet import FaceLandmarker
 from pipnet.cli import main
 from pipnet.config import RuntimeConfig
 from pipnet.errors import MissingExtraError, ModelError, PipnetError
-from pipnet.geometry import crop
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.load import load_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.inference.backends.openvino import OpenVinoModel
 from pipnet.io.image import read_image
+from pipnet.warp import crop
 
 SHIPPED = find_model(DEFAULT_MODEL)
 

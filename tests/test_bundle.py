@@ -14,10 +14,11 @@ from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import load_unlabeled
 from pipnet.errors import DataError
 from pipnet.evaluation.metrics import norm_distance
-from pipnet.geometry import CropConfig, crop, tight_box
+from pipnet.geometry import CropConfig, tight_box
 from pipnet.io.image import read_image
 from pipnet.training.recipe import load_recipe
 from pipnet.training.trainer import train
+from pipnet.warp import crop
 
 RECIPE = """
 workers: 0

@@ -8,10 +8,11 @@ import pytest
 
 from pipnet.datasets.load import load_samples
 from pipnet.errors import PipnetError
-from pipnet.geometry import CropConfig, crop, tight_box
+from pipnet.geometry import CropConfig, tight_box
 from pipnet.hub import cache_folder
 from pipnet.io.image import read_image
 from pipnet.training.crop_cache import FaceCrops
+from pipnet.warp import crop
 
 UNSCALED = CropConfig(scale=1)
 

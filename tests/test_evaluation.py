@@ -21,10 +21,11 @@ from pipnet.evaluation.metrics import (
     norm_distance,
     point_errors,
 )
-from pipnet.geometry import crop, tight_box
+from pipnet.geometry import tight_box
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme
+from pipnet.warp import crop
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 

@@ -15,12 +15,12 @@ from pipnet import FaceLandmarker, ModelError, PipnetError
 from pipnet.cli import main
 from pipnet.config import RuntimeConfig
 from pipnet.export.score_maps import export_score_maps
-from pipnet.geometry import crop
 from pipnet.hub import packaged_models
 from pipnet.inference.backends.load import load_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image, write_image
 from pipnet.model.checkpoint import save_checkpoint
+from pipnet.warp import crop
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "export"

@@ -20,18 +20,14 @@ from pipnet.geometry import (
     box_to_crop,
     check_boxes,
     compose,
-    crop,
     from_fraction,
     invert,
-    reduce,
-    resize,
-    sample_map,
     similarity,
     tight_box,
     to_fraction,
-    warp,
 )
 from pipnet.io.image import read_image
+from pipnet.warp import crop, reduce, resize, sample_map, warp
 
 coordinate = st.floats(-1000, 1000, width=32)
 side = st.floats(1, 1000, width=32)
@@ -227,7 +223,7 @@ def test_warp_in_threads_equals_warp(portrait):
 def test_warp_works_in_a_forked_process():
     """Data loaders fork; kornia-rs 0.2 hangs there if it ran in the parent."""
     code = (
-        "import multiprocessing; import numpy as np; from pipnet.geometry import reduce, resize, warp\n"
+        "import multiprocessing; import numpy as np; from pipnet.warp import resize, warp\n"
         "image, turn = np.full((99, 99, 3), 7, np.uint8), np.array([[0.0, -1, 98], [1, 0, 0]])\n"
         "def run(_): return {int(f.max()) for f in (warp(image, turn, 64), resize(image, 40, 40))}\n"
         "run(0)\n"

@@ -10,7 +10,6 @@ import torch
 
 from pipnet import FaceLandmarker
 from pipnet.cli import main
-from pipnet.geometry import crop
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint, read_checkpoint, start_from
@@ -18,6 +17,7 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.training.recipe import load_recipe
 from pipnet.training.teachers import Teacher
 from pipnet.training.trainer import train
+from pipnet.warp import crop
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINT = ROOT / "checkpoints" / "pipnet-tiny.safetensors"

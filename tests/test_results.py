@@ -13,11 +13,12 @@ from pipnet import DataError, FaceLandmarks, MissingExtraError, PipnetError
 from pipnet.annotations.csv_landmarks import read_csv
 from pipnet.annotations.image_finder import ImageFinder
 from pipnet.cli import main
-from pipnet.geometry import affine, warp
+from pipnet.geometry import affine
 from pipnet.inference.align import alignment, arcface_points
 from pipnet.inference.draw import draw_faces
 from pipnet.io.image import read_image
 from pipnet.scheme import LandmarkScheme
+from pipnet.warp import warp
 
 INSIGHTFACE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]

@@ -6,10 +6,11 @@ import pytest
 
 from pipnet import FaceLandmarker
 from pipnet.errors import ModelError
-from pipnet.geometry import box_iou, resize
+from pipnet.geometry import box_iou
 from pipnet.hub import YUNET, cached_download
 from pipnet.inference.detectors.yunet import YuNetDetector
 from pipnet.io.image import read_image
+from pipnet.warp import resize
 
 SIDE = 320
 

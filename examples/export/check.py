@@ -16,10 +16,10 @@ import numpy as np
 
 from pipnet.datasets.load import load_samples
 from pipnet.export.score_maps import export_score_maps
-from pipnet.geometry import crop
 from pipnet.hub import find_model
 from pipnet.inference.backends.onnxruntime import OnnxModel
 from pipnet.io.image import read_image, write_image
+from pipnet.warp import crop
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
 parser.add_argument("model", help="a model's name or .onnx file")

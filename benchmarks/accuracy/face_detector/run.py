@@ -35,13 +35,14 @@ from pipnet.datasets.load import load_samples
 from pipnet.evaluation.composite_images import SCALES, composites
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import bootstrap_mean
-from pipnet.geometry import Box, Image, box_iou, resize, tight_box
+from pipnet.geometry import Box, Image, box_iou, tight_box
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.io.text import counted
 from pipnet.training.face_detector.labels import LabeledPhoto, load_photos
+from pipnet.warp import resize
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import provenance

@@ -23,9 +23,10 @@ from torchvision.transforms import v2
 
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import load_unlabeled
-from pipnet.geometry import Box, Image, crop, tight_box
+from pipnet.geometry import Box, Image, tight_box
 from pipnet.io.image import read_image
 from pipnet.training.runtime import resolve_precision, training_settings
+from pipnet.warp import crop
 
 STUDENT, TEACHER = "resnet18", "mobilenetv2_100"
 STRIDES = (8, 16, 32)

@@ -21,7 +21,7 @@ import torch
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded, evaluate
 from pipnet.evaluation.metrics import bootstrap_mean, norm_distance, point_errors
-from pipnet.geometry import crop, from_fraction, tight_box
+from pipnet.geometry import from_fraction, tight_box
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
 from pipnet.model.checkpoint import load_checkpoint
@@ -29,6 +29,7 @@ from pipnet.model.pipnet import PIPNet
 from pipnet.model.torch_model import TorchModel
 from pipnet.training.recipe import load_recipe
 from pipnet.training.trainer import train
+from pipnet.warp import crop
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (

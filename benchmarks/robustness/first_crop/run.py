@@ -19,9 +19,10 @@ import PIL.Image
 from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import decoded
-from pipnet.geometry import Image, box_iou, resize, tight_box
+from pipnet.geometry import Image, box_iou, tight_box
 from pipnet.inference.detectors.base import Detections
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.warp import resize
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import measured_on, new_parser, provenance, read_results, table, write_report, write_results

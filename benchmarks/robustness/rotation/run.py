@@ -23,7 +23,7 @@ from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.datasets.load import load_samples
 from pipnet.evaluation.evaluate import LabeledImage, decoded, evaluate
-from pipnet.geometry import Image, affine, warp
+from pipnet.geometry import Image, affine
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.base import CropLandmarks, CropModel
 from pipnet.inference.backends.load import load_model
@@ -31,6 +31,7 @@ from pipnet.inference.detectors.base import Detections
 from pipnet.inference.detectors.pipnet_face import PipnetFaceDetector
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
+from pipnet.warp import warp
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import compare_speed, new_parser, provenance, read_results, table, write_report, write_results

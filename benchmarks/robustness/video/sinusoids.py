@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from pipnet.annotations.samples import FaceSample
-from pipnet.geometry import Image, affine, tight_box, warp
+from pipnet.geometry import Image, affine, tight_box
 from pipnet.io.image import read_image
 from pipnet.video.causal_smoother import CausalSmoother
 from pipnet.video.savgol_smoother import SavgolSmoother
+from pipnet.warp import warp
 
 FPS, FRAMES, SIDE = 25.0, 75, 320
 MOTIONS = [(0.0, 0.0), *product((0.5, 1.0, 2.0), (0.1, 0.2, 0.4))]

@@ -16,9 +16,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 
-from pipnet.geometry import Box, Image, crop
+from pipnet.geometry import Box, Image
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.image import read_image
+from pipnet.warp import crop
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (

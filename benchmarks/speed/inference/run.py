@@ -32,10 +32,10 @@ from pipnet.benchmark.report import table_lines
 from pipnet.benchmark.run import benchmark
 from pipnet.config import Precision
 from pipnet.datasets.load import load_samples
-from pipnet.geometry import resize
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.io.image import read_image, write_image
 from pipnet.training.runtime import resolve_precision
+from pipnet.warp import resize
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (

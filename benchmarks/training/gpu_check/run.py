@@ -25,7 +25,6 @@ import numpy as np
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import load_unlabeled
 from pipnet.evaluation.evaluate import decoded, evaluate
-from pipnet.geometry import crop
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.model.checkpoint import load_checkpoint
 from pipnet.model.config import Task
@@ -36,6 +35,7 @@ from pipnet.training.runtime import environment, resolve_workers
 from pipnet.training.self_training import self_train
 from pipnet.training.split import load_split
 from pipnet.training.trainer import Trainer, train
+from pipnet.warp import crop
 
 sys.path.append(str(Path(__file__).parents[2]))
 from _common import (

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipnet.box_adapter import match_overlapping
 from pipnet.errors import PipnetError
-from pipnet.geometry import Box, Image, Points, crop, from_fraction
+from pipnet.geometry import Box, Image, Points, from_fraction
+from pipnet.warp import crop
 
 _MESH_AS_68 = [
     *(127, 234, 93, 58, 172, 136, 149, 148, 152, 377, 378, 365, 397, 288, 323, 454, 356),

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pipnet.errors import ImageError
-from pipnet.geometry import crop
 from pipnet.inference.backends.onnxruntime import OnnxModel, start_session
 from pipnet.inference.detectors.base import enlarge
 from pipnet.inference.landmarker import FaceLandmarker
+from pipnet.warp import crop
 
 DECODE, DETECTOR, CROP, NETWORK, MAPS, TOTAL = (
     "image decoding",

@@ -24,10 +24,11 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.datasets.bundle import FACES, LABEL_OFFSETS, PREPARED, UNLABELED
 from pipnet.datasets.unlabeled import BOXES, UnlabeledFace, write_boxes
 from pipnet.errors import DataError
-from pipnet.geometry import Box, Image, resize, tight_box
+from pipnet.geometry import Box, Image, tight_box
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
+from pipnet.warp import resize
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ import PIL.ImageFilter
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import ImageError
 from pipnet.evaluation.evaluate import LabeledImage, decoded
-from pipnet.geometry import Affine, Box, Image, affine, resize
+from pipnet.geometry import Affine, Box, Image, affine
 from pipnet.io.image import read_image
+from pipnet.warp import resize
 
 WIDTH, HEIGHT = 1280, 960
 """Size of a composite in pixels."""

@@ -9,9 +9,10 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from pipnet.geometry import CropConfig, Image, Points, affine, box_to_crop, crop, tight_box
+from pipnet.geometry import CropConfig, Image, Points, affine, box_to_crop, tight_box
 from pipnet.inference.draw import DrawStyle, draw_faces
 from pipnet.scheme import LandmarkScheme
+from pipnet.warp import crop
 
 _CROP = CropConfig(scale=1.5)
 _STYLE = DrawStyle()

@@ -17,10 +17,11 @@ from jaxtyping import Bool, Float64
 from pipnet.annotations.samples import FaceSample
 from pipnet.evaluation.evaluate import decoded
 from pipnet.evaluation.metrics import Interval, bootstrap_mean, norm_distance, point_errors
-from pipnet.geometry import CropConfig, Image, crop, resize, tight_box
+from pipnet.geometry import CropConfig, Image, tight_box
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.predict import predict_crops
 from pipnet.scheme import LandmarkScheme, SchemeMapping
+from pipnet.warp import crop, resize
 
 _RECROPS = 3
 """Number of predictions of each face. The first crop is cut around the labels, which draws the prediction

@@ -27,11 +27,11 @@ from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, MissingExtraError
 from pipnet.export.onnx import log_level, store_in_half
 from pipnet.export.onnx_metadata import read_exported, set_metadata
-from pipnet.geometry import crop
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
 from pipnet.metadata import ModelMetadata
 from pipnet.progress import show_progress
+from pipnet.warp import crop
 
 FACES = 200
 """Maximum number of faces that activations are measured on."""

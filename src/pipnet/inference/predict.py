@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from pipnet.config import TTA
-from pipnet.geometry import Box, CropConfig, Image, box_to_crop, compose, from_fraction, warp
+from pipnet.geometry import Box, CropConfig, Image, box_to_crop, compose, from_fraction
 from pipnet.inference.backends.base import CropModel
 from pipnet.inference.tta import AugmentedCrop, augmentation_matrix, augmented_crops, undo_augmentation
 from pipnet.metadata import ModelMetadata
+from pipnet.warp import warp
 
 _BATCH_SIZE = 64
 """Crops cut before the model is run."""

@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt8
 from pipnet.annotations.pts import write_pts
 from pipnet.confidence import ErrorEstimate
 from pipnet.errors import DataError, import_optional
-from pipnet.geometry import Box, Image, Points, warp
+from pipnet.geometry import Box, Image, Points
 from pipnet.inference import tables
 from pipnet.inference.align import Template, alignment, check_template
 from pipnet.inference.draw import Color, DrawStyle, draw_faces
@@ -28,6 +28,7 @@ from pipnet.io.photo import Photo, full_pixels
 from pipnet.io.text import counted
 from pipnet.metadata import ModelMetadata
 from pipnet.scheme import LandmarkScheme, SchemeMapping
+from pipnet.warp import warp
 
 if TYPE_CHECKING:
     import pandas

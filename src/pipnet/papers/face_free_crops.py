@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float32
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, ImageError
-from pipnet.geometry import Box, Image, crop, tight_box
+from pipnet.geometry import Box, Image, tight_box
 from pipnet.inference.detectors.base import FaceDetector
 from pipnet.io.discovery import find_images
 from pipnet.io.image import read_image
 from pipnet.metadata import ModelMetadata
 from pipnet.progress import show_progress
+from pipnet.warp import crop
 
 _CANDIDATES = 200
 """Random squares tried in each image."""

@@ -16,11 +16,12 @@ from jaxtyping import Float32
 
 from pipnet.config import TTA
 from pipnet.evaluation.matplotlib_figure import new_figure, save_figure
-from pipnet.geometry import Box, Image, affine, box_to_crop, compose, invert, sample_map, warp
+from pipnet.geometry import Box, Image, affine, box_to_crop, compose, invert
 from pipnet.inference.tta import augmented_crops
 from pipnet.metadata import ModelMetadata
 from pipnet.model.pipnet import PIPNet
 from pipnet.papers.position_prior import draw_score_map, predict_score_maps
+from pipnet.warp import sample_map, warp
 
 ScoreMap = Float32[np.ndarray, "size size"]
 

@@ -17,8 +17,9 @@ import PIL.ImageFilter
 from jaxtyping import Float32
 
 from pipnet.field_checks import Range
-from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose, resize, warp
+from pipnet.geometry import Affine, Box, Image, Points, affine, box_to_crop, compose
 from pipnet.scheme import LandmarkScheme
+from pipnet.warp import resize, warp
 
 _Fraction = Annotated[float, Range(0, 1)]
 

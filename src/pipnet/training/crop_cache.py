@@ -27,10 +27,11 @@ import numpy as np
 
 from pipnet.annotations.samples import FaceSample
 from pipnet.errors import DataError, PipnetError
-from pipnet.geometry import Box, CropConfig, Image, Points, reduce
+from pipnet.geometry import Box, CropConfig, Image, Points
 from pipnet.hub import cache_folder
 from pipnet.io.image import read_image
 from pipnet.io.text import counted
+from pipnet.warp import reduce
 
 _VERSION = 2
 _LIMIT_GB = 8.0

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipnet.errors import MissingExtraError, VideoError, one_line
-from pipnet.geometry import Image, resize
+from pipnet.geometry import Image
 from pipnet.io.image import MAX_PIXELS
 from pipnet.io.regular_file import typed_errors
 from pipnet.io.text import counted
+from pipnet.warp import resize
 
 if TYPE_CHECKING:
     import av

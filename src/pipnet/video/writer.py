@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipnet.errors import VideoError
-from pipnet.geometry import Image, resize
+from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
 from pipnet.io.signals import defer_signals
 from pipnet.video.reader import VideoReader, color_space, ffmpeg_message, open_container, require_av
+from pipnet.warp import resize
 
 _TIME_BASE = Fraction(1, 90_000)
 """Seconds a tick of the timestamps: fine enough for any camera."""

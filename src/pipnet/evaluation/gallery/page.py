@@ -18,13 +18,14 @@ import numpy as np
 from pipnet.errors import DataError, PipnetError, printable
 from pipnet.evaluation.gallery.faces import GalleryFace, Value, with_prediction
 from pipnet.evaluation.gallery.html_page import PageContent, Sort, caption, layer, render_page
-from pipnet.geometry import Box, CropConfig, crop, tight_box, to_fraction
+from pipnet.geometry import Box, CropConfig, tight_box, to_fraction
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image, write_image
 from pipnet.io.text import counted
 from pipnet.progress import show_progress
 from pipnet.scheme import LandmarkScheme
+from pipnet.warp import crop
 
 INDEX = "index.html"
 _IMAGES = "faces"

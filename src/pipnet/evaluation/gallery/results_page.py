@@ -19,11 +19,12 @@ from pipnet.annotations.samples import evenly_spaced
 from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import PipnetError, printable
 from pipnet.evaluation.gallery.html_page import PageContent, Sort, caption, layer, render_page
-from pipnet.geometry import Box, Image, resize
+from pipnet.geometry import Box, Image
 from pipnet.inference.results import FaceLandmarks
 from pipnet.io.atomic import make_folder, write_text
 from pipnet.io.text import counted
 from pipnet.metadata import ModelMetadata
+from pipnet.warp import resize
 
 MAX_IMAGES = 1000
 """Maximum number of images on a page; of more, evenly spaced ones are shown."""

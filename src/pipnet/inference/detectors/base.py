@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from pipnet.errors import ModelError
-from pipnet.geometry import Image, resize, xywh_to_xyxy
+from pipnet.geometry import Image, xywh_to_xyxy
+from pipnet.warp import resize
 
 CERTAIN = 0.8
 """Minimum detection score of a certain face. A candidate is a face if its detection score and the quality of

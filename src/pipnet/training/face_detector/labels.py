@@ -18,13 +18,14 @@ from jaxtyping import Bool, Float32
 from pipnet.annotations.samples import FaceSample
 from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import DataError, ImageError
-from pipnet.geometry import Box, Image, box_iou, resize, tight_box
+from pipnet.geometry import Box, Image, box_iou, tight_box
 from pipnet.inference.detectors.base import FaceDetector
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
 from pipnet.progress import show_progress
 from pipnet.scheme import SchemeMapping
+from pipnet.warp import resize
 
 _ZOOMS = (1.0, 0.5, 2.0)
 """The detectors search each photo at these sizes, if that makes it no longer than `_MAX_SIDE`."""

@@ -17,10 +17,11 @@ import PIL.ImageDraw
 import PIL.ImageFilter
 from jaxtyping import Bool, Float32
 
-from pipnet.geometry import Affine, Box, Image, affine, compose, invert, reduce, resize, transform
+from pipnet.geometry import Affine, Box, Image, affine, compose, invert
 from pipnet.io.image import read_image
 from pipnet.training.face_detector.labels import LabeledPhoto
 from pipnet.training.face_detector.recipe import SceneConfig
+from pipnet.warp import reduce, resize, transform
 
 _MAX_TILES = 3
 """Maximum number of tiles along a side of a background."""
