@@ -20,7 +20,7 @@ from pipnet.cli import main  # noqa: E402
 from pipnet.config import LandmarkerConfig, RuntimeConfig  # noqa: E402
 from pipnet.inference.landmarker import FaceLandmarker  # noqa: E402
 from pipnet.service.config import ServiceConfig  # noqa: E402
-from pipnet.service.server import ServiceOptions, _run_worker, serve  # noqa: E402
+from pipnet.service.server import ServiceOptions, _listen, _run_worker, serve  # noqa: E402
 
 
 @contextlib.contextmanager
@@ -169,3 +169,13 @@ def test_workers_end_with_their_parent():
         process.kill()
         gone, alive = psutil.wait_procs(children, timeout=60)
         assert not alive
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    """Connections send their packets at once (TCP_NODELAY), which they inherit from the listener."""
+    with (
+        _listen(ServiceConfig(port=0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -24,7 +24,7 @@ _PACKAGES: dict[str | None, tuple[str, tuple[str, ...]]] = {
     "report": ("figures of evaluations", ("matplotlib",)),
     "data": ("Matlab files of datasets, data scheme", ("scipy", "h5py")),
     "onnx": ("detector fit on ONNX files", ("onnx",)),
-    "train": ("training", ("torch", "timm", "accelerate", "onnxscript")),
+    "train": ("training", ("torch", "torchvision", "timm", "accelerate", "safetensors", "onnxscript")),
     "int8": ("quantization", ("nncf",)),
 }
 """Purpose and packages by the extra of pipnet that installs them."""

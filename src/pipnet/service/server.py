@@ -87,10 +87,14 @@ def _listen(config: ServiceConfig) -> socket.socket:
     """Return a listening socket, so that a port in use is known before the model is loaded."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((config.host, config.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = error.strerror or one_line(error)
         raise PipnetError(f"{config.host:.80}, port {config.port}, cannot be used: {reason}") from None
+    # Connections inherit it. Without it the body of an answer waits some 40 ms for the client to acknowledge
+    # its head. asyncio sets it only for sockets that state their protocol.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 @contextlib.contextmanager
