@@ -88,6 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     """Sends the response to one request."""
 
     server: PreviewServer
+    disable_nagle_algorithm = True  # the end of a frame does not wait for the browser to acknowledge the rest
 
     def setup(self) -> None:
         """Bound the request before it is read."""
