@@ -13,7 +13,6 @@ Writes ``results.json`` and ``report.md`` beside this file, and the NME of every
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -37,7 +36,7 @@ from pipnet.training.teachers import Teacher
 from pipnet.training.trainer import train
 
 sys.path.append(str(Path(__file__).parents[2]))
-from _common import provenance
+from _common import new_parser, provenance, read_results, table, write_report, write_results
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -50,6 +49,15 @@ MEASURED = {
     "CFP 351 to 400": ("cfp_profile", "test"),
 }
 """Folder and subset of each evaluation set; the first two are for choices, the others are tests."""
+FRAMES = ("as filed", "offset removed")
+WEIGHTS = ROOT / "benchmarks" / "training" / "weights"
+ROUNDS = (
+    ("1", "16", "pipnet-68-round-1.json"),
+    ("2", "7", "pipnet-68-round-2.json"),
+    ("3", "7", "pipnet-68-round-3.json"),
+    ("4", "14", "pipnet-68.json"),
+)
+"""Rounds of `pipnet-68`: name, epochs with pseudo-labels, and results in `WEIGHTS`."""
 EPOCHS = 20
 
 
@@ -74,12 +82,11 @@ ROWS = (
 
 def main() -> None:
     """Train and measure the rows that are missing."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
-    parser.add_argument("--runs", type=Path, required=True, help="folder outside the checkout")
+    parser = new_parser(__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder outside the checkout")
     arguments = parser.parse_args()
-    data, results, before = arguments.shared.resolve() / "data", read_results(), None
-    for row in ROWS:
+    data, results, before = arguments.shared.resolve() / "data", read_results(HERE), None
+    for row in () if arguments.report else ROWS:
         folder = arguments.runs.resolve() / row.name.replace(" ", "-")
         if row.name not in results:
             print(f"== {row.name}", flush=True)
@@ -87,9 +94,9 @@ def main() -> None:
             weights = train_row(row, data, folder, before)
             minutes = round((time.perf_counter() - started) / 60, 1)
             results[row.name] = measure(row, weights, data) | {"minutes": minutes, **provenance()}
-            (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-            write_report(results)
+            write_results(HERE, results)
         before = folder / "run" / "last.safetensors"
+    write_report(HERE, report(results))
 
 
 def train_row(row: Row, data: Path, folder: Path, before: Path | None) -> Path:
@@ -120,7 +127,7 @@ def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
     for title, (folder, subset) in MEASURED.items():
         samples, _, spec = load_samples(data / folder, subset, metadata.scheme, for_evaluation=True)
         errors = evaluate(landmarker, decoded(samples), spec, norm=spec.norm)
-        for column, values in (("as filed", errors.pixels), ("offset removed", errors.offset_removed)):
+        for column, values in zip(FRAMES, (errors.pixels, errors.offset_removed), strict=True):
             nmes = 100 * np.nanmean(values, axis=1)
             faces[f"{row.name}/{title}/{column}"] = nmes.astype(np.float32)
             low, high = bootstrap_mean(nmes)
@@ -133,17 +140,16 @@ def measure(row: Row, weights: Path, data: Path) -> dict[str, Any]:
     return result
 
 
-def write_report(results: dict[str, Any]) -> None:
-    """Write the page."""
-    lines = ["# The gain of each ingredient", ""]
-    lines += [f"| row | {' | '.join(MEASURED)} | minutes |", "|---" * (len(MEASURED) + 2) + "|"]
+def report(results: dict[str, Any]) -> list[str]:
+    """Return the lines of the page."""
+    rows: list[list[object]] = []
     for name, result in results.items():
-        cells = []
-        for title in MEASURED:
-            filed, removed = (result[title][c]["nme"] for c in ("as filed", "offset removed"))
-            cells.append(f"{filed:.2f}" if filed == removed else f"{filed:.2f} / {removed:.2f}")
-        lines.append(f"| {name} | {' | '.join(cells)} | {result['minutes']:.0f} |")
-    lines += [
+        cells = [_cell(*(result[title][c]["nme"] for c in FRAMES)) for title in MEASURED]
+        rows.append([name, *cells, f"{result['minutes']:.0f}"])
+    return [
+        "# The gain of each ingredient",
+        "",
+        *table(["row", *MEASURED, "minutes"], rows),
         "",
         "NME in %, labels as filed / with the label offset removed; of the inter-ocular distance, on CFP of",
         "the longer side of the visible points' box. Each row adds to the one above. AFW and CFP 301 to 350",
@@ -152,15 +158,31 @@ def write_report(results: dict[str, Any]) -> None:
         "MobileNetV2 at 128 px, 8x8 cells, 20 epochs, seed 0, true boxes:",
         "`python benchmarks/accuracy/ingredients/run.py --runs RUNS`.",
         "Commit, machine and intervals are in `results.json`, every face in `faces.npz`.",
+        "",
+        "## Schedule",
+        "",
+        "`pipnet-68` at 256 px was trained in four rounds, each from the weights of the one before: epochs",
+        "on labels and pseudo-labels, then six on labels alone.",
+        "",
+        *table(["round", "epochs", "validation", *list(MEASURED)[1:]], [_round(*each) for each in ROUNDS]),
+        "",
+        "Validation: faces of the training set that are left out, with the label offset removed. It and CFP",
+        "301 to 350 are used for choices. `python benchmarks/training/weights/run.py`.",
     ]
-    (HERE / "report.md").write_text("\n".join(lines) + "\n")
 
 
-def read_results() -> dict[str, Any]:
-    """Return the rows that are measured."""
-    path = HERE / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return results
+def _round(name: str, epochs: str, file: str) -> list[object]:
+    """Return a row on a round of `benchmarks/training/weights`."""
+    result = json.loads((WEIGHTS / file).read_text())
+    nmes = result["tuned" if result["chosen"].startswith("tune") else "trained"]
+    wflw = nmes.get("WFLW", nmes.get("WFLW-68"))
+    two = [_cell(nmes[title], nmes[f"{title}, offset removed"]) for title in ("Common", "Challenging")]
+    one = [f"{nme:.2f}" for nme in (nmes["validation"], nmes["CFP val"], wflw, nmes["CFP test"])]
+    return [name, epochs, *one[:2], *two, *one[2:]]
+
+
+def _cell(filed: float, removed: float) -> str:
+    return f"{filed:.2f}" if filed == removed else f"{filed:.2f} / {removed:.2f}"
 
 
 if __name__ == "__main__":

@@ -2,21 +2,22 @@
 
     python benchmarks/training/weights/run.py --runs RUNS pipnet-68          (resumes; Ctrl-C at any time)
     python benchmarks/training/weights/run.py --runs RUNS2 --round 2 --start START pipnet-68 --
-        --initial.checkpoint START
+        --initial.checkpoint START          (again for round 3; for round 4 also --optim.epochs 14 --seed 1,
+        and the labels of round 3: copy RUNS3/pipnet-68/labels)
     python benchmarks/training/weights/run.py --runs RUNS2 pipnet-98 -- --initial.checkpoint START
         --optim.epochs 10
     python benchmarks/training/weights/run.py --runs RUNS2 --start START pipnet-tiny -- --optim.epochs 10
         --optim.lr 7e-4
 
-    START is RUNS/pipnet-68/pipnet-68.safetensors, the weights of the first round.
+    START is RUNS/pipnet-68/pipnet-68.safetensors, the weights of the round before, for the others the first.
 
 1. Teachers (the Apache-2.0 networks of ``recipes/teachers``, and for 68 points ``--start``, by default the
   default before this one) label HELEN, WIDER and LFW; for 98 points also 300-W's training images, whose
   labels are not used.
 2. The recipe trains on these. Networks of 68 points also train on 300-W without its label offset and without
   the three duplicates of test faces, on people 1 to 300 of CFP, and, in round 1, on 300W-LP's views of AFW
-  photos that are not validated on. In round 2 the weights of round 1 are the teacher, and the views are left
-  out: in round 1 the final training without them lowered the NME on the validation split by 0.04 and on
+  photos that are not validated on. In later rounds the weights of the one before are a teacher, and the views
+  are left out: in round 1 the final training without them lowered the NME on the validation split by 0.04 and on
   CFP by 0.3.
 3. Networks of 68 points train a few more epochs on the labeled faces alone. They are kept if the NME on the
    validation split and on people 301 to 350 of CFP, each as a ratio to that before, is lower on the mean.
