@@ -15,10 +15,10 @@
   default before this one) label HELEN, WIDER and LFW; for 98 points also 300-W's training images, whose
   labels are not used.
 2. The recipe trains on these. Networks of 68 points also train on 300-W without its label offset and without
-  the three duplicates of test faces, on people 1 to 300 of CFP, and, in round 1, on 300W-LP's views of AFW
-  photos that are not validated on. In later rounds the weights of the one before are a teacher, and the views
-  are left out: in round 1 the final training without them lowered the NME on the validation split by 0.04 and on
-  CFP by 0.3.
+   the three duplicates of test faces, on people 1 to 300 of CFP, and, in round 1, on 300W-LP's views of AFW
+   photos that are not validated on. In later rounds the weights of the one before are a teacher, and the
+   views are left out: in round 1 the final training without them lowered the NME on the validation split by
+   0.04 and on CFP by 0.3.
 3. Networks of 68 points train a few more epochs on the labeled faces alone. They are kept if the NME on the
    validation split and on people 301 to 350 of CFP, each as a ratio to that before, is lower on the mean.
 4. Confidence is calibrated on faces that nothing was trained on: the validation split, and for 68 points the
