@@ -164,8 +164,8 @@ def test_training_writes_a_detector_for_images_of_any_size(trained, tmp_path):
     detector = PipnetFaceDetector(exported, threshold=0)
     for shape in ((5, 3, 3), (33, 57, 3), (480, 641, 3)):
         detections = detector(np.zeros(shape, np.uint8))
-        assert detections.boxes.shape == (len(detections.scores), 4)
-        assert detections.points.shape == (len(detections.scores), 5, 2)
+        assert detections.boxes.shape == (len(detections.detection_score), 4)
+        assert detections.points.shape == (len(detections.detection_score), 5, 2)
 
 
 def test_exported_detector_equals_the_network(tmp_path):
@@ -183,9 +183,9 @@ def test_exported_detector_equals_the_network(tmp_path):
     image = read_image(PORTRAIT)[:160, :192]
     expected = detect(network, image, threshold=0.2)
     result = PipnetFaceDetector(exported, threshold=0.2)(image)
-    count = min(len(expected), len(result.scores), 20)
+    count = min(len(expected), len(result.detection_score), 20)
     assert count > 3
-    np.testing.assert_allclose(result.scores[:count], expected[:count, 4], atol=1e-4)
+    np.testing.assert_allclose(result.detection_score[:count], expected[:count, 4], atol=1e-4)
 
 
 def test_training_is_deterministic_and_not_overwritten(photos, trained, tmp_path):

@@ -49,7 +49,7 @@ def test_yunet_boxes_equal_opencv(file, photos):
         assert len(detected.boxes) == len(rows)
         np.testing.assert_allclose(detected.boxes[:, :2], rows[:, :2], atol=0.5)
         np.testing.assert_allclose(detected.boxes[:, 2:] - detected.boxes[:, :2], rows[:, 2:4], atol=0.5)
-        np.testing.assert_allclose(detected.scores, rows[:, 14], atol=0.01)
+        np.testing.assert_allclose(detected.detection_score, rows[:, 14], atol=0.01)
         count += len(rows)
     assert count > 100
 

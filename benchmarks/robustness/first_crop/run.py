@@ -78,7 +78,7 @@ def by_angle(faces: Sequence[FaceSample]) -> dict[str, dict[str, float]]:
             if overlaps.max() < 0.3:
                 continue
             best = detections.take(np.array([overlaps.argmax()]))
-            plain = Detections(best.boxes, best.scores)
+            plain = Detections(best.boxes, best.detection_score)
             for name, chosen in zip(errors, (plain, best), strict=True):
                 result = pipeline.run([turned], [chosen], pipeline.detector.box_format)[0]
                 errors[name].append(error(result.points[0], points))

@@ -111,7 +111,7 @@ class Pipeline:
         if isinstance(image, Photo):
             return self.detect(image.reduced).enlarged(image.factor)
         detections = self._confirmed(image)
-        if self.config.any_rotation and detections.scores.max(initial=0) < CERTAIN:
+        if self.config.any_rotation and detections.detection_score.max(initial=0) < CERTAIN:
             adapter = self.model.metadata.box_adapter(self.detector.box_format)
             return search_rotations(image, detections, self._confirmed, adapter)
         return detections
@@ -127,16 +127,16 @@ class Pipeline:
         if not isinstance(detector, CandidateDetector) or self.model.metadata.calibration is None:
             return detector(image)
         candidates = detector.candidates(image)
-        doubtful = np.flatnonzero(candidates.scores < CERTAIN)
+        doubtful = np.flatnonzero(candidates.detection_score < CERTAIN)
         if not len(doubtful):
             return candidates
         faces = candidates.take(doubtful)
         crop_boxes = [self.adapt(faces.boxes, detector.box_format)]
         prediction = predict_crops(self.model, [image], crop_boxes, "none", upright_angles(faces))
-        quality = self.build(image, prediction, faces.boxes, faces.scores).quality
+        quality = self.build(image, prediction, faces.boxes, faces.detection_score).quality
         is_small = np.max(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1) < _MIN_CONFIRMED_SIDE
-        dropped = doubtful[is_small | (faces.scores + quality < CERTAIN)]
-        return candidates.take(np.setdiff1d(np.arange(len(candidates.scores)), dropped))
+        dropped = doubtful[is_small | (faces.detection_score + quality < CERTAIN)]
+        return candidates.take(np.setdiff1d(np.arange(len(candidates.detection_score)), dropped))
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:
         """Return the boxes that crops are cut around (see `CropConfig.box`) for boxes of any format.
@@ -243,7 +243,7 @@ class Pipeline:
         prediction = self.predict(images, boxes, np.concatenate([np.zeros(0), *angles]))
         parts = prediction.split([len(faces.boxes) for faces in detections])
         results = [
-            self.build(image, part, faces.boxes, faces.scores)
+            self.build(image, part, faces.boxes, faces.detection_score)
             for image, part, faces in zip(images, parts, detections, strict=True)
         ]
         return [faces[select_faces(faces, faces.detection_score, self.config)] for faces in results]
@@ -253,7 +253,7 @@ class Pipeline:
         config = self.config
         if config.max_faces is None or config.min_quality or config.any_rotation:
             return detections
-        first = np.sort(np.argsort(-detections.scores, kind="stable")[: config.max_faces])
+        first = np.sort(np.argsort(-detections.detection_score, kind="stable")[: config.max_faces])
         return detections.take(first)
 
     def __call__(self, images: Sequence[Image | Photo]) -> list[FaceLandmarks]:

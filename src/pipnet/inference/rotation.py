@@ -68,10 +68,10 @@ def search_rotations(
     best = upright
     for angle in _QUARTERS:
         detections = detect(np.ascontiguousarray(np.rot90(image, -angle // 90)))
-        if detections.scores.sum() > best.scores.sum():
+        if detections.detection_score.sum() > best.detection_score.sum():
             inverse = invert(_rotation(angle, image))
             boxes = adapter.inverse(_rotate_boxes(adapter.apply(detections.boxes), inverse))
-            best = Detections(boxes, detections.scores)
+            best = Detections(boxes, detections.detection_score)
     return best
 
 

@@ -145,7 +145,7 @@ class FaceTracker:
         boxes = self.pipeline.adapt(detections.boxes, self.pipeline.detector.box_format)
         mean_face = self.pipeline.model.metadata.mean_face
         angles = upright_angles(detections).tolist()
-        for box, score, angle in zip(boxes, detections.scores, angles, strict=True):
+        for box, score, angle in zip(boxes, detections.detection_score, angles, strict=True):
             overlap = box_iou(self._crop_boxes(), box)
             if len(overlap) and overlap.max() >= _MIN_IOU_NEW:
                 self._tracks[int(overlap.argmax())].detection_score = float(score)

@@ -31,8 +31,8 @@ class Detections(NamedTuple):
 
     boxes: Float32[np.ndarray, "faces 4"]
     """xyxy in pixels of the image; may extend beyond it."""
-    scores: Float32[np.ndarray, " faces"]
-    """The detector's confidence in [0, 1]."""
+    detection_score: Float32[np.ndarray, " faces"]
+    """The detector's confidence in each face, in [0, 1]."""
     points: Float32[np.ndarray, "faces 5 2"] | None = None
     """Right and left eye, nose tip, right and left corner of the mouth, in pixels of the image; right and
     left are the person's. None: the detector has none."""
@@ -40,7 +40,9 @@ class Detections(NamedTuple):
     def take(self, faces: Int[np.ndarray, " some"]) -> Detections:
         """Return some of the faces."""
         points = None if self.points is None else self.points[faces]
-        return self._replace(boxes=self.boxes[faces], scores=self.scores[faces], points=points)
+        return self._replace(
+            boxes=self.boxes[faces], detection_score=self.detection_score[faces], points=points
+        )
 
     def enlarged(self, factor: float) -> Detections:
         """Return the faces in pixels of an image, of which this is a copy smaller by a factor."""

@@ -76,13 +76,13 @@ class PipnetFaceDetector:
             ModelError: see `__call__`.
         """
         candidates = self._detect(image, min(_MIN_CANDIDATE, self.threshold))
-        if candidates.scores.max(initial=0) < CERTAIN:
+        if candidates.detection_score.max(initial=0) < CERTAIN:
             return candidates
-        return candidates.take(np.flatnonzero(candidates.scores >= self.threshold))
+        return candidates.take(np.flatnonzero(candidates.detection_score >= self.threshold))
 
     def _detect(self, image: Image, threshold: float) -> Detections:
         reduced, factor = reduce_longer_side(image, self.size)
         with typed_errors(ModelError, f"{self._file}: cannot be run"):
             outputs = self._session.run(_OUTPUTS, {"image": reduced[None]})
         detections = check_detections(str(self._file), Detections(*outputs))
-        return detections.take(np.flatnonzero(detections.scores >= threshold)).enlarged(factor)
+        return detections.take(np.flatnonzero(detections.detection_score >= threshold)).enlarged(factor)

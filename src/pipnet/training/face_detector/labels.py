@@ -111,7 +111,7 @@ def _search(
         for detector in detectors:
             detected = detector(resized)
             boxes += [(box + 0.5) / zoom - 0.5 for box in detected.boxes]
-            scores += list(detected.scores)
+            scores += list(detected.detection_score)
     order = np.argsort(-np.array(scores), kind="stable")
     kept: list[tuple[Box, list[float]]] = []
     for i in order:
