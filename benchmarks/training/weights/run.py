@@ -7,7 +7,9 @@
     python benchmarks/training/weights/run.py --runs RUNS2 pipnet-98 -- --initial.checkpoint START
         --optim.epochs 10
     python benchmarks/training/weights/run.py --runs RUNS2 --start START pipnet-tiny -- --optim.epochs 10
-        --optim.lr 7e-4
+        --optim.lr 7e-4          (then twice more with --round 2, each time from the weights before, with the
+        labels of pipnet-68's round 3: --optim.epochs 40 --optim.lr 7e-4 --augment.rotate_by 35
+        --augment.downscale 0.2 --augment.stretch 0.1, and --seed 1 the second time)
 
     START is RUNS/pipnet-68/pipnet-68.safetensors, the weights of the round before, for the others the first.
 
