@@ -52,12 +52,15 @@ MEASURED = {
 FRAMES = ("as filed", "offset removed")
 WEIGHTS = ROOT / "benchmarks" / "training" / "weights"
 ROUNDS = (
-    ("1", "16", "pipnet-68-round-1.json"),
-    ("2", "7", "pipnet-68-round-2.json"),
-    ("3", "7", "pipnet-68-round-3.json"),
-    ("4", "14", "pipnet-68.json"),
+    ("pipnet-68, 1", "16 + 6", "pipnet-68-round-1.json"),
+    ("2", "7 + 6", "pipnet-68-round-2.json"),
+    ("3", "7 + 6", "pipnet-68-round-3.json"),
+    ("4", "14 + 6", "pipnet-68.json"),
+    ("pipnet-tiny, 1", "60 + 6", "pipnet-tiny-round-1.json"),
+    ("2", "40 + 6", "pipnet-tiny-round-2.json"),
+    ("3", "40 + 6", "pipnet-tiny.json"),
 )
-"""Rounds of `pipnet-68`: name, epochs with pseudo-labels, and results in `WEIGHTS`."""
+"""Rounds of the shipped weights: name, epochs, and results in `WEIGHTS`."""
 EPOCHS = 20
 
 
@@ -161,8 +164,8 @@ def report(results: dict[str, Any]) -> list[str]:
         "",
         "## Schedule",
         "",
-        "`pipnet-68` at 256 px was trained in four rounds, each from the weights of the one before: epochs",
-        "on labels and pseudo-labels, then six on labels alone.",
+        "`pipnet-68` (256 px) and `pipnet-tiny` (128 px) were trained in rounds, each from the weights of the",
+        "one before: epochs on labels and pseudo-labels, then six on labels alone.",
         "",
         *table(["round", "epochs", "validation", *list(MEASURED)[1:]], [_round(*each) for each in ROUNDS]),
         "",
