@@ -92,7 +92,8 @@ def main() -> None:
         }
         for name, measure in parts.items():
             if name not in results:
-                results = {**provenance(), **results, name: measure()}
+                results[name] = measure()
+                results["origins"] = {**results.get("origins", {}), name: provenance()}
                 if not arguments.quick:
                     write_results(HERE, results)
     lines = report(results)
@@ -300,7 +301,8 @@ def report(results: dict[str, Any]) -> list[str]:
     lines = [
         "# The service under load",
         "",
-        f"`pipnet serve` with `examples/astronaut.jpg` (512 px, one face), {measured_on(results)}.",
+        "`pipnet serve` with `examples/astronaut.jpg` (512 px, one face),"
+        f" {measured_on(results['origins']['load'])}.",
         "Service and locust share the machine, over loopback: `python benchmarks/speed/service/run.py`.",
         "",
     ]
@@ -317,7 +319,8 @@ def report(results: dict[str, Any]) -> list[str]:
         ]
         for row in results["load"]
     ]
-    lines += [*table(head.split(" | "), rows), "", batching(results["load"]), ""]
+    commits = ", ".join(f"{part} {origin['commit']}" for part, origin in results["origins"].items())
+    lines += [*table(head.split(" | "), rows), "", batching(results["load"]), f"Commits: {commits}.", ""]
     used = results["memory"]["megabytes"]
     tenth = len(used) // 10
     lines += [
