@@ -420,12 +420,15 @@ def report(results: dict[str, Any], faces: dict[str, np.ndarray]) -> list[str]:
         "NME in %, mean over the boxes of a face and over the seeds:",
         "",
         *table(
-            ["row", "seeds", "steps", "labeled, pseudo-labeled", *head], [_nmes(row, rows) for row in ROWS]
+            ["row", "seeds", "steps", "labeled, pseudo-labeled", *head],
+            [_nmes(row, rows[row.name]) for row in ROWS if row.name in rows],
         ),
         "",
         f"Gain over the control in %, with its paired bootstrap interval over faces.{_choice(rows, faces)}",
         "",
-        *table(["row", "control", *head], [_gains(row, rows, faces) for row in ROWS if row.control]),
+        *table(
+            ["row", "control", *head], [_gains(row, rows, faces) for row in ROWS if rows.get(row.control)]
+        ),
         "",
         "Resolution: two standard deviations of the gain, in percentage points; in brackets that of the same",
         "trainings measured from true boxes alone.",
@@ -437,10 +440,7 @@ def report(results: dict[str, Any], faces: dict[str, np.ndarray]) -> list[str]:
     ]
 
 
-def _nmes(row: ControlledRow, results: dict[str, Any]) -> list[object]:
-    by_seed = results.get(row.name, {})
-    if not by_seed:
-        return [row.name, "not run yet", *[""] * (2 + len(SETS))]
+def _nmes(row: ControlledRow, by_seed: dict[str, Any]) -> list[object]:
     first = next(iter(by_seed.values()))
     pseudo = f", {first['labeling']['labeled']:,}" if "labeling" in first else ""
     means = [np.mean([result["nme"][test.name] for result in by_seed.values()]) for test in SETS]
@@ -457,7 +457,7 @@ def _nmes(row: ControlledRow, results: dict[str, Any]) -> list[object]:
 def _gains(row: ControlledRow, results: dict[str, Any], faces: dict[str, np.ndarray]) -> list[object]:
     gains = [gain_of(row, test.name, results, faces) for test in SETS]
     cells = [f"{gain.mean:.1f} ({gain.low:.1f} to {gain.high:.1f})" if gain else "" for gain in gains]
-    return [row.name, row.control if any(cells) else "not run yet", *cells]
+    return [row.name, row.control, *cells]
 
 
 def _choice(results: dict[str, Any], faces: dict[str, np.ndarray]) -> str:

@@ -327,7 +327,6 @@ def _table(part: str, results: dict[str, Any], faces: dict[str, np.ndarray]) -> 
         assert isinstance(row, Row)
         result = results.get(part, {}).get(row.name)
         if result is None or row.start not in results[part]:
-            rows.append([row.name, *["not run yet", ""] * len(tests), ""])
             continue
         cells = [cell for test in tests for cell in _test_cells(part, row, result, test, faces)]
         record = result["labeling"][-1] if result["labeling"] else None
@@ -344,7 +343,7 @@ def _test_cells(
     by_round = [faces[f"{part}/{row.name}/{number}/{test}"] for number in range(rounds)]
     missing = 1 + len(result["tasks"]) - rounds
     nmes = ", ".join(f"{nme.mean():.2f}" for nme in by_round)
-    nmes += f" ({missing} {'rounds' if missing > 1 else 'round'} not run yet)" if missing else ""
+    nmes += f" (of {len(result['tasks'])} rounds)" if missing else ""
     # The first round is trained on labeled faces only, on the same machine.
     after = by_round[-1]
     before = faces[f"{part}/{row.name if row.tasks else row.start}/0/{test}"]
@@ -360,12 +359,9 @@ def _test_cells(
 def _protocol_table(results: dict[str, Any]) -> list[str]:
     rows: list[list[object]] = []
     for row in PROTOCOLS:
-        result = results.get(row.name)
-        if result is None:
-            rows.append([row.name, "not run yet", "", row.paper])
-            continue
-        for test in result["rounds"][0]:
-            numbers = ", ".join(f"{one[test]:.2f}" for one in result["rounds"])
+        rounds = results[row.name]["rounds"] if row.name in results else []
+        for test in rounds[0] if rounds else ():
+            numbers = ", ".join(f"{one[test]:.2f}" for one in rounds)
             unit = "" if row.share else ", of the crop's width"
             rows.append([row.name, f"{test}{unit}", numbers, row.paper])
     return table(["protocol", "test", "NME by round, %", "published by round"], rows)
