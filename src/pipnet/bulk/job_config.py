@@ -59,7 +59,8 @@ class JobConfig:
         digest = hashlib.sha256()
         for file in files:
             try:
-                digest.update(file.read_bytes())
+                with file.open("rb") as opened:
+                    hashlib.file_digest(opened, lambda: digest)
             except OSError as error:
                 raise DataError(f"{file}: cannot be read: {error.strerror}") from None
         return digest.hexdigest()

@@ -18,7 +18,7 @@ from pipnet.annotations.annotation_set import placeholder_names
 from pipnet.annotations.formats import Annotations, folder_format, read_annotations
 from pipnet.annotations.samples import FaceSample, map_scheme
 from pipnet.datasets.bundle import FACES, LABEL_OFFSETS, PREPARED, is_bundle, unpack_bundle
-from pipnet.datasets.pseudo_labels import is_pseudo_labels, read_pseudo_labels
+from pipnet.datasets.pseudo_labels import is_pseudo_labels, licenses_of_labels, read_pseudo_labels
 from pipnet.datasets.registry import DATASETS, DatasetSpec
 from pipnet.errors import DataError, MissingDataError
 from pipnet.geometry import CropConfig
@@ -250,8 +250,10 @@ def _own_annotations(root: Path, scheme: LandmarkScheme | None, images: Path | N
         )
     if is_pseudo_labels(root):
         annotations = Annotations([label.sample for label in read_pseudo_labels(root)], None)
+        license_text = "; ".join(f"pseudo-labels of: {text}" for text in licenses_of_labels(root))
     else:
         annotations = read_annotations(root, images)
+        license_text = f"as you decide: trained on {root.name}"
     samples = _in_scheme(root, scheme, annotations)
     attributes = sorted({attribute for sample in samples for attribute in sample.attributes})
 
@@ -268,7 +270,7 @@ def _own_annotations(root: Path, scheme: LandmarkScheme | None, images: Path | N
         default_test="test" if has_test else "all",
         official_crop=CropConfig(),
         v1_crop=CropConfig(),
-        license="that of its labels" if is_pseudo_labels(root) else f"as you decide: trained on {root.name}",
+        license=license_text,
         url="",
         read=read,
     )

@@ -139,7 +139,8 @@ def licenses_of_labels(path: Path) -> list[str]:
         return ["unknown"]
     with typed_errors(DataError, f"{record}: not a record of a labeling"):
         table = json.loads(record.read_bytes())
-        return [str(teacher.get("license", "unknown")) for teacher in table.get("teachers", [{}])]
+        licenses = [str(teacher.get("license", "unknown")) for teacher in table.get("teachers", [{}])]
+    return list(dict.fromkeys(licenses))
 
 
 class _Layout(NamedTuple):

@@ -41,9 +41,9 @@ _MAX_ROLL = 15.0
 _UPRIGHT_STEPS = 2
 """Predictions in upright crops, each around the last: an inaccurate prediction gives an inaccurate roll."""
 _MIN_LEAN = 20.0
-"""Degrees by which the detector's five points, or in a video the landmarks of the last frame, must lean for a
-crop to be rotated. On AFW's faces,
-rotated by 20, 30 and 45 degrees, it lowers the NME by 2, 5 and 12 % (benchmarks/robustness/first_crop)."""
+"""Degrees by which a detector's five points, or in a video the landmarks of the last frame, must lean for the
+crop to be rotated. On AFW's faces, rotated by 20, 30 and 45 degrees, it lowers the NME by 2, 5 and 12 %
+(benchmarks/robustness/first_crop)."""
 _QUARTERS = (90, 180, 270)
 """Degrees clockwise by which images are rotated."""
 _ANGLES = (0.0, 90.0, 180.0, 270.0, 45.0, 135.0, 225.0, 315.0)

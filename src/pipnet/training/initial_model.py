@@ -70,7 +70,7 @@ def license_of_weights(split: Split, before: ModelMetadata | None) -> str:
     parts = [spec.license for spec in split.specs]
     parts += [f"started from: {before.license}"] if before else []
     known = "; ".join(parts)  # those of weights that were trained on the same
-    parts += [f"pseudo-labels of: {label}" for label in split.label_licenses if label not in known]
+    parts += [f"pseudo-labels of: {text}" for text in split.label_licenses if text not in known]
     return "; ".join(parts)
 
 

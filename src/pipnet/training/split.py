@@ -14,7 +14,6 @@ from pipnet.datasets.load import load_samples
 from pipnet.datasets.paper_crops import keep_paper_crops
 from pipnet.datasets.pseudo_labels import (
     PseudoLabel,
-    is_pseudo_labels,
     licenses_of_labels,
     read_pseudo_labels,
 )
@@ -90,52 +89,47 @@ def load_split(recipe: Recipe) -> Split:
     # must not be on both sides.
     training, validation = split_by_group(samples[:first_count], data.validation, seed=0)
     training += samples[first_count:]
-    pseudo = _pseudo_labeled(recipe.pseudo, scheme)
+    pseudo, label_licenses = _pseudo_labeled(recipe.pseudo, scheme)
     count = len(training) + len(pseudo)
     if count < recipe.optim.batch_size:
         raise RecipeError(f"{count} training faces, fewer than a batch of {recipe.optim.batch_size}")
-    return Split(training, validation, scheme, specs, pseudo, _label_licenses(recipe))
+    return Split(training, validation, scheme, specs, pseudo, label_licenses)
 
 
-def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> list[PseudoLabel]:
-    """Return the pseudo-labels of a recipe that pass its limits."""
+def _pseudo_labeled(config: PseudoConfig, scheme: LandmarkScheme) -> tuple[list[PseudoLabel], list[str]]:
+    """Return the pseudo-labels of a recipe that pass its limits, and the licenses of their networks."""
     if config.labels is None:
-        return []
+        return [], []
+    labels, licenses = _read_labels(config.labels, scheme)
     max_std = float("inf") if config.max_std is None else config.max_std
     accepted = [
         label
-        for label in _read_labels(config.labels, scheme)
+        for label in labels
         if label.mean_score >= config.min_score and max(label.vote_std, label.label_std) <= max_std
     ]
     if not accepted:
         raise DataError(f"{config.labels}: no face passes pseudo.min_score and pseudo.max_std")
-    return accepted
+    return accepted, licenses
 
 
-def _label_licenses(recipe: Recipe) -> list[str]:
-    """Return the licenses of the networks that labeled a recipe's faces; ``data.root`` may be labels too."""
-    licenses: list[str] = []
-    for path in (recipe.data.root, *recipe.data.also, recipe.pseudo.labels):
-        if path is not None and is_annotated(path):
-            licenses.append(AnnotatedFaces(path).license)
-        elif path is not None and is_pseudo_labels(path):
-            licenses += licenses_of_labels(path)
-    return list(dict.fromkeys(licenses))
+def _read_labels(path: Path, scheme: LandmarkScheme) -> tuple[Iterable[PseudoLabel], list[str]]:
+    """Return the labels of a table, or of a bulk job without the false detections that cannot be faces.
 
-
-def _read_labels(path: Path, scheme: LandmarkScheme) -> Iterable[PseudoLabel]:
-    """Return the labels of a table, or of a bulk job without the false detections that cannot be faces."""
+    Returns:
+        The labels, and the licenses of the networks that predicted them.
+    """
     if not is_annotated(path):
         labels = read_pseudo_labels(path)
         _check_landmark_count(path, len(labels[0].sample.points), scheme)
-        return labels
+        return labels, licenses_of_labels(path)
     job = AnnotatedFaces(path)
     if not job.finished:
         raise DataError(f"{path}: not finished: rerun its pipnet annotate with the same arguments")
     _check_landmark_count(path, job.scheme.landmarks, scheme)
     if job.scheme.landmark_names != scheme.landmark_names:
         raise DataError(f"{path}: its landmark names are those of scheme {job.scheme.name!r:.80}")
-    return (label for label, _ in job.read() if not is_implausible(tight_box(label.sample.points)))
+    faces = (label for label, _ in job.read() if not is_implausible(tight_box(label.sample.points)))
+    return faces, [job.license]
 
 
 def _check_landmark_count(path: Path, count: int, scheme: LandmarkScheme) -> None:
