@@ -24,13 +24,14 @@ from torchvision.transforms import v2
 from pipnet.datasets.load import load_samples
 from pipnet.datasets.unlabeled import load_unlabeled
 from pipnet.geometry import Box, Image, tight_box
+from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
 from pipnet.training.runtime import resolve_precision, training_settings
 from pipnet.warp import crop
 
 STUDENT, TEACHER = "resnet18", "mobilenetv2_100"
 STRIDES = (8, 16, 32)
-EPOCHS, BATCH, LR, SIDE, HELD_OUT = 20, 64, 2e-3, 160, 256
+EPOCHS, BATCH_SIZE, LR, SIDE, HELD_OUT = 20, 64, 2e-3, 160, 256
 CROP_SIDE, CROP_SCALE = 192, 1.5
 """Pixels of the stored crops, and their side relative to the longer side of the face's box."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -55,7 +56,7 @@ def distill(data: Path, backbones: Path, folder: Path) -> Path:
         model = _Distillation(backbones / f"{TEACHER}.safetensors").to(memory_format=torch.channels_last)
         faces, held_out = _Crops(crops[HELD_OUT:], augmented=True), _Crops(crops[:HELD_OUT], augmented=False)
         optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.05)
-        steps = EPOCHS * (len(faces) // BATCH)
+        steps = EPOCHS * (len(faces) // BATCH_SIZE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps, pct_start=0.1)
         losses: list[dict[str, float]] = []
         if state.is_file():
@@ -66,7 +67,7 @@ def distill(data: Path, backbones: Path, folder: Path) -> Path:
             schedule.load_state_dict(saved["schedule"])
         for epoch in range(len(losses), EPOCHS):
             torch.manual_seed(epoch)
-            loader = DataLoader(faces, BATCH, shuffle=True, num_workers=1, drop_last=True)
+            loader = DataLoader(faces, BATCH_SIZE, shuffle=True, num_workers=1, drop_last=True)
             training = 0.0
             for images in loader:
                 loss = model(images)
@@ -78,10 +79,12 @@ def distill(data: Path, backbones: Path, folder: Path) -> Path:
             losses.append({"training": round(training, 4), "held out": round(_loss(model, held_out), 4)})
             print(f"distillation: epoch {epoch + 1} of {EPOCHS}: {losses[-1]}", flush=True)
             parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-            torch.save({"losses": losses} | {k: part.state_dict() for k, part in parts.items()}, state)
+            with atomic_write(state) as partial:
+                torch.save({"losses": losses} | {k: part.state_dict() for k, part in parts.items()}, partial)
     (folder / "losses.json").write_text(json.dumps({"faces": len(faces), "losses": losses}, indent=1) + "\n")
     student = {name: value.contiguous() for name, value in model.student.state_dict().items()}
-    safetensors.torch.save_file(student, weights)
+    with atomic_write(weights) as partial:
+        safetensors.torch.save_file(student, partial)
     state.unlink()
     return weights
 
@@ -109,21 +112,22 @@ class _Crops(Dataset[Tensor]):
 
     def __init__(self, crops: np.ndarray, augmented: bool) -> None:
         self._crops = crops
-        views: list[nn.Module] = [v2.CenterCrop(SIDE)]
+        transforms: list[nn.Module] = [v2.CenterCrop(SIDE)]
         if augmented:
-            views = [
+            transforms = [
                 v2.RandomResizedCrop(SIDE, (0.3, 1.0), (0.8, 1.25)),
                 v2.RandomHorizontalFlip(),
                 v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4)], 0.8),
                 v2.RandomGrayscale(0.2),
             ]
-        self._view = v2.Compose([*views, v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)])
+        transforms += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)]
+        self._transform = v2.Compose(transforms)
 
     def __len__(self) -> int:
         return len(self._crops)
 
     def __getitem__(self, index: int) -> Tensor:
-        image: Tensor = self._view(torch.from_numpy(self._crops[index]).permute(2, 0, 1))
+        image: Tensor = self._transform(torch.from_numpy(self._crops[index]).permute(2, 0, 1))
         return image
 
 
@@ -167,6 +171,6 @@ def _maps(net: Any, images: Tensor) -> list[Tensor]:
 @torch.no_grad()
 def _loss(model: _Distillation, faces: _Crops) -> float:
     model.eval()
-    losses = [model(images).item() for images in DataLoader(faces, BATCH)]
+    losses = [model(images).item() for images in DataLoader(faces, BATCH_SIZE)]
     model.train()
     return float(np.mean(losses))
