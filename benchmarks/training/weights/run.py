@@ -11,7 +11,7 @@
         labels of pipnet-68's round 3: --optim.epochs 40 --optim.lr 7e-4 --augment.rotate_by 35
         --augment.downscale 0.2 --augment.stretch 0.1, and --seed 1 the second time)
 
-    START is RUNS/pipnet-68/pipnet-68.safetensors, the weights of the round before, for the others the first.
+    START is RUNS/pipnet-68/pipnet-68.safetensors of the round before, for the other networks of round 1.
 
 1. Teachers (the Apache-2.0 networks of ``recipes/teachers``, and for 68 points ``--start``, by default the
   default before this one) label HELEN, WIDER and LFW; for 98 points also 300-W's training images, whose
