@@ -161,6 +161,8 @@ class Experiment:
     recipe_file: Path
     teachers: Sequence[Path]
     """Descriptions of the public networks."""
+    results: dict[str, Any]
+    """The results so far by row and seed, which the caller adds to."""
     flags: Sequence[str] = ()
     """Further flags of the recipe."""
     max_faces: int | None = None
@@ -242,7 +244,7 @@ class Experiment:
 
         An epoch has each face once, in complete batches (`pipnet.training.dataset.ShuffledEpochs`).
         """
-        steps = last_step(self.weights(row.steps_of, seed).parent)
+        steps = self.results[row.steps_of][str(seed)]["steps"]
         return -(-steps // (len(load_split(recipe).training) // recipe.optim.batch_size))
 
     def _unlabeled(self, row: ControlledRow, seed: int, recipe: Recipe) -> Path:

@@ -175,17 +175,18 @@ def run_part(arguments: argparse.Namespace, output: Path) -> None:
 
 def run_controlled(arguments: argparse.Namespace, output: Path) -> None:
     """Train and measure the missing rows of ``controlled``, a seed after the other."""
+    results = read_results(output)
+    done = results.setdefault("controlled", {})
     experiment = controlled.Experiment(
         arguments.shared.resolve() / "data",
         arguments.runs.resolve() / "controlled",
         output / FACES,
         RECIPES / "stc_300w_wider.yaml",
         sorted((RECIPES / "teachers").glob("*.toml")),
+        done,
         TRIAL.format(faces=arguments.trial, root=ROOT).split() if arguments.trial else (),
         arguments.trial,
     )
-    results = read_results(output)
-    done = results.setdefault("controlled", {})
     for seed in arguments.seeds:
         for row in controlled.required_rows(arguments.only):
             if str(seed) in done.get(row.name, {}):
