@@ -244,7 +244,7 @@ class Experiment:
 
         An epoch has each face once, in complete batches (`pipnet.training.dataset.ShuffledEpochs`).
         """
-        steps = self.results[row.steps_of][str(seed)]["steps"]
+        steps = int(self.results[row.steps_of][str(seed)]["steps"])
         return -(-steps // (len(load_split(recipe).training) // recipe.optim.batch_size))
 
     def _unlabeled(self, row: ControlledRow, seed: int, recipe: Recipe) -> Path:
