@@ -16,6 +16,7 @@ from pipnet.bulk.crash_journal import Attempt, CrashJournal
 from pipnet.bulk.store import Store
 from pipnet.cli import main
 from pipnet.errors import MissingExtraError
+from pipnet.hub import packaged_detector
 from test_annotate import Death, annotate, arguments, files, process, rows, run
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -243,6 +244,19 @@ def test_annotate_refuses_other_settings_and_other_folders(damaged_album, tmp_pa
     (labels / "shards" / "00001.parquet").unlink()
     assert main(arguments(damaged_album, labels)) == 1
     assert "missing, though the job is finished" in capsys.readouterr().err
+
+
+def test_annotate_refuses_another_detector_of_the_same_name(damaged_album, tmp_path, capsys):
+    detector = tmp_path / "detector.onnx"
+    detector.write_bytes(packaged_detector().read_bytes())
+    options = ["--detector", f"pipnet-face:{detector}"]
+    labels = annotate(damaged_album, tmp_path / "labels", *options)
+    assert main(arguments(damaged_album, labels, *options)) == 0
+    producer = b"\x12\x01x"
+    detector.write_bytes(detector.read_bytes() + producer)
+    capsys.readouterr()
+    assert main(arguments(damaged_album, labels, *options)) == 1
+    assert "started with sha256" in capsys.readouterr().err
 
 
 def test_annotate_repeats_shards_of_truncated_records(crowd, killed_job):

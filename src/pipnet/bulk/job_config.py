@@ -44,7 +44,9 @@ class JobConfig:
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
     def model_checksum(self) -> str:
-        """Return the SHA-256 of the model's files, one after the other.
+        """Return the SHA-256 of the model's files and of a named detector file, one after the other.
+
+        pipnet's version determines the detectors without such a file.
 
         Raises:
             ModelError: there is no such model.
@@ -56,6 +58,9 @@ class JobConfig:
             files.append(path.with_suffix(".bin"))
         elif path.suffix == ".toml":
             files.append(ExternalModelConfig.load(path).model)
+        _, _, detector_file = self.landmarker.detector.partition(":")
+        if detector_file:
+            files.append(Path(detector_file))
         digest = hashlib.sha256()
         for file in files:
             try:

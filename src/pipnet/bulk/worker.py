@@ -31,7 +31,7 @@ class WorkerConfig:
     config: JobConfig
     """The settings that the labels depend on."""
     model_sha256: str
-    """SHA-256 of the model file, because another machine may have another file of the same name."""
+    """`JobConfig.model_checksum`, because another machine may have another file of the same name."""
     base: Path
     """The folder that references are relative to."""
     folder: Path
@@ -93,7 +93,7 @@ class Worker:
             config = self._config.config
             if config.model_checksum() != self._config.model_sha256:
                 raise DataError(
-                    f"{config.landmarker.model}: the file on this machine differs from the one of the job"
+                    f"{config.landmarker.model}: its file, or the detector's, differs from that of the job"
                 )
             self._landmarker = config.load(self._config.threads)
         return self._landmarker
