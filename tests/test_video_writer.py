@@ -105,6 +105,17 @@ def test_video_writer_defers_ctrl_c_while_it_is_closed(moving_images, tmp_path, 
     writer.close()  # does nothing
 
 
+def test_video_writer_leaves_no_file_of_an_interrupted_first_frame(moving_images, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(av.VideoFrame, "from_ndarray", interrupt)
+    writer = VideoWriter(tmp_path / "out.mp4", 25)
+    with pytest.raises(KeyboardInterrupt), writer:
+        writer.write(moving_images[0], 0)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_video_writer_drops_gif_frames_with_equal_timestamps(moving_images, tmp_path):
     with VideoWriter(tmp_path / "x.gif", 240) as writer:
         for number, image in enumerate(moving_images):

@@ -54,6 +54,10 @@ def check_output(path: Path) -> None:
         raise VideoError(f"{path}: cannot be written: it is a folder")
 
 
+class _NoFrameError(Exception):
+    """The video has no frame, for example after Ctrl-C during the first one."""
+
+
 class VideoWriter:
     """Writes a video that can be played whenever writing ends, also by an error or Ctrl-C.
 
@@ -150,10 +154,12 @@ class VideoWriter:
             VideoError: something could not be written.
             WriteError: the video cannot be moved to its path.
         """
-        if self._last_tick < 0 or self._closed:
+        if self._closed:
             return
         self._closed = True
-        with defer_signals(), self._resources:
+        with defer_signals(), contextlib.suppress(_NoFrameError), self._resources:
+            if self._last_tick < 0:
+                raise _NoFrameError  # removes the file, if it was opened
             try:
                 self._finish()
             except _write_errors() as error:
