@@ -1,6 +1,6 @@
 """Head pose from landmarks: ``report.md``.
 
-    python benchmarks/accuracy/head_pose/run.py --shared ../shared
+    python benchmarks/accuracy/head_pose/run.py
 
 Three checks, with the landmarks of the default model: frontal photos (London, the half that the 3D mean face
 was not fitted to), real profiles (CFP, people 351 to 400) and rendered turns (300W-LP of AFW). None has
@@ -10,8 +10,6 @@ of 5 degrees, so that differences within a photo are known.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -29,10 +27,9 @@ from pipnet.io.csv_file import CsvReader
 from pipnet.progress import show_progress
 
 sys.path.append(str(Path(__file__).parents[2]))
-from _common import provenance
+from _common import new_parser, provenance, read_results, write_report, write_results
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[2]
 CAMERAS = {"far away (default)": None, "the image's longer side": 1.0}
 """Focal lengths as fractions of the image's longer side."""
 STEP = 5.0
@@ -41,9 +38,12 @@ STEP = 5.0
 
 def main() -> None:
     """Measure, and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
-    data = parser.parse_args().shared / "data"
+    parser = new_parser(__doc__)
+    arguments = parser.parse_args()
+    if arguments.report:
+        write_report(HERE, report(read_results(HERE)))
+        return
+    data = arguments.shared / "data"
     landmarker = FaceLandmarker()
     sets = {
         "london": detected(landmarker, sorted((data / "london").glob("*.jpg"))[51:]),
@@ -57,8 +57,8 @@ def main() -> None:
             "cfp": profile_errors([(side, pose(faces, fraction)) for side, faces in sets["cfp"]]),
             "turns": turn_errors([(name, pose(faces, fraction)) for name, faces in sets["turns"]]),
         }
-    (HERE / "results.json").write_text(json.dumps(result, indent=1) + "\n")
-    (HERE / "report.md").write_text(report(result))
+    write_results(HERE, result)
+    write_report(HERE, report(result))
 
 
 def pose(faces: FaceLandmarks, fraction: float | None) -> np.ndarray:
@@ -141,7 +141,7 @@ def turn_errors(poses: Sequence[tuple[str, np.ndarray]]) -> dict[str, float]:
     return {name: round(float(value), 3) for name, value in result.items()}
 
 
-def report(result: dict[str, Any]) -> str:
+def report(result: dict[str, Any]) -> list[str]:
     """Return the page."""
     lines = ["# Head pose", ""]
     lines += ["| | " + " | ".join(f"focal length: {camera}" for camera in result["cameras"]) + " |"]
@@ -165,17 +165,18 @@ def report(result: dict[str, Any]) -> str:
         lines.append(f"| {title} | " + " | ".join(f"{camera[key][name]:.2f}" for camera in cameras) + " |")
     lines += [
         "",
-        f"Degrees; landmarks of `{result['model']}`, which saw the 300W-LP views in training. No set has",
-        "measured angles: people in London's photos look into the camera but do not hold their heads",
-        "exactly straight, and 300W-LP's views are 5 degrees apart by construction. Many faces of CFP are",
-        "full profiles: near 90 degrees the yaw is too small, because hidden landmarks follow the outline.",
+        f"Degrees; landmarks of `{result['model']}`, which saw the 300W-LP views in the first of its four",
+        "rounds of training. No set has measured angles: people in London's photos look into the camera",
+        "but do not hold their heads exactly straight, and 300W-LP's views are 5 degrees apart by",
+        "construction. Many faces of CFP are full profiles: near 90 degrees the yaw is too small, because",
+        "hidden landmarks follow the outline.",
         "",
         "CFP and 300W-LP are crops of larger photos: their longer side says nothing about the camera.",
         "",
         f"`python benchmarks/accuracy/head_pose/run.py`, commit {result['commit']}, {result['machine']};",
         "all numbers are in `results.json`. `fit_mean_face.py` fits the 3D mean face.",
     ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":
