@@ -30,6 +30,8 @@ def test_required_rows_come_before_the_rows_that_need_them(controlled):
         for needed in controlled.required_rows(row.name):
             assert not needed.steps_of or names.index(needed.steps_of) < names.index(needed.name)
     assert controlled.required_rows("") == list(controlled.ROWS)
+    names = [row.name for row in controlled.required_rows(controlled.PUBLIC, [controlled.PLAIN])]
+    assert names == [controlled.SUPERVISED, "supervised, equal steps", controlled.PUBLIC]
 
 
 def test_every_row_with_pseudo_labels_has_a_control_without(controlled):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,13 +140,16 @@ _WITHOUT_BOXES = ("lfw",)
 """Unlabeled datasets with one constant box: an area in which the detector searches for the face."""
 
 
-def required_rows(name: str) -> list[ControlledRow]:
-    """Return the rows whose name contains a text, with the rows that they need, in the order of training."""
+def required_rows(name: str, done: Collection[str] = ()) -> list[ControlledRow]:
+    """Return the rows whose name contains a text, with the rows that they need, in the order of training.
+
+    A row whose number of steps a control has is not needed if it is done with any seed.
+    """
     wanted = {row.name for row in ROWS if name in row.name}
     for row in ROWS:
         if row.name in wanted and row.control:
             wanted.add(row.control)
-    wanted |= {row.steps_of for row in ROWS if row.name in wanted and row.steps_of}
+    wanted |= {row.steps_of for row in ROWS if row.name in wanted and row.steps_of} - {*done}
     return [row for row in ROWS if row.name in wanted | {SUPERVISED}]
 
 
@@ -221,7 +224,7 @@ class Experiment:
         flags = ["--data.root", str(self.data / "300w"), "--data.subset", LABELED, "--seed", str(seed)]
         recipe = load_recipe(self.recipe_file, [*flags, *self.flags])
         if row.steps_of:
-            epochs = self._epochs_of_control(recipe, row, seed)
+            epochs = self._epochs_of_control(recipe, row)
             recipe = replace(recipe, optim=replace(recipe.optim, epochs=epochs))
         if row.warm_start:
             start = replace(recipe.initial, checkpoint=self.weights(SUPERVISED, seed))
@@ -239,12 +242,12 @@ class Experiment:
         )
         return replace(recipe, self_training=self_training)
 
-    def _epochs_of_control(self, recipe: Recipe, row: ControlledRow, seed: int) -> int:
+    def _epochs_of_control(self, recipe: Recipe, row: ControlledRow) -> int:
         """Return the number of epochs on labels alone that have at least as many steps as another row.
 
         An epoch has each face once, in complete batches (`pipnet.training.dataset.ShuffledEpochs`).
         """
-        steps = int(self.results[row.steps_of][str(seed)]["steps"])
+        steps = max(int(result["steps"]) for result in self.results[row.steps_of].values())
         return -(-steps // (len(load_split(recipe).training) // recipe.optim.batch_size))
 
     def _unlabeled(self, row: ControlledRow, seed: int, recipe: Recipe) -> Path:

@@ -188,7 +188,7 @@ def run_controlled(arguments: argparse.Namespace, output: Path) -> None:
         arguments.trial,
     )
     for seed in arguments.seeds:
-        for row in controlled.required_rows(arguments.only):
+        for row in controlled.required_rows(arguments.only, done):
             if str(seed) in done.get(row.name, {}):
                 continue
             print(f"== controlled: {row.name}, seed {seed}", flush=True)
