@@ -122,11 +122,11 @@ platform-%: $(VENV)/.developing
 		$(patsubst %,--platform %,$($(patsubst 3.11-%,%,$(patsubst 3.14-%,%,$*))_TAGS)) $$($(DEPENDENCIES))
 	@echo "$@: $$(ls out/$@ | wc -l) wheels" && rm -r out/$@
 
-# The faces that the trainings on a GPU need, in one file of about 20 MB that is not committed.
+# The faces that the trainings on a GPU need, in one file of 17 MB that is not committed.
 SHARED ?= ../shared
 out/gpu_check.zip: | $(VENV)/.developing
 	@mkdir -p out
-	$(BIN)/pipnet data bundle $(SHARED)/data/300w $@ --size 144 --quality 60 \
+	$(BIN)/pipnet data bundle $(SHARED)/data/300w $@ --size 128 --quality 55 \
 		--subset train --subset common --subset challenging --unlabeled $(SHARED)/data/unlabelled/wider
 
 # At most ten minutes on one GPU.

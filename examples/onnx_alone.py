@@ -33,6 +33,8 @@ x0, y0, x1, y1 = x0 + left * width, y0 + top * height, x0 + right * width, y0 + 
 # The crop: larger by `scale` (1.2) about the center of the box, for most models a square, black outside the
 # image; for some models clipped at the image's border.
 config = metadata["crop"]
+if config.get("whole_pixels"):  # imported weights of the authors: see pipnet.geometry.CropConfig
+    sys.exit(f"{model}: its crops are cut at whole pixels, which this example does not do")
 sides = np.array([x1 - x0, y1 - y0])
 center = np.array([x0 + x1, y0 + y1]) / 2 - [0, config.get("shift_up", 0) * sides.max()]
 sides = config["scale"] * (sides.max().repeat(2) if config["square"] else sides)

@@ -5,8 +5,8 @@
     python benchmarks/training/gpu_check/run.py --steps 3 -o OUT    (a trial, on any CPU)
 
 The faces come from a bundle (``pipnet data bundle``, see the Makefile). A part that does not fit into the
-minutes that are left, by the speed measured first, is skipped and named. The exit code is 1 if the device
-predicts other landmarks than the CPU, or a part was skipped.
+minutes that are left, by the speed measured first, is skipped and named. Results are written after every
+part. The exit code is 1 if the device predicts other landmarks than the CPU, or a part was skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ TRAININGS = (
 STC: tuple[Task, ...] = ("quarter", "half", "full", "full", "full")
 PLAIN: tuple[Task, ...] = ("full", "full", "full")
 """The tasks of the rounds of IJCV's self-training with curriculum, and of plain self-training."""
+LABELED = "128 px, labeled faces alone"
+SELF_TRAININGS = {"128 px, STC, five rounds": STC, "128 px, plain self-training, three rounds": PLAIN}
+"""Names of the rows that start from `LABELED`, and their rounds."""
 SUBSETS = ("common", "challenging")
 MAX_DIFFERENCE = 1e-3
 """Maximum mean difference between landmarks predicted on the device and on the CPU, over the crop."""
@@ -76,7 +80,22 @@ class Check:
     def __init__(self, arguments: Any, runs: Path) -> None:
         self.arguments, self.runs, self.started = arguments, runs, time.perf_counter()
         self.device = torch_device()
-        self.results: dict[str, Any] = {"speed": {}, "rows": {}, "skipped": {}}
+        self.results: dict[str, Any] = {
+            "device": environment()["gpu"] or "CPU",
+            "precision": str(autocast_dtype("auto", self.device)).removeprefix("torch."),
+            "workers": resolve_workers("auto", self.device),
+            "trial_steps": arguments.steps,
+            "speed": {},
+            "rows": {},
+            "skipped": {},
+            **provenance(),
+        }
+
+    def save(self) -> None:
+        """Write the results so far, and their page."""
+        self.results["seconds"] = round(time.perf_counter() - self.started)
+        write_results(self.arguments.output, self.results)
+        write_report(self.arguments.output, report(self.results))
 
     def recipe(self, path: Path, *flags: str, pretrained: bool = True) -> Recipe:
         """Return a recipe on the faces of the bundle; algorithms need not be deterministic."""
@@ -93,15 +112,16 @@ class Check:
         if seconds > left:
             self.results["skipped"][name] = f"needs {seconds:.0f} s, {max(left, 0):.0f} s are left"
             print(f"{name}: skipped: {self.results['skipped'][name]}", file=sys.stderr)
-            return
-        run()
+        else:
+            run()
+        self.save()
 
-    def seconds(self, recipe: Recipe, faces: int, epochs: int, speed: str) -> float:
+    def seconds(self, recipe: Recipe, faces: int, speed: str) -> float:
         """Return the expected time of a training; that of a trial is not limited."""
         if self.arguments.steps is not None:
             return 0.0
-        steps = epochs * (faces // recipe.optim.batch_size)
-        return ALLOWANCE * steps * float(self.results["speed"][speed]["step_ms"]) / 1e3
+        images = recipe.optim.epochs * faces
+        return ALLOWANCE * images / float(self.results["speed"][speed]["images_per_second"])
 
 
 def main() -> int:
@@ -117,44 +137,39 @@ def main() -> int:
     arguments.backbones = arguments.backbones or arguments.shared / "backbones"
     if arguments.steps is not None and arguments.output is None:
         parser.error("the results of a trial (--steps) are not those of this folder: use -o")
-    output = arguments.output or HERE
+    arguments.output = arguments.output or HERE
     if arguments.report:
-        write_report(output, report(read_results(output)))
+        write_report(arguments.output, report(read_results(arguments.output)))
         return 0
     with tempfile.TemporaryDirectory(prefix="gpu_check-") as runs:
         check = Check(arguments, Path(runs))
-        results = run_all(check)
-    write_results(output, results)
-    write_report(output, report(results))
+        run_all(check)
+    results = check.results
     print("\n".join(report(results)))
     return int(bool(results["skipped"]) or results["difference"] > MAX_DIFFERENCE)
 
 
-def run_all(check: Check) -> dict[str, Any]:
-    """Run all parts and return the results."""
+def run_all(check: Check) -> None:
+    """Run all parts."""
     for backbone, size in TRAININGS:
         measure_speed(check, backbone, size)
+        check.save()
     published, rounds = check.recipe(PUBLISHED), check.recipe(ROUNDS)
     faces = len(load_split(published).training)
     check.part(
         "ijcv/mobilenetv2_300w",
-        check.seconds(published, faces, published.optim.epochs, "mobilenetv2_100, 256 px"),
-        lambda: train_published(check, published),
+        check.seconds(published, faces, "mobilenetv2_100, 256 px"),
+        partial(train_published, check, published),
     )
-    unlabeled = len(load_unlabeled(check.arguments.data, check.runs / "frames"))
-    in_all_rounds = faces + (len(STC) + len(PLAIN)) * (faces + unlabeled)
     check.part(
-        "self-training",
-        check.seconds(rounds, in_all_rounds, rounds.optim.epochs, "mobilenetv2_100, 128 px"),
-        lambda: train_rounds(check),
+        LABELED, check.seconds(rounds, faces, "mobilenetv2_100, 128 px"), partial(train_labeled, check)
     )
-    results = check.results
-    results["device"] = environment()["gpu"] or "CPU"
-    results["precision"] = str(autocast_dtype("auto", check.device)).removeprefix("torch.")
-    results["workers"] = resolve_workers("auto", check.device)
-    results["trial_steps"] = check.arguments.steps
-    results["seconds"] = round(time.perf_counter() - check.started)
-    return {**results, **provenance()}
+    if LABELED not in check.results["rows"]:
+        return
+    unlabeled = len(load_unlabeled(check.arguments.data, check.runs / "frames"))
+    round_seconds = check.results["rows"][LABELED]["seconds"] * (1 + unlabeled / faces)
+    for name, tasks in SELF_TRAININGS.items():
+        check.part(name, len(tasks) * round_seconds, partial(train_rounds, check, name, tasks))
 
 
 def measure_speed(check: Check, backbone: str, size: int) -> None:
@@ -177,7 +192,6 @@ def measure_speed(check: Check, backbone: str, size: int) -> None:
     per_second = max(speeds[1:] or speeds)  # the first epoch starts workers and chooses algorithms
     check.results["speed"][name] = {
         "images_per_second": round(per_second * recipe.optim.batch_size, 1),
-        "step_ms": round(1e3 / per_second, 2),
         "loader_images_per_second": round(loader_speed(check, recipe, steps), 1),
         **predict_speed(check, run / "last.safetensors"),
     }
@@ -225,19 +239,25 @@ def train_published(check: Check, recipe: Recipe) -> None:
     )
 
 
-def train_rounds(check: Check) -> None:
-    """Train on labels alone, and from there in rounds: with IJCV's curriculum and without one."""
-    steps, started = check.arguments.steps, time.perf_counter()
-    supervised = train(check.recipe(ROUNDS), check.runs / "supervised", max_steps=steps)
-    add_row(check, "128 px, labeled faces alone", supervised, time.perf_counter() - started)
-    for name, tasks in (("STC, five rounds", STC), ("plain self-training, three rounds", PLAIN)):
-        started = time.perf_counter()
-        recipe = check.recipe(ROUNDS)
-        rounds = replace(
-            recipe.self_training, teacher=supervised, unlabeled=(check.arguments.data,), tasks=tasks
-        )
-        weights = self_train(replace(recipe, self_training=rounds), check.runs / name, steps)
-        add_row(check, f"128 px, {name}", weights, time.perf_counter() - started)
+def train_labeled(check: Check) -> None:
+    """Train on labels alone."""
+    started = time.perf_counter()
+    weights = train(check.recipe(ROUNDS), check.runs / "supervised", max_steps=check.arguments.steps)
+    add_row(check, LABELED, weights, time.perf_counter() - started)
+
+
+def train_rounds(check: Check, name: str, tasks: tuple[Task, ...]) -> None:
+    """Train in rounds, from the weights of `train_labeled`."""
+    started = time.perf_counter()
+    recipe = check.recipe(ROUNDS)
+    rounds = replace(
+        recipe.self_training,
+        teacher=check.runs / "supervised" / "last.safetensors",
+        unlabeled=(check.arguments.data,),
+        tasks=tasks,
+    )
+    weights = self_train(replace(recipe, self_training=rounds), check.runs / name, check.arguments.steps)
+    add_row(check, name, weights, time.perf_counter() - started)
 
 
 def add_row(check: Check, name: str, weights: Path, seconds: float, published: str = "") -> None:

@@ -89,14 +89,16 @@ class Model(NamedTuple):
     is_labeled: bool
     """Whether datasets with labels of its landmarks are here; otherwise teachers label 300-W's images too."""
     data: str = DATA
+    start: str = ""
+    """Earlier checkpoint that round 1 starts from."""
 
 
 MODELS = {
-    "pipnet-68": Model("pipnet_68.yaml", "300w", True),
+    "pipnet-68": Model("pipnet_68.yaml", "300w", True, start="pipnet-wild-mbv2"),
     "pipnet-98": Model(
         "pipnet_98.yaml", "wflw", False, "pseudo-labeled images of 300-W, HELEN, WIDER FACE and LFW"
     ),
-    "pipnet-tiny": Model("pipnet_tiny.yaml", "300w", True),
+    "pipnet-tiny": Model("pipnet_tiny.yaml", "300w", True, start="pipnet-tiny"),
 }
 
 
@@ -126,7 +128,10 @@ def main() -> None:
     views, held_out_views = link_views(data, run / "views")
     if model.is_labeled:
         flags += ["--data.root", str(data / "300w"), "--data.also", str(data / "cfp_profile")]
-        settings = {"--data.also": str(views)} if arguments.round == 1 else ROUND_2
+        settings = ROUND_2
+        if arguments.round == 1:
+            start = earlier_checkpoint(model.start)
+            settings = {"--data.also": str(views), "--initial.checkpoint": str(start)}
         flags += [word for item in settings.items() if item[0] not in arguments.flags for word in item]
     else:
         table = label(faces_without_labels(data), run / "labels_300w", teachers, model)
