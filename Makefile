@@ -128,6 +128,7 @@ out/gpu_check.zip: | $(VENV)/.developing
 	@mkdir -p out
 	$(BIN)/pipnet data bundle $(SHARED)/data/300w $@ --size 128 --quality 55 \
 		--subset train --subset common --subset challenging --unlabeled $(SHARED)/data/unlabelled/wider
+	@test $$(wc -c < $@) -le 22000000 || { echo "$@ is larger than 22 MB" >&2; rm $@; exit 1; }
 
 # At most ten minutes on one GPU.
 gpu-check: out/gpu_check.zip

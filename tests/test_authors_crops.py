@@ -29,7 +29,7 @@ def exact_example(image, points, size):
 
 
 def authors_example(image, points, size):
-    """A crop and its labels as the authors' preprocessing makes them, in OpenCV."""
+    """A crop and its labels as the authors' preprocessing of WFLW makes them, in OpenCV."""
     height, width = image.shape[:2]
     low, high = points.min(axis=0).astype(float), points.max(axis=0).astype(float)
     margin = 0.05 * (high - low)

@@ -100,7 +100,8 @@ class FaceDataset(Dataset[Example]):
         angle = np.deg2rad(min(augmentation.rotate_by, 45))
         stretch = 1 + (augmentation.stretch_by if augmentation.stretch else 0)
         rotated = stretch * (np.cos(angle) + np.sin(angle))
-        margin = (1 + augmentation.scale_by) * (rotated + 2 * augmentation.translate_by)
+        scale = 1 + (augmentation.scale_by if augmentation.scale else 0)
+        margin = scale * (rotated + 2 * augmentation.translate_by)
         self.crops = FaceCrops(samples, crop_config, size, float(margin))
 
     def __len__(self) -> int:

@@ -24,7 +24,7 @@ from pipnet.training.cpu_speedups import keep_freed_memory
 from pipnet.training.recipe import Recipe
 
 _MAX_WORKERS = 16
-"""Maximum of automatic workers: they prepare more than 5,000 faces a second (`recipes/README.md`)."""
+"""Maximum of automatic workers: they prepare as many faces as a GPU can train on (`recipes/README.md`)."""
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 """Without this variable matrix products of a GPU are not deterministic; read when the first one starts."""
 
