@@ -13,6 +13,7 @@ from pipnet.annotations.formats import Annotations, write_annotations
 from pipnet.annotations.samples import FaceSample
 from pipnet.cli import main
 from pipnet.datasets.load import load_samples
+from pipnet.datasets.pseudo_labels import read_pseudo_labels
 from pipnet.errors import RecipeError
 from pipnet.model.config import ModelConfig
 from pipnet.papers.protocols import EvaluationSet, tmd, tsd
@@ -135,6 +136,19 @@ def test_tmd_errors_are_in_widths_of_crops(recipe_file, small_300w, mean_face_ch
     (tmp_path / "fewer" / "boxes.csv").write_text("".join(lines[:-1]))
     with pytest.raises(RecipeError, match="other unlabeled faces"):
         tmd(load_recipe(recipe_file, flags), [tmp_path / "fewer"], tmp_path / "again", [])
+
+
+def test_protocols_keep_the_crops_of_v1(recipe_file, small_300w, mean_face_checkpoint, tmp_path):
+    common = [EvaluationSet(small_300w, "common")]
+    flags = ["--data.root", str(small_300w), "--data.paper-crops", "v1", "--crop.no-square", "--crop.clip"]
+    tsd(load_recipe(recipe_file, flags), 0.5, tmp_path / "tsd", common, 1)
+    flags += ["--data.scheme", "aflw", "--initial.checkpoint", str(mean_face_checkpoint(CONFIG, "aflw"))]
+    tmd(load_recipe(recipe_file, flags), [small_300w], tmp_path / "tmd", common, 1)
+    for run in ("tsd", "tmd"):
+        with (tmp_path / run / "boxes.csv").open() as file:
+            assert {row["box_format"] for row in csv.DictReader(file)} == {"crop"}
+        labels = read_pseudo_labels(tmp_path / run / "round1" / "pseudo_labels.csv")
+        assert all(label.sample.crop_box is not None for label in labels)
 
 
 def test_tmd_searches_images_without_boxes_and_uses_a_teacher(recipe_file, small_300w, portrait, tmp_path):

@@ -15,6 +15,7 @@ from pipnet.datasets.load import load_samples
 from pipnet.datasets.pseudo_labels import PseudoLabel, read_pseudo_labels, write_pseudo_labels
 from pipnet.datasets.unlabeled import UnlabeledFace, load_unlabeled
 from pipnet.errors import DataError, ModelError, RecipeError
+from pipnet.geometry import CropConfig
 from pipnet.io.image import write_image
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.model.config import ModelConfig
@@ -92,6 +93,21 @@ def test_self_train_redoes_only_missing_rounds(recipe_file, small_300w, unlabele
     assert (run / "round2" / "best.safetensors").read_bytes() == weights
     assert main([*command, "-o", str(run), "--self-training.tta", "flip"]) == 1
     assert "labeled with other tta" in capsys.readouterr().err
+
+
+def test_self_train_keeps_the_crops_of_a_paper(recipe_file, small_300w, tmp_path):
+    """IJCV's learning across datasets: unlabeled faces have the same crops in all rounds."""
+    table, run = tmp_path / "faces.csv", tmp_path / "run"
+    assert main(["data", "boxes", str(small_300w), "--crops", "gssl", "-o", str(table)]) == 0
+    command = ["self-train", str(recipe_file), "--data", str(small_300w), "--unlabeled", str(table)]
+    command += ["--data.paper-crops", "gssl", "--self-training.box-format", "crop", "--crop.scale", "1.3"]
+    assert main([*command, "--crop.no-square", "--crop.clip", "--max-steps", "1", "-o", str(run)]) == 0
+    given = [face.box for face in load_unlabeled(table, tmp_path)]
+    crop = CropConfig(scale=1.3, square=False, clip=True)
+    for number in (1, 2):
+        labels = read_pseudo_labels(run / f"round{number}" / LABELS)
+        regions = [crop.region(label.sample.crop_box, 260, 230) for label in labels]
+        np.testing.assert_allclose(regions, given, atol=0.1)
 
 
 def test_self_train_checks_the_teacher_before_training(

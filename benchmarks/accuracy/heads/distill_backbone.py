@@ -26,6 +26,7 @@ from pipnet.datasets.unlabeled import load_unlabeled
 from pipnet.geometry import Box, Image, tight_box
 from pipnet.io.atomic import atomic_write
 from pipnet.io.image import read_image
+from pipnet.model.device import torch_device
 from pipnet.training.runtime import resolve_precision, training_settings
 from pipnet.warp import crop
 
@@ -53,14 +54,16 @@ def distill(data: Path, backbones: Path, folder: Path) -> Path:
         torch.manual_seed(0)
         crops = np.stack([_crop(path, box) for path, box in _faces(data)])
         np.random.default_rng(0).shuffle(crops)
-        model = _Distillation(backbones / f"{TEACHER}.safetensors").to(memory_format=torch.channels_last)
+        model = _Distillation(backbones / f"{TEACHER}.safetensors").to(
+            torch_device(), memory_format=torch.channels_last
+        )
         faces, held_out = _Crops(crops[HELD_OUT:], augmented=True), _Crops(crops[:HELD_OUT], augmented=False)
         optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.05)
         steps = EPOCHS * (len(faces) // BATCH_SIZE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, steps, pct_start=0.1)
         losses: list[dict[str, float]] = []
         if state.is_file():
-            saved = torch.load(state)
+            saved = torch.load(state, map_location=torch_device())
             losses = saved["losses"]
             model.load_state_dict(saved["model"])
             optimizer.load_state_dict(saved["optimizer"])
@@ -82,7 +85,7 @@ def distill(data: Path, backbones: Path, folder: Path) -> Path:
             with atomic_write(state) as partial:
                 torch.save({"losses": losses} | {k: part.state_dict() for k, part in parts.items()}, partial)
     (folder / "losses.json").write_text(json.dumps({"faces": len(faces), "losses": losses}, indent=1) + "\n")
-    student = {name: value.contiguous() for name, value in model.student.state_dict().items()}
+    student = {name: value.cpu().contiguous() for name, value in model.student.state_dict().items()}
     with atomic_write(weights) as partial:
         safetensors.torch.save_file(student, partial)
     state.unlink()
@@ -148,9 +151,10 @@ class _Distillation(nn.Module):
         self._has_bf16 = resolve_precision("auto")
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images.to(memory_format=torch.channels_last)
+        device = torch_device()
+        images = images.to(device, memory_format=torch.channels_last)
         self.teacher.eval()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._has_bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._has_bf16):
             with torch.no_grad():
                 targets = _maps(self.teacher, images)
             answers = [layer(m) for layer, m in zip(self.project, _maps(self.student, images), strict=True)]
