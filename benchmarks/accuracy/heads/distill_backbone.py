@@ -54,9 +54,8 @@ def distill(data: Path, backbones: Path, folder: Path) -> Path:
         torch.manual_seed(0)
         crops = np.stack([_crop(path, box) for path, box in _faces(data)])
         np.random.default_rng(0).shuffle(crops)
-        model = _Distillation(backbones / f"{TEACHER}.safetensors").to(
-            torch_device(), memory_format=torch.channels_last
-        )
+        model = _Distillation(backbones / f"{TEACHER}.safetensors").to(torch_device())
+        model = model.to(memory_format=torch.channels_last)
         faces, held_out = _Crops(crops[HELD_OUT:], augmented=True), _Crops(crops[:HELD_OUT], augmented=False)
         optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=0.05)
         steps = EPOCHS * (len(faces) // BATCH_SIZE)

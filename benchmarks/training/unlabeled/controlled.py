@@ -59,7 +59,8 @@ HELEN and LFPW are labeled. No network that is trained here or that labels was t
 training; with a warm start the peak of its learning rate is {WARM_START_LR:g}. The public networks are those
 of `recipes/teachers`, trained on WFLW's training faces, with adapters fitted on HELEN and LFPW; labels are
 their consensus (pipnet-68 labels better, but was trained on AFW). The curriculum by agreement gives each
-landmark its task: full where the votes agree within 3 % of the crop, half below 6 %, else quarter. Of WIDER, HELEN and LFW together there are at most {MAX_RATIO} unlabeled faces for a labeled
+landmark its task: full where the votes agree within 3 % of the crop, half below 6 %, else quarter.
+Of WIDER, HELEN and LFW together there are at most {MAX_RATIO} unlabeled faces for a labeled
 one; the crops of WIDER and HELEN are those of the datasets' boxes, and in LFW the detector searches. A
 control is trained on labels alone, with at least as many optimizer steps as its row and at most one epoch
 more.
