@@ -32,7 +32,7 @@ from pipnet.warp import crop
 
 STUDENT, TEACHER = "resnet18", "mobilenetv2_100"
 STRIDES = (8, 16, 32)
-EPOCHS, BATCH_SIZE, LR, SIDE, HELD_OUT = 20, 64, 2e-3, 160, 256
+EPOCHS, BATCH_SIZE, LR, SIDE, HELD_OUT = 12, 64, 2e-3, 160, 256
 CROP_SIDE, CROP_SCALE = 192, 1.5
 """Pixels of the stored crops, and their side relative to the longer side of the face's box."""
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
