@@ -127,8 +127,8 @@ def report(results: dict[str, Any]) -> list[str]:
         "On the other dataset the true log odds are the predicted ones times a factor, plus an offset: "
         + odds,
         f"(original, harder); `DOMAIN_SHIFT` is {DOMAIN_SHIFT[0]} and {DOMAIN_SHIFT[1]}.",
-        "That is on the careful side: a larger shift costs the model's own dataset. Weights use half of it.",
-        "It was chosen on these views; its effect on a third dataset is in",
+        "That is less than both, because a larger shift is worse on the model's own dataset. Weights use",
+        "half of it. It was chosen on these views; its effect on a third dataset is in",
         "[confidence](../confidence/report.md).",
     ]
 

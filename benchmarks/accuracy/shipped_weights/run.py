@@ -268,7 +268,7 @@ def report(results: dict[str, Any]) -> list[str]:
     lines = ["# The shipped weights, measured", ""]
     for frame, words in FRAMES.items():
         cells = [[name, *(nme(row[title], frame) for title in titles)] for name, row in rows.items()]
-        lines += [f"NME in %, labels {words}:", "", *table(["", *titles], cells), ""]
+        lines += [f"NME (normalized mean error) in %, labels {words}:", "", *table(["", *titles], cells), ""]
     filed = {title: row["pixels"]["interval"] for title, row in rows["pipnet-68"].items()}
     intervals = ", ".join(f"{title} {low} to {high}" for title, (low, high) in filed.items())
     lines += [

