@@ -51,6 +51,14 @@ def test_any_rotation_predicts_a_rotated_face_in_its_box(upright, any_rotation, 
 
 
 @pytest.mark.parametrize("angle", [90, 180, 270])
+def test_any_rotation_does_not_trust_the_high_scores_of_the_tiny_model(upright, error, angle):
+    image, points = rotate(upright, angle)
+    landmarker = FaceLandmarker("pipnet-tiny", any_rotation=True)
+    face = landmarker(image, boxes=tight_box(points), box_format="landmarks")[0]
+    assert error(face, points) < 0.03
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
 def test_any_rotation_finds_a_face_detected_in_a_rotated_image_only(upright, landmarker, error, angle):
     def upright_only(image):
         """Return clear faces only: the default detector finds this large face at any roll."""

@@ -54,6 +54,16 @@ def test_tracker_detects_again_in_the_frame_where_a_face_is_lost(landmarker, por
     assert [frame.detected for frame in frames] == [True, False, False, True, False, False]
 
 
+def test_tracker_loses_a_face_of_low_quality_that_the_detector_does_not_confirm(portrait):
+    """Where no face is, pipnet-tiny has scores as high as those of some faces."""
+    image = cv2.resize(read_image(portrait), (256, 256))
+    tracker = FaceTracker(FaceLandmarker("pipnet-tiny").pipeline, detect_every=4)
+    frames = [image] * 2 + [np.full_like(image, 128)] * 4
+    ids = [tracker(frame, number / 25).track_ids for number, frame in enumerate(frames)]
+    assert ids[:2] == [[1]] * 2
+    assert ids[4:] == [[]] * 2
+
+
 @pytest.mark.parametrize("degrees", [-40, 0, 40])
 def test_tracker_rotates_crops_of_leaning_faces_as_for_images(landmarker, portrait, degrees):
     face = PIL.Image.open(portrait).crop((60, 0, 390, 330))

@@ -1,5 +1,7 @@
 // Faces of a camera: the next crop is cut around the landmarks of the last frame, and the detector runs only
-// now and then, or when a face is lost (src/pipnet/video/tracker.py, without its smoothing).
+// now and then, or when a face is lost (src/pipnet/video/tracker.py, without its smoothing). A track of low
+// quality that the detector does not confirm is lost.
+import { LOW_QUALITY } from "./confidence";
 import { boxIou, type Box, type Pixels } from "./geometry";
 import { nextCropBox, type Face, type Landmarker, type Target } from "./landmarker";
 
@@ -10,8 +12,13 @@ const MIN_IOU_NEW = 0.3;
 const MIN_IOU_NEXT = 0.2;
 const MIN_IOU_MERGED = 0.6;
 
+interface Track extends Target {
+  /** Whether the last run of the detector found it. */
+  readonly isConfirmed: boolean;
+}
+
 export class FaceTracker {
-  private tracks: Target[] = [];
+  private tracks: Track[] = [];
   private sinceDetection = DETECT_EVERY;
 
   constructor(private readonly landmarker: Landmarker) {}
@@ -31,10 +38,11 @@ export class FaceTracker {
 
   private async addDetections(image: Pixels, detectorSize: number): Promise<void> {
     this.sinceDetection = 0;
+    this.tracks = this.tracks.map((track) => ({ ...track, isConfirmed: false }));
     for (const found of await this.landmarker.detect(image, detectorSize)) {
       const known = this.tracks.findIndex((track) => boxIou(track.cropBox, found.cropBox) >= MIN_IOU_NEW);
-      if (known < 0) this.tracks.push(found);
-      else this.tracks[known] = { ...this.tracks[known], score: found.score };
+      if (known < 0) this.tracks.push({ ...found, isConfirmed: true });
+      else this.tracks[known] = { ...this.tracks[known], score: found.score, isConfirmed: true };
     }
   }
 
@@ -42,10 +50,12 @@ export class FaceTracker {
   private async follow(image: Pixels): Promise<{ faces: Face[]; isLost: boolean }> {
     const predicted = await this.landmarker.predict(image, this.tracks);
     const boxes: Box[] = [];
-    const tracks: Target[] = [];
+    const tracks: Track[] = [];
     const faces: Face[] = [];
     predicted.forEach((face, i) => {
       const next = nextCropBox(face);
+      const isLow = face.quality !== null && face.quality < LOW_QUALITY;
+      if (isLow && !this.tracks[i].isConfirmed) return;
       if (!isFace(face, next) || boxes.some((box) => boxIou(box, next) >= MIN_IOU_MERGED)) return;
       boxes.push(next);
       faces.push(face);

@@ -18,7 +18,7 @@ from pipnet.inference.backends.base import CropModel
 from pipnet.inference.crop_search import CropSearch
 from pipnet.inference.detectors.base import CERTAIN, CandidateDetector, Detections, FaceDetector, enlarge
 from pipnet.inference.detectors.load import Detector, load_detector
-from pipnet.inference.predict import Prediction, predict_crops
+from pipnet.inference.predict import Prediction, predict_crops, quality
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import search_rolls, search_rotations, upright_angles
 from pipnet.inference.selection import select_faces
@@ -124,7 +124,8 @@ class Pipeline:
         detector decides.
         """
         detector = self.detector
-        if not isinstance(detector, CandidateDetector) or self.model.metadata.calibration is None:
+        metadata = self.model.metadata
+        if not isinstance(detector, CandidateDetector) or metadata.calibration is None:
             return detector(image)
         candidates = detector.candidates(image)
         doubtful = np.flatnonzero(candidates.detection_score < CERTAIN)
@@ -133,9 +134,10 @@ class Pipeline:
         faces = candidates.take(doubtful)
         crop_boxes = [self.adapt(faces.boxes, detector.box_format)]
         prediction = predict_crops(self.model, [image], crop_boxes, "none", upright_angles(faces))
-        quality = self.build(image, prediction, faces.boxes, faces.detection_score).quality
         is_small = np.max(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1) < _MIN_CONFIRMED_SIDE
-        dropped = doubtful[is_small | (faces.detection_score + quality < CERTAIN)]
+        qualities = quality(prediction, metadata)
+        assert qualities is not None
+        dropped = doubtful[is_small | (faces.detection_score + qualities < CERTAIN)]
         return candidates.take(np.setdiff1d(np.arange(len(candidates.detection_score)), dropped))
 
     def adapt(self, boxes: Float32[np.ndarray, "faces 4"], box_format: str) -> Float32[np.ndarray, "faces 4"]:

@@ -86,6 +86,14 @@ def predict_crops(
     return Prediction(from_fraction(points, regions[:, None]), scores, vote_std, tta_std, all_boxes)
 
 
+def quality(prediction: Prediction, metadata: ModelMetadata) -> Float32[np.ndarray, " faces"] | None:
+    """Return the mean confidence of each face, see `FaceLandmarks.quality`; None without a calibration."""
+    if metadata.calibration is None:
+        return None
+    estimate = metadata.calibration.estimate(prediction.scores, prediction.vote_std, metadata.mean_face)
+    return np.asarray(1 - estimate.probability.mean(axis=1))
+
+
 def crop_boxes_from_points(
     points: Float32[np.ndarray, "faces landmarks 2"],
     metadata: ModelMetadata,

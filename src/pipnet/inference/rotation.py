@@ -6,7 +6,8 @@ other faces:
 1. If no certain face is detected in an image, it is also searched rotated by 90, 180 and 270 degrees. The
    rotation with the highest sum of scores is used.
 2. Each face is predicted in its crop, rotated upright if the detector's five points lean. A face is doubtful
-   if the mean score of its landmarks is low; steps 3 and 4 are for doubtful faces alone.
+   if its quality is low (without a calibration, the mean score of its landmarks); steps 3 and 4 are for
+   doubtful faces alone.
 3. The crop is rotated by 90, 180, 270, 45, 135, 225 and 315 degrees, until a prediction has a high score.
 4. If none has: some detectors draw the box of an upside-down face as if it were upright, half a face off.
    Each angle is tried again in a crop around the prediction of step 3 at this angle.
@@ -29,11 +30,14 @@ from pipnet.geometry import Affine, Image, affine, invert, similarity
 from pipnet.inference.align import arcface_points
 from pipnet.inference.crop_search import CropSearch
 from pipnet.inference.detectors.base import Detections
-from pipnet.inference.predict import crop_boxes_from_points
+from pipnet.inference.predict import crop_boxes_from_points, quality
 from pipnet.metadata import ModelMetadata
 
+_MIN_QUALITY = 0.6
+"""Faces of lower quality are doubtful. Chosen on the validation faces of 300-W and CFP: nearly all rotated
+faces are, and no upright ones but some profiles."""
 _MIN_SCORE = 0.55
-"""Faces with a lower mean score are doubtful."""
+"""Faces with a lower mean score are doubtful, if the model is not calibrated: scores of models differ."""
 _MIN_GAIN = 0.05
 """Minimum gain in mean score of a rotated crop: a profile has low scores, and is upright all the same."""
 _MAX_ROLL = 15.0
@@ -141,8 +145,11 @@ def face_roll(points: Float32[np.ndarray, "landmarks 2"], metadata: ModelMetadat
 
 
 def _doubtful(search: CropSearch) -> Int[np.ndarray, " some"]:
-    """Return the indices of the faces whose best prediction has a low score."""
-    return np.flatnonzero(search.best.scores.mean(axis=1) < _MIN_SCORE)
+    """Return the indices of the faces with a best prediction of low quality, or score."""
+    qualities = quality(search.best, search.model.metadata)
+    if qualities is None:
+        return np.flatnonzero(search.best.scores.mean(axis=1) < _MIN_SCORE)
+    return np.flatnonzero(qualities < _MIN_QUALITY)
 
 
 def _rotation(angle: int, image: Image) -> Affine:

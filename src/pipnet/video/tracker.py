@@ -2,7 +2,8 @@
 
 The next crop of a face is cut around its landmarks in the last frame, and rotated upright if the face leans.
 The detector runs only when a face is lost, and at a fixed interval for new faces. That is faster than
-detection in every frame, and more stable, because the boxes of detectors are noisier than landmarks.
+detection in every frame, and more stable, because the boxes of detectors are noisier than landmarks. A track
+of low quality that the detector does not confirm is lost.
 
 Faces of low quality (``min_quality``) are tracked but not returned: a face that turns away or is hidden for
 some frames keeps its track ID. With ``max_faces`` the faces that were found first are returned, each until
@@ -17,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from pipnet.confidence import LOW_QUALITY
 from pipnet.errors import PipnetError
 from pipnet.geometry import Box, Image, box_iou
 from pipnet.inference.pipeline import Pipeline
-from pipnet.inference.predict import Prediction, crop_boxes_from_points
+from pipnet.inference.predict import Prediction, crop_boxes_from_points, quality
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.rotation import UprightCrops, upright_angles, upright_crops
 from pipnet.inference.selection import select_faces
@@ -29,7 +31,7 @@ from pipnet.video.causal_smoother import CausalSmoother
 DETECT_EVERY = 25
 """Default number of frames between two runs of the detector."""
 _MIN_SCORE = 0.2
-"""Minimum mean score of a face; below it the face is lost."""
+"""Minimum mean score of a face; below it the face is lost. Where no face is, some models score higher."""
 _MIN_SIDE = 8
 """Minimum side of a face in pixels."""
 _MIN_IOU_NEW = 0.3
@@ -66,6 +68,8 @@ class _Track:
     detection_score: float
     """The score of its last detection."""
     smoother: CausalSmoother | None
+    is_confirmed: bool = True
+    """Whether the last run of the detector found it."""
 
 
 class FaceTracker:
@@ -136,11 +140,13 @@ class FaceTracker:
         angles = np.array([track.crop_angle for track in self._tracks])
         prediction = self.pipeline.predict([image], [boxes], angles)
         next_crops = upright_crops(prediction.points, self.pipeline.model.metadata)
-        return prediction, next_crops, self._kept(boxes, next_crops.boxes, prediction.scores)
+        return prediction, next_crops, self._kept(boxes, next_crops.boxes, prediction)
 
     def _add_detections(self, image: Image) -> None:
         """Start a track for each detected face that has none, and update the scores of the others."""
         self._since_detection = 0
+        for track in self._tracks:
+            track.is_confirmed = False
         detections = self.pipeline.detect(image)
         boxes = self.pipeline.adapt(detections.boxes, self.pipeline.detector.box_format)
         mean_face = self.pipeline.model.metadata.mean_face
@@ -148,7 +154,8 @@ class FaceTracker:
         for box, score, angle in zip(boxes, detections.detection_score, angles, strict=True):
             overlap = box_iou(self._crop_boxes(), box)
             if len(overlap) and overlap.max() >= _MIN_IOU_NEW:
-                self._tracks[int(overlap.argmax())].detection_score = float(score)
+                track = self._tracks[int(overlap.argmax())]
+                track.detection_score, track.is_confirmed = float(score), True
                 continue
             smoother = CausalSmoother(mean_face) if self.smooth else None
             self._tracks.append(_Track(0, box, angle, float(score), smoother))
@@ -160,13 +167,15 @@ class FaceTracker:
         self,
         before: Float32[np.ndarray, "faces 4"],
         after: Float32[np.ndarray, "faces 4"],
-        scores: Float32[np.ndarray, "faces landmarks"],
+        prediction: Prediction,
     ) -> list[int]:
         """Return the indices of tracks that are still faces; of two tracks on one face, the older one."""
         kept: list[int] = []
-        for i in range(len(after)):
+        qualities = quality(prediction, self.pipeline.model.metadata)
+        for i, track in enumerate(self._tracks):
             width, height = (after[i, 2:] - after[i, :2]).tolist()
-            is_face = scores[i].mean() >= _MIN_SCORE and min(width, height) >= _MIN_SIDE
+            is_face = prediction.scores[i].mean() >= _MIN_SCORE and min(width, height) >= _MIN_SIDE
+            is_face = is_face and (track.is_confirmed or qualities is None or qualities[i] >= LOW_QUALITY)
             is_face = is_face and box_iou(before[i : i + 1], after[i])[0] >= _MIN_IOU_NEXT
             if is_face and not (box_iou(after[kept], after[i]) >= _MIN_IOU_MERGED).any():
                 kept.append(i)
