@@ -246,6 +246,21 @@ def test_annotate_refuses_other_settings_and_other_folders(damaged_album, tmp_pa
     assert "missing, though the job is finished" in capsys.readouterr().err
 
 
+def test_annotate_ends_if_no_worker_can_write_a_shard(damaged_album, tmp_path, monkeypatch, capsys):
+    """The system kills each worker that makes the file."""
+
+    def fail(_):
+        raise MemoryError
+
+    def kill(_):
+        raise Death
+
+    monkeypatch.setattr("pipnet.bulk.worker.to_parquet", fail)
+    monkeypatch.setattr("os._exit", kill)
+    assert run(damaged_album, tmp_path / "labels") == 1
+    assert "cannot be written: its worker died 3 times" in capsys.readouterr().err
+
+
 def test_annotate_refuses_another_detector_of_the_same_name(damaged_album, tmp_path, capsys):
     detector = tmp_path / "detector.onnx"
     detector.write_bytes(packaged_detector().read_bytes())

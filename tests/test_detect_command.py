@@ -387,3 +387,29 @@ def test_detect_reports_wrong_values_in_one_line(portrait, arguments, message, c
     assert err.startswith("error: ")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_detect_writes_tables_of_finished_images_after_ctrl_c(portrait, tmp_path, monkeypatch):
+    def interrupted(pairs, *_):
+        yield next(pairs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipnet.cli.detect.show_progress", interrupted)
+    tables = [tmp_path / "faces.csv", tmp_path / "faces.html"]
+    command = ["detect", str(portrait), str(portrait), "--csv", str(tables[0]), "--html", str(tables[1])]
+    assert main(command) == 130
+    assert len(tables[0].read_text().splitlines()) == 2
+    assert "Interrupted after 1 image." in tables[1].read_text()
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--coco", "--html"])
+def test_detect_refuses_tables_that_cannot_be_written_before_it_starts(flag, portrait, tmp_path, capsys):
+    suffix = {"--coco": ".json"}.get(flag, f".{flag[2:]}")
+    folder = tmp_path / f"folder{suffix}"
+    folder.mkdir()
+    for target in (folder, f"/proc/faces{suffix}"):
+        assert main(["detect", str(portrait), flag, str(target), "--json"]) == 1
+        output = capsys.readouterr()
+        assert "cannot be written" in output.err
+        assert not output.out
+    assert [*tmp_path.iterdir()] == [folder]

@@ -42,6 +42,25 @@ def test_find_images_expands_patterns(album):
     assert list(find_images([str(album / "*.jpg")])) == [FoundImage(album / "b.jpg", album)]
 
 
+@pytest.mark.parametrize("pattern", ["*", "**"])
+def test_find_images_searches_the_folders_of_a_pattern(tmp_path, pattern):
+    for name in ("a.jpg", "in/b.jpg", "in/deep/c.jpg", "out/d.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_images([str(tmp_path / pattern)], skip=tmp_path / "out")
+    names = [item.path.relative_to(tmp_path).as_posix() for item in found]
+    assert names == ["a.jpg", "in/b.jpg", "in/deep/c.jpg"]
+
+
+def test_files_below_leaves_out_links_to_folders_that_are_walked(album):
+    (album / "a link before its target").symlink_to(album / "in")
+    assert [path.relative_to(album).as_posix() for path in files_below(album)] == [
+        "b.jpg",
+        "in/a.jpg",
+        "link/d.jpg",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -129,6 +129,8 @@ def test_composites_paste_the_faces_with_their_landmarks(small_300w):
         sizes.add(min(SCALES, key=lambda scale: abs(scale - ratio)))
         face, original_face = crop(image, box, 32).astype(int), crop(source, original_box, 32).astype(int)
         assert np.abs(face - original_face).mean() < 12
+        offset, expected = sample.label_offset[0], original.label_offset[0] * ratio * HEIGHT / 260
+        assert offset == pytest.approx(expected, rel=0.1)
     assert sizes == set(SCALES)
     assert len({sample.name for _, sample in pairs}) == len(pairs) == 3 * len(samples)
 

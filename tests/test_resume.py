@@ -5,11 +5,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from pipnet.errors import ModelError, RecipeError
+from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError
 from pipnet.model.checkpoint import load_checkpoint, save_checkpoint
 from pipnet.training.initial_model import build_model
 from pipnet.training.recipe import load_recipe
@@ -91,6 +92,32 @@ def test_train_killed_and_resumed_equals_uninterrupted(small_recipe_file, small_
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL, timeout=300)
     assert_same_weights(run, uninterrupted.parent)
     assert [row["epoch"] for row in metrics(run)] == [1, 2, 3, 4]
+
+
+def test_train_mentions_saved_files_only_if_there_are_any(small_recipe, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", Path("/proc/run")):
+        with pytest.raises(WriteError) as error:
+            train(small_recipe, folder)
+        assert "saved files" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_train_explains_that_memory_is_not_enough(error, small_recipe, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(PipnetError, match="not enough memory: lower optim.batch_size, or workers"):
+        train(small_recipe, tmp_path / "run")
 
 
 def test_train_does_not_overwrite_a_training(small_recipe, small_recipe_file, small_300w, resumable_run):

@@ -112,6 +112,11 @@ def test_checksum_of_an_external_model_covers_its_network(external):
     assert checksum() != before
 
 
+def test_info_prints_the_landmarks_of_an_external_model(external, capsys):
+    assert main(["info", str(external), "--landmarks"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 68
+
+
 def test_external_model_shifts_its_crop_up(external, portrait):
     box = np.float32([100, 100, 200, 200])
     plain = ExternalModel(external).metadata.crop.region(box, 512, 512)

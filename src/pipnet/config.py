@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pipnet.errors import PipnetError
@@ -16,6 +17,8 @@ from pipnet.io.image import MAX_PIXELS
 
 Device = str
 """``auto``, ``cpu``, ``cuda``, ``cuda:N``, ``coreml`` or ``directml``, see `RuntimeConfig.device`."""
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU time that a container may use, and in how many; or "max"."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?|coreml|directml")
 Backend = Literal["auto", "onnxruntime", "openvino"]
 """``auto`` takes OpenVINO on a processor where bf16 is asked for, else ONNX Runtime."""
@@ -113,5 +116,10 @@ def split_options(options: Mapping[str, Any], *configs: type[Any]) -> list[Any]:
 
 
 def available_cores() -> int:
-    """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of CPU cores that this process may use, rounded up in a container with a limit."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (int(part) for part in _CPU_LIMIT.read_text().split())
+    except (OSError, ValueError):  # not Linux, not in a container, or "max"
+        return cores
+    return max(min(cores, -(-quota // period)), 1)

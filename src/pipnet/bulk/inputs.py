@@ -159,7 +159,8 @@ def _in_tar(path: Path, base: Path) -> Iterator[ImageReference]:
                 tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps all of them in memory
                 if member.size < 0 or tar.offset <= member.offset:
                     raise tarfile.ReadError(f"a member of {member.size} bytes")
-                suffix = Path(member.name).suffix.lower() if member.isreg() else ""
+                name = Path(member.name)
+                suffix = name.suffix.lower() if member.isreg() and not name.name.startswith(".") else ""
                 if suffix and member.issparse():
                     yield ImageReference("unreadable", f"{file}/{member.name}", "a sparse file in a tar file")
                 elif suffix in IMAGE_SUFFIXES:

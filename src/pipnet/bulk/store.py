@@ -209,7 +209,9 @@ class Store:
             WriteError: it cannot be written.
         """
         try:
+            is_cut_off = self._done.is_file() and not self._done.read_bytes().endswith(b"\n")
             with self._done.open("ab") as file:
+                file.write(b"\n" * is_cut_off)
                 file.write(json.dumps(asdict(record)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import PIL.Image
 
-from pipnet.bulk.crash_journal import Attempt
+from pipnet.bulk.crash_journal import MAX_FAILURES, Attempt
 from pipnet.bulk.image_reader import ImageReader
 from pipnet.bulk.job_config import JobConfig
 from pipnet.bulk.rows import to_parquet
@@ -72,17 +72,23 @@ class Worker:
         try:
             with Attempt(journal.path, self._config.timeout) as attempt:
                 rows_by_image = ShardLabeler(landmarker, shard, reader, attempt).label()
+                rows = [row for image_rows in rows_by_image for row in image_rows]
+                if not attempt.start_step("write", len(rows_by_image)):
+                    raise DataError(
+                        f"shard {shard.number} cannot be written: its worker died {MAX_FAILURES} times: start"
+                        " anew with a smaller --shard-size"
+                    )
+                checksum = self._store.write_shard(shard.number, to_parquet(rows))
         except OSError as error:
             place = error.filename or self._config.folder
             raise WriteError(f"{place}: cannot be written here: {error.strerror or error}") from None
-        rows = [row for image_rows in rows_by_image for row in image_rows]
         return ShardRecord(
             number=shard.number,
             images=len(rows_by_image),
             faces=sum("face" in row for row in rows),
             errors=sum("error" in row for row in rows),
             rows=len(rows),
-            sha256=self._store.write_shard(shard.number, to_parquet(rows)),
+            sha256=checksum,
             low_quality=sum(_is_low(row.get("quality")) for row in rows),
         )
 

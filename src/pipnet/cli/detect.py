@@ -100,29 +100,31 @@ def detect(
     overlays = plan_overlays(inputs, output, pts)
     failed = 0
     qualities: list[np.ndarray] = []
-    for image, overlay in show_progress(zip(inputs, overlays, strict=True), len(inputs), "detecting"):
-        row: dict[str, Any] = {"image": str(image.path), "width": None, "height": None, "faces": []}
-        error = image.error
-        if error is None:
-            try:
-                result = landmarker(_source(image), boxes)
-                row |= result.to_dict()
-                qualities.append(result.quality)
-                files.add(image, result)
-                if overlay is not None:
-                    _write(result, overlay, pts)
-            except Exception as exception:  # one image must not stop the others
-                error = _describe(exception, image.path)
-                print_traceback(exception)
-        if error is not None:
-            failed += 1
-            say_error(error)
-            files.add_error(image, error)
-        if json:
-            print(jsonlib.dumps({**row, "error": error}), flush=True)
-        elif error is None:
-            say(f"{image.path}: {counted(len(row['faces']), 'face')}")
-    files.write()
+    try:
+        for image, overlay in show_progress(zip(inputs, overlays, strict=True), len(inputs), "detecting"):
+            row: dict[str, Any] = {"image": str(image.path), "width": None, "height": None, "faces": []}
+            error = image.error
+            if error is None:
+                try:
+                    result = landmarker(_source(image), boxes)
+                    row |= result.to_dict()
+                    qualities.append(result.quality)
+                    files.add(image, result)
+                    if overlay is not None:
+                        _write(result, overlay, pts)
+                except Exception as exception:  # one image must not stop the others
+                    error = _describe(exception, image.path)
+                    print_traceback(exception)
+            if error is not None:
+                failed += 1
+                say_error(error)
+                files.add_error(image, error)
+            if json:
+                print(jsonlib.dumps({**row, "error": error}), flush=True)
+            elif error is None:
+                say(f"{image.path}: {counted(len(row['faces']), 'face')}")
+    finally:  # also after Ctrl-C
+        files.write()
     if failed and len(inputs) > 1:
         say(f"{len(inputs) - failed} of {len(inputs)} images done, {failed} failed")
     quality = np.concatenate([np.zeros(0), *qualities])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import tomllib
 from json import dumps
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from pipnet.cli import say, training_imports
 from pipnet.cli.options import OptionalOutput
 from pipnet.errors import PipnetError, printable
 from pipnet.hub import DEFAULT_MODEL, find_model
+from pipnet.inference.backends.external_model import MAX_BYTES
 from pipnet.inference.scheme_figure import draw_scheme, mean_face
 from pipnet.io.image import write_image
+from pipnet.io.regular_file import read_file
 from pipnet.metadata import ModelMetadata
 from pipnet.scheme import BUILT_IN, LandmarkScheme
 
@@ -31,7 +35,8 @@ def info(
     Parameters
     ----------
     model
-        A model's name, .onnx file, .safetensors checkpoint, folder or hub id. With --landmarks also a scheme:
+        A model's name, .onnx file, .safetensors checkpoint, folder or hub id, or the .toml file of another
+        project's network. With --landmarks also a scheme:
         300w, wflw, ... or FILE.toml.
     landmarks
         Print the number, name, region and mirror partner of each landmark instead.
@@ -81,12 +86,19 @@ def _printable(text: str) -> str:
 
 def _read_landmarks(name: str) -> tuple[LandmarkScheme, Float64[np.ndarray, "landmarks 2"] | None]:
     """Return the scheme of a model or the scheme itself, and its mean face where it is known."""
-    if name in BUILT_IN or name.endswith(".toml"):
+    if name in BUILT_IN or (name.endswith(".toml") and not _describes_a_model(Path(name))):
         scheme = LandmarkScheme.load(name)
         return scheme, mean_face(scheme)
     _, metadata = _read(name)
     # The mean face of a network of another project may be unknown.
     return metadata.scheme, metadata.mean_face if metadata.mean_face.any() else mean_face(metadata.scheme)
+
+
+def _describes_a_model(path: Path) -> bool:
+    """Whether a TOML file describes a network of another project, not a scheme."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return "model" in tomllib.loads(read_file(path, MAX_BYTES).decode("utf-8"))
+    return False
 
 
 def _print_landmarks(scheme: LandmarkScheme) -> None:

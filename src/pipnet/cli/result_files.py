@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipnet.errors import PipnetError
+from pipnet.errors import PipnetError, WriteError
 from pipnet.evaluation.gallery.results_page import ResultsPage
 from pipnet.inference.results import FaceLandmarks
 from pipnet.inference.tables import coco_category, face_columns, face_rows
-from pipnet.io.atomic import make_folder, write_text
+from pipnet.io.atomic import check_writable, write_text
 from pipnet.io.csv_file import write_csv_file
 from pipnet.io.discovery import FoundImage
 from pipnet.io.text import relative_name
@@ -30,14 +30,14 @@ class ResultFiles:
 
         Raises:
             PipnetError: a name has another suffix than ``.csv``, ``.json`` and ``.html``.
-            WriteError: a folder cannot be created.
+            WriteError: a file cannot be written.
         """
         for flag, path, suffix in (("--csv", csv, ".csv"), ("--coco", coco, ".json")):
             if path is None:
                 continue
             if path.suffix.lower() != suffix:
                 raise PipnetError(f"{flag} {path!s:.80}: expected the name of a file that ends in {suffix}")
-            make_folder(path.parent)
+            check_writable(path)
         self.csv, self.coco, self.scheme = csv, coco, metadata.scheme
         self._page = None if html is None else ResultsPage(html, total, metadata)
         self._rows: list[list[Any]] = []
@@ -63,13 +63,25 @@ class ResultFiles:
             self._page.add_error(_short_name(image), error.replace(str(image.path), _short_name(image)))
 
     def write(self) -> None:
-        """Write the files atomically.
+        """Write the files atomically, each of them even if another one cannot be written.
 
         Raises:
             WriteError: a file cannot be written; the previous version is kept.
         """
+        errors: list[WriteError] = []
+        for write in (self._write_csv, self._write_coco, self._write_page):
+            try:
+                write()
+            except WriteError as error:
+                errors.append(error)
+        if errors:
+            raise WriteError("; ".join(map(str, errors)))
+
+    def _write_csv(self) -> None:
         if self.csv is not None:
             write_csv_file(self.csv, ["image", *face_columns(self.scheme)], self._rows)
+
+    def _write_coco(self) -> None:
         if self.coco is not None:
             table = {
                 "images": self._images,
@@ -77,6 +89,8 @@ class ResultFiles:
                 "categories": [coco_category(self.scheme)],
             }
             write_text(self.coco, json.dumps(table))
+
+    def _write_page(self) -> None:
         if self._page is not None:
             self._page.write()
 

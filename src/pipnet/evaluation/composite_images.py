@@ -52,6 +52,7 @@ def composites(
             background = PIL.Image.fromarray(resize(read_image(other.image)[::-1], WIDTH, HEIGHT))
             canvas = np.array(background.filter(PIL.ImageFilter.GaussianBlur(3)))
             matrix = _paste(pasted, canvas, scale, rng)
+            dx, dy = sample.label_offset
             yield (
                 canvas,
                 replace(
@@ -61,6 +62,7 @@ def composites(
                     box=_map_box(sample.box, matrix),
                     source_box=_map_box(sample.source_box, matrix),
                     crop_box=_map_box(sample.crop_box, matrix),
+                    label_offset=(dx * float(matrix[0, 0]), dy * float(matrix[1, 1])),
                 ),
             )
 

@@ -77,6 +77,24 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8"))
 
 
+def check_writable(path: Path) -> None:
+    """Create the folder of a file that is written later, and refuse a path that cannot be written.
+
+    Raises:
+        WriteError: it is a folder, or its folder cannot be created or written to.
+    """
+    if path.is_dir():
+        raise WriteError(f"{path}: cannot be written: it is a folder")
+    make_folder(path.parent)
+    with contextlib.suppress(_UnusedError), atomic_write(path) as temporary:
+        temporary.touch()
+        raise _UnusedError
+
+
+class _UnusedError(Exception):
+    """Ends an atomic write without its file."""
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents, unless it exists.
 

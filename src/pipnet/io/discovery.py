@@ -31,7 +31,8 @@ class FoundImage:
 def walk(folder: Path, on_error: Callable[[OSError], object]) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Walk like `os.walk`, in sorted order and without hidden files; links to folders are followed.
 
-    A folder that was walked already, such as the target of a link to a parent folder, is not walked again.
+    A folder is walked once: a link to a folder that was walked already, or that is walked without the link
+    because it lies below ``folder``, is left out.
 
     Args:
         folder: where to start.
@@ -42,6 +43,7 @@ def walk(folder: Path, on_error: Callable[[OSError], object]) -> Iterator[tuple[
         of its files, without hidden ones such as ``._a.jpg`` of macOS.
     """
     walked: set[str] = set()
+    top = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(folder, onerror=on_error, followlinks=True):
         walked.add(os.path.realpath(parent))
         kept = []
@@ -49,12 +51,19 @@ def walk(folder: Path, on_error: Callable[[OSError], object]) -> Iterator[tuple[
             path = Path(parent, name)
             if path.is_symlink():
                 target = os.path.realpath(path)
-                if target in walked:
+                if target in walked or _is_walked_below(top, Path(target)):
                     continue
                 walked.add(target)
             kept.append(name)
         folders[:] = kept
         yield Path(parent), folders, sorted(f for f in files if not f.startswith("."))
+
+
+def _is_walked_below(top: Path, target: Path) -> bool:
+    """Whether the target of a link is a subfolder that is not hidden."""
+    if not target.is_relative_to(top):
+        return False
+    return not any(part.startswith(".") for part in target.relative_to(top).parts)
 
 
 def files_below(
@@ -93,7 +102,7 @@ def find_images(names: Sequence[str], skip: Path | None = None) -> Iterator[Foun
     """Yield the images of files, folders and glob patterns, in a stable order; errors are yielded too.
 
     Args:
-        names: paths of files and folders, glob patterns, and `STANDARD_INPUT`.
+        names: paths of files and folders, glob patterns of them, and `STANDARD_INPUT`.
         skip: a folder of results, which is left out if it is inside a requested folder.
     """
     for name in names:
@@ -108,14 +117,26 @@ def find_images(names: Sequence[str], skip: Path | None = None) -> Iterator[Foun
             elif path.is_dir():
                 yield from _images_of_folder(path, skip)
             elif glob.has_magic(name) and not path.exists():
-                matches = sorted(Path(match) for match in glob.glob(name, recursive=True))  # noqa: PTH207
-                yield from (FoundImage(match, match.parent) for match in matches if not match.is_dir())
-                if not matches:
-                    yield FoundImage(path, path.parent, f"{name}: no file matches this pattern")
+                yield from _images_of_pattern(name, skip)
             else:
                 yield FoundImage(path, path.parent)
         except OSError as error:  # a name that the system refuses, such as one in a locked folder
             yield FoundImage(path, path.parent, f"{name}: {error.strerror}")
+
+
+def _images_of_pattern(pattern: str, skip: Path | None) -> Iterator[FoundImage]:
+    matches = sorted(Path(match) for match in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    folders = {match for match in matches if match.is_dir()}
+    for match in matches:
+        if not folders.isdisjoint(match.parents):
+            continue  # it is found in its folder
+        if match not in folders:
+            yield FoundImage(match, match.parent)
+        elif skip is None or match.resolve() != skip.resolve():
+            yield from _images_of_folder(match, skip)
+    if not matches:
+        path = Path(pattern)
+        yield FoundImage(path, path.parent, f"{pattern}: no file matches this pattern")
 
 
 def _images_of_folder(folder: Path, skip: Path | None) -> Iterator[FoundImage]:

@@ -23,7 +23,7 @@ import PIL.Image
 from pipnet.errors import ImageError, ImageTooLargeError, installed_from, one_line
 from pipnet.geometry import Image
 from pipnet.io.atomic import atomic_write
-from pipnet.io.image_array import check_size, deep_to_8_bits, white_level
+from pipnet.io.image_array import check_size, deep_to_8_bits
 from pipnet.io.regular_file import open_file
 
 MAX_PIXELS = 100_000_000
@@ -76,7 +76,8 @@ def ignore_pillow_warnings() -> None:
 def read_image(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> Image:
     """Return an image file as RGB: EXIF orientation is applied, alpha is dropped, 16 bits are scaled to 8.
 
-    The first frame of an animation is read. Images of 10 or 12 bits in 16 are scaled as in `image_array`.
+    The first frame of an animation is read. Images of 10 or 12 bits in 16 are scaled as in `image_array`, but
+    not gray ones with alpha, of which Pillow reads the high bytes only.
 
     Raises:
         ImageError: missing, empty, truncated, not an image, or more than ``max_pixels``.
@@ -315,10 +316,11 @@ def _decode(image: PIL.Image.Image, max_pixels: int) -> Image:
 
 def _deep_gray_to_rgb(image: PIL.Image.Image) -> Image:
     """Return a gray image of 16 or 32 bits as RGB; white of 32 bits is guessed: 1, 255, 65535 or maximum."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
-    highest = np.percentile(values, 99)  # a few pixels may be brighter than white
-    white = next((white for white in (1, 255, 65535) if highest <= white), values.max())
     if image.mode.startswith("I;16"):
-        white = white_level(int(values.max()))
-    gray = (values / white * 255).clip(0, 255).astype(np.uint8)
+        gray = deep_to_8_bits(np.asarray(image))
+    else:
+        values = np.nan_to_num(np.asarray(image, dtype=np.float32))
+        highest = np.percentile(values, 99)  # a few pixels may be brighter than white
+        white = next((white for white in (1, 255, 65535) if highest <= white), values.max())
+        gray = np.rint(values / white * 255).clip(0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=2)

@@ -65,8 +65,6 @@ class Block(nn.Module):
 class FaceDetectorNet(nn.Module):
     """Maps an image to the answers of all cells."""
 
-    cell_centers: Tensor
-
     def __init__(self, config: FaceDetectorConfig | None = None) -> None:
         super().__init__()
         config = config or FaceDetectorConfig()

@@ -166,7 +166,8 @@ class FaceCrops:
                 pixels = np.memmap(self._folder / "pixels.bin", np.uint8, "r")
                 start, height, width = index[-1][:3]
                 if len(index) == len(self) and len(pixels) == start + height * width * 3:
-                    os.utime(self._folder)
+                    with contextlib.suppress(OSError):  # a cache that may only be read
+                        os.utime(self._folder)
                     return index, pixels
             except (OSError, ValueError, LookupError):
                 pass

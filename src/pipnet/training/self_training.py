@@ -192,7 +192,7 @@ def _save_labels(
 ) -> Path:
     """Write the table of pseudo-labels, images of its quality, and the record; return the table's path.
 
-    The table is written last: it marks the labeling as finished.
+    The table marks the labeling as finished. The images follow it, so that no error of theirs loses it.
     """
     if not labels:
         raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
@@ -201,9 +201,9 @@ def _save_labels(
         values = [getattr(label, key) for label in labels]
         record[key] = {f"p{p}": round(float(np.percentile(values, p)), 4) for p in (5, 50, 95)}
     folder.mkdir(parents=True, exist_ok=True)
-    draw_quality(labels, scheme, folder)
     write_text(folder / LABELING_RECORD, json.dumps(record, indent=1) + "\n")
     write_pseudo_labels(folder / LABELS, labels)
+    draw_quality(labels, scheme, folder)
     return folder / LABELS
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -33,7 +34,7 @@ from torch.utils.data import DataLoader
 from pipnet.annotations.samples import FaceSample, fingerprint
 from pipnet.box_adapter import BoxAdapter
 from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError, one_line
-from pipnet.io.atomic import atomic_write, write_text
+from pipnet.io.atomic import atomic_write, make_folder, write_text
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.distributed import all_reduce_mean, is_peer_failure, is_rank_zero, sync_batch_norm
 from pipnet.model.heads.base import Supervision
@@ -89,16 +90,28 @@ def train(recipe: Recipe, run: Path, resume: bool = False, max_steps: int | None
         with training_settings(recipe.deterministic, exact=recipe.precision == "float32"):
             return Trainer(recipe, run, resume).fit(max_steps)
     except WriteError as error:
-        raise WriteError(f"{error}; saved files remain: continue with --resume") from None
+        raise WriteError(f"{error}{_resume_hint(run)}") from None
     except OSError as error:
-        reason = error.strerror or error
-        raise PipnetError(
-            f"{error.filename or run}: {reason}; saved files remain: continue with --resume"
-        ) from None
-    except RuntimeError as error:
-        if not is_peer_failure(error):
+        raise PipnetError(f"{error.filename or run}: {error.strerror or error}{_resume_hint(run)}") from None
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and is_peer_failure(error):
+            message = "another process of this training failed; then continue with --resume"
+        elif _is_out_of_memory(error):
+            message = f"not enough memory: lower optim.batch_size, or workers{_resume_hint(run)}"
+        else:
             raise
-        raise PipnetError("another process of this training failed; then continue with --resume") from None
+        raise PipnetError(message) from None
+
+
+def _resume_hint(run: Path) -> str:
+    return "; saved files remain: continue with --resume" if (run / STATE).is_file() else ""
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed on the CPU or GPU, or the system killed a process that prepares faces."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return bool(re.search("can't allocate memory|DataLoader worker .* is killed by signal", str(error)))
 
 
 class Trainer:
@@ -113,7 +126,7 @@ class Trainer:
         self.device = self.accelerator.device
         self.workers = resolve_workers(recipe.workers, self.device)
         self.split = load_split(recipe)
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         self.log = TrainingLog(run, recipe.optim.epochs, quiet=not is_rank_zero())
         with self.accelerator.local_main_process_first():  # the others find the decoded faces in the cache
             self.dataset = self._training_set()

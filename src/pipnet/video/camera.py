@@ -139,7 +139,7 @@ class LiveReader:
         """Read frames until the end; runs in the thread."""
         try:
             with self._open() as container:
-                for arrival in self._arrivals(container):
+                for arrival in self._arrivals(container, latest):
                     if latest.stopped:
                         return
                     latest.put(arrival)
@@ -147,7 +147,7 @@ class LiveReader:
         except Exception as error:  # raised again by `LatestFrame.take`
             latest.stop(error)
 
-    def _arrivals(self, container: InputContainer) -> Iterator[_Arrival]:
+    def _arrivals(self, container: InputContainer, latest: LatestFrame) -> Iterator[_Arrival]:
         """Yield all frames that can be decoded; corrupt packets, as at the start of a stream, are skipped."""
         import av
 
@@ -155,7 +155,7 @@ class LiveReader:
         self.fps = float(stream.average_rate or DEFAULT_FPS)
         self._pixel_aspect = float(stream.sample_aspect_ratio or 1)
         packets = container.demux(stream)
-        while True:
+        while not latest.stopped:
             try:
                 packet = next(packets)
             except StopIteration:

@@ -21,7 +21,7 @@ from pipnet.errors import PipnetError, printable
 from pipnet.evaluation.gallery.html_page import PageContent, Sort, caption, layer, render_page
 from pipnet.geometry import Box, Image
 from pipnet.inference.results import FaceLandmarks
-from pipnet.io.atomic import make_folder, write_text
+from pipnet.io.atomic import check_writable, write_text
 from pipnet.io.text import counted
 from pipnet.metadata import ModelMetadata
 from pipnet.warp import resize
@@ -50,11 +50,11 @@ class ResultsPage:
 
         Raises:
             PipnetError: the name does not end in ``.html``.
-            WriteError: the folder cannot be created.
+            WriteError: it cannot be written.
         """
         if path.suffix.lower() not in (".html", ".htm"):
             raise PipnetError(f"--html {path!s:.80}: expected the name of a file that ends in .html")
-        make_folder(path.parent)
+        check_writable(path)
         self.path, self._total, self._metadata = path, total, metadata
         self._side = min(_MAX_SIDE, int((_PIXELS / max(min(total, MAX_IMAGES), 1)) ** 0.5))
         self._shown = set(evenly_spaced(range(total), MAX_IMAGES))
@@ -64,20 +64,21 @@ class ResultsPage:
     def add(self, name: str, faces: FaceLandmarks) -> None:
         """Add an image with its faces."""
         self._faces += len(faces)
-        self._add(name, _thumbnail(faces.image, self._side), _drawing(faces), _values(faces))
+        if self._added in self._shown:
+            self._add_tile(name, _thumbnail(faces.image, self._side), _drawing(faces), _values(faces))
+        self._added += 1
 
     def add_error(self, name: str, error: str) -> None:
         """Add an image that could not be read."""
         self._failed += 1
-        self._add(name, f'<span class="error">{escape(printable(error))}</span>', "", {})
-
-    def _add(self, name: str, image: str, drawing: str, values: dict[str, str]) -> None:
-        index = self._added
+        if self._added in self._shown:
+            self._add_tile(name, f'<span class="error">{escape(printable(error))}</span>', "", {})
         self._added += 1
-        if index not in self._shown:
-            return
+
+    def _add_tile(self, name: str, image: str, drawing: str, values: dict[str, str]) -> None:
         numbers = {key: text.partition(" ")[0] for key, text in values.items()}
-        data = " ".join(f'data-{key}="{text}"' for key, text in {"order": str(index), **numbers}.items())
+        numbers["order"] = str(self._added)
+        data = " ".join(f'data-{key}="{text}"' for key, text in numbers.items())
         label = escape(", ".join([printable(name), *(f"{key} {text}" for key, text in values.items())]))
         facts = "".join(f"<span>{key} <b>{text}</b></span>" for key, text in values.items())
         self._tiles.append(
@@ -98,7 +99,9 @@ class ResultsPage:
         facts[0] += f" {self._metadata.name}."
         if self._failed:
             facts.append(f"{counted(self._failed, 'image')} could not be read.")
-        if self._total > len(self._tiles):
+        if self._added < self._total:
+            facts.append(f"Interrupted after {counted(self._added, 'image')}.")
+        if self._added > len(self._tiles):
             facts.append(f"{len(self._tiles):,} of the images are shown, evenly spaced, not selected.")
         facts.append(
             f"Faces of a quality below {LOW_QUALITY} are red. This file loads nothing from other places."
@@ -135,7 +138,7 @@ def _drawing(faces: FaceLandmarks) -> str:
     parts = []
     for face in faces:
         low = " low" if face.quality < LOW_QUALITY else ""
-        parts.append(_box(f"box{low}", scale * face.box))
+        parts.append(_box(f"box{low}", scale * (face.box + 0.5)))
         parts.append(layer(f"label{low}", scale * (face.points + 0.5), faces.scheme))
     shape = f"0 0 {round(width * scale)} {round(height * scale)}"
     return f'<svg viewBox="{shape}" aria-hidden="true">{"".join(parts)}</svg>'

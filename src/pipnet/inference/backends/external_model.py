@@ -42,7 +42,7 @@ from pipnet.io.regular_file import read_file, typed_errors
 from pipnet.metadata import EXTERNAL, MAX_INPUT_SIZE, MIN_CROP_SCALE, ModelMetadata
 from pipnet.scheme import BUILT_IN, LandmarkScheme, SchemeMapping
 
-_MAX_BYTES = 2_000_000
+MAX_BYTES = 2_000_000
 """Maximum size of a TOML file."""
 
 
@@ -88,7 +88,7 @@ class ExternalModelConfig:
             ModelError: missing, malformed, an unknown or missing key, or a value out of range.
         """
         with typed_errors(ModelError, f"{path}: not a readable TOML file"):
-            table: dict[str, Any] = tomllib.loads(read_file(path, _MAX_BYTES).decode("utf-8"))
+            table: dict[str, Any] = tomllib.loads(read_file(path, MAX_BYTES).decode("utf-8"))
         try:
             values = {**table, "model": path.parent / table["model"]}
             if "adapter" in table:
