@@ -199,6 +199,12 @@ def test_training_is_deterministic_and_not_overwritten(photos, trained, tmp_path
     train_face_detector(small_recipe(photos), tmp_path, resume=True)  # nothing is left to do
     with pytest.raises(RecipeError, match="another recipe; it differs in seed"):
         train_face_detector(small_recipe(photos, seed=1), tmp_path, resume=True)
+    (tmp_path / "last.pt").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match="last.pt: cannot be resumed from"):
+        train_face_detector(small_recipe(photos), tmp_path, resume=True)
+    (tmp_path / "last.pt").unlink()
+    with pytest.raises(RecipeError, match=r"holds a training \(pipnet-face.safetensors\)"):
+        train_face_detector(small_recipe(photos), tmp_path)
 
 
 def test_training_stopped_between_epochs_resumes_to_the_same_weights(photos, trained, tmp_path, monkeypatch):

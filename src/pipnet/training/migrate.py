@@ -61,7 +61,7 @@ def migrate_run(folder: Path) -> int:
     import torch
 
     from pipnet.training.recipe import FORMAT
-    from pipnet.training.trainer import STATE
+    from pipnet.training.state import STATE
 
     count = migrate_recipe(folder / "recipe.yaml")
     path = folder / STATE

@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 from pipnet.annotations.samples import FaceSample, fingerprint
 from pipnet.box_adapter import BoxAdapter
 from pipnet.errors import ModelError, PipnetError, RecipeError, WriteError, one_line
-from pipnet.io.atomic import atomic_write, make_folder, write_text
+from pipnet.io.atomic import make_folder, write_text
 from pipnet.model.checkpoint import save_checkpoint
 from pipnet.model.distributed import all_reduce_mean, is_peer_failure, is_rank_zero, sync_batch_norm
 from pipnet.model.heads.base import Supervision
@@ -56,10 +56,9 @@ from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.recipe import FORMAT, Recipe, cannot_resume, differences
 from pipnet.training.runtime import build_accelerator, environment, resolve_workers, training_settings
 from pipnet.training.split import load_split
+from pipnet.training.state import STATE, load_state, save_state
 from pipnet.training.validation import face_errors
 
-STATE = "last.pt"
-"""The file in a run folder from which a training resumes."""
 _VALIDATION_WORKERS = 4
 """Maximum number of processes that prepare validation faces for a GPU."""
 _log = logging.getLogger(__name__)
@@ -335,11 +334,7 @@ class Trainer:
             "faces": self._fingerprint(),
             "mean face": self.metadata.mean_face.tolist(),
         }
-        with atomic_write(self.run / STATE) as partial:
-            try:
-                torch.save(state, partial)
-            except RuntimeError as error:  # such as on a full disk
-                raise OSError(f"is the disk full? {one_line(error, 120)}") from None
+        save_state(self.run / STATE, state)
 
     def _resume(self) -> None:
         path = self.run / STATE
@@ -347,14 +342,14 @@ class Trainer:
             if (self.run / "last.safetensors").exists() and is_rank_zero():
                 _log.warning("%s is missing: the training starts from the beginning", path)
             return
+        state = load_state(path)
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
             recipe = json.loads(state["recipe"])
             is_current = recipe.pop("format", 1) == FORMAT
             changed = self._changes(state, recipe) if is_current else []
             if is_current and not changed:
                 self._load_state(state)
-        except Exception as error:  # torch raises pickle, zip, runtime and key errors alike
+        except Exception as error:  # torch raises runtime and key errors alike
             raise ModelError(f"{path}: cannot be resumed from: {one_line(error)}") from None
         if not is_current:
             raise RecipeError(f"{path} is of an earlier format, convert it: pipnet migrate {self.run}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 import yaml
@@ -23,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipnet.errors import DataError, RecipeError
-from pipnet.io.atomic import atomic_write, write_text
+from pipnet.io.atomic import atomic_write, make_folder, write_text
 from pipnet.io.discovery import images_below
 from pipnet.io.image import read_image
 from pipnet.model.face_detector import FaceDetectorNet, load_face_detector
@@ -37,9 +38,8 @@ from pipnet.training.face_detector.scenes import SceneComposer
 from pipnet.training.face_detector.validation import as_input, detect, match
 from pipnet.training.optim import build_optimizer, build_scheduler
 from pipnet.training.runtime import environment, resolve_precision, training_settings
+from pipnet.training.state import STATE, load_state, save_state
 
-STATE = "last.pt"
-"""The file in a run folder from which a training resumes."""
 _VALIDATION_STRIDE = 20
 """Every so many photos, one is for validation."""
 _FREE = {"photos", "backgrounds", "workers"}
@@ -74,15 +74,20 @@ def train_face_detector(recipe: FaceDetectorRecipe, run: Path, resume: bool = Fa
         The path of the weights.
 
     Raises:
-        RecipeError: the recipe has no photos, or the run folder holds a training that is not to be resumed,
-            or one with another recipe.
+        RecipeError: the recipe has no photos or fewer scenes than a batch, or the run folder holds a training
+            that is not to be resumed, or one with another recipe.
         DataError, ImageError: photos are missing or not usable.
+        ModelError: the state in the run folder is damaged.
+        WriteError: the run folder cannot be written, such as on a full disk.
         DivergenceError: the loss is not finite or explodes; the weights of the epoch before are kept.
     """
     if recipe.photos is None:
         raise RecipeError("photos is missing: the table of labeled photos")
-    if (run / STATE).exists() and not resume:
-        raise RecipeError(f"{run} holds a training ({STATE}): use --resume, or choose another folder")
+    if recipe.scenes < recipe.optim.batch_size:
+        raise RecipeError(f"scenes must be at least optim.batch_size, {recipe.optim.batch_size}")
+    files = [name for name in (STATE, _weights_name(recipe)) if (run / name).exists()]
+    if files and not resume:
+        raise RecipeError(f"{run} holds a training ({files[0]}): use --resume, or choose another folder")
     with training_settings():
         return _Training(recipe, run).fit()
 
@@ -93,7 +98,7 @@ class _Training:
     def __init__(self, recipe: FaceDetectorRecipe, run: Path) -> None:
         assert recipe.photos is not None
         self.recipe, self.run = recipe, run
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         photos = [photo for photo in load_photos(recipe.photos) if not photo.group.endswith("held-out")]
         if len(photos) < 2 * _VALIDATION_STRIDE:
             raise DataError(f"{recipe.photos}: {len(photos)} photos are too few to train on")
@@ -137,7 +142,7 @@ class _Training:
     @property
     def weights(self) -> Path:
         """The file of the averaged weights."""
-        return self.run / f"{self.recipe.name}.safetensors"
+        return self.run / _weights_name(self.recipe)
 
     def _train_epoch(self) -> dict[str, float]:
         """Train one epoch and return the mean of each term of the loss."""
@@ -190,15 +195,18 @@ class _Training:
         recipe = json.dumps(self.recipe.to_dict())
         tensors = {k: v.contiguous() for k, v in self.ema.module.state_dict().items()}
         with atomic_write(self.weights) as partial:
-            safetensors.torch.save_file(tensors, partial, {"recipe": recipe})
+            try:
+                safetensors.torch.save_file(tensors, partial, {"recipe": recipe})
+            except safetensors.SafetensorError as error:  # such as on a full disk
+                raise OSError(str(error)) from None
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
         state |= {"average": self.ema.module.state_dict(), "epoch": self.epoch, "step": self.step}
-        with atomic_write(self.run / STATE) as partial:
-            torch.save({**state, "recipe": recipe, "rows": self.rows, "first_loss": self.first_loss}, partial)
+        state |= {"recipe": recipe, "rows": self.rows, "first_loss": self.first_loss}
+        save_state(self.run / STATE, state)
         write_text(self.run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def _resume(self) -> None:
-        state = torch.load(self.run / STATE, weights_only=True)
+        state = load_state(self.run / STATE)
         before, now = json.loads(state["recipe"]), self.recipe.to_dict()
         changed = sorted(key for key in now if key not in _FREE and before.get(key) != now[key])
         if changed:
@@ -210,6 +218,10 @@ class _Training:
         self.ema.module.load_state_dict(state["average"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.rows, self.first_loss = state["rows"], state["first_loss"]
+
+
+def _weights_name(recipe: FaceDetectorRecipe) -> str:
+    return f"{recipe.name}.safetensors"
 
 
 def _collate(batch: Sequence[tuple[Tensor, Targets]]) -> tuple[Tensor, Targets]:
