@@ -81,11 +81,8 @@ class FaceLandmarker:
         cls, config: LandmarkerConfig, runtime: RuntimeConfig | None = None, box_format: str = "face"
     ) -> FaceLandmarker:
         """Load the model and the detector that a config names; otherwise the same as the constructor."""
-        landmarker = cls.__new__(cls)
-        model = load_model(find_model(config.model), runtime)
-        threads = None if runtime is None else runtime.threads
-        landmarker.pipeline = Pipeline(model, config.detector, config, box_format, threads)
-        return landmarker
+        options = {**vars(config), **vars(runtime or RuntimeConfig())}
+        return cls(options.pop("model"), options.pop("detector"), box_format=box_format, **options)
 
     @property
     def model(self) -> CropModel:
