@@ -25,7 +25,7 @@ from pipnet.evaluation.evaluate import evaluate as measure
 from pipnet.evaluation.matplotlib_figure import require_figures
 from pipnet.evaluation.peer_comparison import compare_with_peer, peers_table
 from pipnet.evaluation.record import write_record
-from pipnet.evaluation.report import contact_sheet, plot_ced, results_table
+from pipnet.evaluation.report import SHEET_FACES, contact_sheet, plot_ced, results_table
 from pipnet.field_checks import Range  # noqa: F401  (see EvaluationConfig)
 from pipnet.hub import DEFAULT_MODEL
 from pipnet.inference.landmarker import FaceLandmarker
@@ -146,7 +146,9 @@ def evaluate(
         }
         write_record(output, metadata, settings, errors)
         plot_ced({name: result.nmes for name, result in zip(names, results, strict=True)}, output / "ced.png")
-        contact_sheet(errors, labeled_images([]), metadata.scheme, output / "worst.jpg")
+        worst = {errors.samples[i].name for i in errors.worst(SHEET_FACES)}
+        shown = labeled_images([]) if composites else decoded([s for s in samples if s.name in worst])
+        contact_sheet(errors, shown, metadata.scheme, output / "worst.jpg")
     return 1 if unreadable else 0
 
 

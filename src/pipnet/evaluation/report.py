@@ -21,7 +21,7 @@ from pipnet.scheme import LandmarkScheme
 
 _TILE_SIZE = 200
 """Side of a face on the contact sheet in pixels."""
-_SHEET_FACES = 12
+SHEET_FACES = 12
 _LABEL_STYLE = DrawStyle(color="orange")
 """Labels have another color than predictions."""
 _FRAMES = {"pixels": "pixels", "official": "official", "offset_removed": "offset removed"}
@@ -103,14 +103,14 @@ def contact_sheet(
 
     Args:
         errors: the result of the evaluation.
-        images: the evaluated faces once more, in any order.
+        images: the evaluated faces once more, at least the worst, in any order.
         scheme: the scheme of the landmarks.
         path: the image to write.
 
     Raises:
         WriteError: the image cannot be written.
     """
-    worst = {errors.samples[i].name: i for i in errors.worst(_SHEET_FACES)}
+    worst = {errors.samples[i].name: i for i in errors.worst(SHEET_FACES)}
     pairs = {}
     for image, sample in images:
         if sample.name not in worst:
