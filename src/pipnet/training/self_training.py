@@ -192,7 +192,7 @@ def _save_labels(
 ) -> Path:
     """Write the table of pseudo-labels, images of its quality, and the record; return the table's path.
 
-    The table marks the labeling as finished. The images follow it, so that no error of theirs loses it.
+    With the table the labeling is finished. The images follow, so that no error in them loses it.
     """
     if not labels:
         raise DataError(f"no pseudo-label is usable: {dict(dropped)}")
