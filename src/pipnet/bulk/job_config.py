@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +12,7 @@ from pipnet.config import LandmarkerConfig, RuntimeConfig
 from pipnet.errors import DataError, PipnetError
 from pipnet.hub import find_model, packaged_models
 from pipnet.inference.backends.external_model import ExternalModelConfig
+from pipnet.inference.detectors.yunet import yunet_override
 from pipnet.inference.landmarker import FaceLandmarker
 from pipnet.metadata import ModelMetadata
 from pipnet.scheme import BUILT_IN
@@ -64,7 +64,7 @@ class JobConfig:
             files += [external.model, *([] if external.scheme in BUILT_IN else [Path(external.scheme)])]
         detector, _, detector_file = self.landmarker.detector.partition(":")
         if detector == "yunet":
-            detector_file = detector_file or os.environ.get("PIPNET_YUNET", "")
+            detector_file = detector_file or yunet_override() or ""
         if detector_file:
             files.append(Path(detector_file))
         digest = hashlib.sha256()

