@@ -82,9 +82,12 @@ def is_slow(block: Block) -> bool:
 
 
 def shell_cases() -> Iterator[object]:
-    for block in SHELL_BLOCKS:
-        marks = [pytest.mark.slow] if is_slow(block) else []
-        yield pytest.param(block, id=f"{block.page}-{block.number}", marks=marks)
+    """Give the blocks of each page in order, the fast ones and the slow ones."""
+    for page in PAGES:
+        blocks = [block for block in SHELL_BLOCKS if block.page == page]
+        for slow, marks in ((False, []), (True, [pytest.mark.slow])):
+            if chosen := [block for block in blocks if is_slow(block) is slow]:
+                yield pytest.param(chosen, id=f"{page}-{'slow' if slow else 'fast'}", marks=marks)
 
 
 @pytest.fixture
@@ -104,11 +107,13 @@ def checkout(tmp_path, shared, monkeypatch):
 # -- commands ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", list(shell_cases()))
-def test_shell_block_works(block, checkout, request):
-    address = request.getfixturevalue("service") if "pipnet serve" in block.text else ""
-    for line in lines_of(block):
-        run_line(line.replace(SERVICE, address))
+@pytest.mark.parametrize("blocks", list(shell_cases()))
+def test_shell_blocks_of_a_page_work(blocks, checkout, request):
+    """A block may read what an earlier block of its page wrote."""
+    for block in blocks:
+        address = request.getfixturevalue("service") if "pipnet serve" in block.text else ""
+        for line in lines_of(block):
+            run_line(line.replace(SERVICE, address))
 
 
 def run_line(line: str) -> None:
