@@ -161,7 +161,7 @@ def _cut(image: Image, box: Box, name: str, config: BundleConfig) -> _Cut:
 
 def _write_webp(path: Path, image: Image, config: BundleConfig) -> None:
     content = io.BytesIO()
-    PIL.Image.fromarray(image).save(content, "WEBP", quality=config.quality)
+    PIL.Image.fromarray(image).save(content, "WEBP", quality=config.quality, method=6)
     path.write_bytes(content.getvalue())
 
 
