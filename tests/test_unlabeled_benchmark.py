@@ -54,6 +54,7 @@ def test_jittered_boxes_are_near_the_true_one_and_repeatable(controlled):
 
 
 def test_gain_is_over_the_seeds_that_row_and_control_share(controlled):
+    gain_of = importlib.import_module("training.unlabeled.controlled_report").gain_of
     row = controlled.BY_NAME[controlled.PLAIN]
     rng = np.random.default_rng(0)
     faces, results = {}, {row.name: {}, row.control: {}}
@@ -63,15 +64,15 @@ def test_gain_is_over_the_seeds_that_row_and_control_share(controlled):
             faces[f"controlled/{name}/{seed}/AFW"] = np.stack([errors, 2 * errors], axis=1)
             results[name][seed] = {}
     del results[row.control]["2"]
-    gain = controlled.gain_of(row, "AFW", results, faces)
+    gain = gain_of(row, "AFW", results, faces)
     assert (gain.mean, gain.low, gain.high) == pytest.approx((10, 10, 10))
     assert gain.two_sigma == pytest.approx(0, abs=1e-9)
     assert gain.seeds == 2
     faces[f"controlled/{row.name}/1/AFW"] *= 0.8 / 0.9  # the seeds differ: 10 and 20 %
-    gain = controlled.gain_of(row, "AFW", results, faces)
+    gain = gain_of(row, "AFW", results, faces)
     assert gain.mean == pytest.approx(15, abs=0.2)
     assert gain.two_sigma == pytest.approx(10, abs=0.2)
-    assert controlled.gain_of(controlled.BY_NAME[controlled.LARGE], "AFW", results, faces) is None
+    assert gain_of(controlled.BY_NAME[controlled.LARGE], "AFW", results, faces) is None
 
 
 @pytest.mark.slow

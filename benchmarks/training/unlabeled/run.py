@@ -46,6 +46,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from _common import ROOT, new_parser, photo_of, provenance, read_results, table, write_report, write_results
 from training.unlabeled import controlled
 from training.unlabeled.controlled import slug
+from training.unlabeled.controlled_report import report as controlled_report
 
 HERE = Path(__file__).parent
 RECIPES = ROOT / "recipes"
@@ -309,7 +310,7 @@ def report(results: dict[str, Any], faces_file: Path) -> list[str]:
         "",
         "## Controls with equal steps",
         "",
-        *controlled.report(results, faces),
+        *controlled_report(results, faces),
         "",
         "## v1's protocols",
         "",
