@@ -199,6 +199,10 @@ def test_training_is_deterministic_and_not_overwritten(photos, trained, tmp_path
     train_face_detector(small_recipe(photos), tmp_path, resume=True)  # nothing is left to do
     with pytest.raises(RecipeError, match="another recipe; it differs in seed"):
         train_face_detector(small_recipe(photos, seed=1), tmp_path, resume=True)
+    fewer = tmp_path / "fewer.jsonl"
+    fewer.write_text("".join(photos.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RecipeError, match="was trained on other photos"):
+        train_face_detector(small_recipe(fewer), tmp_path, resume=True)
     (tmp_path / "last.pt").write_bytes(b"damaged")
     with pytest.raises(ModelError, match="last.pt: cannot be resumed from"):
         train_face_detector(small_recipe(photos), tmp_path, resume=True)

