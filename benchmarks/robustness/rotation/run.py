@@ -1,6 +1,7 @@
 """Rotated faces.
 
     python benchmarks/robustness/rotation/run.py
+    python benchmarks/robustness/rotation/run.py --model pipnet-tiny
 
 Images of 300-W Common, rotated about their center, with and without ``any_rotation``; from true boxes (of
 the rotated landmarks) and from the default detector. A face counts as missed if no detection matches it. The
@@ -34,7 +35,16 @@ from pipnet.progress import show_progress
 from pipnet.warp import warp
 
 sys.path.append(str(Path(__file__).parents[2]))
-from _common import compare_speed, new_parser, provenance, read_results, table, write_report, write_results
+from _common import (
+    compare_speed,
+    measured_on,
+    new_parser,
+    provenance,
+    read_results,
+    table,
+    write_report,
+    write_results,
+)
 
 HERE = Path(__file__).parent
 ANGLES = range(0, 181, 30)
@@ -74,21 +84,22 @@ class CountingDetector:
 def main() -> None:
     """Measure, and write the page."""
     parser = new_parser(__doc__)
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="its results replace earlier ones of it")
     parser.add_argument("--faces", type=int, default=554, help="how many of Common's faces")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for report.md and results.json")
     arguments = parser.parse_args()
-    result = read_results(arguments.out)
+    results = read_results(arguments.out)
     if not arguments.report:
-        result = measure(arguments.shared / "data", arguments.faces)
-        write_results(arguments.out, result)
-    write_report(arguments.out, report(result))
+        results[arguments.model] = measure(arguments.model, arguments.shared / "data", arguments.faces)
+        write_results(arguments.out, results)
+    write_report(arguments.out, report(results))
 
 
-def measure(data: Path, faces: int) -> dict[str, Any]:
-    """Return errors, counts and times by angle."""
+def measure(name: str, data: Path, faces: int) -> dict[str, Any]:
+    """Return errors, counts and times of a model by angle."""
     samples, _, spec = load_samples(data / "300w", "common")
     samples = evenly_spaced(samples, faces)
-    model = CountingModel(load_model(find_model(DEFAULT_MODEL)))
+    model = CountingModel(load_model(find_model(name)))
     detector = CountingDetector(PipnetFaceDetector())
     landmarkers = {
         rotation: FaceLandmarker(model, detector, any_rotation=rotation) for rotation in (False, True)
@@ -115,10 +126,8 @@ def measure(data: Path, faces: int) -> dict[str, Any]:
         for rotation, landmarker in landmarkers.items()
     }
     return {
-        "model": model.metadata.name,
         "faces": len(samples),
         "rows": rows,
-        "timed on": min(TIMED_FACES, len(samples)),
         "WFLW pose": {"faces": len(pose), "nme": yaw},
         **provenance(),
     }
@@ -161,54 +170,54 @@ def rotated(samples: Sequence[FaceSample], angle: float) -> Iterator[LabeledImag
         yield rotated_image, replace(sample, points=points, box=None, source_box=None)
 
 
-def report(result: dict[str, Any]) -> list[str]:
+def report(results: dict[str, Any]) -> list[str]:
     """Return the lines of the page."""
-    rows = result["rows"]
-    runs = [name for name in rows[0] if name not in ("angle", "ms")]
-    errors = [
-        [row["angle"], *(f"{row[run]['nme']:.2f} ({row[run]['missed']})" for run in runs)] for row in rows
-    ]
-    upright, over = rows[0], rows[-1]
-    increase = {run: 100 * (over[run]["nme"] / upright[run]["nme"] - 1) for run in runs}
-    increases = "; ".join(f"{increase[run]:.0f} % ({run})" for run in runs)
-    pose = result["WFLW pose"]
-    without, with_rotation = pose["nme"].values()
-    head = [
-        "degrees",
-        "crops: " + runs[0],
-        *runs[1:],
-        "searches: without",
-        "with",
-        "ms without",
-        "with",
-        "times",
-    ]
-    return [
+    lines = [
         "# Rotated faces",
         "",
-        f"`{result['model']}`, {result['faces']} faces of 300-W Common, rotated about the image's center;",
-        f"`python benchmarks/robustness/rotation/run.py`, commit {result['commit']}.",
+        "Faces of 300-W Common, rotated about the image's center;",
+        "`python benchmarks/robustness/rotation/run.py --model MODEL`.",
         "NME (normalized mean error) in % of the inter-ocular distance over the detected faces; missed faces",
         "in brackets.",
-        "",
-        *table(["degrees", *runs], errors),
-        "",
-        f"Upside down, the error is larger than upright by {increases}.",
+    ]
+    for name, result in results.items():
+        runs = _runs(result)
+        errors = [
+            [row["angle"], *(f"{row[run]['nme']:.2f} ({row[run]['missed']})" for run in runs)]
+            for row in result["rows"]
+        ]
+        origin = f"`{name}`, {result['faces']} faces; {measured_on(result)}:"
+        lines += ["", origin, "", *table(["degrees", *runs], errors)]
+    lines += [
         "",
         "## Cost",
         "",
         "Crops of the model for each face, and searches of the detector for each image; milliseconds per",
-        "image of detector and landmarks, interleaved on"
-        f" {result['timed on']} of the faces ({result['machine']}), and the ratio of both times"
-        " (none where other processes disturbed it).",
-        "",
-        *table(head, [_cost(row, runs) for row in rows]),
+        f"image of detector and landmarks, interleaved on at most {TIMED_FACES} faces, and the ratio of",
+        "both times (none where other processes disturbed it).",
+    ]
+    for name, result in results.items():
+        runs = _runs(result)
+        head = ["degrees", "crops: " + runs[0], *runs[1:], "searches: without", "with"]
+        costs = [_cost(row, runs) for row in result["rows"]]
+        lines += ["", f"`{name}`:", "", *table([*head, "ms without", "with", "times"], costs)]
+    lines += [
         "",
         "## Large yaw",
         "",
-        f"Rotation does not help here. NME on the {pose['faces']} faces of WFLW's pose subset as 68 points,",
-        f"true boxes: {without:.2f}, with any_rotation {with_rotation:.2f}.",
+        "Rotation does not help here. NME on the faces of WFLW's pose subset as 68 points, true boxes:",
+        "",
     ]
+    yaws = [
+        [name, result["WFLW pose"]["faces"], *(f"{nme:.2f}" for nme in result["WFLW pose"]["nme"].values())]
+        for name, result in results.items()
+    ]
+    return [*lines, *table(["model", "faces", "any_rotation False", "True"], yaws)]
+
+
+def _runs(result: dict[str, Any]) -> list[str]:
+    """Return the names of the measurements of an angle."""
+    return [name for name in result["rows"][0] if name not in ("angle", "ms")]
 
 
 def _cost(row: dict[str, Any], runs: list[str]) -> list[object]:
