@@ -23,6 +23,7 @@ import numpy as np
 from pipnet import FaceLandmarker
 from pipnet.annotations.samples import FaceSample, evenly_spaced
 from pipnet.datasets.load import load_samples
+from pipnet.errors import DataError
 from pipnet.evaluation.evaluate import LabeledImage, decoded, evaluate
 from pipnet.geometry import Image, affine
 from pipnet.hub import DEFAULT_MODEL, find_model
@@ -111,10 +112,14 @@ def measure(name: str, data: Path, faces: int) -> dict[str, Any]:
             for true_boxes in (True, False):
                 model.count = detector.count = 0
                 images = show_progress(rotated(samples, angle), len(samples), f"{angle} degrees")
-                errors = evaluate(landmarker, images, spec, true_boxes)
+                try:
+                    errors = evaluate(landmarker, images, spec, true_boxes)
+                    nme, missed = 100 * float(errors.nmes.mean()), len(errors.missed)
+                except DataError:  # no face was found
+                    nme, missed = None, len(samples)
                 row[f"any_rotation {any_rotation}, {'true boxes' if true_boxes else 'detector'}"] = {
-                    "nme": 100 * float(errors.nmes.mean()),
-                    "missed": len(errors.missed),
+                    "nme": nme,
+                    "missed": missed,
                     "crops": model.count / len(samples),
                     "searches": detector.count / len(samples),
                 }
@@ -182,10 +187,7 @@ def report(results: dict[str, Any]) -> list[str]:
     ]
     for name, result in results.items():
         runs = _runs(result)
-        errors = [
-            [row["angle"], *(f"{row[run]['nme']:.2f} ({row[run]['missed']})" for run in runs)]
-            for row in result["rows"]
-        ]
+        errors = [[row["angle"], *(_error(row[run]) for run in runs)] for row in result["rows"]]
         origin = f"`{name}`, {result['faces']} faces; {measured_on(result)}:"
         lines += ["", origin, "", *table(["degrees", *runs], errors)]
     lines += [
@@ -213,6 +215,12 @@ def report(results: dict[str, Any]) -> list[str]:
         for name, result in results.items()
     ]
     return [*lines, *table(["model", "faces", "any_rotation False", "True"], yaws)]
+
+
+def _error(measured: dict[str, Any]) -> str:
+    """Return NME and number of missed faces."""
+    nme = "" if measured["nme"] is None else f"{measured['nme']:.2f} "
+    return f"{nme}({measured['missed']})"
 
 
 def _runs(result: dict[str, Any]) -> list[str]:
