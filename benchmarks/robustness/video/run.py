@@ -289,8 +289,8 @@ def _clip_lines(clips: dict[str, Any]) -> list[str]:
         "## The clips",
         "",
         "Where a head moves fast, many frames repeat the one before, as if the camera had fewer than 25",
-        "frames per second. Raw landmarks move in steps there, which is most of the flicker. Videos that took",
-        "no part in the choice of the settings: [smoothing](../smoothing/report.md).",
+        "frames per second. Raw landmarks move in steps there, which is most of the flicker. Videos that",
+        "took no part in the choice of the settings: [smoothing](../smoothing/report.md).",
         "",
         *table(["clip", "frames", "flicker raw", "file", "reduction", "camera", "reduction"], rows),
     ]
