@@ -1,4 +1,4 @@
-"""Recipes of IJCV 2021, trained here at the papers' settings, beside the published numbers.
+"""Recipes of IJCV 2021, trained here at the paper's settings, beside the published numbers.
 
     python benchmarks/accuracy/papers/run.py ijcv/mobilenetv2_300w --runs RUNS   (resumes; Ctrl-C at any time)
 
@@ -21,6 +21,7 @@ from pipnet.model.torch_model import TorchModel
 from pipnet.papers.paper_report import BACKBONES
 from pipnet.papers.published import TRAINING_FACES, published_nmes
 from pipnet.training.recipe import load_recipe
+from pipnet.training.split import load_split
 from pipnet.training.trainer import train
 
 sys.path.append(str(Path(__file__).parents[2]))
@@ -68,7 +69,7 @@ def run(name: str, shared: Path, runs: Path) -> dict[str, Any]:
         tests[subset] = evaluate(landmarker, decoded(samples), spec).summary(metadata.scheme)
     return {
         "backbone": BACKBONES[recipe.model.backbone.partition(".")[0]],
-        "faces": len(load_samples(data, recipe.data.subset)[0]),
+        "faces": len(load_split(recipe).training),
         "epochs": len(epochs),
         "minutes": round(sum(epoch["seconds"] for epoch in epochs) / 60, 1),
         **provenance(),

@@ -1,7 +1,7 @@
 """Rotated faces.
 
     python benchmarks/robustness/rotation/run.py
-    python benchmarks/robustness/rotation/run.py --model pipnet-tiny
+    python benchmarks/robustness/rotation/run.py --model pipnet-tiny --faces 200
 
 Images of 300-W Common, rotated about their center, with and without ``any_rotation``; from true boxes (of
 the rotated landmarks) and from the default detector. A face counts as missed if no detection matches it. The
@@ -181,7 +181,7 @@ def report(results: dict[str, Any]) -> list[str]:
         "# Rotated faces",
         "",
         "Faces of 300-W Common, rotated about the image's center;",
-        "`python benchmarks/robustness/rotation/run.py --model MODEL`.",
+        "`python benchmarks/robustness/rotation/run.py --model MODEL --faces FACES`.",
         "NME (normalized mean error) in % of the inter-ocular distance over the detected faces; missed faces",
         "in brackets.",
     ]

@@ -204,8 +204,8 @@ class _Training:
                 raise OSError(str(error)) from None
         state = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler")}
         state |= {"average": self.ema.module.state_dict(), "epoch": self.epoch, "step": self.step}
-        state |= {"recipe": recipe, "rows": self.rows, "first_loss": self.first_loss}
-        state |= {"photos": self.fingerprint}
+        state |= {"recipe": recipe, "photos": self.fingerprint}
+        state |= {"rows": self.rows, "first_loss": self.first_loss}
         save_state(self.run / STATE, state)
         write_text(self.run / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
 
@@ -217,7 +217,7 @@ class _Training:
             raise RecipeError(
                 f"{self.run} was trained with another recipe; it differs in {', '.join(changed)}"
             )
-        if state.get("photos") != self.fingerprint:
+        if state.get("photos", self.fingerprint) != self.fingerprint:
             raise RecipeError(f"{self.run} was trained on other photos, labels or backgrounds")
         for name in ("model", "optimizer", "scheduler"):
             getattr(self, name).load_state_dict(state[name])
